@@ -1,0 +1,85 @@
+//! Printing: the only place that writes to standard output.
+
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// Prints a line. A reader that went away (`rain ls | head`) ends the program quietly.
+pub(crate) fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
+    writeln!(io::stdout().lock(), "{}", text.as_ref())?;
+    Ok(())
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Writes raw bytes.
+pub(crate) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
+    io::stdout().lock().write_all(bytes)?;
+    Ok(())
+}
+
+/// Says something about the work to a person, on standard error.
+pub(crate) fn say(text: impl AsRef<str>) {
+    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+}
+
+/// Whether an error is that of a reader that went away.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints rows in columns; the first row is the head.
+pub(crate) fn table(rows: &[Vec<String>]) -> anyhow::Result<()> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        line(cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Bytes for people: `1.5 GiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+pub(crate) fn progress(total: Option<u64>) -> indicatif::ProgressBar {
+    if !io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let bar = total.map_or_else(indicatif::ProgressBar::no_length, indicatif::ProgressBar::new);
+    let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    bar.with_style(
+        indicatif::ProgressStyle::with_template(style)
+            .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!(super::bytes(0), "0 B");
+        assert_eq!(super::bytes(1023), "1023 B");
+        assert_eq!(super::bytes(1536), "1.5 KiB");
+        assert_eq!(super::bytes(5 << 40), "5.0 TiB");
+    }
+}

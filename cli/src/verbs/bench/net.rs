@@ -1,0 +1,84 @@
+//! `rain bench net`: round trips to every node, and blocks stored and retrieved through the client.
+
+use super::{Row, show};
+use crate::connect;
+use anyhow::Context;
+use clap::Args;
+use rain_client::NewInode;
+use rain_namespace::query::Query;
+use rain_namespace::record::FileKind;
+use std::time::{Duration, Instant};
+
+const ROUND_TRIPS: usize = 400;
+
+/// Measure round trips and throughput to the nodes of the cluster.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rain bench net")]
+pub(crate) struct BenchNet {
+    /// The volume for a file of 64 MiB, deleted afterwards.
+    #[arg(long, default_value = "main")]
+    volume: String,
+    /// For scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+fn percentile(times: &mut [Duration], part: f64) -> f64 {
+    times.sort_unstable();
+    let at = ((times.len() - 1) as f64 * part) as usize;
+    times[at].as_secs_f64() * 1e6
+}
+
+impl BenchNet {
+    pub(super) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
+        let cluster = connect(given, "bench net").await?;
+        let mut rows = Vec::new();
+        for node in cluster.nodes().await? {
+            let mut times = Vec::with_capacity(ROUND_TRIPS);
+            for _ in 0..ROUND_TRIPS {
+                let begun = Instant::now();
+                cluster.node_status(node.id).await.with_context(|| format!("node {}", node.id))?;
+                times.push(begun.elapsed());
+            }
+            rows.push(Row::new(
+                format!("node {} round trip, median", node.id),
+                percentile(&mut times, 0.5),
+                "us",
+            ));
+            rows.push(Row::new(
+                format!("node {} round trip, 99 %", node.id),
+                percentile(&mut times, 0.99),
+                "us",
+            ));
+        }
+        let mut times = Vec::with_capacity(ROUND_TRIPS);
+        for _ in 0..ROUND_TRIPS {
+            let begun = Instant::now();
+            cluster.query(&Query::Totals).await?;
+            times.push(begun.elapsed());
+        }
+        rows.push(Row::new("namespace query, median", percentile(&mut times, 0.5), "us"));
+        let volume = super::super::open_volume(&cluster, &self.volume).await?;
+        let name = format!(".rain-bench-{}", cluster.session());
+        let made =
+            volume.make(volume.root(), name.as_bytes(), NewInode::new(FileKind::File, 0o600, 0, 0)).await?;
+        let file = volume.open_made(made);
+        let (piece, len) = (vec![7u8; 1 << 20], 64u64 << 20);
+        let begun = Instant::now();
+        for at in (0..len).step_by(piece.len()) {
+            file.write(at, &piece).await?;
+        }
+        file.flush().await?;
+        let rate = |begun: Instant| len as f64 / begun.elapsed().as_secs_f64() / 1e6;
+        rows.push(Row::new("store 64 MiB, durable", rate(begun), "MB/s"));
+        let begun = Instant::now();
+        for at in (0..len).step_by(piece.len()) {
+            anyhow::ensure!(file.read(at, 1 << 20).await? == piece, "other bytes came back");
+        }
+        rows.push(Row::new("retrieve 64 MiB", rate(begun), "MB/s"));
+        volume.unlink(volume.root(), name.as_bytes()).await?;
+        drop(file);
+        cluster.close().await;
+        show(&rows, self.json)
+    }
+}

@@ -1,0 +1,199 @@
+//! `rain mount` and `rain umount`; also what mount(8) calls as `mount.rain`.
+//!
+//! In the background the program runs itself again with `-f` and waits until that says it is mounted, so that
+//! success means mounted.
+
+use super::open_volume;
+use crate::output;
+use crate::source::Source;
+use anyhow::{Context, bail};
+use clap::Args;
+use rain_client::{Cluster, Options, Volume};
+use rain_fuse::MountOptions;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Mount a volume.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rain mount a:7400,b:7400:/main /mnt\n  rain mount -o ro,log=/var/log/rain.log a:/main /mnt\n  \
+    In /etc/fstab, with /sbin/mount.rain a link to rain:\n    a,b:/main /mnt rain _netdev 0 0"
+)]
+pub(crate) struct Mount {
+    /// HOST:PORT,HOST:PORT:/VOLUME; the port 7400 can be left out.
+    source: Source,
+    /// A folder, empty.
+    mountpoint: PathBuf,
+    /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (give up on nodes that are away); unknown ones are
+    /// passed over.
+    #[arg(short, value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Stay in the foreground and log to standard error.
+    #[arg(short)]
+    foreground: bool,
+    /// What mount(8) may add.
+    #[arg(short = 'n', hide = true)]
+    no_mtab: bool,
+    #[arg(short = 'v', hide = true)]
+    verbose: bool,
+    #[arg(short = 's', hide = true)]
+    sloppy: bool,
+    #[arg(short = 'r', hide = true)]
+    read_only: bool,
+    #[arg(short = 'w', hide = true)]
+    read_write: bool,
+}
+
+/// Unmount.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rain umount /mnt")]
+pub(crate) struct Umount {
+    /// Where it is mounted.
+    mountpoint: PathBuf,
+}
+
+impl Umount {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let path = self.mountpoint;
+        if rustix::process::geteuid().is_root() {
+            let done = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty());
+            return done.with_context(|| {
+                format!("unmounting {}: is a program using it, or is it not mounted?", path.display())
+            });
+        }
+        let status = Command::new("fusermount3").arg("-u").arg(&path).status();
+        match status.context("running fusermount3: install the package fuse3, or run as root")?.success() {
+            true => Ok(()),
+            false => bail!("fusermount3 could not unmount {}", path.display()),
+        }
+    }
+}
+
+/// Starts the log of a program that stays.
+pub(super) fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RAIN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr);
+    let _ = log.try_init();
+}
+
+impl Mount {
+    pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
+        let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
+        options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
+        let (mut log, mut timeout) = (None, None);
+        for text in &self.options {
+            for unknown in options.parse(text)? {
+                match unknown.split_once('=') {
+                    Some(("log", file)) => log = Some(PathBuf::from(file)),
+                    Some(("timeout", millis)) => {
+                        let millis =
+                            millis.parse().with_context(|| format!("timeout={millis}: not milliseconds"))?;
+                        timeout = Some(Duration::from_millis(millis));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        rain_fuse::check_mountpoint(&self.mountpoint)?;
+        if !self.foreground {
+            return self.in_background(log);
+        }
+        start_log();
+        let label = format!("mount at {}, pid {}", self.mountpoint.display(), std::process::id());
+        let mut client = Options { label, ..Options::default() };
+        client.dead_after = timeout.unwrap_or(client.dead_after);
+        let volume = runtime.block_on(async {
+            let cluster = Cluster::connect(&self.source.addresses, client).await?;
+            open_volume(&cluster, &self.source.volume).await
+        })?;
+        stay_mounted(runtime, &volume, &self.mountpoint, options, || output::line("mounted"))
+    }
+
+    /// Runs this program again in the foreground of its own and waits for its word.
+    fn in_background(self, log: Option<PathBuf>) -> anyhow::Result<()> {
+        let log = log.unwrap_or_else(|| {
+            let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+            folder.join(format!("rain-mount-{}.log", std::process::id()))
+        });
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| log.display().to_string())?;
+        let begins_at = file.metadata()?.len();
+        let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+        command.args(["mount", "-f"]);
+        for options in &self.options {
+            command.args(["-o", options]);
+        }
+        if self.read_only {
+            command.arg("-r");
+        }
+        command.arg(format!("{}:/{}", self.source.addresses.join(","), self.source.volume));
+        // It runs in /, so that it keeps no folder busy.
+        command.arg(std::path::absolute(&self.mountpoint)?).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).process_group(0);
+        let mut child = command.spawn().context("starting the mount")?;
+        let stdout = child.stdout.take().context("the mount's word")?;
+        let mut word = String::new();
+        BufReader::new(stdout).read_line(&mut word)?;
+        if word.trim() == "mounted" {
+            return Ok(());
+        }
+        let _ = child.wait();
+        let said = std::fs::read(&log).unwrap_or_default();
+        let said = String::from_utf8_lossy(said.get(begins_at as usize..).unwrap_or_default()).into_owned();
+        let why =
+            said.lines().last().unwrap_or("it ended without a word").trim_start_matches("rain: ").to_owned();
+        bail!("{why}");
+    }
+}
+
+/// Mounts, says so, and stays until it is unmounted or told to stop; then stores what is left and ends the session.
+pub(super) fn stay_mounted(
+    runtime: &Runtime,
+    volume: &Arc<Volume>,
+    mountpoint: &Path,
+    options: MountOptions,
+    say: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mounted = rain_fuse::mount(volume.clone(), mountpoint, options, runtime.handle().clone())?;
+    let unmounter = mounted.unmounter();
+    let flushed = volume.clone();
+    runtime.spawn(async move {
+        stop_signal().await;
+        if let Err(error) = flushed.flush_all().await {
+            tracing::error!(%error, "some written data could not be stored");
+        }
+        let unmounted = tokio::task::spawn_blocking(move || unmounter.unmount()).await;
+        if let Ok(Err(error)) = unmounted {
+            tracing::error!(%error, "unmounting");
+        }
+    });
+    let said = say();
+    mounted.wait();
+    runtime.block_on(volume.cluster().close());
+    said
+}
+
+/// Waits for a signal that asks the program to end.
+pub(super) async fn stop_signal() {
+    let caught = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = caught else {
+        tracing::error!("signals cannot be caught");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}

@@ -1,0 +1,309 @@
+//! `rain status`: the state of the cluster, with one sentence first that says how it is.
+//!
+//! JSON: `headline`, `state` (healthy, degraded, failed), `cluster`, `keeper`, `nodes` (id, address, state up or
+//! down, error, pid, version, uptime_ms, data, shares, payload_bytes, used_bytes, free_bytes, damaged_found,
+//! index_rebuilds, resident_bytes, shares_on, keeps_namespace), `volumes` (name, code, groups, inodes, bytes),
+//! `missing` (blocks, shares, without_margin), `garbage`, `repair` (done, failed, waiting, bytes, running,
+//! last_error).
+
+use crate::{connect, output};
+use anyhow::bail;
+use clap::Args;
+use rain_client::Cluster;
+use rain_namespace::query::{Answer, Query, Totals};
+use rain_namespace::record::{NodeRecord, VolumeRecord};
+use rain_proto::v1::NodeStatusResponse;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Show how the cluster does.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  rain status\n  rain status --watch\n  rain status --json | jq .state")]
+pub(crate) struct Status {
+    /// For scripts.
+    #[arg(long)]
+    json: bool,
+    /// Show it again every second.
+    #[arg(long)]
+    watch: bool,
+}
+
+struct Report {
+    cluster: String,
+    keeper: u32,
+    nodes: Vec<(NodeRecord, Result<NodeStatusResponse, String>)>,
+    volumes: Vec<VolumeRecord>,
+    totals: Totals,
+}
+
+/// How it is: `healthy`, `degraded` or `failed`, and the sentence.
+fn headline(report: &Report) -> (&'static str, String) {
+    let away: Vec<u32> = report
+        .nodes
+        .iter()
+        .filter(|(_, status)| !matches!(status, Ok(status) if status.shares_on))
+        .map(|(node, _)| node.id.0)
+        .collect();
+    let list = away.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let who = if away.len() == 1 {
+        format!("node {list} does not answer")
+    } else {
+        format!("nodes {list} do not answer")
+    };
+    let totals = &report.totals;
+    // The volume that bears least decides.
+    let weakest = report
+        .volumes
+        .iter()
+        .map(|volume| {
+            let lost =
+                |group: &Vec<rain_types::NodeId>| group.iter().filter(|node| away.contains(&node.0)).count();
+            let worst = volume.groups.iter().map(lost).max().unwrap_or(0);
+            (worst as i64 - i64::from(volume.code.m), volume.code)
+        })
+        .max_by_key(|(over, _)| *over);
+    if let Some((over, code)) = weakest.filter(|(over, _)| *over > 0) {
+        let text = format!(
+            "failed: {who}, {over} more than code {code} bears; reads and writes fail until one returns"
+        );
+        return ("failed", text);
+    }
+    let mut words = Vec::new();
+    if !away.is_empty() {
+        words.push(format!("{who}; reads and writes go on"));
+        if weakest.is_some_and(|(over, _)| over == 0) {
+            words.push("without margin: one more loss stops them".into());
+        }
+    }
+    if totals.shares_missing > 0 {
+        words.push(format!("{} shares are missing", totals.shares_missing));
+        if totals.blocks_without_margin > 0 {
+            words.push(format!("{} blocks have no margin", totals.blocks_without_margin));
+        }
+    }
+    if words.is_empty() {
+        let count = report.nodes.len();
+        return (
+            "healthy",
+            format!("healthy: {count} of {count} nodes answer; every block has its full margin"),
+        );
+    }
+    ("degraded", format!("degraded: {}", words.join("; ")))
+}
+
+async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
+    let described = cluster.describe().await?;
+    cluster.refresh_nodes().await?;
+    let records = cluster.nodes().await?;
+    let asked = records.iter().map(|node| cluster.node_status(node.id));
+    let answers: Vec<_> = join_all(asked).await;
+    let Answer::Totals(totals) = cluster.query(&Query::Totals).await? else {
+        bail!("the namespace gives no totals")
+    };
+    let nodes =
+        records.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())));
+    Ok(Report {
+        cluster: described.cluster,
+        keeper: described.keeper_node,
+        nodes: nodes.collect(),
+        volumes: cluster.volumes().await?,
+        totals,
+    })
+}
+
+/// All of them at the same time.
+pub(super) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    futures::future::join_all(futures).await
+}
+
+fn as_json(report: &Report) -> Value {
+    let (state, headline) = headline(report);
+    let nodes: Vec<Value> = report
+        .nodes
+        .iter()
+        .map(|(record, status)| match status {
+            Ok(status) => json!({
+                "id": record.id.0, "address": record.address, "state": "up", "pid": status.pid,
+                "version": status.version, "uptime_ms": status.uptime_ms, "data": status.data, "shares": status.shares,
+                "payload_bytes": status.payload_bytes, "used_bytes": status.used_bytes,
+                "free_bytes": status.free_bytes, "damaged_found": status.damaged_found,
+                "index_rebuilds": status.index_rebuilds, "resident_bytes": status.resident_bytes,
+                "shares_on": status.shares_on, "keeps_namespace": status.keeps_namespace,
+            }),
+            Err(error) => json!({"id": record.id.0, "address": record.address, "state": "down", "error": error}),
+        })
+        .collect();
+    let volumes: Vec<Value> = report
+        .volumes
+        .iter()
+        .map(|volume| {
+            json!({
+                "name": volume.name, "code": volume.code.to_string(), "groups": volume.groups.len(),
+                "inodes": volume.inodes, "bytes": volume.held,
+            })
+        })
+        .collect();
+    let keeper = report
+        .nodes
+        .iter()
+        .filter_map(|(_, status)| status.as_ref().ok())
+        .find(|status| status.keeps_namespace);
+    let repair = keeper.and_then(|status| status.repair.as_ref()).map(|repair| {
+        json!({
+            "done": repair.done, "failed": repair.failed, "waiting": repair.waiting, "bytes": repair.bytes,
+            "running": repair.running, "last_error": repair.last_error,
+        })
+    });
+    let totals = &report.totals;
+    json!({
+        "headline": headline, "state": state, "cluster": report.cluster, "keeper": report.keeper, "nodes": nodes,
+        "volumes": volumes,
+        "missing": {
+            "blocks": totals.blocks_missing, "shares": totals.shares_missing,
+            "without_margin": totals.blocks_without_margin,
+        },
+        "garbage": totals.garbage, "repair": repair,
+    })
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
+    output::line(headline(report).1)?;
+    output::line(format!("cluster {}, namespace on node {}\n", report.cluster, report.keeper))?;
+    let head = ["node", "address", "state", "pid", "shares", "used", "free", "memory", "damaged"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (record, status) in &report.nodes {
+        let mut row = vec![record.id.to_string(), record.address.clone()];
+        match status {
+            Ok(status) => row.extend([
+                if status.shares_on { "up" } else { "up, shares off" }.to_owned(),
+                status.pid.to_string(),
+                status.shares.to_string(),
+                output::bytes(status.used_bytes),
+                output::bytes(status.free_bytes),
+                output::bytes(status.resident_bytes),
+                status.damaged_found.to_string(),
+            ]),
+            Err(_) => row.push("does not answer".into()),
+        }
+        rows.push(row);
+    }
+    output::table(&rows)?;
+    output::line("")?;
+    let mut rows = vec![["volume", "code", "inodes", "data"].map(str::to_owned).to_vec()];
+    for volume in &report.volumes {
+        let (code, inodes) = (volume.code.to_string(), volume.inodes.to_string());
+        rows.push(vec![volume.name.clone(), code, inodes, output::bytes(volume.held)]);
+    }
+    output::table(&rows)?;
+    let totals = &report.totals;
+    let keeper = report
+        .nodes
+        .iter()
+        .filter_map(|(_, status)| status.as_ref().ok())
+        .find(|status| status.keeps_namespace);
+    if totals.shares_missing > 0 {
+        output::line(format!(
+            "\nmissing: {} shares of {} blocks, {} blocks without margin",
+            totals.shares_missing, totals.blocks_missing, totals.blocks_without_margin
+        ))?;
+    }
+    if let Some(repair) =
+        keeper.and_then(|status| status.repair.as_ref()).filter(|repair| repair.done + repair.failed > 0)
+    {
+        let all = repair.done + totals.shares_missing;
+        output::line(format!(
+            "repair: {} of {all} shares made again ({} %), {}",
+            repair.done,
+            repair.done * 100 / all.max(1),
+            output::bytes(repair.bytes)
+        ))?;
+    }
+    if totals.garbage > 0 {
+        output::line(format!("garbage: {} blocks to be deleted", totals.garbage))?;
+    }
+    Ok(())
+}
+
+impl Status {
+    pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
+        let cluster = connect(given, "status").await?;
+        loop {
+            let report = gather(&cluster).await?;
+            if self.watch {
+                // Clears the screen and goes to its top.
+                output::line("\u{1b}[2J\u{1b}[H")?;
+            }
+            if self.json {
+                output::json(&as_json(&report))?;
+            } else {
+                print(&report)?;
+            }
+            if !self.watch {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        cluster.close().await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rain_namespace::record::Time;
+    use rain_types::{CodeSpec, Codec, Ino, NodeId, VolumeId};
+
+    fn report(away: &[u32], totals: Totals) -> Report {
+        let nodes = (1..=6)
+            .map(|id| {
+                let address = format!("h:{id}");
+                let joined = Time::default();
+                let record = NodeRecord { id: NodeId(id), address, domain: String::new(), weight: 1, joined };
+                let up = NodeStatusResponse { shares_on: true, ..NodeStatusResponse::default() };
+                (record, if away.contains(&id) { Err("refused".into()) } else { Ok(up) })
+            })
+            .collect();
+        let volume = VolumeRecord {
+            id: VolumeId(1),
+            name: "main".into(),
+            code: CodeSpec { codec: Codec::Rdp, k: 4, m: 2 },
+            root: Ino(1),
+            groups: vec![(1..=6).map(NodeId).collect()],
+            inodes: 1,
+            held: 0,
+            created: Time::default(),
+        };
+        Report { cluster: "c".into(), keeper: 1, nodes, volumes: vec![volume], totals }
+    }
+
+    #[test]
+    fn the_headline_says_how_it_is() {
+        let calm = Totals::default();
+        assert!(headline(&report(&[], calm)).1.starts_with("healthy: 6 of 6"));
+        let (state, text) = headline(&report(&[3], calm));
+        assert!(
+            state == "degraded" && text.contains("node 3 does not") && !text.contains("margin"),
+            "{text}"
+        );
+        let (_, text) = headline(&report(&[3, 5], calm));
+        assert!(text.contains("nodes 3, 5 do not") && text.contains("without margin"), "{text}");
+        let (state, text) = headline(&report(&[2, 4, 6], calm));
+        assert!(state == "failed" && text.contains("1 more than code rdp 4+2 bears"), "{text}");
+        let missing = Totals { shares_missing: 7, blocks_missing: 5, blocks_without_margin: 2, ..calm };
+        let (state, text) = headline(&report(&[], missing));
+        assert!(
+            state == "degraded" && text.contains("7 shares") && text.contains("2 blocks have no margin"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_json_has_what_scripts_rely_on() {
+        let value = as_json(&report(&[2], Totals::default()));
+        assert_eq!(value["state"], "degraded");
+        assert_eq!(value["nodes"][1]["state"], "down");
+        assert_eq!(value["missing"]["shares"], 0);
+        assert_eq!(value["volumes"][0]["code"], "rdp 4+2");
+    }
+}

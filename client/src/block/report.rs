@@ -1,0 +1,39 @@
+//! Shares found missing, gathered until they are told to the namespace, which has them repaired.
+
+use crate::cluster::Cluster;
+use rain_namespace::command::Command;
+use rain_types::BlockId;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Beyond this the finds wait to be found again: they are hints, nothing is lost.
+const WAITING_MAX: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    waiting: Mutex<BTreeMap<BlockId, u64>>,
+}
+
+impl Reports {
+    pub(super) fn missing(&self, block: BlockId, index: usize) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if index < 64 && (waiting.len() < WAITING_MAX || waiting.contains_key(&block)) {
+            *waiting.entry(block).or_default() |= 1 << index;
+        }
+    }
+
+    pub(super) async fn send(&self, cluster: &Cluster) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if waiting.is_empty() {
+            return;
+        }
+        let shares: Vec<_> = waiting.into_iter().collect();
+        if let Err(error) = cluster.propose_internal(Command::MarkMissing { shares: shares.clone() }).await {
+            tracing::debug!(%error, "telling of missing shares; it is tried again");
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            for (block, bits) in shares {
+                *waiting.entry(block).or_default() |= bits;
+            }
+        }
+    }
+}

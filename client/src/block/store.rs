@@ -1,0 +1,228 @@
+//! Distributed store: encode, send all n shares at once, and decide when enough are durable.
+//!
+//! The write quorum (design, section 3): the shares of all nodes that answer; when one of them is late, at
+//! least k + 1; with only k left, k. What is not durable by then is named as missing, and repair makes it.
+
+use super::{Blocks, ShareFault, chunk_checksums};
+use crate::error::Error;
+use crate::hedge;
+use crate::node::{Node, is_broken};
+use crate::stats::count;
+use bytes::{Bytes, BytesMut};
+use rain_proto::{convert, v1};
+use rain_types::{BlockId, CodeSpec, NodeId, ShareIndex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Between two rounds of sending what did not get through.
+const AGAIN_EVERY: Duration = Duration::from_millis(60);
+
+/// With only k shares durable, the others are waited for so long before the block goes on without margin.
+const WITHOUT_MARGIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A share on its way to its node.
+#[derive(Debug, Clone)]
+pub(super) struct Parcel {
+    pub(super) index: usize,
+    pub(super) node: NodeId,
+    pub(super) payload: Bytes,
+}
+
+impl Blocks {
+    /// Cuts a block into its n shares, encoded. All of them share one allocation.
+    pub(super) fn encode(&self, spec: CodeSpec, data: &[u8]) -> Result<Vec<Bytes>, Error> {
+        let code = self.code(spec)?;
+        let share = code.share_bytes(data.len());
+        let mut whole = BytesMut::zeroed(share * code.n());
+        {
+            let mut shares: Vec<&mut [u8]> = whole.chunks_mut(share).collect();
+            code.split(data, &mut shares).map_err(|error| Error::Protocol(error.to_string()))?;
+            code.encode(&mut shares).map_err(|error| Error::Protocol(error.to_string()))?;
+        }
+        let whole = whole.freeze();
+        Ok((0..code.n()).map(|index| whole.slice(index * share..(index + 1) * share)).collect())
+    }
+
+    /// Stores a block. Gives the bits of the shares that could not be placed.
+    pub(crate) async fn store(
+        self: &Blocks,
+        id: BlockId,
+        spec: CodeSpec,
+        nodes: &[NodeId],
+        data: Bytes,
+    ) -> Result<u64, Error> {
+        let shares = self.encode(spec, &data)?;
+        let parcels: Vec<Parcel> = shares
+            .into_iter()
+            .zip(nodes)
+            .enumerate()
+            .map(|(index, (payload, node))| Parcel { index, node: *node, payload })
+            .collect();
+        let all: u64 = parcels.iter().map(|parcel| 1 << parcel.index).sum();
+        let placed = self.place(id, spec, data.len() as u32, parcels, usize::from(spec.k)).await?;
+        count(&self.counters.blocks_stored);
+        if placed != all {
+            count(&self.counters.blocks_stored_missing);
+        }
+        Ok(all & !placed)
+    }
+
+    /// Sends parcels until at least `needed` of them are durable, all where possible without waiting for the
+    /// late. Gives the bits of the durable ones.
+    pub(super) async fn place(
+        &self,
+        id: BlockId,
+        spec: CodeSpec,
+        block_len: u32,
+        parcels: Vec<Parcel>,
+        needed: usize,
+    ) -> Result<u64, Error> {
+        let begun = Instant::now();
+        let mut placed = 0u64;
+        let mut waiting = parcels;
+        loop {
+            let (durable, faults) = self.send_round(id, spec, block_len, &waiting, placed, needed).await;
+            placed |= durable;
+            waiting.retain(|parcel| placed & 1 << parcel.index == 0);
+            if placed.count_ones() as usize >= needed {
+                return Ok(placed);
+            }
+            let of = |kind: fn(&ShareFault) -> bool| -> Vec<NodeId> {
+                faults.iter().filter(|(_, fault)| kind(fault)).map(|(node, _)| *node).collect()
+            };
+            let full = of(|fault| matches!(fault, ShareFault::Full));
+            let away = of(|fault| matches!(fault, ShareFault::Unreachable));
+            if placed.count_ones() as usize + away.len() < needed {
+                if full.is_empty() {
+                    let why = faults.iter().find_map(|(node, fault)| match fault {
+                        ShareFault::Refused(why) => Some(format!("node {node} refuses block {id}: {why}")),
+                        _ => None,
+                    });
+                    return Err(Error::Protocol(
+                        why.unwrap_or_else(|| format!("block {id} cannot be placed")),
+                    ));
+                }
+                return Err(Error::NoSpace { nodes: full });
+            }
+            if begun.elapsed() >= self.options.dead_after {
+                return Err(Error::Unreachable { what: format!("storing block {id}"), missing: away });
+            }
+            tokio::time::sleep(AGAIN_EVERY).await;
+        }
+    }
+
+    /// One round: sends every waiting parcel to its node, and collects until all have answered or enough have
+    /// and the others are late. The late ones go on in the background, in case their nodes wake up.
+    async fn send_round(
+        &self,
+        id: BlockId,
+        spec: CodeSpec,
+        block_len: u32,
+        waiting: &[Parcel],
+        placed: u64,
+        needed: usize,
+    ) -> (u64, Vec<(NodeId, ShareFault)>) {
+        let known = self.nodes();
+        let (answers, mut answered) = mpsc::channel(waiting.len().max(1));
+        let mut faults = Vec::new();
+        let mut out: Vec<Arc<Node>> = Vec::new();
+        // Nodes that do not answer are skipped while there are enough that do: their probe brings them back.
+        let up =
+            waiting.iter().filter(|parcel| known.get(&parcel.node).is_some_and(|node| node.is_up())).count();
+        let enough_up = placed.count_ones() as usize + up >= needed;
+        let mut late_after = hedge::WRITE.soonest;
+        for parcel in waiting {
+            match known.get(&parcel.node) {
+                Some(node) if node.is_up() || !enough_up => {
+                    late_after = late_after.max(node.usual().late_after(hedge::WRITE));
+                    out.push(node.clone());
+                    let send = send_share(
+                        node.clone(),
+                        id,
+                        spec,
+                        block_len,
+                        parcel.clone(),
+                        self.options.slow_after,
+                    );
+                    let answers = answers.clone();
+                    tokio::spawn(async move {
+                        let answer = send.await;
+                        // Nobody may be waiting any more: then the share is listed as missing and made again.
+                        let _ = answers.send(answer).await;
+                    });
+                }
+                _ => faults.push((parcel.node, ShareFault::Unreachable)),
+            }
+        }
+        drop(answers);
+        let mut durable = 0u64;
+        let patience = tokio::time::sleep(self.options.slow_after);
+        tokio::pin!(patience);
+        // With k + 1 the late are left behind soon; with k, without margin, only after more patience.
+        let mut reached = 0;
+        loop {
+            let got = (placed | durable).count_ones() as usize;
+            if got > reached && got >= needed {
+                let grace = if got > needed { late_after } else { late_after.max(WITHOUT_MARGIN_AFTER) };
+                if reached <= needed {
+                    patience.as_mut().reset(tokio::time::Instant::now() + grace);
+                }
+                reached = got;
+            }
+            tokio::select! {
+                answer = answered.recv() => match answer {
+                    None => break,
+                    Some((index, node, Ok(()))) => {
+                        durable |= 1 << index;
+                        out.retain(|waited| waited.id != node);
+                    }
+                    Some((_, node, Err(fault))) => {
+                        faults.push((node, fault));
+                        out.retain(|waited| waited.id != node);
+                    }
+                },
+                () = &mut patience => {
+                    for node in &out {
+                        node.lags();
+                        faults.push((node.id, ShareFault::Unreachable));
+                    }
+                    break;
+                }
+            }
+        }
+        (durable, faults)
+    }
+}
+
+type Answer = (usize, NodeId, Result<(), ShareFault>);
+
+async fn send_share(
+    node: Arc<Node>,
+    id: BlockId,
+    spec: CodeSpec,
+    block_len: u32,
+    parcel: Parcel,
+    slow_after: Duration,
+) -> Answer {
+    let request = v1::PutShareRequest {
+        key: Some(convert::share_key(id, ShareIndex(parcel.index as u8))),
+        code: Some(spec.into()),
+        block_len,
+        chunk_crcs: convert::checksum_table(&chunk_checksums(&parcel.payload)),
+        payload: parcel.payload,
+    };
+    let call = node.begin();
+    let mut shares = node.shares();
+    let answer = match tokio::time::timeout(slow_after, shares.put(request)).await {
+        Ok(answer) => answer,
+        Err(_) => return (parcel.index, node.id, Err(ShareFault::Unreachable)),
+    };
+    call.ended(&answer);
+    let result = answer.map(|_| ()).map_err(|status| match status.code() {
+        _ if is_broken(&status) => ShareFault::Unreachable,
+        tonic::Code::ResourceExhausted => ShareFault::Full,
+        _ => ShareFault::Refused(status.message().to_owned()),
+    });
+    (parcel.index, node.id, result)
+}

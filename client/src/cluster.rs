@@ -1,0 +1,543 @@
+//! The cluster as a client sees it: who keeps the namespace, which nodes there are, and the session.
+//!
+//! A command carries the session and a number of its own, so that sending it again after a broken connection
+//! applies it once. A session that was ended behind the client's back (a long pause) is replaced; what
+//! depends on the old one, blocks not yet committed, is stored anew by `flush`.
+
+use crate::block::{Blocks, ShareState};
+use crate::error::Error;
+use crate::node::{Node, NodeHealth, grpc_endpoint, is_broken};
+use crate::options::Options;
+use crate::stats::{ClientStats, Counters, count};
+use crate::volume::Volume;
+use rain_namespace::command::{Applied, Command, Outcome, Request};
+use rain_namespace::error::NsError;
+use rain_namespace::query::{Answer, Answered, Query};
+use rain_namespace::record::{NodeRecord, VolumeRecord};
+use rain_namespace::wire;
+use rain_proto::v1;
+use rain_proto::v1::namespace_client::NamespaceClient;
+use rain_proto::v1::node_client::NodeClient;
+use rain_types::{BlockId, ClusterId, CodeSpec, NodeId, RequestId, SessionId, ShareIndex, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+use tokio::task::AbortHandle;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+/// Between two tries of a call on a broken connection.
+const RETRY_EVERY: Duration = Duration::from_millis(40);
+
+/// Placement groups of a new volume: many more than nodes, so that load and rebuild spread evenly.
+const GROUPS_OF_A_VOLUME: u32 = 64;
+
+#[derive(Debug, Clone)]
+struct Keeper {
+    address: String,
+    channel: Channel,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    next_request: u64,
+    next_block: u64,
+    /// Requests sent and not answered: everything below the first is done.
+    under_way: BTreeSet<u64>,
+}
+
+/// A connected client. Share it by `Arc`; `close` it to end its session at once.
+#[derive(Debug)]
+pub struct Cluster {
+    addresses: Vec<String>,
+    id: ClusterId,
+    options: Options,
+    keeper: RwLock<Keeper>,
+    nodes: RwLock<BTreeMap<NodeId, Arc<Node>>>,
+    session: Mutex<Session>,
+    /// Serialises replacing an ended session.
+    reopening: tokio::sync::Mutex<()>,
+    ttl_ms: AtomicU64,
+    tasks: Mutex<Vec<AbortHandle>>,
+    volumes: Mutex<Vec<Weak<Volume>>>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) blocks: Blocks,
+}
+
+impl Cluster {
+    /// Finds the cluster from any of these addresses (`host:port`) and opens a session.
+    pub async fn connect(addresses: &[String], options: Options) -> Result<Arc<Cluster>, Error> {
+        let (described, keeper) = find_keeper(addresses, None, options.dead_after).await?;
+        let id: ClusterId =
+            described.cluster.parse().map_err(|error| Error::Protocol(format!("cluster id: {error}")))?;
+        let counters = Arc::new(Counters::default());
+        let cluster = Arc::new(Cluster {
+            addresses: addresses.to_vec(),
+            id,
+            keeper: RwLock::new(keeper),
+            nodes: RwLock::default(),
+            session: Mutex::new(Session {
+                id: SessionId(0),
+                next_request: 1,
+                next_block: 1,
+                under_way: BTreeSet::new(),
+            }),
+            reopening: tokio::sync::Mutex::new(()),
+            ttl_ms: AtomicU64::new(described.session_ttl_ms.max(1000)),
+            tasks: Mutex::default(),
+            volumes: Mutex::default(),
+            blocks: Blocks::new(options.clone(), counters.clone()),
+            counters,
+            options,
+        });
+        cluster.reopen_session(SessionId(0)).await?;
+        cluster.refresh_nodes().await?;
+        let renewer = tokio::spawn(renew_for_ever(Arc::downgrade(&cluster)));
+        lock(&cluster.tasks).push(renewer.abort_handle());
+        Ok(cluster)
+    }
+
+    /// Which cluster this is.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.id
+    }
+
+    /// The bounds it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The volume with this name.
+    pub async fn volume(self: &Arc<Self>, name: &str) -> Result<Arc<Volume>, Error> {
+        let Answer::Volumes(found) = self.query(&Query::Volume { name: name.to_owned() }).await? else {
+            return Err(unexpected("a volume"));
+        };
+        let record = found.into_iter().next().ok_or(NsError::NotFound)?;
+        self.refresh_nodes().await?;
+        let volume = Volume::attach(self.clone(), record)?;
+        let mut volumes = lock(&self.volumes);
+        volumes.retain(|volume| volume.strong_count() > 0);
+        volumes.push(Arc::downgrade(&volume));
+        Ok(volume)
+    }
+
+    /// All volumes by number.
+    pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, Error> {
+        match self.query(&Query::Volumes).await? {
+            Answer::Volumes(volumes) => Ok(volumes),
+            _ => Err(unexpected("volumes")),
+        }
+    }
+
+    /// Makes a volume over the eligible nodes.
+    pub async fn create_volume(
+        &self,
+        name: &str,
+        code: CodeSpec,
+        uid: u32,
+        gid: u32,
+        mode: u16,
+    ) -> Result<VolumeId, Error> {
+        rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
+            .map_err(|error| NsError::Invalid(error.to_string()))?;
+        let groups = GROUPS_OF_A_VOLUME;
+        let command = Command::CreateVolume { name: name.to_owned(), code, groups, uid, gid, mode };
+        match self.propose(command).await? {
+            Outcome::Volume(id) => Ok(id),
+            _ => Err(unexpected("a volume's number")),
+        }
+    }
+
+    /// The eligible nodes by number.
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, Error> {
+        match self.query(&Query::Nodes).await? {
+            Answer::Nodes(nodes) => Ok(nodes),
+            _ => Err(unexpected("nodes")),
+        }
+    }
+
+    /// Takes in which nodes there are now and where.
+    pub async fn refresh_nodes(&self) -> Result<(), Error> {
+        let records = self.nodes().await?;
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|id, _| records.iter().any(|record| record.id == *id));
+        for record in records {
+            if nodes.get(&record.id).is_none_or(|node| node.address != record.address) {
+                let node = Node::new(record.id, &record.address)
+                    .map_err(|error| Error::Protocol(format!("address {:?}: {error}", record.address)))?;
+                nodes.insert(record.id, node);
+            }
+        }
+        self.blocks.set_nodes(nodes.clone());
+        Ok(())
+    }
+
+    /// Whether each node answers, as far as this client's calls have met it.
+    pub fn health(&self) -> Vec<(NodeId, NodeHealth)> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.values().map(|node| (node.id, node.health())).collect()
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node>, Error> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(&id).cloned().ok_or(Error::Refused(NsError::NotFound))
+    }
+
+    /// How a node does. Asks it directly, with a short deadline.
+    pub async fn node_status(&self, id: NodeId) -> Result<v1::NodeStatusResponse, Error> {
+        let node = self.node(id)?;
+        let mut control = node.control();
+        let call = control.status(v1::NodeStatusRequest {});
+        direct(id, "asking for a node's status", call).await
+    }
+
+    /// Switches a node's shares off or on, for drills. Gives what it was before.
+    pub async fn switch_shares(&self, id: NodeId, on: bool) -> Result<bool, Error> {
+        let node = self.node(id)?;
+        let mut control = node.control();
+        let call = control.switch_shares(v1::SwitchSharesRequest { on });
+        Ok(direct(id, "switching a node's shares", call).await?.was_on)
+    }
+
+    /// Whether a node has a share, and whole.
+    pub async fn node_has_share(
+        &self,
+        node: NodeId,
+        block: BlockId,
+        index: ShareIndex,
+    ) -> Result<ShareState, Error> {
+        self.blocks.share_state(&self.node(node)?, block, index).await
+    }
+
+    /// Who the keeper of the namespace is.
+    pub async fn describe(&self) -> Result<v1::DescribeResponse, Error> {
+        let (described, _) =
+            find_keeper(&self.known_addresses(), Some(self.id), self.options.dead_after).await?;
+        Ok(described)
+    }
+
+    /// What this client has met so far.
+    pub fn stats(&self) -> ClientStats {
+        self.counters.snapshot()
+    }
+
+    /// The session now.
+    pub fn session(&self) -> SessionId {
+        lock(&self.session).id
+    }
+
+    /// A block id that nobody has used.
+    pub(crate) fn new_block(&self) -> BlockId {
+        let mut session = lock(&self.session);
+        session.next_block += 1;
+        BlockId { session: session.id, seq: session.next_block - 1 }
+    }
+
+    /// Asks the namespace.
+    pub async fn query(&self, query: &Query) -> Result<Answer, Error> {
+        count(&self.counters.queries);
+        let bytes: bytes::Bytes = wire::encode(query).into();
+        let response = self
+            .with_keeper("asking the namespace", |channel| {
+                let request = v1::QueryRequest { query: bytes.clone() };
+                let mut client = namespace_client(channel);
+                async move { client.query(request).await }
+            })
+            .await?;
+        let answered: Answered = wire::decode(&response.answered)?;
+        answered.map_err(Error::Refused)
+    }
+
+    /// Applies a command, once, however often it has to be sent.
+    pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        loop {
+            let (id, done_below) = {
+                let mut session = lock(&self.session);
+                let seq = session.next_request;
+                session.next_request += 1;
+                session.under_way.insert(seq);
+                let done_below = session.under_way.first().copied().unwrap_or(seq);
+                (RequestId { session: session.id, seq }, done_below)
+            };
+            let under_way = UnderWay { cluster: self, id };
+            let request = Request { id: Some(id), done_below, command: command.clone() };
+            let applied = self.send(&request).await?;
+            drop(under_way);
+            match applied {
+                // Blocks belong to their session: only the flush, which has their data, can go on.
+                Err(NsError::SessionEnded(ended)) if ended == id.session => {
+                    self.reopen_session(ended).await?;
+                    if matches!(command, Command::Commit { .. }) {
+                        return Err(Error::Refused(NsError::SessionEnded(ended)));
+                    }
+                }
+                applied => return applied.map_err(Error::Refused),
+            }
+        }
+    }
+
+    /// Applies a command that may be repeated and needs no session.
+    pub async fn propose_internal(&self, command: Command) -> Result<Outcome, Error> {
+        self.send(&Request { id: None, done_below: 0, command }).await?.map_err(Error::Refused)
+    }
+
+    async fn send(&self, request: &Request) -> Result<Applied, Error> {
+        count(&self.counters.commands);
+        let bytes: bytes::Bytes = wire::encode(request).into();
+        let response = self
+            .with_keeper("changing the namespace", |channel| {
+                let request = v1::ProposeRequest { request: bytes.clone() };
+                let mut client = namespace_client(channel);
+                async move { client.propose(request).await }
+            })
+            .await?;
+        Ok(wire::decode(&response.applied)?)
+    }
+
+    /// Calls the keeper; on a broken connection looks for it again, until `dead_after` has passed without
+    /// any sign of life.
+    async fn with_keeper<T, F>(&self, what: &str, call: impl Fn(Channel) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let begun = Instant::now();
+        let mut broken_since: Option<Instant> = None;
+        loop {
+            let keeper = self.keeper.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let left = self.options.slow_after.saturating_sub(begun.elapsed());
+            let status = match tokio::time::timeout(left, call(keeper.channel.clone())).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => return Err(Error::TimedOut { what: what.into(), after: self.options.slow_after }),
+            };
+            let moved = status.code() == Code::FailedPrecondition;
+            if !moved && !is_broken(&status) {
+                return Err(refused_call(what, &status));
+            }
+            let since = *broken_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.options.dead_after {
+                tracing::warn!(keeper = %keeper.address, error = %status.message(), "{what}: the namespace does not answer");
+                return Err(Error::Unreachable { what: what.into(), missing: Vec::new() });
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
+            let left = self.options.dead_after.saturating_sub(since.elapsed()).max(RETRY_EVERY);
+            if let Ok((_, found)) = find_keeper(&self.known_addresses(), Some(self.id), left).await {
+                let mut known = self.keeper.write().unwrap_or_else(PoisonError::into_inner);
+                if known.address != found.address {
+                    *known = found;
+                }
+            }
+        }
+    }
+
+    fn known_addresses(&self) -> Vec<String> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = vec![self.keeper.read().unwrap_or_else(PoisonError::into_inner).address.clone()];
+        addresses.extend(self.addresses.iter().cloned());
+        addresses.extend(nodes.values().map(|node| node.address.clone()));
+        let mut seen = BTreeSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses
+    }
+
+    /// Opens a session in place of this one, unless somebody has done so meanwhile.
+    pub(crate) async fn reopen_session(&self, ended: SessionId) -> Result<(), Error> {
+        let _one_at_a_time = self.reopening.lock().await;
+        if self.session() != ended {
+            return Ok(());
+        }
+        let command = Command::OpenSession { label: self.options.label.clone() };
+        let Outcome::Session(id) = self.propose_internal(command).await? else {
+            return Err(unexpected("a session"));
+        };
+        if ended.0 != 0 {
+            tracing::warn!(%ended, new = %id, "the session had ended; a new one is open");
+        }
+        let mut session = lock(&self.session);
+        *session = Session { id, next_request: 1, next_block: 1, under_way: BTreeSet::new() };
+        Ok(())
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let id = self.session();
+        let response = self
+            .with_keeper("renewing the session", |channel| {
+                let mut client = namespace_client(channel);
+                async move { client.renew(v1::RenewRequest { session: id.0 }).await }
+            })
+            .await?;
+        if !response.open {
+            self.reopen_session(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Flushes every volume's files and ends the session. Later calls fail or open a new one.
+    pub async fn close(&self) {
+        let volumes: Vec<_> = lock(&self.volumes).iter().filter_map(Weak::upgrade).collect();
+        for volume in volumes {
+            if let Err(error) = volume.flush_all().await {
+                tracing::error!(%error, volume = volume.record().name, "closing: some data could not be stored");
+            }
+        }
+        self.blocks.report_now(self).await;
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+        let session = self.session();
+        if let Err(error) = self.propose_internal(Command::EndSession { session }).await {
+            tracing::warn!(%error, %session, "closing: the session will end by its time");
+        }
+    }
+
+    /// Keeps a task until the cluster is closed or dropped.
+    pub(crate) fn own(&self, task: AbortHandle) {
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// A request's number, until its result is here (or nobody waits for it any more).
+struct UnderWay<'a> {
+    cluster: &'a Cluster,
+    id: RequestId,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut session = lock(&self.cluster.session);
+        if session.id == self.id.session {
+            session.under_way.remove(&self.id.seq);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn namespace_client(channel: Channel) -> NamespaceClient<Channel> {
+    NamespaceClient::new(channel)
+        .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn unexpected(wanted: &str) -> Error {
+    Error::Protocol(format!("the answer is not {wanted}"))
+}
+
+fn refused_call(what: &str, status: &Status) -> Error {
+    match status.code() {
+        Code::ResourceExhausted => Error::NoSpace { nodes: Vec::new() },
+        Code::DeadlineExceeded => Error::TimedOut { what: what.into(), after: Duration::ZERO },
+        code => Error::Protocol(format!("{what}: {code:?}: {}", status.message())),
+    }
+}
+
+/// A call to one node alone, with a short deadline and no second try.
+async fn direct<T>(
+    node: NodeId,
+    what: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(Duration::from_secs(1), call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if !is_broken(&status) => Err(refused_call(what, &status)),
+        _ => Err(Error::Unreachable { what: what.into(), missing: vec![node] }),
+    }
+}
+
+/// Asks all addresses at once who keeps the namespace, until one leads to a keeper that answers.
+async fn find_keeper(
+    addresses: &[String],
+    expected: Option<ClusterId>,
+    within: Duration,
+) -> Result<(v1::DescribeResponse, Keeper), Error> {
+    let begun = Instant::now();
+    let mut why = String::from("the list is empty");
+    while !addresses.is_empty() {
+        let mut asked: futures::stream::FuturesUnordered<_> =
+            addresses.iter().map(|address| ask_for_keeper(address.clone(), expected)).collect();
+        while let Some(answer) = futures::StreamExt::next(&mut asked).await {
+            match answer {
+                Ok(found) => return Ok(found),
+                Err(error @ Error::Foreign { .. }) => return Err(error),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        if begun.elapsed() >= within {
+            break;
+        }
+        tokio::time::sleep(RETRY_EVERY).await;
+    }
+    Err(Error::NoCluster { addresses: addresses.join(","), why })
+}
+
+async fn ask_for_keeper(
+    address: String,
+    expected: Option<ClusterId>,
+) -> Result<(v1::DescribeResponse, Keeper), Error> {
+    let (mut described, mut channel) = describe_node(&address).await?;
+    let mut found_at = address.clone();
+    if described.keeper_address.is_empty() {
+        return Err(Error::Protocol(format!("{address} does not know yet who keeps the namespace")));
+    }
+    if described.keeper_node != described.node {
+        found_at = described.keeper_address.clone();
+        (described, channel) = describe_node(&found_at).await?;
+        if described.keeper_node != described.node {
+            return Err(Error::Protocol(format!(
+                "{found_at} does not keep the namespace, as {address} says"
+            )));
+        }
+    }
+    if let Some(expected) = expected
+        && described.cluster != expected.to_string()
+    {
+        return Err(Error::Foreign {
+            address: found_at,
+            found: described.cluster,
+            expected: expected.to_string(),
+        });
+    }
+    Ok((described, Keeper { address: found_at, channel }))
+}
+
+async fn describe_node(address: &str) -> Result<(v1::DescribeResponse, Channel), Error> {
+    let channel = grpc_endpoint(address)
+        .map_err(|error| Error::NoCluster { addresses: address.to_owned(), why: error.to_string() })?
+        .connect_lazy();
+    let mut client = NodeClient::new(channel.clone());
+    let answer =
+        tokio::time::timeout(Duration::from_millis(800), client.describe(v1::DescribeRequest {})).await;
+    let unheard = |why: String| Error::NoCluster { addresses: address.to_owned(), why };
+    match answer {
+        Ok(Ok(described)) => Ok((described.into_inner(), channel)),
+        Ok(Err(status)) => Err(unheard(status.message().to_owned())),
+        Err(_) => Err(unheard("no answer within 800 ms".into())),
+    }
+}
+
+async fn renew_for_ever(cluster: Weak<Cluster>) {
+    loop {
+        let Some(strong) = cluster.upgrade() else { return };
+        let pause = Duration::from_millis(strong.ttl_ms.load(Relaxed) / 4);
+        if let Err(error) = strong.renew().await {
+            tracing::debug!(%error, "renewing the session");
+        }
+        strong.blocks.report_now(&strong).await;
+        drop(strong);
+        tokio::time::sleep(pause.min(Duration::from_secs(2))).await;
+    }
+}

@@ -1,0 +1,44 @@
+//! The client of a RAIN cluster: what a mount, a command, a program and a node's own workers use alike.
+//!
+//! - [`Cluster`] finds the node that keeps the namespace, sends it commands and queries, and renews the
+//!   session; [`block`] stores and retrieves blocks over the nodes.
+//! - [`Volume`] is a mountable tree: names and attributes. [`OpenFile`] is a file's data.
+//!
+//! Invariants:
+//! 1. Nothing waits without bound. Where needed nodes are unreachable an operation gives up after
+//!    [`Options::dead_after`]; where they answer but slowly, after [`Options::slow_after`].
+//! 2. Every queue and cache has a limit ([`Options`]).
+//! 3. What a flush did not manage to store stays in memory and is tried again, by the next flush and in the
+//!    background; an error never throws written data away.
+//! 4. Every byte read is checked against its chunk's checksum before anybody sees it.
+//!
+//! It knows nothing of FUSE, of a node's disk, or of what the namespace's functions do.
+
+mod admin;
+pub mod block;
+mod cluster;
+mod dirty;
+mod error;
+mod file;
+mod flush;
+pub mod hedge;
+mod node;
+mod options;
+mod ranges;
+mod stats;
+mod volume;
+
+pub use block::{BlockPlace, Repaired, ShareState};
+pub use cluster::Cluster;
+pub use error::Error;
+pub use file::OpenFile;
+pub use node::{NodeHealth, grpc_endpoint};
+pub use options::Options;
+pub use stats::ClientStats;
+pub use volume::{NewInode, Space, Volume};
+
+/// The largest block, bytes.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+
+/// Files up to this length live inline in the namespace, bytes.
+pub const INLINE_BYTES_MAX: usize = 4096;

@@ -1,0 +1,35 @@
+//! What a user of the client may set, with the defaults and their reasons.
+
+use std::time::Duration;
+
+/// Bounds of a client.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// For people, shown among the sessions: "mount of /main at /mnt, pid 77".
+    pub label: String,
+    /// An operation that needs unreachable nodes gives up after this. Long enough for a process to be
+    /// started again, short enough that nobody thinks of a hang. 1.2 s.
+    pub dead_after: Duration,
+    /// An operation on nodes that answer gives up after this: a disk may stall for seconds. 30 s.
+    pub slow_after: Duration,
+    /// Data written and not yet stored, over all files, bytes. Writers wait at this. 96 MiB.
+    pub dirty_bytes_max: u64,
+    /// Blocks kept after reading, bytes. The kernel's cache is the large one; this one only bridges
+    /// the pieces of one block. 64 MiB.
+    pub cache_bytes_max: u64,
+    /// Blocks one file's flush stores at a time. 8.
+    pub blocks_in_flight_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            label: format!("pid {}", std::process::id()),
+            dead_after: Duration::from_millis(1200),
+            slow_after: Duration::from_secs(30),
+            dirty_bytes_max: 96 << 20,
+            cache_bytes_max: 64 << 20,
+            blocks_in_flight_max: 8,
+        }
+    }
+}

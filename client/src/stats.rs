@@ -1,0 +1,56 @@
+//! Counters of one client, for people and for tests.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What a client has met since it connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ClientStats {
+    /// Blocks stored.
+    pub blocks_stored: u64,
+    /// Blocks stored with a share missing.
+    pub blocks_stored_missing: u64,
+    /// Shares read.
+    pub shares_read: u64,
+    /// Shares asked for because another was late.
+    pub shares_hedged: u64,
+    /// Reads that had to decode.
+    pub reads_decoded: u64,
+    /// Damaged shares met.
+    pub shares_damaged: u64,
+    /// Shares that should have been on their node and were not.
+    pub shares_absent: u64,
+    /// Commands sent to the namespace.
+    pub commands: u64,
+    /// Queries sent to the namespace.
+    pub queries: u64,
+}
+
+macro_rules! counters {
+    ($($name:ident),* $(,)?) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64),* }
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> ClientStats {
+                ClientStats { $($name: self.$name.load(Relaxed)),* }
+            }
+        }
+    };
+}
+
+counters!(
+    blocks_stored,
+    blocks_stored_missing,
+    shares_read,
+    shares_hedged,
+    reads_decoded,
+    shares_damaged,
+    shares_absent,
+    commands,
+    queries,
+);
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}

@@ -1,0 +1,68 @@
+//! Runs a [`Schedule`] over all the stripes of a block's shares.
+//!
+//! A stripe is the tile: its packets (1.5 KiB for RDP 4+2) are read from memory once and are in the
+//! first-level cache for every operation after the first that uses them. Each target is summed up in
+//! registers and written once. Knows nothing of codes, and so serves them all; what instructions do the work
+//! is for [`xor`](crate::xor) to say.
+
+use crate::geometry::Packet;
+use crate::schedule::Schedule;
+use crate::xor::scalar::Sum;
+use crate::xor::{ROW_BYTES, Row};
+
+/// Runs `schedule` on the first `stripes` stripes. `shares` are as many as it has columns; those that it uses
+/// have that many stripes, which the caller has checked.
+pub(crate) fn run(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize) {
+    assert_eq!(shares.len(), schedule.shares(), "a schedule is run on the shares it was made for");
+    let mut scratch = vec![[0; ROW_BYTES]; schedule.scratch()];
+    let mut columns: Vec<&mut [Row]> = Vec::with_capacity(shares.len() + 1);
+    columns.extend(shares.iter_mut().map(|share| share.as_chunks_mut().0));
+    columns.push(&mut scratch);
+    for stripe in 0..stripes {
+        let base = Base { shares: schedule.shares(), row: stripe * schedule.rows() };
+        for (target, sources) in schedule.ops() {
+            let sum = sum(sources, &columns, base);
+            sum.store(&mut columns[target.share()][base.row_of(target)]);
+        }
+    }
+}
+
+/// Runs a schedule that writes only scratch on every stripe, and shows the sums of each stripe in which one
+/// is not zero.
+pub(crate) fn find_nonzero(schedule: &Schedule, shares: &[&[u8]], mut found: impl FnMut(&[Sum])) {
+    let stripes = shares.iter().map(|share| share.len()).max().unwrap_or(0) / (schedule.rows() * ROW_BYTES);
+    let columns: Vec<&[Row]> = shares.iter().map(|share| share.as_chunks().0).collect();
+    let mut sums = Vec::with_capacity(schedule.scratch());
+    for stripe in 0..stripes {
+        let base = Base { shares: schedule.shares(), row: stripe * schedule.rows() };
+        sums.clear();
+        sums.extend(schedule.ops().map(|(_, sources)| sum(sources, &columns, base)));
+        if !sums.iter().all(|sum| sum.is_zero()) {
+            found(&sums);
+        }
+    }
+}
+
+/// Where a stripe's packets begin in the columns of shares. Scratch begins at 0 in every stripe.
+#[derive(Clone, Copy)]
+struct Base {
+    shares: usize,
+    row: usize,
+}
+
+impl Base {
+    #[inline(always)]
+    fn row_of(self, packet: Packet) -> usize {
+        let base = if packet.share() < self.shares { self.row } else { 0 };
+        base + packet.row()
+    }
+}
+
+#[inline(always)]
+fn sum<C: AsRef<[Row]>>(sources: &[Packet], columns: &[C], base: Base) -> Sum {
+    let mut sum = Sum::ZERO;
+    for &source in sources {
+        sum.add(&columns[source.share()].as_ref()[base.row_of(source)]);
+    }
+    sum
+}

@@ -1,0 +1,128 @@
+//! [`Schedule`]: a program of XORs over the packets of one stripe, and how it is found.
+//!
+//! - `solve`: makes wanted packets from known ones, by the code's equations (encode and decode alike);
+//! - `repair`: the same for lost shares, reading as little as possible;
+//! - `bits`: rows of matrices over GF(2).
+//!
+//! Invariants of a schedule: a target is written once; a source is a packet that was there before or the
+//! target of an earlier operation; no operation reads its own target. The executor relies on nothing else, so
+//! another way to find better schedules (common subexpressions, for instance) only has to make one.
+
+mod bits;
+mod repair;
+mod solve;
+
+pub(crate) use bits::Bits;
+pub(crate) use repair::cheapest_repair;
+pub(crate) use solve::solve;
+
+use crate::geometry::{Geometry, Packet};
+
+/// Targets and what each is the XOR of, in order. Column `shares` stands for scratch packets.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    shares: usize,
+    rows: usize,
+    scratch: usize,
+    /// A target, and where its sources end in `sources`; they begin where those of the one before end.
+    targets: Vec<(Packet, usize)>,
+    sources: Vec<Packet>,
+}
+
+/// A step found by a solver: target and sources by packet number.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) target: usize,
+    pub(crate) sources: Bits,
+}
+
+impl Schedule {
+    /// Lowers steps: targets in `kept` are written to their share, others to scratch.
+    pub(crate) fn from_steps(geometry: &Geometry, steps: &[Step], kept: &Bits) -> Schedule {
+        let mut schedule = Schedule::empty(geometry);
+        let mut place: Vec<Packet> = (0..geometry.packets()).map(|number| geometry.packet(number)).collect();
+        for step in steps {
+            if !kept.contains(step.target) {
+                place[step.target] = Packet::new(geometry.shares, schedule.scratch);
+                schedule.scratch += 1;
+            }
+            let sources: Vec<Packet> = step.sources.iter().map(|source| place[source]).collect();
+            schedule.push(place[step.target], &sources);
+        }
+        schedule
+    }
+
+    /// Scratch packet i becomes the XOR of equation i, zero for a code word.
+    pub(crate) fn syndromes(geometry: &Geometry) -> Schedule {
+        let mut schedule = Schedule::empty(geometry);
+        for (i, equation) in geometry.equations.iter().enumerate() {
+            schedule.push(Packet::new(geometry.shares, i), equation);
+        }
+        schedule.scratch = geometry.equations.len();
+        schedule
+    }
+
+    fn empty(geometry: &Geometry) -> Schedule {
+        let (shares, rows) = (geometry.shares, geometry.rows);
+        Schedule { shares, rows, scratch: 0, targets: Vec::new(), sources: Vec::new() }
+    }
+
+    fn push(&mut self, target: Packet, sources: &[Packet]) {
+        self.sources.extend_from_slice(sources);
+        self.targets.push((target, self.sources.len()));
+    }
+
+    /// Columns, but for scratch.
+    pub fn shares(&self) -> usize {
+        self.shares
+    }
+
+    /// Packets of a column.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Packets of scratch that it wants.
+    pub fn scratch(&self) -> usize {
+        self.scratch
+    }
+
+    /// The operations in order: a target and the packets it is the XOR of.
+    pub fn ops(&self) -> impl Iterator<Item = (Packet, &[Packet])> {
+        let mut begin = 0;
+        self.targets.iter().map(move |&(target, end)| {
+            let sources = &self.sources[begin..end];
+            begin = end;
+            (target, sources)
+        })
+    }
+
+    /// XORs of two packets that it takes for a stripe.
+    pub fn xors(&self) -> usize {
+        self.ops().map(|(_, sources)| sources.len().saturating_sub(1)).sum()
+    }
+
+    /// The rows of each share that must be there before, ascending.
+    pub fn reads(&self) -> Vec<Vec<usize>> {
+        let mut written = Bits::new(self.shares * self.rows);
+        let mut read = Bits::new(self.shares * self.rows);
+        for (target, sources) in self.ops() {
+            for source in sources.iter().filter(|source| source.share() < self.shares) {
+                let number = source.share() * self.rows + source.row();
+                if !written.contains(number) {
+                    read.insert(number);
+                }
+            }
+            if target.share() < self.shares {
+                written.insert(target.share() * self.rows + target.row());
+            }
+        }
+        let rows_of = |share| (0..self.rows).filter(|row| read.contains(share * self.rows + row)).collect();
+        (0..self.shares).map(rows_of).collect()
+    }
+
+    /// Packets read for a stripe.
+    pub fn packets_read(&self) -> usize {
+        self.reads().iter().map(Vec::len).sum()
+    }
+}

@@ -1,0 +1,70 @@
+//! XOR in 64-bit words, safe and portable.
+
+use super::Row;
+
+/// The sum of packets, kept in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Sum([u64; 8]);
+
+impl Sum {
+    /// The sum of nothing.
+    pub(crate) const ZERO: Sum = Sum([0; 8]);
+
+    /// Adds a packet.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, row: &Row) {
+        let (words, _) = row.as_chunks::<8>();
+        for (sum, word) in self.0.iter_mut().zip(words) {
+            *sum ^= u64::from_ne_bytes(*word);
+        }
+    }
+
+    /// Adds another sum.
+    pub(crate) fn add_sum(&mut self, other: Sum) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, word)| *sum ^= word);
+    }
+
+    /// Writes the sum.
+    #[inline(always)]
+    pub(crate) fn store(self, row: &mut Row) {
+        let (words, _) = row.as_chunks_mut::<8>();
+        for (word, sum) in words.iter_mut().zip(self.0) {
+            *word = sum.to_ne_bytes();
+        }
+    }
+
+    /// Is the sum zero?
+    #[inline(always)]
+    pub(crate) fn is_zero(self) -> bool {
+        self.0.iter().fold(0, |all, word| all | word) == 0
+    }
+}
+
+/// Adds bytes to bytes of the same length.
+pub(crate) fn add_bytes(to: &mut [u8], from: &[u8]) {
+    debug_assert_eq!(to.len(), from.len());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to ^= from);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_bytewise_xor() {
+        let a: Row = std::array::from_fn(|i| i as u8 * 3);
+        let b: Row = std::array::from_fn(|i| (i as u8).wrapping_mul(7) ^ 0x5a);
+        let mut sum = Sum::ZERO;
+        assert!(sum.is_zero());
+        sum.add(&a);
+        sum.add(&b);
+        let mut row = [0; 64];
+        sum.store(&mut row);
+        assert!((0..64).all(|i| row[i] == a[i] ^ b[i]));
+        assert!(!sum.is_zero());
+        sum.add(&row);
+        assert!(sum.is_zero());
+        add_bytes(&mut row[..63], &a[..63]);
+        assert_eq!(row[..63], b[..63]);
+    }
+}

@@ -1,0 +1,177 @@
+//! Any k shares give the block back; fewer give a clear error.
+
+use proptest::prelude::*;
+use rain_codec::{Code, CodeError, ShareSet, by_name};
+use reed_solomon_erasure::galois_8::ReedSolomon;
+
+use super::*;
+
+/// Every pattern of at most m lost shares comes back bit for bit; every pattern of one more is refused and
+/// nothing touched.
+fn check_every_pattern(code: &dyn Code) {
+    let (n, m) = (code.n(), code.m());
+    let (_, shares) = full_stripes(code, 1);
+    for lost in patterns(n, m + 1) {
+        let mut damaged = spoiled(&shares, lost);
+        let result = code.reconstruct(&mut views(&mut damaged), ShareSet::all(n).minus(lost), lost);
+        if lost.len() <= m {
+            assert_eq!(result, Ok(()), "{code:?}");
+            assert!(damaged == shares, "{} {}+{m} without {lost}", code.name(), code.k());
+        } else {
+            let present = ShareSet::all(n).minus(lost);
+            assert_eq!(result, Err(CodeError::TooFewShares { present, needed: code.k() }));
+            assert!(damaged == spoiled(&shares, lost), "an error must leave the buffers alone");
+        }
+    }
+}
+
+#[test]
+fn rs_survives_every_loss_up_to_14_shares() {
+    for n in 1..=14 {
+        for k in 1..=n {
+            check_every_pattern(&*code("rs", k, n - k));
+        }
+    }
+}
+
+#[test]
+fn rdp_survives_every_loss_for_every_k() {
+    for k in 1..=16 {
+        check_every_pattern(&*code("rdp", k, 2));
+    }
+}
+
+#[test]
+fn arrays_given_by_equations_survive_every_loss() {
+    for code in arrays::all() {
+        check_every_pattern(&*code);
+    }
+}
+
+#[test]
+fn only_wanted_shares_are_written_and_the_rest_may_be_absent() {
+    for code in assorted_codes() {
+        let (n, m) = (code.n(), code.m());
+        let (_, shares) = full_stripes(&*code, 2);
+        for lost in patterns(n, m).filter(|lost| lost.len() == m) {
+            for wanted in lost {
+                let mut damaged = spoiled(&shares, lost);
+                lost.without(wanted).iter().for_each(|absent| damaged[absent].clear());
+                let present = ShareSet::all(n).minus(lost);
+                // A share that is both present and wanted is there already.
+                let wanted_set = ShareSet::EMPTY.with(wanted).union(present.lowest(1));
+                code.reconstruct(&mut views(&mut damaged), present, wanted_set).unwrap();
+                for share in present.with(wanted) {
+                    assert!(damaged[share] == shares[share], "{code:?}: {share} from {present}");
+                }
+                assert!(lost.without(wanted).iter().all(|absent| damaged[absent].is_empty()));
+            }
+        }
+    }
+}
+
+#[test]
+fn any_range_of_stripes_decodes_alone() {
+    const STRIPES: usize = 4;
+    for code in assorted_codes() {
+        let stripe = code.stripe_bytes();
+        let (_, shares) = full_stripes(&*code, STRIPES);
+        let lost: ShareSet = (0..code.m()).map(|i| i * 2 % code.n()).collect();
+        for (from, to) in (0..STRIPES).flat_map(|from| (from + 1..=STRIPES).map(move |to| (from, to))) {
+            let part: Vec<Vec<u8>> =
+                shares.iter().map(|share| share[from * stripe..to * stripe].to_vec()).collect();
+            let mut damaged = spoiled(&part, lost);
+            code.reconstruct(&mut views(&mut damaged), ShareSet::all(code.n()).minus(lost), lost).unwrap();
+            assert!(damaged == part, "{} stripes {from} to {to}", code.name());
+            assert_eq!(code.verify(&slices(&part)), Ok(rain_codec::Verdict::Clean));
+        }
+    }
+}
+
+#[test]
+fn rs_makes_the_bytes_that_its_crate_makes() {
+    for (k, m) in [(1, 1), (4, 2), (10, 4), (17, 3), (200, 55)] {
+        let code = code("rs", k, m);
+        let (_, shares) = full_stripes(&*code, 70);
+        let reference = ReedSolomon::new(k, m).unwrap();
+        let mut theirs = spoiled(&shares, (k..k + m).collect());
+        reference.encode(&mut theirs).unwrap();
+        assert!(theirs == shares, "encode {k}+{m}");
+        let lost: ShareSet = (0..m).map(|i| i * 3 % (k + m)).collect();
+        let mut theirs: Vec<Option<Vec<u8>>> =
+            shares.iter().enumerate().map(|(i, s)| (!lost.contains(i)).then(|| s.clone())).collect();
+        reference.reconstruct(&mut theirs).unwrap();
+        let mut ours = spoiled(&shares, lost);
+        code.reconstruct(&mut views(&mut ours), ShareSet::all(k + m).minus(lost), lost).unwrap();
+        assert!(theirs.into_iter().flatten().eq(ours), "decode {k}+{m}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_rule_and_the_names() {
+    let text = |name: &str, k, m| by_name(name, k, m).unwrap_err().to_string();
+    assert_eq!(text("raid", 4, 2), "there is no code \"raid\"; there are rdp, rs");
+    assert_eq!(text("rdp", 4, 3), "code rdp cannot be k=4, m=3: it needs m = 2; the codes are rdp, rs");
+    assert!(text("rdp", 17, 2).contains("k=17, m=2: it needs k from 1 to 16"));
+    assert!(text("rdp", 0, 2).contains("k from 1 to 16"));
+    assert!(text("rs", 0, 2).contains("k >= 1 and k + m <= 255"));
+    assert!(text("rs", 200, 56).contains("k=200, m=56"));
+    assert!(text("rs", usize::MAX, usize::MAX).contains("255"));
+    for &name in rain_codec::names() {
+        assert_eq!(code(name, 4, 2).name(), name);
+    }
+    assert_eq!(code("rs", 255, 0).n(), 255);
+}
+
+#[test]
+fn wrong_buffers_are_refused() {
+    for code in assorted_codes() {
+        let (n, stripe) = (code.n(), code.stripe_bytes());
+        let all = ShareSet::all(n);
+        let mut short = vec![vec![0; stripe]; n - 1];
+        let count = CodeError::ShareCount { given: n - 1, expected: n };
+        assert_eq!(code.encode(&mut views(&mut short)), Err(count.clone()));
+        assert_eq!(code.verify(&slices(&short)), Err(count));
+        let mut partial = vec![vec![0; stripe + 1]; n];
+        let part = CodeError::PartialStripe { len: stripe + 1, stripe_bytes: stripe };
+        assert_eq!(code.encode(&mut views(&mut partial)), Err(part.clone()));
+        assert_eq!(code.reconstruct(&mut views(&mut partial), all, all), Err(part));
+        if n > 1 {
+            let mut uneven = vec![vec![0; stripe]; n];
+            uneven[n - 1].push(0);
+            let length = CodeError::ShareLength { share: n - 1, len: stripe + 1, expected: stripe };
+            assert_eq!(code.encode(&mut views(&mut uneven)), Err(length));
+        }
+        let mut good = vec![vec![0; stripe]; n];
+        let foreign = code.reconstruct(&mut views(&mut good), all.with(n), all);
+        assert_eq!(foreign, Err(CodeError::NoSuchShare { share: n, n }));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_block_of_any_length_comes_back_from_any_k_shares(
+        which in any::<prop::sample::Index>(),
+        len in prop_oneof![Just(0), Just(1), 0..300_usize, 4090..4100_usize, 0..200_000_usize],
+        seed: u64,
+        order in any::<u64>(),
+    ) {
+        let codes = assorted_codes();
+        let code = &codes[which.index(codes.len())];
+        let block = noise(seed, len);
+        let shares = encoded(&**code, &block);
+        prop_assert!(shares[0].len().is_multiple_of(code.stripe_bytes()));
+        prop_assert_eq!(shares[0].is_empty(), len == 0);
+        let mut by_chance: Vec<usize> = (0..code.n()).collect();
+        by_chance.sort_by_key(|&share| noise(order.wrapping_add(share as u64 * 77), 8));
+        let lost: ShareSet = by_chance[..code.m()].iter().copied().collect();
+        let mut damaged = spoiled(&shares, lost);
+        code.reconstruct(&mut views(&mut damaged), ShareSet::all(code.n()).minus(lost), lost)?;
+        prop_assert!(damaged == shares);
+        let mut read = vec![0xdb; len];
+        code.join(&slices(&damaged), &mut read)?;
+        prop_assert!(read == block);
+    }
+}

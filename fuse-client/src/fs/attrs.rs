@@ -1,0 +1,331 @@
+//! Attributes: from the namespace's to the kernel's and back, extended attributes, free space.
+//!
+//! Extended attributes: `user.`, `trusted.` and `security.` are stored; the kernel checks who may do what.
+//! `system.posix_acl_*` is refused (there are no ACLs yet), as is any other prefix.
+
+use super::Shared;
+use crate::inodes::Numbers;
+use fuser::{Errno, FileAttr, FileType, TimeOrNow};
+use rain_client::{Error, Space};
+use rain_namespace::command::{AttrChange, TimeChange, XattrMode};
+use rain_namespace::error::NsError;
+use rain_namespace::record::{Attr, FileKind, Time};
+use rain_types::Ino;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What `stat` gives as the preferred length of a read or write: large enough that a program's buffer costs
+/// few requests, small enough for thousands of buffers.
+const BLOCK_SIZE: u32 = 128 << 10;
+
+/// The unit of free space.
+const SPACE_UNIT: u32 = 4096;
+
+/// Inodes are not limited; `df -i` wants a number.
+const INODES_FREE: u64 = 1 << 32;
+
+/// The attribute that the kernel asks for before every write(2), to clear it.
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
+/// The kernel's form of attributes.
+pub(super) fn to_kernel(attr: &Attr, numbers: Numbers) -> FileAttr {
+    FileAttr {
+        ino: numbers.kernel(attr.ino),
+        size: attr.size,
+        blocks: attr.held.div_ceil(512),
+        atime: to_system(attr.atime),
+        mtime: to_system(attr.mtime),
+        ctime: to_system(attr.ctime),
+        crtime: to_system(attr.crtime),
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+/// The kernel's name of a kind.
+pub(super) fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::File => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// What mknod(2) asks for.
+pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Some(FileKind::File),
+        libc::S_IFIFO => Some(FileKind::Fifo),
+        libc::S_IFSOCK => Some(FileKind::Socket),
+        libc::S_IFCHR => Some(FileKind::CharDevice),
+        libc::S_IFBLK => Some(FileKind::BlockDevice),
+        _ => None,
+    }
+}
+
+fn to_system(time: Time) -> SystemTime {
+    let whole = Duration::from_secs(time.secs.unsigned_abs());
+    let start = if time.secs < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    let at = start.and_then(|start| start.checked_add(Duration::from_nanos(time.nanos.into())));
+    at.unwrap_or(UNIX_EPOCH)
+}
+
+/// A time as fuser 0.18 gives it. Before 1970 fuser subtracts the nanoseconds that the kernel means to be
+/// added; the two numbers that the kernel sent are still there.
+fn from_fuser(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
+        Err(before) => {
+            let before = before.duration();
+            Time { secs: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+        }
+    }
+}
+
+fn time_change(time: TimeOrNow) -> TimeChange {
+    match time {
+        TimeOrNow::Now => TimeChange::Now,
+        TimeOrNow::SpecificTime(time) => TimeChange::At(from_fuser(time)),
+    }
+}
+
+/// What setattr asks for. The kernel's own idea of `ctime` is left out: the namespace stamps it.
+pub(super) fn change_of(
+    mode: Option<u32>,
+    (uid, gid): (Option<u32>, Option<u32>),
+    size: Option<u64>,
+    atime: Option<TimeOrNow>,
+    mtime: Option<TimeOrNow>,
+) -> AttrChange {
+    AttrChange {
+        mode: mode.map(|mode| (mode & 0o7777) as u16),
+        uid,
+        gid,
+        size,
+        atime: atime.map(time_change),
+        mtime: mtime.map(time_change),
+    }
+}
+
+/// The mode after somebody without privilege emptied the file, if it changes: as a write does, that takes
+/// set-id bits away. Set-gid without the group's execute bit is no set-id bit.
+pub(super) fn without_set_id(mode: u16) -> Option<u16> {
+    let mut left = mode & !0o4000;
+    if mode & 0o010 != 0 {
+        left &= !0o2000;
+    }
+    (left != mode).then_some(left)
+}
+
+/// Free space as statfs wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StatFs {
+    pub(super) blocks: u64,
+    pub(super) free: u64,
+    pub(super) files: u64,
+    pub(super) files_free: u64,
+    pub(super) unit: u32,
+    pub(super) name_max: u32,
+}
+
+impl StatFs {
+    fn of(space: &Space) -> StatFs {
+        StatFs {
+            blocks: space.total_bytes / u64::from(SPACE_UNIT),
+            free: space.free_bytes / u64::from(SPACE_UNIT),
+            files: space.inodes + INODES_FREE,
+            files_free: INODES_FREE,
+            unit: SPACE_UNIT,
+            name_max: 255,
+        }
+    }
+}
+
+/// An extended attribute's answer: the length was asked for, or the bytes with so much room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum XattrAnswer {
+    Size(u32),
+    Data(Vec<u8>),
+}
+
+fn answer(bytes: Vec<u8>, room: u32) -> Result<XattrAnswer, Errno> {
+    match u32::try_from(bytes.len()) {
+        Ok(len) if room == 0 => Ok(XattrAnswer::Size(len)),
+        Ok(len) if len <= room => Ok(XattrAnswer::Data(bytes)),
+        Ok(_) => Err(Errno::ERANGE),
+        Err(_) => Err(Errno::E2BIG),
+    }
+}
+
+/// Whether names of this kind are stored at all.
+pub(super) fn xattr_is_kept(name: &[u8]) -> bool {
+    [&b"user."[..], b"trusted.", b"security."].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Names as listxattr(2) gives them; `trusted.` is for the privileged only.
+fn listed(names: Vec<Vec<u8>>, privileged: bool) -> Vec<u8> {
+    let mut list = Vec::new();
+    for name in names.iter().filter(|name| privileged || !name.starts_with(b"trusted.")) {
+        list.extend_from_slice(name);
+        list.push(0);
+    }
+    list
+}
+
+impl Shared {
+    pub(super) async fn set_attr(&self, ino: Ino, change: AttrChange) -> Result<Attr, Errno> {
+        let changed = if change == AttrChange::default() {
+            self.volume.attr(ino).await
+        } else {
+            self.volume.set_attr(ino, change).await
+        };
+        self.inodes.changed(ino);
+        changed.map_err(|error| self.errno("changing attributes", &error))
+    }
+
+    pub(super) async fn statfs(&self) -> Result<StatFs, Errno> {
+        let space = self.space.get(self.volume.space()).await;
+        space.map(|space| StatFs::of(&space)).map_err(|error| self.errno("asking for free space", &error))
+    }
+
+    pub(super) async fn get_xattr(&self, ino: Ino, name: &[u8], room: u32) -> Result<XattrAnswer, Errno> {
+        let then = self.inodes.now();
+        match self.volume.get_xattr(ino, name).await {
+            Ok(value) => answer(value, room),
+            Err(error) => {
+                if name == CAPABILITY && matches!(error, Error::Refused(NsError::NoAttribute)) {
+                    self.inodes.learn_no_capability(ino, then);
+                }
+                Err(self.errno("reading an extended attribute", &error))
+            }
+        }
+    }
+
+    pub(super) async fn list_xattr(
+        &self,
+        ino: Ino,
+        room: u32,
+        privileged: bool,
+    ) -> Result<XattrAnswer, Errno> {
+        let names = self.volume.list_xattr(ino).await;
+        let names = names.map_err(|error| self.errno("listing extended attributes", &error))?;
+        answer(listed(names, privileged), room)
+    }
+
+    pub(super) async fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), Errno> {
+        let mode = match flags {
+            0 => XattrMode::Any,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return Err(Errno::EINVAL),
+        };
+        let set = self.volume.set_xattr(ino, name, value, mode).await;
+        self.inodes.changed(ino);
+        self.inodes.doubt_capability(ino);
+        set.map_err(|error| self.errno("setting an extended attribute", &error))
+    }
+
+    pub(super) async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
+        let removed = self.volume.remove_xattr(ino, name).await;
+        self.inodes.changed(ino);
+        removed.map_err(|error| self.errno("removing an extended attribute", &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
+        for time in
+            [Time { secs: 5, nanos: 7 }, Time { secs: 0, nanos: 0 }, Time { secs: -2, nanos: 800_000_000 }]
+        {
+            let system = to_system(time);
+            let exact = match system.duration_since(UNIX_EPOCH) {
+                Ok(since) => since.as_nanos() as i128,
+                Err(before) => -(before.duration().as_nanos() as i128),
+            };
+            assert_eq!(exact, i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos));
+        }
+        assert!(to_system(Time { secs: i64::MAX, nanos: 0 }) >= UNIX_EPOCH);
+    }
+
+    #[test]
+    fn fusers_times_before_1970_are_what_the_kernel_sent() {
+        // What fuser 0.18 makes of the kernel's (-2 s, 800,000,000 ns).
+        let given = UNIX_EPOCH - Duration::new(2, 800_000_000);
+        assert_eq!(from_fuser(given), Time { secs: -2, nanos: 800_000_000 });
+        assert_eq!(from_fuser(UNIX_EPOCH + Duration::new(3, 4)), Time { secs: 3, nanos: 4 });
+    }
+
+    #[test]
+    fn set_id_bits_go_as_the_kernel_takes_them() {
+        assert_eq!(without_set_id(0o0755), None);
+        assert_eq!(without_set_id(0o4755), Some(0o0755));
+        assert_eq!(without_set_id(0o6755), Some(0o0755));
+        assert_eq!(without_set_id(0o2744), None, "set-gid without execute is no privilege");
+        assert_eq!(without_set_id(0o1644), None);
+    }
+
+    #[test]
+    fn a_value_is_measured_given_or_too_long() {
+        assert_eq!(answer(vec![1; 9], 0), Ok(XattrAnswer::Size(9)));
+        assert_eq!(answer(vec![1; 9], 9), Ok(XattrAnswer::Data(vec![1; 9])));
+        assert!(answer(vec![1; 9], 8).is_err_and(|errno| errno.code() == libc::ERANGE));
+    }
+
+    #[test]
+    fn trusted_names_are_listed_for_the_privileged_only() {
+        let names = || vec![b"trusted.t".to_vec(), b"user.u".to_vec()];
+        assert_eq!(listed(names(), true), b"trusted.t\0user.u\0");
+        assert_eq!(listed(names(), false), b"user.u\0");
+    }
+
+    #[test]
+    fn acls_are_refused_and_user_attributes_kept() {
+        assert!(
+            xattr_is_kept(b"user.x") && xattr_is_kept(b"security.selinux") && xattr_is_kept(b"trusted.x")
+        );
+        assert!(!xattr_is_kept(b"system.posix_acl_access") && !xattr_is_kept(b"x"));
+    }
+
+    #[test]
+    fn every_kind_of_node_can_be_made_and_only_those() {
+        let kinds = [libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK];
+        let made: Vec<_> = kinds.iter().map(|kind| kind_of_mode(kind | 0o644).map(file_type)).collect();
+        let expected = [
+            FileType::RegularFile,
+            FileType::NamedPipe,
+            FileType::Socket,
+            FileType::CharDevice,
+            FileType::BlockDevice,
+        ];
+        assert_eq!(made, expected.map(Some));
+        assert_eq!(kind_of_mode(libc::S_IFDIR), None);
+        assert_eq!(kind_of_mode(libc::S_IFLNK), None);
+    }
+
+    #[test]
+    fn free_space_is_in_whole_units() {
+        let space = Space { total_bytes: 10 << 20, free_bytes: (4 << 20) + 4095, inodes: 3 };
+        let stat = StatFs::of(&space);
+        assert_eq!((stat.blocks, stat.free), (2560, 1024));
+        assert_eq!(stat.files - stat.files_free, 3);
+    }
+}

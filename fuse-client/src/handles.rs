@@ -1,0 +1,82 @@
+//! What the kernel holds open: numbers for files and directories.
+//!
+//! A number is never used twice in a mount, so a late request for a closed handle meets nothing. Handles are
+//! counted references: a request under way keeps its file open past the kernel's RELEASE.
+
+use crate::listing::Listing;
+use fuser::FileHandle;
+use rain_client::OpenFile;
+use rain_types::Ino;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+const SHARDS: u64 = 16;
+
+/// A file opened by a program.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: Arc<OpenFile>,
+    /// Opened for writing: closing it tells whether the data could be stored.
+    pub(crate) writable: bool,
+    /// Opened past the kernel's cache (O_DIRECT).
+    pub(crate) direct: bool,
+}
+
+/// A directory opened by a program.
+#[derive(Debug)]
+pub(crate) struct OpenedDirectory {
+    pub(crate) ino: Ino,
+    /// Held while a reply is put together; the kernel reads a handle one request at a time.
+    pub(crate) listing: tokio::sync::Mutex<Listing>,
+}
+
+/// Handles by number.
+#[derive(Debug)]
+pub(crate) struct Handles<T> {
+    shards: [Mutex<HashMap<u64, Arc<T>>>; SHARDS as usize],
+    next: AtomicU64,
+}
+
+impl<T> Handles<T> {
+    pub(crate) fn new() -> Handles<T> {
+        Handles { shards: std::array::from_fn(|_| Mutex::default()), next: AtomicU64::new(1) }
+    }
+
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<T>>> {
+        self.shards[(number % SHARDS) as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn insert(&self, value: T) -> FileHandle {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shard(number).insert(number, Arc::new(value));
+        FileHandle(number)
+    }
+
+    pub(crate) fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.shard(handle.0).get(&handle.0).cloned()
+    }
+
+    pub(crate) fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.shard(handle.0).remove(&handle.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_handle_is_gone_and_its_number_does_not_come_back() {
+        let handles = Handles::new();
+        let numbers: Vec<FileHandle> = (0..100).map(|value| handles.insert(value)).collect();
+        for (value, handle) in numbers.iter().enumerate() {
+            assert_eq!(handles.get(*handle).as_deref(), Some(&value));
+        }
+        let closed = handles.remove(numbers[3]);
+        assert_eq!(closed.as_deref(), Some(&3));
+        assert!(handles.get(numbers[3]).is_none());
+        assert!(handles.remove(numbers[3]).is_none());
+        assert!(!numbers.contains(&handles.insert(0)));
+    }
+}

@@ -1,0 +1,136 @@
+//! Attributes, extended attributes, and an inode's end.
+
+use super::DONE;
+use super::table::Table;
+use crate::command::{Applied, AttrChange, Outcome, TimeChange, XattrMode};
+use crate::error::NsError;
+use crate::key;
+use crate::record::{Attr, FileKind, Time};
+use rain_types::Ino;
+use std::ops::ControlFlow;
+
+/// The longest name, bytes.
+pub(super) const NAME_BYTES_MAX: usize = 255;
+
+/// The longest value of an extended attribute, and of all of an inode's together, bytes.
+const XATTR_BYTES_MAX: usize = 64 << 10;
+const XATTRS_BYTES_MAX: usize = 1 << 20;
+
+/// The longest file, bytes.
+pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+impl Table<'_> {
+    pub(super) fn set_attr(&mut self, ino: Ino, change: &AttrChange) -> Applied {
+        let mut attr = if change.size.is_some() { self.file(ino)? } else { self.attr(ino)? };
+        let time = self.time;
+        for change in [change.atime, change.mtime].into_iter().flatten() {
+            if let TimeChange::At(time) = change {
+                check_time(time)?;
+            }
+        }
+        if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
+            return Err(NsError::FileTooLarge);
+        }
+        // Nothing is refused from here on: a cut cannot be taken back.
+        if let Some(size) = change.size {
+            if size < attr.size {
+                self.cut(&mut attr, size, u64::MAX);
+            }
+            attr.size = size;
+            attr.version += 1;
+            attr.mtime = time;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            attr.uid = change.uid.unwrap_or(attr.uid);
+            attr.gid = change.gid.unwrap_or(attr.gid);
+            if attr.kind == FileKind::File {
+                // As chown(2): set-id bits go, set-group-id only where it is not mandatory locking.
+                attr.mode &= if attr.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
+            }
+        }
+        if let Some(mode) = change.mode {
+            attr.mode = mode & 0o7777;
+        }
+        let at = |change: TimeChange| match change {
+            TimeChange::Now => time,
+            TimeChange::At(time) => time,
+        };
+        attr.atime = change.atime.map_or(attr.atime, at);
+        attr.mtime = change.mtime.map_or(attr.mtime, at);
+        attr.ctime = time;
+        self.put_attr(&attr);
+        Ok(Outcome::Attr(attr))
+    }
+
+    pub(super) fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Applied {
+        let mut attr = self.attr(ino)?;
+        check_xattr_name(name)?;
+        let key = key::xattr(ino, name);
+        let old = self.kv.get(&key);
+        match mode {
+            XattrMode::Create if old.is_some() => return Err(NsError::Exists),
+            XattrMode::Replace if old.is_none() => return Err(NsError::NoAttribute),
+            _ => {}
+        }
+        if value.len() > XATTR_BYTES_MAX {
+            return Err(NsError::AttributesTooLarge);
+        }
+        let prefix = key::xattr(ino, b"");
+        let mut bytes = value.len() + name.len();
+        self.kv.scan(&prefix, &key::after_prefix(&prefix), &mut |other, value| {
+            bytes += if other == key { 0 } else { other.len() - prefix.len() + value.len() };
+            ControlFlow::Continue(())
+        });
+        if bytes > XATTRS_BYTES_MAX {
+            return Err(NsError::AttributesTooLarge);
+        }
+        self.kv.put(&key, value);
+        attr.ctime = self.time;
+        self.put_attr(&attr);
+        DONE
+    }
+
+    pub(super) fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Applied {
+        let mut attr = self.attr(ino)?;
+        check_xattr_name(name)?;
+        let key = key::xattr(ino, name);
+        if self.kv.get(&key).is_none() {
+            return Err(NsError::NoAttribute);
+        }
+        self.kv.delete(&key);
+        attr.ctime = self.time;
+        self.put_attr(&attr);
+        DONE
+    }
+
+    /// Ends an inode: its data becomes garbage, its keys go. Costs a write for each extent and block of it.
+    pub(super) fn free(&mut self, attr: &Attr) {
+        let mut attr = attr.clone();
+        self.cut(&mut attr, 0, u64::MAX);
+        for prefix in [key::xattr(attr.ino, b""), key::inline(attr.ino), key::target(attr.ino)] {
+            for key in self.keys(&prefix, usize::MAX) {
+                self.kv.delete(&key);
+            }
+        }
+        self.kv.delete(&key::inode(attr.ino));
+        self.count_volume(attr.volume, -1, 0);
+    }
+}
+
+/// A time that a caller gave is one.
+pub(super) fn check_time(time: Time) -> Result<(), NsError> {
+    if time.nanos > 999_999_999 {
+        return Err(NsError::Invalid(format!("{} nanoseconds", time.nanos)));
+    }
+    Ok(())
+}
+
+fn check_xattr_name(name: &[u8]) -> Result<(), NsError> {
+    if name.is_empty() || name.contains(&0) {
+        return Err(NsError::Invalid("an empty name of an attribute".into()));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(NsError::NameTooLong { bytes: name.len() as u64, limit: NAME_BYTES_MAX as u64 });
+    }
+    Ok(())
+}

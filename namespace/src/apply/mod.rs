@@ -1,0 +1,92 @@
+//! What every command does. Checks come before writes: a refused command leaves nothing but its recorded result.
+//!
+//! Invariants (held by [`crate::check`] after every step of the model test):
+//! 1. A directory's `size` is its number of entries, its `nlink` 2 plus its subdirectories.
+//! 2. A file's extents do not overlap; `extents` and `held` count them.
+//! 3. A block's `live` is the sum of the extents that use it; a block without any is garbage.
+//! 4. The counters (inodes and bytes of a volume, totals) equal what a scan would count.
+
+mod blocks;
+mod data;
+mod inode;
+mod names;
+mod setup;
+mod table;
+
+use crate::command::{Applied, Command, Entry, Outcome, Request};
+use crate::error::NsError;
+use crate::key;
+use crate::kv::KvTxn;
+use crate::record::Time;
+use crate::wire;
+use table::Table;
+
+pub(crate) use blocks::margin;
+pub(crate) use data::extents_over;
+pub(crate) use table::counters;
+
+/// Applies one request at a time of its entry, once: a retried request gives its recorded result.
+pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
+    let mut table = Table { kv, time };
+    if let Some(id) = request.id {
+        if table.kv.get(&key::session(id.session)).is_none() {
+            return Err(NsError::SessionEnded(id.session));
+        }
+        if let Some(recorded) = table.kv.get(&key::result(id)) {
+            return wire::decode(&recorded).unwrap_or_else(Err);
+        }
+    }
+    let applied = run(&mut table, request);
+    if let Some(id) = request.id {
+        table.forget_results(id.session, request.done_below);
+        // A session that has just ended itself keeps no results.
+        if table.kv.get(&key::session(id.session)).is_some() {
+            table.kv.put(&key::result(id), &wire::encode(&applied));
+        }
+    }
+    applied
+}
+
+/// Applies all requests of an entry in order.
+pub fn apply_entry(kv: &mut dyn KvTxn, entry: &Entry) -> Vec<Applied> {
+    entry.requests.iter().map(|request| apply(kv, entry.time, request)).collect()
+}
+
+fn run(table: &mut Table<'_>, request: &Request) -> Applied {
+    match &request.command {
+        Command::RegisterNode { id, address, domain, weight } => {
+            table.register_node(*id, address, domain, *weight)
+        }
+        Command::CreateVolume { name, code, groups, uid, gid, mode } => {
+            table.create_volume(name, *code, *groups, (*uid, *gid, *mode))
+        }
+        Command::OpenSession { label } => table.open_session(label),
+        Command::EndSession { session } => table.end_session(*session),
+        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing } => {
+            let new = names::New { kind: *kind, mode: *mode, uid: *uid, gid: *gid, rdev: *rdev, target };
+            table.make(*parent, name, &new, *or_existing)
+        }
+        Command::Link { ino, parent, name } => table.link(*ino, *parent, name),
+        Command::Unlink { parent, name, keep } => table.unlink(*parent, name, *keep),
+        Command::RemoveDirectory { parent, name } => table.remove_directory(*parent, name),
+        Command::Rename { parent, name, new_parent, new_name, mode, keep } => {
+            table.rename((*parent, name), (*new_parent, new_name), *mode, *keep)
+        }
+        Command::SetAttr { ino, change } => table.set_attr(*ino, change),
+        Command::SetXattr { ino, name, value, mode } => table.set_xattr(*ino, name, value, *mode),
+        Command::RemoveXattr { ino, name } => table.remove_xattr(*ino, name),
+        Command::Commit { ino, blocks, extents, inline, size_at_least, mtime } => {
+            let session = request.id.map(|id| id.session);
+            let commit =
+                data::Commit { blocks, extents, inline, size_at_least: *size_at_least, mtime: *mtime };
+            table.commit(*ino, session, &commit)
+        }
+        Command::Punch { ino, offset, len } => table.punch(*ino, *offset, *len),
+        Command::Release { session, inos } => table.release(*session, inos),
+        Command::MarkMissing { shares } => table.mark(shares, true),
+        Command::MarkPresent { shares } => table.mark(shares, false),
+        Command::Reclaimed { shares } => table.reclaimed(shares),
+    }
+}
+
+const DONE: Applied = Ok(Outcome::Done);

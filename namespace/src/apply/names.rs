@@ -1,0 +1,306 @@
+//! Names: make, link, unlink, rename.
+
+use super::inode::NAME_BYTES_MAX;
+use super::table::Table;
+use super::table::counters::NEXT_INO;
+use crate::command::{Applied, Outcome, RenameMode};
+use crate::error::NsError;
+use crate::key;
+use crate::record::{Attr, FileKind, Time};
+use rain_types::{Ino, SessionId, VolumeId};
+
+const TARGET_BYTES_MAX: usize = 4095;
+const LINKS_MAX: u32 = 65_000;
+
+/// What a new inode is to be.
+pub(super) struct New<'a> {
+    pub(super) kind: FileKind,
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) rdev: u32,
+    pub(super) target: &'a [u8],
+}
+
+/// An inode as it begins.
+pub(super) fn fresh(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> Attr {
+    Attr {
+        ino,
+        volume,
+        kind,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        nlink: if kind == FileKind::Directory { 2 } else { 1 },
+        size: 0,
+        held: 0,
+        rdev: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        version: 0,
+        parent: Ino(0),
+        extents: 0,
+    }
+}
+
+fn check_name(name: &[u8]) -> Result<(), NsError> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(NsError::NameTooLong { bytes: name.len() as u64, limit: NAME_BYTES_MAX as u64 });
+    }
+    if name.is_empty() || name == b"." || name == b".." || name.iter().any(|byte| *byte == b'/' || *byte == 0)
+    {
+        return Err(NsError::Invalid(format!("{:?} is no name", String::from_utf8_lossy(name))));
+    }
+    Ok(())
+}
+
+impl Table<'_> {
+    /// A living directory for a new name.
+    fn parent_for(&self, parent: Ino, name: &[u8]) -> Result<Attr, NsError> {
+        check_name(name)?;
+        self.directory(parent)
+    }
+
+    /// A directory's entries have changed.
+    fn touch_directory(&mut self, dir: &mut Attr, entries: i64, subdirectories: i32) {
+        dir.size = dir.size.saturating_add_signed(entries);
+        dir.nlink = dir.nlink.saturating_add_signed(subdirectories);
+        dir.version += 1;
+        (dir.mtime, dir.ctime) = (self.time, self.time);
+        self.put_attr(dir);
+    }
+
+    pub(super) fn make(&mut self, parent: Ino, name: &[u8], new: &New<'_>, or_existing: bool) -> Applied {
+        let mut dir = self.parent_for(parent, name)?;
+        if let Some(ino) = self.entry(parent, name) {
+            let there = self.attr(ino)?;
+            return match there.kind {
+                FileKind::File if or_existing && new.kind == FileKind::File => Ok(Outcome::Attr(there)),
+                FileKind::Directory if or_existing => Err(NsError::IsDirectory),
+                _ => Err(NsError::Exists),
+            };
+        }
+        let is_link = new.kind == FileKind::Symlink;
+        if is_link == new.target.is_empty() {
+            return Err(NsError::Invalid("only a symlink has a target, and it must have one".into()));
+        }
+        if new.target.len() > TARGET_BYTES_MAX {
+            return Err(NsError::NameTooLong {
+                bytes: new.target.len() as u64,
+                limit: TARGET_BYTES_MAX as u64,
+            });
+        }
+        let is_dir = new.kind == FileKind::Directory;
+        if is_dir && dir.nlink >= LINKS_MAX {
+            return Err(NsError::TooManyLinks);
+        }
+        let mut attr = fresh(Ino::new(0, self.next(NEXT_INO)), dir.volume, new.kind, self.time);
+        (attr.mode, attr.uid, attr.gid) = (new.mode & 0o7777, new.uid, new.gid);
+        if dir.mode & 0o2000 != 0 {
+            attr.gid = dir.gid;
+            attr.mode |= if is_dir { 0o2000 } else { 0 };
+        }
+        match new.kind {
+            FileKind::Directory => attr.parent = parent,
+            FileKind::Symlink => {
+                attr.size = new.target.len() as u64;
+                self.kv.put(&key::target(attr.ino), new.target);
+            }
+            FileKind::CharDevice | FileKind::BlockDevice => attr.rdev = new.rdev,
+            FileKind::File | FileKind::Fifo | FileKind::Socket => {}
+        }
+        self.put_attr(&attr);
+        self.put_entry(parent, name, &attr);
+        self.touch_directory(&mut dir, 1, i32::from(is_dir));
+        self.count_volume(attr.volume, 1, 0);
+        Ok(Outcome::Attr(attr))
+    }
+
+    pub(super) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Applied {
+        let mut dir = self.parent_for(parent, name)?;
+        let mut attr = self.attr(ino)?;
+        if attr.kind == FileKind::Directory {
+            return Err(NsError::NotPermitted("a directory has one name".into()));
+        }
+        if attr.volume != dir.volume {
+            return Err(NsError::CrossVolume);
+        }
+        if self.entry(parent, name).is_some() {
+            return Err(NsError::Exists);
+        }
+        if attr.nlink == 0 {
+            return Err(NsError::NotFound);
+        }
+        if attr.nlink >= LINKS_MAX {
+            return Err(NsError::TooManyLinks);
+        }
+        attr.nlink += 1;
+        attr.ctime = self.time;
+        self.put_attr(&attr);
+        self.put_entry(parent, name, &attr);
+        self.touch_directory(&mut dir, 1, 0);
+        Ok(Outcome::Attr(attr))
+    }
+
+    /// Takes one name of a file away from its count; gives whether it is kept as an orphan now.
+    fn drop_link(&mut self, mut attr: Attr, keep: Option<SessionId>) -> bool {
+        attr.nlink -= 1;
+        attr.ctime = self.time;
+        let keep = keep.filter(|session| {
+            attr.nlink == 0 && attr.kind == FileKind::File && self.kv.get(&key::session(*session)).is_some()
+        });
+        if let Some(session) = keep {
+            self.kv.put(&key::orphan(session, attr.ino), &[]);
+        } else if attr.nlink == 0 {
+            self.free(&attr);
+            return false;
+        }
+        self.put_attr(&attr);
+        keep.is_some()
+    }
+
+    pub(super) fn unlink(&mut self, parent: Ino, name: &[u8], keep: Option<SessionId>) -> Applied {
+        let mut dir = self.parent_for(parent, name)?;
+        let ino = self.entry(parent, name).ok_or(NsError::NotFound)?;
+        let attr = self.attr(ino)?;
+        if attr.kind == FileKind::Directory {
+            return Err(NsError::IsDirectory);
+        }
+        self.kv.delete(&key::entry(parent, name));
+        self.touch_directory(&mut dir, -1, 0);
+        Ok(Outcome::Removed { ino, orphaned: self.drop_link(attr, keep) })
+    }
+
+    pub(super) fn remove_directory(&mut self, parent: Ino, name: &[u8]) -> Applied {
+        let mut dir = self.parent_for(parent, name)?;
+        let ino = self.entry(parent, name).ok_or(NsError::NotFound)?;
+        let attr = self.directory(ino)?;
+        if attr.size > 0 {
+            return Err(NsError::NotEmpty);
+        }
+        self.kv.delete(&key::entry(parent, name));
+        self.free(&attr);
+        self.touch_directory(&mut dir, -1, -1);
+        Ok(Outcome::Removed { ino, orphaned: false })
+    }
+
+    /// Whether `ino` is `dir` or lies above it.
+    fn is_above(&self, ino: Ino, dir: &Attr) -> Result<bool, NsError> {
+        let mut at = dir.clone();
+        loop {
+            if at.ino == ino {
+                return Ok(true);
+            }
+            if at.parent == at.ino {
+                return Ok(false);
+            }
+            at = self.attr(at.parent)?;
+        }
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+        keep: Option<SessionId>,
+    ) -> Applied {
+        let from = self.parent_for(parent, name)?;
+        let to = self.parent_for(new_parent, new_name)?;
+        let nothing = Ok(Outcome::Removed { ino: Ino(0), orphaned: false });
+        let moved = self.attr(self.entry(parent, name).ok_or(NsError::NotFound)?)?;
+        let there = self.entry(new_parent, new_name).map(|ino| self.attr(ino)).transpose()?;
+        if from.volume != to.volume {
+            return Err(NsError::CrossVolume);
+        }
+        match mode {
+            RenameMode::NoReplace if there.is_some() => return Err(NsError::Exists),
+            RenameMode::Exchange if there.is_none() => return Err(NsError::NotFound),
+            _ => {}
+        }
+        let is_dir = |attr: &Attr| attr.kind == FileKind::Directory;
+        let into_itself = || NsError::Invalid("a directory cannot go into itself".into());
+        if is_dir(&moved) && parent != new_parent && self.is_above(moved.ino, &to)? {
+            return Err(into_itself());
+        }
+        if there.as_ref().is_some_and(|there| there.ino == moved.ino) {
+            return nothing;
+        }
+        let Some(there) = there else {
+            self.move_name(&from, name, &to, new_name, &moved, None);
+            return nothing;
+        };
+        if mode == RenameMode::Exchange {
+            if is_dir(&there) && parent != new_parent && self.is_above(there.ino, &from)? {
+                return Err(into_itself());
+            }
+            self.exchange(&from, name, &to, new_name, moved, there);
+            return nothing;
+        }
+        match (is_dir(&moved), is_dir(&there)) {
+            (true, false) => return Err(NsError::NotDirectory),
+            (false, true) => return Err(NsError::IsDirectory),
+            (true, true) if there.size > 0 => return Err(NsError::NotEmpty),
+            _ => {}
+        }
+        self.move_name(&from, name, &to, new_name, &moved, Some(&there));
+        let ino = there.ino;
+        let orphaned = if is_dir(&there) {
+            self.free(&there);
+            false
+        } else {
+            self.drop_link(there, keep)
+        };
+        Ok(Outcome::Removed { ino, orphaned })
+    }
+
+    /// Moves a name over nothing or over what is replaced; the replaced inode is the caller's to end.
+    fn move_name(
+        &mut self,
+        from: &Attr,
+        name: &[u8],
+        to: &Attr,
+        new_name: &[u8],
+        moved: &Attr,
+        there: Option<&Attr>,
+    ) {
+        let is_dir = |attr: &Attr| i32::from(attr.kind == FileKind::Directory);
+        let (gone, came) = (is_dir(moved), is_dir(moved) - there.map_or(0, is_dir));
+        self.kv.delete(&key::entry(from.ino, name));
+        self.put_entry(to.ino, new_name, moved);
+        let new_entries = i64::from(there.is_none());
+        if from.ino == to.ino {
+            self.touch_directory(&mut from.clone(), new_entries - 1, came - gone);
+        } else {
+            self.touch_directory(&mut from.clone(), -1, -gone);
+            self.touch_directory(&mut to.clone(), new_entries, came);
+        }
+        self.settle(moved.clone(), to.ino);
+    }
+
+    /// A moved inode knows its time, and a directory where it is.
+    fn settle(&mut self, mut moved: Attr, parent: Ino) {
+        if moved.kind == FileKind::Directory {
+            moved.parent = parent;
+        }
+        moved.ctime = self.time;
+        self.put_attr(&moved);
+    }
+
+    fn exchange(&mut self, from: &Attr, name: &[u8], to: &Attr, new_name: &[u8], moved: Attr, there: Attr) {
+        let is_dir = |attr: &Attr| i32::from(attr.kind == FileKind::Directory);
+        let shift = is_dir(&moved) - is_dir(&there);
+        self.put_entry(from.ino, name, &there);
+        self.put_entry(to.ino, new_name, &moved);
+        if from.ino == to.ino {
+            self.touch_directory(&mut from.clone(), 0, 0);
+        } else {
+            self.touch_directory(&mut from.clone(), 0, -shift);
+            self.touch_directory(&mut to.clone(), 0, shift);
+        }
+        self.settle(moved, to.ino);
+        self.settle(there, from.ino);
+    }
+}

@@ -1,0 +1,131 @@
+//! The records behind the keys, read and written as values; and the counters, which nobody else touches.
+
+use crate::error::NsError;
+use crate::key;
+use crate::kv::KvTxn;
+use crate::record::{Attr, BlockRecord, FileKind, Time, VolumeRecord};
+use crate::wire;
+use rain_types::{Ino, SessionId, VolumeId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::ops::ControlFlow;
+
+/// The store during one command.
+pub(super) struct Table<'a> {
+    pub(super) kv: &'a mut dyn KvTxn,
+    /// The entry's time.
+    pub(super) time: Time,
+}
+
+/// Names of the counters of the whole namespace.
+pub(crate) mod counters {
+    pub(crate) const NEXT_INO: &str = "next-ino";
+    pub(crate) const NEXT_SESSION: &str = "next-session";
+    pub(crate) const NEXT_VOLUME: &str = "next-volume";
+    pub(crate) const BLOCKS: &str = "blocks";
+    pub(crate) const BLOCKS_MISSING: &str = "blocks-missing";
+    pub(crate) const SHARES_MISSING: &str = "shares-missing";
+    pub(crate) const BLOCKS_WITHOUT_MARGIN: &str = "blocks-without-margin";
+    pub(crate) const GARBAGE: &str = "garbage";
+}
+
+impl Table<'_> {
+    pub(super) fn read<T: DeserializeOwned>(&self, key: &[u8]) -> Option<T> {
+        let bytes = self.kv.get(key)?;
+        Some(
+            wire::decode(&bytes)
+                .expect("a record of the namespace is readable: checksums below found no damage"),
+        )
+    }
+
+    pub(super) fn write<T: Serialize>(&mut self, key: &[u8], value: &T) {
+        self.kv.put(key, &wire::encode(value));
+    }
+
+    /// An inode that is there, as a name or an orphan.
+    pub(super) fn attr(&self, ino: Ino) -> Result<Attr, NsError> {
+        self.read(&key::inode(ino)).ok_or(NsError::NotFound)
+    }
+
+    pub(super) fn put_attr(&mut self, attr: &Attr) {
+        self.write(&key::inode(attr.ino), attr);
+    }
+
+    /// A directory that things may be made in.
+    pub(super) fn directory(&self, ino: Ino) -> Result<Attr, NsError> {
+        let attr = self.attr(ino)?;
+        if attr.kind == FileKind::Directory { Ok(attr) } else { Err(NsError::NotDirectory) }
+    }
+
+    pub(super) fn file(&self, ino: Ino) -> Result<Attr, NsError> {
+        let attr = self.attr(ino)?;
+        match attr.kind {
+            FileKind::File => Ok(attr),
+            FileKind::Directory => Err(NsError::IsDirectory),
+            _ => Err(NsError::Invalid("only files have data".into())),
+        }
+    }
+
+    pub(super) fn entry(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
+        self.read::<(Ino, FileKind)>(&key::entry(parent, name)).map(|(ino, _)| ino)
+    }
+
+    pub(super) fn put_entry(&mut self, parent: Ino, name: &[u8], attr: &Attr) {
+        self.write(&key::entry(parent, name), &(attr.ino, attr.kind));
+    }
+
+    /// The next number of a counter.
+    pub(super) fn next(&mut self, name: &str) -> u64 {
+        let next = self.read::<u64>(&key::counter(name)).unwrap_or(1);
+        self.write(&key::counter(name), &(next + 1));
+        next
+    }
+
+    /// Changes a counter of things.
+    pub(super) fn count(&mut self, name: &str, change: i64) {
+        if change != 0 {
+            let now = self.read::<u64>(&key::counter(name)).unwrap_or(0);
+            self.write(&key::counter(name), &now.saturating_add_signed(change));
+        }
+    }
+
+    /// Changes a volume's counts.
+    pub(super) fn count_volume(&mut self, volume: VolumeId, inodes: i64, held: i64) {
+        if inodes != 0 || held != 0 {
+            let key = key::volume_counts(volume);
+            let (had, held_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
+            self.write(&key, &(had.saturating_add_signed(inodes), held_before.saturating_add_signed(held)));
+        }
+    }
+
+    pub(super) fn volume(&self, id: VolumeId) -> VolumeRecord {
+        self.read(&key::volume(id)).expect("an inode's volume is there")
+    }
+
+    pub(super) fn block(&self, id: rain_types::BlockId) -> Option<BlockRecord> {
+        self.read(&key::block(id))
+    }
+
+    /// The keys with a prefix, at most so many.
+    pub(super) fn keys(&self, prefix: &[u8], limit: usize) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        self.kv.scan(prefix, &key::after_prefix(prefix), &mut |key, _| {
+            keys.push(key.to_vec());
+            if keys.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        keys
+    }
+
+    pub(super) fn forget_results(&mut self, session: SessionId, below: u64) {
+        let from = key::results(session);
+        let to = key::result(rain_types::RequestId { session, seq: below });
+        let mut old = Vec::new();
+        self.kv.scan(&from, &to, &mut |key, _| {
+            old.push(key.to_vec());
+            ControlFlow::Continue(())
+        });
+        for key in old {
+            self.kv.delete(&key);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Whether each record by itself is one: a known key, a readable value, an inode it belongs to.
+
+use super::{Found, ino_in};
+use crate::command::Applied;
+use crate::key;
+use crate::kv::KvRead;
+use crate::record::{
+    Attr, BlockRecord, Extent, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord,
+};
+use crate::wire;
+use rain_types::{Ino, SessionId, VolumeId};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+fn is<T: DeserializeOwned>(value: &[u8]) -> bool {
+    wire::decode::<T>(value).is_ok()
+}
+
+/// Whether the value is what belongs behind the key; none: there is no such table.
+fn is_readable(key: &[u8], value: &[u8]) -> Option<bool> {
+    Some(match key.first()? {
+        b'I' => is::<Attr>(value),
+        b'D' => is::<(Ino, FileKind)>(value),
+        b'B' => is::<Extent>(value),
+        b'K' => is::<BlockRecord>(value),
+        b'G' => is::<GarbageRecord>(value),
+        b'V' => is::<VolumeRecord>(value),
+        b'U' => is::<(u64, u64)>(value),
+        b'W' => is::<VolumeId>(value),
+        b'N' => is::<NodeRecord>(value),
+        b'Z' => is::<SessionRecord>(value),
+        b'R' => is::<Applied>(value),
+        b'C' => is::<u64>(value),
+        b'O' | b'S' => value.is_empty(),
+        b'T' | b'L' | b'X' => true,
+        _ => return None,
+    })
+}
+
+pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
+    let mut sessions = BTreeSet::new();
+    kv.scan(b"Z", b"[", &mut |key, _| {
+        sessions.extend(session_in(key));
+        ControlFlow::Continue(())
+    });
+    kv.scan(&[], &[u8::MAX], &mut |key, value| {
+        let about = |what: &str| format!("{what} at key {}", key.escape_ascii());
+        found.expect(|| about("readable record"), Some(true), is_readable(key, value));
+        let ino = ino_in(key);
+        let kind = found.inodes.get(&ino).map(|attr| attr.kind);
+        match key.first() {
+            Some(b'T') => {
+                found.expect(|| about("kind of the inode with inline data"), Some(FileKind::File), kind);
+            }
+            Some(b'L') => {
+                found.expect(|| about("kind of the inode with a target"), Some(FileKind::Symlink), kind);
+                let size = found.inodes.get(&ino).map(|attr| attr.size);
+                found.expect(|| about("length of the target"), size, Some(value.len() as u64));
+            }
+            Some(b'I') if kind == Some(FileKind::Symlink) => {
+                let there = kv.get(&key::target(ino)).is_some();
+                found.expect(|| about("target of the symlink"), true, there);
+            }
+            Some(b'V') => check_volume(kv, key, value, found),
+            Some(b'U') => {
+                let there = kv.get(&[b"V", &key[1..]].concat()).is_some();
+                found.expect(|| about("volume with counts"), true, there);
+            }
+            Some(b'X') => found.expect(|| about("inode with an attribute"), true, kind.is_some()),
+            Some(b'O' | b'R') => {
+                let open = session_in(key).is_some_and(|session| sessions.contains(&session));
+                found.expect(|| about("open session"), true, open);
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+}
+
+/// A volume has its counts, its root and its name, and the name leads back to it.
+fn check_volume(kv: &dyn KvRead, at: &[u8], value: &[u8], found: &mut Found) {
+    let Ok(volume) = wire::decode::<VolumeRecord>(value) else { return };
+    let about = |what: &str| format!("{what} of volume {}", volume.id);
+    found.expect(|| about("number"), key::volume(volume.id) == at, true);
+    let counts = kv.get(&key::volume_counts(volume.id)).is_some();
+    found.expect(|| about("counts"), true, counts);
+    let named: Option<VolumeId> =
+        kv.get(&key::volume_name(&volume.name)).and_then(|bytes| wire::decode(&bytes).ok());
+    found.expect(|| about("name"), Some(volume.id), named);
+    let root = found.inodes.get(&volume.root).map(|attr| (attr.volume, attr.parent));
+    found.expect(|| about("root"), Some((volume.id, volume.root)), root);
+}
+
+fn session_in(key: &[u8]) -> Option<SessionId> {
+    Some(SessionId(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
+}

@@ -1,0 +1,317 @@
+//! The commands: every change of the namespace, as a value.
+//!
+//! One encoding serves the wire, the log and, later, Raft: a command is written once, by the client, and
+//! the same bytes are replayed. So variants are only ever appended, never reordered
+//! (`tests/golden.rs` holds the bytes).
+//!
+//! Invariant: a command and the [`crate::record::Time`] of its entry decide its outcome. Nothing in
+//! `apply` reads a clock, a random number or the order of a hash map.
+
+use crate::error::NsError;
+use crate::record::{Attr, FileKind, Time};
+use rain_types::{BlockId, CodeSpec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// A name in a directory: 1 to 255 bytes, any but `/` and 0, not `.` or `..`.
+pub type Name = Vec<u8>;
+
+/// One entry of the log: what a proposer gathered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The proposer's clock when it gathered them.
+    pub time: Time,
+    /// In the order they apply.
+    pub requests: Vec<Request>,
+}
+
+/// A command with what makes it apply once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Who asks, and which of their requests this is; none for what may be repeated (internal commands).
+    pub id: Option<RequestId>,
+    /// The client has the results of all its requests below this number: their records can go.
+    pub done_below: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A node joins the eligible set, or tells a new address. Outcome: `Done`.
+    RegisterNode {
+        /// Number.
+        id: NodeId,
+        /// `host:port`.
+        address: String,
+        /// Failure domain, empty for its own.
+        domain: String,
+        /// 1 or more.
+        weight: u32,
+    },
+    /// A new volume over the eligible nodes. Outcome: `Volume`.
+    CreateVolume {
+        /// 1 to 64 of letters, digits, `-`, `_`, `.`; not starting with a dot.
+        name: String,
+        /// Its code.
+        code: CodeSpec,
+        /// How many placement groups, 1 to 4096.
+        groups: u32,
+        /// Owner of the root directory.
+        uid: u32,
+        /// Group of the root directory.
+        gid: u32,
+        /// Mode of the root directory.
+        mode: u16,
+    },
+    /// A client begins. Outcome: `Session`.
+    OpenSession {
+        /// For people.
+        label: String,
+    },
+    /// A client ends, or was silent for too long: its orphans are freed, its request results dropped, and
+    /// its later commands refused with `SessionEnded`. Outcome: `Done`, also when it had ended.
+    EndSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// A new file, directory, symlink or special file. Outcome: `Attr`.
+    Make {
+        /// Where.
+        parent: Ino,
+        /// Under what name.
+        name: Name,
+        /// What.
+        kind: FileKind,
+        /// Permission bits (umask applied by the caller). A set-gid parent passes its group on.
+        mode: u16,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Device number.
+        rdev: u32,
+        /// Target of a symlink, 1 to 4095 bytes; empty otherwise.
+        target: Vec<u8>,
+        /// A file only: when the name is taken by a file, give that instead of `Exists`.
+        or_existing: bool,
+    },
+    /// Another name for a file. Outcome: `Attr` of the file.
+    Link {
+        /// The file; not a directory.
+        ino: Ino,
+        /// Where.
+        parent: Ino,
+        /// Name.
+        name: Name,
+    },
+    /// A name goes. Outcome: `Removed`.
+    Unlink {
+        /// Where.
+        parent: Ino,
+        /// Name.
+        name: Name,
+        /// Keep the last name's inode as an orphan of this session, because it may be open there.
+        keep: Option<SessionId>,
+    },
+    /// An empty directory goes. Outcome: `Removed`.
+    RemoveDirectory {
+        /// Where.
+        parent: Ino,
+        /// Name.
+        name: Name,
+    },
+    /// A name moves. Outcome: `Removed` for what was replaced (ino 0: nothing).
+    Rename {
+        /// From where.
+        parent: Ino,
+        /// Old name.
+        name: Name,
+        /// To where.
+        new_parent: Ino,
+        /// New name.
+        new_name: Name,
+        /// What to do with an existing new name.
+        mode: RenameMode,
+        /// As in `Unlink`, for what is replaced.
+        keep: Option<SessionId>,
+    },
+    /// Attributes change. A size makes the file shorter (extents trimmed) or longer (a hole). Outcome: `Attr`.
+    SetAttr {
+        /// Which.
+        ino: Ino,
+        /// What changes.
+        change: AttrChange,
+    },
+    /// An extended attribute is set. Outcome: `Done`.
+    SetXattr {
+        /// Of which.
+        ino: Ino,
+        /// Name, 1 to 255 bytes.
+        name: Name,
+        /// Value, up to 64 KiB.
+        value: Vec<u8>,
+        /// Whether it must or must not be there.
+        mode: XattrMode,
+    },
+    /// An extended attribute goes. Outcome: `Done`.
+    RemoveXattr {
+        /// Of which.
+        ino: Ino,
+        /// Name.
+        name: Name,
+    },
+    /// New data of a file: blocks whose shares are durable, and where they show. Overlapped older extents
+    /// are trimmed. Outcome: `Attr`.
+    Commit {
+        /// Of which file (an orphan too).
+        ino: Ino,
+        /// New blocks.
+        blocks: Vec<NewBlock>,
+        /// Where in the file they show; they do not overlap each other.
+        extents: Vec<NewExtent>,
+        /// Pieces of inline data: only for a file without extents, none past 4096 (else `NotInline`).
+        inline: Vec<InlinePiece>,
+        /// The file is at least this long afterwards.
+        size_at_least: u64,
+        /// When the contents changed, by the caller's clock; none: the entry's time.
+        mtime: Option<Time>,
+    },
+    /// A stretch becomes a hole; the size stays. Outcome: `Attr`.
+    Punch {
+        /// Of which file.
+        ino: Ino,
+        /// From where.
+        offset: u64,
+        /// How much.
+        len: u64,
+    },
+    /// Orphans that the session has closed are freed. Outcome: `Done`.
+    Release {
+        /// Whose.
+        session: SessionId,
+        /// Which; those that are no orphans of it are passed over.
+        inos: Vec<Ino>,
+    },
+    /// Shares were found lost or damaged. Blocks that are gone are passed over. Outcome: `Done`.
+    MarkMissing {
+        /// Blocks with the bits of their missing shares.
+        shares: Vec<(BlockId, u64)>,
+    },
+    /// Shares were made again and are durable. Outcome: `Done`.
+    MarkPresent {
+        /// Blocks with the bits of the shares that are there.
+        shares: Vec<(BlockId, u64)>,
+    },
+    /// Shares of garbage were deleted; a block without any left is forgotten. Outcome: `Done`.
+    Reclaimed {
+        /// Blocks with the bits of the shares that are gone.
+        shares: Vec<(BlockId, u64)>,
+    },
+}
+
+/// What `Rename` does with an existing new name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// Replaces it, as rename(2).
+    Replace,
+    /// Refuses with `Exists` (RENAME_NOREPLACE).
+    NoReplace,
+    /// Swaps the two (RENAME_EXCHANGE).
+    Exchange,
+}
+
+/// Whether `SetXattr` makes or replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Either.
+    Any,
+    /// `Exists` if it is there (XATTR_CREATE).
+    Create,
+    /// `NoAttribute` if it is not (XATTR_REPLACE).
+    Replace,
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimeChange {
+    /// The entry's time.
+    Now,
+    /// This one.
+    At(Time),
+}
+
+/// What `SetAttr` changes; `ctime` becomes the entry's time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttrChange {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner. A change of owner or group clears set-id bits of a file unless `mode` is given too.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length of a file.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<TimeChange>,
+    /// Modification time. A change of size sets it to the entry's time when it is not given.
+    pub mtime: Option<TimeChange>,
+}
+
+/// A block that a commit brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewBlock {
+    /// Its id, of the committing session.
+    pub id: BlockId,
+    /// Its group in the file's volume.
+    pub group: GroupId,
+    /// Bytes, 1 to 1 MiB.
+    pub len: u32,
+    /// Shares that could not be placed: bit i for share i.
+    pub missing: u64,
+}
+
+/// Where a part of a new block shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewExtent {
+    /// In the file, bytes.
+    pub offset: u64,
+    /// Bytes, not 0.
+    pub len: u32,
+    /// Index into the commit's `blocks`.
+    pub block: u32,
+    /// In the block, bytes.
+    pub block_offset: u32,
+}
+
+/// A piece of inline data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InlinePiece {
+    /// In the file, bytes.
+    pub offset: u32,
+    /// What is there now.
+    pub data: Vec<u8>,
+}
+
+/// What a command gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// The inode as it is now.
+    Attr(Attr),
+    /// The name is gone; `freed` tells whether the inode went with it (else it has other names or is kept).
+    Removed {
+        /// What the name meant.
+        ino: Ino,
+        /// Whether the inode is an orphan of the asking session now, to be released by it.
+        orphaned: bool,
+    },
+    /// A session's number.
+    Session(SessionId),
+    /// The new volume.
+    Volume(VolumeId),
+}
+
+/// A command's result, as it is recorded and sent.
+pub type Applied = Result<Outcome, NsError>;

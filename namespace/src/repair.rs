@@ -1,0 +1,70 @@
+//! Plans of repair: for blocks with missing shares, which to make now, which not, in which order. Plans only:
+//! the live nodes come as an argument, because what one node saw is no part of the namespace.
+
+use crate::query::BlockEntry;
+use rain_types::{CodeSpec, NodeId};
+
+/// What to do about one block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Make these shares (bits) from at least k of those (bits).
+    Make {
+        /// Missing shares whose nodes live.
+        make: u64,
+        /// Shares that are there and whose nodes live.
+        sources: u64,
+    },
+    /// Nothing now: the nodes of its missing shares do not answer.
+    Wait,
+    /// Fewer than k shares are within reach: nothing can be made until a node returns.
+    OutOfReach {
+        /// Shares within reach.
+        reachable: u32,
+    },
+}
+
+/// Plans one block. `nodes` are the nodes of its shares 0 to n.
+pub fn plan(entry: &BlockEntry, code: CodeSpec, nodes: &[NodeId], is_live: impl Fn(NodeId) -> bool) -> Plan {
+    let (mut make, mut sources) = (0u64, 0u64);
+    for (index, _) in nodes.iter().enumerate().filter(|(_, node)| is_live(**node)) {
+        if entry.record.missing & 1 << index != 0 {
+            make |= 1 << index;
+        } else {
+            sources |= 1 << index;
+        }
+    }
+    let reachable = sources.count_ones();
+    if reachable < u32::from(code.k) {
+        Plan::OutOfReach { reachable }
+    } else if make == 0 {
+        Plan::Wait
+    } else {
+        Plan::Make { make, sources }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::BlockRecord;
+    use rain_types::{BlockId, Codec, GroupId, VolumeId};
+
+    #[test]
+    fn what_lives_is_made_from_what_lives() {
+        let code = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
+        let nodes: Vec<NodeId> = (1..=6).map(NodeId).collect();
+        let entry = |missing| BlockEntry {
+            id: BlockId::default(),
+            record: BlockRecord { volume: VolumeId(1), group: GroupId(0), len: 9, live: 9, missing },
+        };
+        let all = |_| true;
+        assert_eq!(plan(&entry(0b11), code, &nodes, all), Plan::Make { make: 0b11, sources: 0b11_1100 });
+        assert_eq!(plan(&entry(0b1), code, &nodes, |node| node.0 != 1), Plan::Wait);
+        let fewer = |node: NodeId| node.0 < 5;
+        assert_eq!(plan(&entry(0b1), code, &nodes, fewer), Plan::OutOfReach { reachable: 3 });
+        assert_eq!(
+            plan(&entry(0b10), code, &nodes, |node| node.0 != 6),
+            Plan::Make { make: 0b10, sources: 0b1_1101 }
+        );
+    }
+}

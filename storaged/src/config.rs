@@ -1,0 +1,267 @@
+//! What a daemon may be told: flags, and the same words in a TOML file. A flag overrides the file; an unknown
+//! key is refused; relations between settings are checked before anything is opened.
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, ValueEnum};
+use rain_types::NodeId;
+use serde::Deserialize;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "Examples:
+  The first node, which keeps the namespace:
+    storaged --node-id 1 --listen 127.0.0.1:7401 --data /srv/rain1 --keeper
+  Another one:
+    storaged --node-id 2 --listen 127.0.0.1:7402 --data /srv/rain2 --peers 127.0.0.1:7401
+  The same from a file (the keys are the flags' names):
+    storaged --config /etc/rain/node.toml";
+
+/// The command line of `storaged`.
+#[derive(Debug, Parser)]
+#[command(name = "storaged", version, about = "RAIN's node daemon: keeps shares, serves reads and writes", after_help = EXAMPLES)]
+pub struct Cli {
+    /// Read settings from this TOML file; flags override it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The settings themselves.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Settings as given, each of them optional.
+#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// This node's number, 1 or more, different from all others'.
+    #[arg(long, value_name = "N")]
+    pub node_id: Option<u32>,
+    /// Where to listen.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Where others reach this node; by default where it listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The folder for everything this node keeps.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Addresses of other nodes, to find the one that keeps the namespace.
+    #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
+    pub peers: Option<Vec<String>>,
+    /// This node keeps the namespace. Exactly one of a cluster does.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub keeper: Option<bool>,
+    /// Failure domain: nodes with the same text fail together (a rack, a power strip).
+    #[arg(long, value_name = "TEXT")]
+    pub domain: Option<String>,
+    /// Relative capacity for placement, 1 to 1000.
+    #[arg(long, value_name = "N")]
+    pub weight: Option<u32>,
+    /// Use at most so much disk for shares, bytes; by default what the disk has.
+    #[arg(long, value_name = "BYTES")]
+    pub capacity: Option<u64>,
+    /// Listen on an address that others can reach, although nothing is encrypted or authenticated yet.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub insecure: Option<bool>,
+    /// End a client's session after this silence, seconds (5 to 3600; 30).
+    #[arg(long, value_name = "SECONDS")]
+    pub session_ttl: Option<u64>,
+    /// How to write the log to standard error.
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Stop when standard input ends: for a parent that starts nodes and may die.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub exit_with_parent: Option<bool>,
+}
+
+/// How the log looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings checked and complete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// This node.
+    pub node_id: NodeId,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where others reach it; port 0 is replaced by the one that was bound.
+    pub advertise: Option<String>,
+    /// Its folder.
+    pub data: PathBuf,
+    /// Where to look for the keeper of the namespace.
+    pub peers: Vec<String>,
+    /// Whether it is this node.
+    pub keeper: bool,
+    /// Failure domain, empty for its own.
+    pub domain: String,
+    /// Relative capacity.
+    pub weight: u32,
+    /// Limit for shares, bytes.
+    pub capacity: Option<u64>,
+    /// Silence after which a session is ended.
+    pub session_ttl: Duration,
+    /// How the log looks.
+    pub log_format: LogFormat,
+    /// Stop at the end of standard input.
+    pub exit_with_parent: bool,
+}
+
+impl Settings {
+    /// Takes what is not set here from `other`.
+    fn or(self, other: Settings) -> Settings {
+        Settings {
+            node_id: self.node_id.or(other.node_id),
+            listen: self.listen.or(other.listen),
+            advertise: self.advertise.or(other.advertise),
+            data: self.data.or(other.data),
+            peers: self.peers.or(other.peers),
+            keeper: self.keeper.or(other.keeper),
+            domain: self.domain.or(other.domain),
+            weight: self.weight.or(other.weight),
+            capacity: self.capacity.or(other.capacity),
+            insecure: self.insecure.or(other.insecure),
+            session_ttl: self.session_ttl.or(other.session_ttl),
+            log_format: self.log_format.or(other.log_format),
+            exit_with_parent: self.exit_with_parent.or(other.exit_with_parent),
+        }
+    }
+
+    /// Checks every setting and the relations between them.
+    fn validate(self) -> anyhow::Result<Config> {
+        let node_id =
+            self.node_id.context("which node is this? Give --node-id N (or node-id in the file)")?;
+        if node_id == 0 {
+            bail!("node-id is 0; it must be 1 or more");
+        }
+        let data = self.data.context("where shall the data be? Give --data DIR (or data in the file)")?;
+        let given = self.listen.unwrap_or_else(|| "127.0.0.1:7400".into());
+        let listen = given
+            .to_socket_addrs()
+            .with_context(|| format!("listen = {given:?} is no HOST:PORT that this machine knows"))?
+            .next()
+            .with_context(|| format!("listen = {given:?} leads to no address"))?;
+        if !listen.ip().is_loopback() && !self.insecure.unwrap_or(false) {
+            bail!(
+                "listen = {listen} can be reached by others, and this version neither encrypts nor asks who is there: \
+                 listen on 127.0.0.1, or give --insecure if the network is trusted"
+            );
+        }
+        let keeper = self.keeper.unwrap_or(false);
+        let peers = self.peers.unwrap_or_default();
+        if !keeper && peers.is_empty() {
+            bail!(
+                "no way to find the cluster: give --peers with another node's address, or --keeper if this is the first"
+            );
+        }
+        for peer in self.advertise.iter().chain(&peers) {
+            let port = peer.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+            if port.is_none_or(|(host, _)| host.is_empty()) {
+                bail!("{peer:?} is no address of the form HOST:PORT");
+            }
+        }
+        let weight = self.weight.unwrap_or(1);
+        if !(1..=1000).contains(&weight) {
+            bail!("weight is {weight}; it must be 1 to 1000");
+        }
+        let session_ttl = self.session_ttl.unwrap_or(30);
+        if !(5..=3600).contains(&session_ttl) {
+            bail!("session-ttl is {session_ttl}; it must be 5 to 3600 seconds");
+        }
+        if let Some(capacity) = self.capacity.filter(|capacity| *capacity < 16 << 20) {
+            bail!("capacity is {capacity} bytes; it must be at least 16777216 (16 MiB)");
+        }
+        Ok(Config {
+            node_id: NodeId(node_id),
+            listen,
+            advertise: self.advertise,
+            data,
+            peers,
+            keeper,
+            domain: self.domain.unwrap_or_default(),
+            weight,
+            capacity: self.capacity,
+            session_ttl: Duration::from_secs(session_ttl),
+            log_format: self.log_format.unwrap_or_default(),
+            exit_with_parent: self.exit_with_parent.unwrap_or(false),
+        })
+    }
+}
+
+impl Cli {
+    /// Reads the file, lets the flags override it, and checks the whole.
+    pub fn into_config(self) -> anyhow::Result<Config> {
+        let from_file = match &self.config {
+            None => Settings::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("reading the config file {}", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("in the config file {}", path.display()))?
+            }
+        };
+        self.settings.or(from_file).validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn parse(args: &[&str], file: Option<&str>) -> anyhow::Result<Config> {
+        let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        args.insert(0, "storaged".into());
+        let mut kept = None;
+        if let Some(text) = file {
+            let mut file = tempfile::NamedTempFile::new()?;
+            file.write_all(text.as_bytes())?;
+            args.extend(["--config".into(), file.path().display().to_string()]);
+            kept = Some(file);
+        }
+        let config = Cli::try_parse_from(args)?.into_config();
+        drop(kept);
+        config
+    }
+
+    #[test]
+    fn a_flag_overrides_the_file_and_the_rest_comes_from_it() {
+        let file = "node-id = 3\ndata = \"/srv/x\"\npeers = [\"127.0.0.1:7401\"]\nlisten = \"127.0.0.1:9\"\n";
+        let config = parse(&["--listen", "127.0.0.1:10"], Some(file)).expect("valid");
+        assert_eq!((config.node_id, config.listen.port()), (NodeId(3), 10));
+        assert_eq!(config.peers, ["127.0.0.1:7401"]);
+        assert_eq!(config.session_ttl, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = parse(&[], Some("node-id = 1\ncolour = \"red\"\n")).expect_err("unknown");
+        assert!(format!("{error:#}").contains("colour"), "{error:#}");
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_said_with_its_value() {
+        for (args, needle) in [
+            (&["--data", "/x", "--keeper"][..], "--node-id"),
+            (&["--node-id", "1", "--keeper"], "--data"),
+            (&["--node-id", "0", "--data", "/x", "--keeper"], "node-id is 0"),
+            (&["--node-id", "1", "--data", "/x"], "--peers"),
+            (&["--node-id", "1", "--data", "/x", "--peers", "nohost"], "\"nohost\""),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--listen", "0.0.0.0:7400"], "--insecure"),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--weight", "0"], "weight is 0"),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--capacity", "5"], "capacity is 5"),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--session-ttl", "1"], "session-ttl is 1"),
+        ] {
+            let error = parse(args, None).expect_err("wrong");
+            assert!(format!("{error:#}").contains(needle), "{args:?}: {error:#}");
+        }
+        let open = ["--node-id", "1", "--data", "/x", "--keeper", "--listen", "0.0.0.0:7400", "--insecure"];
+        assert!(parse(&open, None).is_ok());
+    }
+}

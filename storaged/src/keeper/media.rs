@@ -1,0 +1,192 @@
+//! The few file operations that the keeper makes, behind a trait: a power loss, a full disk or EIO is a
+//! value in a test, not an accident. [`DiskMedia`] is the real one; [`BaseFile`] lends a file to redb.
+//!
+//! Invariant: nothing else in `keeper` touches the contents of a file, except the lock and the cluster id.
+
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A place for files.
+pub trait Media: Debug + Send + Sync + 'static {
+    /// Opens a file for reading and writing; with `create` it may be new.
+    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn MediaFile>>;
+    /// The names in a directory.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Renames a file, replacing what is there; durable after [`Media::sync_directory`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file; durable after [`Media::sync_directory`].
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes creations, renames and removals in a directory durable.
+    fn sync_directory(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// An open file. Reads and writes are whole or an error.
+#[allow(clippy::len_without_is_empty)]
+pub trait MediaFile: Debug + Send + Sync + 'static {
+    /// Its length, bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `bytes` from `offset`; past the end is `UnexpectedEof`.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes it longer (zeros) or shorter.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// fdatasync: contents and length are durable when it returns.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Files of the operating system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskMedia;
+
+impl Media for DiskMedia {
+    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn MediaFile>> {
+        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            // A name that is no text is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct DiskFile(File);
+
+impl MediaFile for DiskFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(bytes, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// Whether an error says that there is no room, which passes, rather than that the disk is broken.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What the base's file tells the rest of the store.
+#[derive(Debug, Default)]
+pub(crate) struct BaseHealth {
+    /// Why writing waits at this moment.
+    full: Mutex<Option<String>>,
+    /// Waiting is over: the store closes.
+    give_up: AtomicBool,
+}
+
+impl BaseHealth {
+    pub(crate) fn full(&self) -> Option<String> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.give_up.store(true, Ordering::Release);
+    }
+
+    fn set_full(&self, reason: Option<String>) {
+        *self.full.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+}
+
+/// The file under redb. redb refuses everything after its first failed write, reads too, so a full disk must not
+/// reach it: the writing thread (only ever the store's own flusher) waits here until there is room.
+#[derive(Debug)]
+pub(crate) struct BaseFile {
+    file: Box<dyn MediaFile>,
+    health: Arc<BaseHealth>,
+}
+
+/// How often a write to a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(200);
+
+impl BaseFile {
+    pub(crate) fn new(file: Box<dyn MediaFile>, health: Arc<BaseHealth>) -> BaseFile {
+        BaseFile { file, health }
+    }
+
+    fn patiently(&self, what: &str, step: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let mut waited = false;
+        loop {
+            match step() {
+                Err(error) if is_full(&error) && !self.health.give_up.load(Ordering::Acquire) => {
+                    if !waited {
+                        tracing::error!(%error, "no room for the namespace store ({what}): writing waits until there is");
+                        self.health.set_full(Some(format!("no room for the namespace store: {error}")));
+                        waited = true;
+                    }
+                    std::thread::sleep(FULL_RETRY);
+                }
+                result => {
+                    if waited {
+                        self.health.set_full(None);
+                        tracing::info!("the namespace store writes again");
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+}
+
+impl redb::StorageBackend for BaseFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.patiently("set length", || self.file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.patiently("write", || self.file.write_at(offset, data))
+    }
+}

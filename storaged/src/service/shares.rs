@@ -1,0 +1,204 @@
+//! `Shares`: this node's shares. Lengths and checksums are checked before anything is kept.
+
+use crate::node::Shared;
+use crate::share::{GetError, PutError, ShareKey, ShareMeta};
+use rain_proto::v1::shares_server::Shares;
+use rain_proto::{convert, v1};
+use rain_types::{BlockId, SessionId, ShareIndex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+/// Shares a list gives at most at a time.
+const LIST_MAX: usize = 4096;
+
+/// Kibibytes of shares that may wait to be durable at a time; callers beyond it wait their turn.
+const WAITING_KIB_MAX: usize = 48 << 10;
+
+#[derive(Debug)]
+pub(crate) struct SharesService {
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+}
+
+impl SharesService {
+    pub(crate) fn new(shared: Arc<Shared>) -> SharesService {
+        SharesService { shared, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }
+    }
+
+    fn check_on(&self) -> Result<(), Status> {
+        if self.shared.shares_on.load(Relaxed) {
+            Ok(())
+        } else {
+            Err(Status::unavailable("the shares of this node are switched off"))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Shares for SharesService {
+    async fn put(
+        &self,
+        request: Request<v1::PutShareRequest>,
+    ) -> Result<Response<v1::PutShareResponse>, Status> {
+        self.check_on()?;
+        let request = request.into_inner();
+        let (block, index) = convert::read_share_key(request.key)?;
+        let code = convert::read_code(request.code)?;
+        if usize::from(index.0) >= code.n() {
+            return Err(Status::invalid_argument(format!("share {index} of a block of {} shares", code.n())));
+        }
+        if request.block_len == 0 || request.block_len as usize > rain_client::BLOCK_BYTES_MAX {
+            return Err(Status::invalid_argument(format!("a block of {} bytes", request.block_len)));
+        }
+        let expected = rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .share_bytes(request.block_len as usize);
+        if request.payload.len() != expected {
+            return Err(Status::invalid_argument(format!(
+                "the payload has {} bytes; a share of a block of {} bytes in code {code} has {expected}",
+                request.payload.len(),
+                request.block_len
+            )));
+        }
+        let crcs = convert::read_checksum_table(&request.chunk_crcs)?;
+        let meta = ShareMeta {
+            key: ShareKey { block, index },
+            code,
+            block_len: request.block_len,
+            share_len: request.payload.len() as u32,
+        };
+        let kib = request.payload.len().div_ceil(1024) as u32;
+        let room = self.room.clone().acquire_many_owned(kib).await;
+        let room = room.map_err(|_| Status::unavailable("the node is stopping"))?;
+        let (done, durable) = tokio::sync::oneshot::channel();
+        self.shared.store.put_with(meta, crcs, request.payload, move |result| {
+            drop(room);
+            // A caller that went away has no use for the answer; the share is kept all the same.
+            let _ = done.send(result);
+        });
+        match durable.await {
+            Ok(Ok(())) => Ok(Response::new(v1::PutShareResponse {})),
+            Ok(Err(error)) => Err(put_status(&error)),
+            Err(_) => Err(Status::unavailable("the node is stopping")),
+        }
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetShareRequest>,
+    ) -> Result<Response<v1::GetShareResponse>, Status> {
+        self.check_on()?;
+        let request = request.into_inner();
+        let (block, index) = convert::read_share_key(request.key)?;
+        let key = ShareKey { block, index };
+        // A read of cached pages takes microseconds; from the disk it may take long, and other requests go on
+        // in the runtime's other workers.
+        let read = tokio::task::block_in_place(|| self.shared.store.get(key, request.offset, request.length));
+        match read {
+            Ok(read) => Ok(Response::new(v1::GetShareResponse {
+                first_byte: read.first_byte,
+                payload: read.payload,
+                chunk_crcs: convert::checksum_table(&read.chunk_crcs),
+            })),
+            Err(error) => {
+                let status = get_status(&error);
+                if status.code() == tonic::Code::DataLoss {
+                    tracing::error!(%block, share = %index, node = %self.shared.config.node_id, %error, "damaged share");
+                }
+                Err(status)
+            }
+        }
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteSharesRequest>,
+    ) -> Result<Response<v1::DeleteSharesResponse>, Status> {
+        self.check_on()?;
+        let mut keys = Vec::new();
+        for key in request.into_inner().keys {
+            let (block, index) = convert::read_share_key(Some(key))?;
+            keys.push(ShareKey { block, index });
+        }
+        let shared = self.shared.clone();
+        let deleted = tokio::task::spawn_blocking(move || shared.store.delete(&keys))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(v1::DeleteSharesResponse { deleted }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListSharesRequest>,
+    ) -> Result<Response<v1::ListSharesResponse>, Status> {
+        self.check_on()?;
+        let request = request.into_inner();
+        let after = match request.after {
+            None => None,
+            after => {
+                let (block, index) = convert::read_share_key(after)?;
+                Some(ShareKey { block, index })
+            }
+        };
+        let limit = (request.limit as usize).clamp(1, LIST_MAX);
+        let shared = self.shared.clone();
+        let listed =
+            tokio::task::spawn_blocking(move || list(&shared, request.session, after, limit, request.verify));
+        listed.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+}
+
+fn list(
+    shared: &Shared,
+    session: u64,
+    after: Option<ShareKey>,
+    limit: usize,
+    verify: bool,
+) -> Result<v1::ListSharesResponse, Status> {
+    // Keys are ordered by session first: begin just before the session's.
+    let start = match (after, session) {
+        (Some(after), _) => Some(after),
+        (None, 0) => None,
+        (None, session) => Some(ShareKey {
+            block: BlockId { session: SessionId(session - 1), seq: u64::MAX },
+            index: ShareIndex(u8::MAX),
+        }),
+    };
+    let found = shared.store.list(start, limit).map_err(|error| Status::internal(error.to_string()))?;
+    let full = found.len() == limit;
+    let mut shares = Vec::with_capacity(found.len());
+    for meta in found {
+        if session != 0 && meta.key.block.session.0 != session {
+            return Ok(v1::ListSharesResponse { shares, more: false });
+        }
+        let damaged =
+            verify && matches!(shared.store.get(meta.key, 0, meta.share_len), Err(GetError::Corrupt { .. }));
+        shares.push(v1::ShareEntry {
+            key: Some(convert::share_key(meta.key.block, meta.key.index)),
+            block_len: meta.block_len,
+            share_len: meta.share_len,
+            damaged,
+        });
+    }
+    Ok(v1::ListSharesResponse { shares, more: full })
+}
+
+fn put_status(error: &PutError) -> Status {
+    match error {
+        PutError::NoSpace { .. } => Status::resource_exhausted(error.to_string()),
+        PutError::Invalid { .. } => Status::invalid_argument(error.to_string()),
+        other => Status::internal(other.to_string()),
+    }
+}
+
+fn get_status(error: &GetError) -> Status {
+    match error {
+        GetError::NotFound { .. } => Status::not_found(error.to_string()),
+        GetError::Corrupt { .. } => Status::data_loss(error.to_string()),
+        GetError::Range { .. } => Status::invalid_argument(error.to_string()),
+        other => Status::internal(other.to_string()),
+    }
+}

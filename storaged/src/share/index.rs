@@ -1,0 +1,162 @@
+//! Where each share is: sled, holding only what the shares themselves can give back. sled may fail or panic on
+//! damaged files; every call is fenced, and the caller makes the index anew.
+
+use super::layout::Place;
+use super::{ShareKey, ShareMeta};
+use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+const CHECKPOINT: &[u8] = b"checkpoint";
+const VALUE_BYTES: usize = 31;
+
+/// What the index knows of a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Located {
+    pub(super) meta: ShareMeta,
+    pub(super) place: Place,
+    pub(super) sequence: u64,
+}
+
+/// The index failed; it is to be made anew.
+#[derive(Debug, Clone)]
+pub(super) struct IndexFailed(pub(super) String);
+
+pub(super) struct Index {
+    database: sled::Db,
+    shares: sled::Tree,
+    folder: PathBuf,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexFailed> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(IndexFailed(error.to_string())),
+        Err(panic) => {
+            let why = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(IndexFailed(format!("panicked: {}", why.unwrap_or("without a word"))))
+        }
+    }
+}
+
+fn key_bytes(key: ShareKey) -> [u8; 17] {
+    let mut bytes = [0; 17];
+    bytes[..8].copy_from_slice(&key.block.session.0.to_be_bytes());
+    bytes[8..16].copy_from_slice(&key.block.seq.to_be_bytes());
+    bytes[16] = key.index.0;
+    bytes
+}
+
+fn value_bytes(located: &Located) -> [u8; VALUE_BYTES] {
+    let mut bytes = [0; VALUE_BYTES];
+    let code = located.meta.code;
+    bytes[..4].copy_from_slice(&located.place.segment.to_le_bytes());
+    bytes[4..8].copy_from_slice(&located.place.unit.to_le_bytes());
+    bytes[8..12].copy_from_slice(&located.place.units.to_le_bytes());
+    bytes[12..16].copy_from_slice(&located.meta.block_len.to_le_bytes());
+    bytes[16..20].copy_from_slice(&located.meta.share_len.to_le_bytes());
+    bytes[20..28].copy_from_slice(&located.sequence.to_le_bytes());
+    bytes[28..].copy_from_slice(&[code.codec as u8, code.k, code.m]);
+    bytes
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<Located, IndexFailed> {
+    let damaged = || IndexFailed("an entry makes no sense".into());
+    if key.len() != 17 || value.len() != VALUE_BYTES {
+        return Err(damaged());
+    }
+    let u32_at = |at: usize| u32::from_le_bytes([value[at], value[at + 1], value[at + 2], value[at + 3]]);
+    let u64_of = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).map_err(|_| damaged());
+    let block = BlockId { session: SessionId(u64_of(&key[..8])?), seq: u64_of(&key[8..16])? };
+    let code =
+        CodeSpec { codec: Codec::from_number(value[28]).ok_or_else(damaged)?, k: value[29], m: value[30] };
+    let key = ShareKey { block, index: ShareIndex(key[16]) };
+    Ok(Located {
+        meta: ShareMeta { key, code, block_len: u32_at(12), share_len: u32_at(16) },
+        place: Place { segment: u32_at(0), unit: u32_at(4), units: u32_at(8) },
+        sequence: u64_of(&value[20..28])?.swap_bytes(),
+    })
+}
+
+impl Index {
+    pub(super) fn open(folder: &Path, cache_bytes: u64) -> Result<Index, IndexFailed> {
+        let folder = folder.to_owned();
+        let config = sled::Config::new()
+            .path(&folder)
+            .cache_capacity(cache_bytes)
+            .flush_every_ms(None)
+            .print_profile_on_drop(false);
+        let database = fenced(|| config.open())?;
+        let shares = fenced(|| database.open_tree("shares"))?;
+        Ok(Index { database, shares, folder })
+    }
+
+    pub(super) fn get(&self, key: ShareKey) -> Result<Option<Located>, IndexFailed> {
+        let key = key_bytes(key);
+        fenced(|| self.shares.get(key))?.map(|value| decode(&key, &value)).transpose()
+    }
+
+    pub(super) fn insert_all(&self, shares: &[Located]) -> Result<(), IndexFailed> {
+        let mut batch = sled::Batch::default();
+        for located in shares {
+            batch.insert(&key_bytes(located.meta.key), &value_bytes(located));
+        }
+        fenced(|| self.shares.apply_batch(batch))
+    }
+
+    pub(super) fn remove(&self, key: ShareKey) -> Result<Option<Located>, IndexFailed> {
+        let key = key_bytes(key);
+        fenced(|| self.shares.remove(key))?.map(|value| decode(&key, &value)).transpose()
+    }
+
+    /// Entries in order of their keys, after one, at most so many.
+    pub(super) fn list(&self, after: Option<ShareKey>, limit: usize) -> Result<Vec<Located>, IndexFailed> {
+        let from = after.map_or_else(Vec::new, |key| {
+            let mut next = key_bytes(key).to_vec();
+            next.push(0);
+            next
+        });
+        let mut found = Vec::new();
+        let mut entries = fenced(|| Ok(self.shares.range(from..)))?;
+        while found.len() < limit {
+            let Some(entry) = fenced(|| entries.next().transpose())? else { break };
+            found.push(decode(&entry.0, &entry.1)?);
+        }
+        Ok(found)
+    }
+
+    /// The number of the last checkpoint that it has.
+    pub(super) fn checkpoint(&self) -> Result<u64, IndexFailed> {
+        let value = fenced(|| self.database.get(CHECKPOINT))?;
+        Ok(value.and_then(|value| value.as_ref().try_into().ok()).map_or(0, u64::from_le_bytes))
+    }
+
+    /// Makes it durable under a number. sled's own flush does not reach the device, so its files are synced too.
+    pub(super) fn make_durable(&self, checkpoint: u64) -> Result<(), IndexFailed> {
+        fenced(|| self.database.insert(CHECKPOINT, &checkpoint.to_le_bytes()))?;
+        fenced(|| self.database.flush())?;
+        sync_files(&self.folder)
+            .map_err(|error| IndexFailed(format!("syncing {}: {error}", self.folder.display())))
+    }
+}
+
+fn sync_files(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_files(&entry.path())?;
+        } else {
+            std::fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    std::fs::File::open(folder)?.sync_all()
+}

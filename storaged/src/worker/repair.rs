@@ -1,0 +1,97 @@
+//! Makes missing shares again, blocks without margin first. What to do is planned by `rain_namespace::repair`;
+//! the block layer does it.
+
+use super::WorkerCounters;
+use rain_client::{BlockPlace, Cluster, Error};
+use rain_namespace::command::Command;
+use rain_namespace::query::{Answer, BlockEntry, Query};
+use rain_namespace::record::VolumeRecord;
+use rain_namespace::repair::{self, Plan};
+use rain_types::VolumeId;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Between looks when there is nothing to do, or nothing that can be done now.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Blocks listed at a time.
+const PAGE: u32 = 256;
+
+/// Blocks made again at the same time: bounded so that people's reads and writes keep the upper hand.
+const AT_A_TIME: usize = 4;
+
+pub(crate) async fn run(cluster: Arc<Cluster>, counters: Arc<WorkerCounters>) {
+    loop {
+        let did = match round(&cluster, &counters).await {
+            Ok(did) => did,
+            Err(error) => {
+                counters.failed(&error);
+                tracing::warn!(%error, "repairing; it is tried again");
+                0
+            }
+        };
+        counters.running.store(false, Relaxed);
+        if did == 0 {
+            tokio::time::sleep(IDLE).await;
+        }
+    }
+}
+
+/// One page. Gives how many shares were made.
+async fn round(cluster: &Cluster, counters: &WorkerCounters) -> Result<u64, Error> {
+    let Answer::Blocks(page) = cluster.query(&Query::Missing { limit: PAGE }).await? else { return Ok(0) };
+    counters.waiting.store(page.len() as u64, Relaxed);
+    if page.is_empty() {
+        return Ok(0);
+    }
+    let mut volumes: HashMap<VolumeId, VolumeRecord> = HashMap::new();
+    for entry in &page {
+        let id = entry.record.volume;
+        if !volumes.contains_key(&id)
+            && let Answer::Volumes(found) = cluster.query(&Query::VolumeById { id }).await?
+        {
+            volumes.extend(found.into_iter().map(|volume| (volume.id, volume)));
+        }
+    }
+    let mut present = Vec::new();
+    let work: Vec<(BlockEntry, BlockPlace)> = page
+        .into_iter()
+        .filter_map(|entry| Some((place(volumes.get(&entry.record.volume)?, &entry)?, entry)))
+        .filter(|(place, entry)| {
+            let plan = repair::plan(entry, place.code, &place.nodes, |node| cluster.is_up(node));
+            matches!(plan, Plan::Make { .. })
+        })
+        .map(|(place, entry)| (entry, place))
+        .collect();
+    for some in work.chunks(AT_A_TIME) {
+        counters.running.store(true, Relaxed);
+        let repairs = some.iter().map(|(entry, place)| cluster.repair_block(place, entry.record.missing));
+        for ((entry, _), repaired) in some.iter().zip(futures::future::join_all(repairs).await) {
+            match repaired {
+                Ok(repaired) if repaired.present != 0 => {
+                    counters.done.fetch_add(repaired.present.count_ones().into(), Relaxed);
+                    counters.bytes.fetch_add(repaired.bytes, Relaxed);
+                    present.push((entry.id, repaired.present));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    counters.failed(&error);
+                    tracing::warn!(block = %entry.id, %error, "repairing a block; it is tried again");
+                }
+            }
+        }
+    }
+    if present.is_empty() {
+        return Ok(0);
+    }
+    let made = present.iter().map(|(_, bits): &(_, u64)| u64::from(bits.count_ones())).sum();
+    cluster.propose_internal(Command::MarkPresent { shares: present }).await?;
+    Ok(made)
+}
+
+fn place(volume: &VolumeRecord, entry: &BlockEntry) -> Option<BlockPlace> {
+    let nodes = volume.groups.get(entry.record.group.0 as usize)?.as_slice().into();
+    Some(BlockPlace { id: entry.id, len: entry.record.len, code: volume.code, nodes })
+}

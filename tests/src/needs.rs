@@ -1,0 +1,47 @@
+//! What a test may need of the machine.
+
+use std::process::{Command, Stdio};
+
+/// A need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To mount: /dev/fuse, and root or fusermount3.
+    Mount,
+    /// To be root.
+    Root,
+    /// git.
+    Git,
+    /// Python 3 with grpcio.
+    PythonGrpc,
+}
+
+/// Why a need is not met; `None` when it is.
+pub fn missing(need: Need) -> Option<&'static str> {
+    match need {
+        Need::Mount if !std::path::Path::new("/dev/fuse").exists() => Some("no /dev/fuse"),
+        Need::Mount if !is_root() && !runs("fusermount3", &["--version"]) => {
+            Some("neither root nor fusermount3")
+        }
+        Need::Root if !is_root() => Some("not root"),
+        Need::Git if !runs("git", &["--version"]) => Some("no git"),
+        Need::PythonGrpc if !runs(&python(), &["-c", "import grpc, google.protobuf"]) => {
+            Some("no python3 with grpcio; RAIN_TEST_PYTHON can name one")
+        }
+        _ => None,
+    }
+}
+
+/// The Python to use.
+pub fn python() -> String {
+    std::env::var("RAIN_TEST_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn runs(program: &str, args: &[&str]) -> bool {
+    let run = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    run.is_ok_and(|status| status.success())
+}

@@ -1,0 +1,254 @@
+//! A cluster of real `storaged` processes on loopback, on ports that were free, in a temporary folder.
+
+use anyhow::{Context, bail, ensure};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// The command under test.
+    pub rain: PathBuf,
+    /// Nodes; the first keeps the namespace.
+    pub nodes: u32,
+    /// The volume `main`'s code.
+    pub code: &'static str,
+    /// More arguments for every node.
+    pub args: Vec<String>,
+}
+
+impl ClusterOptions {
+    /// Six nodes, 4+2.
+    pub fn new(rain: impl Into<PathBuf>) -> ClusterOptions {
+        ClusterOptions { rain: rain.into(), nodes: 6, code: "4+2", args: Vec::new() }
+    }
+}
+
+/// A running cluster with a volume `main`. Dropping it kills every process.
+#[derive(Debug)]
+pub struct TestCluster {
+    options: ClusterOptions,
+    folder: TempDir,
+    ports: Vec<u16>,
+    children: Vec<Option<Child>>,
+}
+
+impl TestCluster {
+    /// Starts the nodes, waits until all have joined, and makes the volume.
+    pub fn start(options: ClusterOptions) -> anyhow::Result<TestCluster> {
+        let cluster = TestCluster::start_without_volume(options)?;
+        let code = cluster.options.code;
+        cluster.rain(&["volume", "create", "main", "--code", code])?;
+        Ok(cluster)
+    }
+
+    /// Starts the nodes and waits until all have joined.
+    pub fn start_without_volume(options: ClusterOptions) -> anyhow::Result<TestCluster> {
+        let ports = free_ports(options.nodes as usize)?;
+        let folder = tempfile::Builder::new().prefix("rain-test-").tempdir()?;
+        let children = (0..options.nodes).map(|_| None).collect();
+        let mut cluster = TestCluster { options, folder, ports, children };
+        for node in 1..=cluster.options.nodes {
+            cluster.spawn(node, &[])?;
+        }
+        for node in 1..=cluster.options.nodes {
+            cluster.wait_ready(node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The command under test.
+    pub fn binary(&self) -> &Path {
+        &self.options.rain
+    }
+
+    /// A node's data.
+    pub fn data(&self, node: u32) -> PathBuf {
+        self.folder.path().join(format!("node-{node}"))
+    }
+
+    /// A node's address.
+    pub fn address(&self, node: u32) -> String {
+        format!("127.0.0.1:{}", self.ports[node as usize - 1])
+    }
+
+    /// All addresses, for `--cluster`.
+    pub fn addresses(&self) -> String {
+        (1..=self.options.nodes).map(|node| self.address(node)).collect::<Vec<_>>().join(",")
+    }
+
+    /// A node's process.
+    pub fn pid(&self, node: u32) -> Option<u32> {
+        self.children[node as usize - 1].as_ref().map(Child::id)
+    }
+
+    /// What a node has logged so far, over all its lives.
+    pub fn log(&self, node: u32) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default()
+    }
+
+    fn spawn(&mut self, node: u32, more: &[&str]) -> anyhow::Result<()> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join(format!("node-{node}.log")))?;
+        let mut command = Command::new(&self.options.rain);
+        command.arg("storaged").args(["--node-id", &node.to_string(), "--listen", &self.address(node)]);
+        command.arg("--data").arg(self.data(node)).arg("--exit-with-parent");
+        if node == 1 {
+            command.arg("--keeper");
+        } else {
+            command.args(["--peers", &self.address(1)]);
+        }
+        command.args(&self.options.args).args(more);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn();
+        self.children[node as usize - 1] = Some(child.context("starting a node")?);
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, node: u32) -> anyhow::Result<()> {
+        let child = self.children[node as usize - 1].as_mut().context("the node was not started")?;
+        if let Some(stdout) = child.stdout.take() {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line)?;
+            if line.starts_with("ready ") {
+                return Ok(());
+            }
+        }
+        bail!("node {node} did not get ready: {}", self.log(node));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, node: u32) -> anyhow::Result<()> {
+        let mut child = self.children[node as usize - 1].take().context("the node does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGKILL to all at once.
+    pub fn kill_all(&mut self) -> anyhow::Result<()> {
+        for child in self.children.iter_mut().flatten() {
+            child.kill()?;
+        }
+        for child in &mut self.children {
+            if let Some(mut child) = child.take() {
+                child.wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self, node: u32) -> anyhow::Result<()> {
+        let mut child = self.children[node as usize - 1].take().context("the node does not run")?;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let begun = Instant::now();
+        while child.try_wait()?.is_none() {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(10),
+                "node {node} does not stop on SIGTERM: {}",
+                self.log(node)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Starts a node again and waits until it has joined.
+    pub fn restart(&mut self, node: u32) -> anyhow::Result<()> {
+        self.restart_with(node, &[])
+    }
+
+    /// Starts a node again with more arguments.
+    pub fn restart_with(&mut self, node: u32, more: &[&str]) -> anyhow::Result<()> {
+        self.spawn(node, more)?;
+        self.wait_ready(node)
+    }
+
+    /// Starts all nodes that do not run.
+    pub fn restart_all(&mut self) -> anyhow::Result<()> {
+        let down: Vec<u32> =
+            (1..=self.options.nodes).filter(|node| self.children[*node as usize - 1].is_none()).collect();
+        for node in &down {
+            self.spawn(*node, &[])?;
+        }
+        for node in down {
+            self.wait_ready(node)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a `rain` command against this cluster; its standard output, or an error with what it said.
+    pub fn rain(&self, args: &[&str]) -> anyhow::Result<String> {
+        let output = self.rain_output(args)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rain {} failed ({}): {said}", args.join(" "), output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a `rain` command against this cluster, whatever comes of it.
+    pub fn rain_output(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(&self.options.rain);
+        command.args(["--cluster", &self.addresses()]).args(args).stdin(Stdio::null());
+        command.output().context("running rain")
+    }
+
+    /// `rain status --json`.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_str(&self.rain(&["status", "--json"])?).context("reading the status")
+    }
+
+    /// Waits until no share is missing.
+    pub fn wait_repaired(&self, within: Duration) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let status = self.status()?;
+            let missing = status["missing"]["shares"].as_u64().context("missing.shares in the status")?;
+            if missing == 0 {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < within,
+                "{missing} shares are still missing after {within:?}: {status}"
+            );
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.kill();
+        }
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.wait();
+        }
+        if std::thread::panicking() || std::env::var_os("RAIN_TEST_LOGS").is_some() {
+            for node in 1..=self.options.nodes {
+                eprintln!("--- log of node {node}\n{}", self.log(node));
+            }
+        }
+    }
+}
+
+/// Ports that are free now. All are held until all are found, so that they differ.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let held: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()
+        .context("free ports")?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

@@ -1,0 +1,7 @@
+//! Real clusters: processes started, killed and started again, and mounts.
+
+mod cluster;
+mod mount;
+
+pub use cluster::{ClusterOptions, TestCluster};
+pub use mount::{TestMount, run};

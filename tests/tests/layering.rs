@@ -1,0 +1,134 @@
+//! The layers of docs/architecture.md, held: a part may use only parts below it, and the pure crates gain no
+//! I/O, async, clock or randomness.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// Direct dependencies (not for tests or builds) of every crate of the workspace.
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    packages
+        .iter()
+        .map(|package| {
+            let normal = package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter()
+                .filter(|dependency| dependency["kind"].is_null())
+                .map(|dependency| text(&dependency["name"]))
+                .collect();
+            (text(&package["name"]), normal)
+        })
+        .collect()
+}
+
+#[test]
+fn a_part_uses_only_parts_below_it() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("rain-types", &[][..]),
+        ("rain-codec", &[]),
+        ("rain-namespace", &["rain-types"]),
+        ("rain-proto", &["rain-types", "rain-codec", "rain-namespace"]),
+        ("rain-client", &["rain-types", "rain-codec", "rain-namespace", "rain-proto"]),
+        ("storaged", &["rain-types", "rain-codec", "rain-namespace", "rain-proto", "rain-client"]),
+        ("rain-fuse", &["rain-types", "rain-namespace", "rain-client"]),
+        (
+            "rain",
+            &[
+                "rain-types",
+                "rain-codec",
+                "rain-namespace",
+                "rain-proto",
+                "rain-client",
+                "rain-fuse",
+                "storaged",
+            ],
+        ),
+    ]);
+    let dependencies = dependencies();
+    for (part, below) in allowed {
+        let uses = dependencies.get(part).unwrap_or_else(|| panic!("no crate {part}"));
+        for used in uses.iter().filter(|used| dependencies.contains_key(*used)) {
+            assert!(below.contains(&used.as_str()), "{part} uses {used}, which is not below it");
+        }
+    }
+}
+
+#[test]
+fn the_pure_crates_use_only_pure_libraries() {
+    // A new library here is a decision: it must do no I/O, start no threads, read no clock and no randomness.
+    let pure: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("rain-types", &["serde"][..]),
+        ("rain-codec", &["reed-solomon-erasure", "thiserror"]),
+        ("rain-namespace", &["rain-types", "blake3", "postcard", "serde", "thiserror"]),
+    ]);
+    let dependencies = dependencies();
+    for (part, libraries) in pure {
+        for used in &dependencies[part] {
+            assert!(libraries.contains(&used.as_str()), "{part} is pure and may not use {used}");
+        }
+    }
+}
+
+#[test]
+fn the_pure_crates_touch_neither_world_nor_time() {
+    let forbidden = [
+        "std::fs",
+        "std::net",
+        "std::io",
+        "std::time::Instant",
+        "std::time::SystemTime",
+        "Instant::now",
+        "SystemTime::now",
+        "std::thread",
+        "std::env",
+        "std::process",
+        "HashMap",
+        "HashSet",
+        "async fn",
+        "RandomState",
+    ];
+    for part in ["types", "codec", "namespace"] {
+        for file in sources(&root().join(part).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            for (number, line) in
+                code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
+            {
+                for word in forbidden {
+                    assert!(
+                        !line.contains(word),
+                        "{}:{}: {word} in a pure crate",
+                        file.display(),
+                        number + 1
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a source folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}

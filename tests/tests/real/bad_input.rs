@@ -1,0 +1,219 @@
+//! Bad input: every one has a clear answer and loses nothing.
+
+use crate::{Promise, RAIN};
+use anyhow::{Context, ensure};
+use rain_proto::v1;
+use rain_proto::v1::shares_client::SharesClient;
+use rain_tests::data;
+use rain_tests::needs::Need;
+use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+
+pub(crate) const PROMISES: &[Promise] = &[
+    ("names_of_any_bytes_up_to_255_work_and_longer_ones_are_refused", &[Need::Mount], names),
+    ("a_sparse_file_of_five_tebibytes_costs_only_its_data", &[Need::Mount], sparse),
+    ("a_full_node_costs_margin_and_three_full_nodes_are_enospc_with_nothing_lost", &[Need::Mount], full),
+    ("an_unknown_key_in_the_config_file_is_named", &[], unknown_key),
+    ("mounting_a_volume_that_does_not_exist_says_so", &[Need::Mount], no_volume),
+    ("lengths_that_lie_are_refused", &[], lies),
+    ("a_node_listens_beyond_loopback_only_when_told_it_is_insecure", &[], beyond_loopback),
+];
+
+fn errno(error: &std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}
+
+fn names() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let longest = mount.path().join("n".repeat(255));
+    fs::write(&longest, "x")?;
+    ensure!(fs::read(&longest)? == b"x");
+    let error = fs::write(mount.path().join("n".repeat(256)), "x").expect_err("256 bytes");
+    ensure!(errno(&error) == 36, "a name of 256 bytes: {error}, not ENAMETOOLONG");
+    let odd: &[u8] = &[0xff, 0xfe, b' ', b'\n', 0x80, b'"'];
+    fs::write(mount.path().join(OsStr::from_bytes(odd)), "odd")?;
+    let listed: Vec<_> =
+        fs::read_dir(mount.path())?.map(|entry| Ok(entry?.file_name())).collect::<anyhow::Result<_>>()?;
+    ensure!(listed.iter().any(|name| name.as_bytes() == odd), "{listed:?}");
+    fs::remove_file(mount.path().join(OsStr::from_bytes(odd)))?;
+
+    // A path as long as the kernel takes: 4095 bytes and the 0, relative, through nested directories.
+    let part = "d".repeat(240);
+    let mut path = mount.path().to_owned();
+    while path.as_os_str().len() + part.len() + 1 < 4000 {
+        path.push(&part);
+    }
+    fs::create_dir_all(&path)?;
+    let left = 4095 - path.as_os_str().len() - 1;
+    let last = path.join("f".repeat(left.min(255)));
+    fs::write(&last, "deep")?;
+    ensure!(fs::read(&last)? == b"deep");
+    let error = fs::write(path.join("f".repeat(left + 1)), "x").expect_err("4096 bytes");
+    ensure!(errno(&error) == 36, "a path of 4096 bytes: {error}");
+    mount.unmount()
+}
+
+fn sparse() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let path = mount.path().join("sparse");
+    let file = fs::File::create(&path)?;
+    let size = 5u64 << 40;
+    file.set_len(size)?;
+    file.write_all_at(b"near the end", size - 100)?;
+    file.sync_all()?;
+    drop(file);
+    ensure!(fs::metadata(&path)?.len() == size);
+    let file = fs::File::open(&path)?;
+    let mut piece = vec![1; 4096];
+    file.read_exact_at(&mut piece, 3 << 40)?;
+    ensure!(piece.iter().all(|byte| *byte == 0), "a hole reads as zeros");
+    let mut end = vec![1; 100];
+    file.read_exact_at(&mut end, size - 100)?;
+    ensure!(end.starts_with(b"near the end") && end[12..].iter().all(|byte| *byte == 0));
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&path)?);
+    ensure!(blocks < 1000, "{blocks} blocks of 512 bytes for 12 bytes of data");
+    fs::remove_file(&path)?;
+    mount.unmount()
+}
+
+fn full() -> anyhow::Result<()> {
+    let mut options = ClusterOptions::new(RAIN);
+    options.nodes = 6;
+    let mut cluster = TestCluster::start(options)?;
+    let limit = |cluster: &mut TestCluster, node: u32| -> anyhow::Result<()> {
+        cluster.stop(node)?;
+        cluster.restart_with(node, &["--capacity", "16777216"])
+    };
+    // One node has room for about 64 MiB of data, the others for all.
+    limit(&mut cluster, 2)?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let mib = 1u64 << 20;
+    let write = |name: &str, seed: u64, len: u64| -> std::io::Result<()> {
+        let file = fs::File::create(mount.path().join(name))?;
+        let mut offset = 0;
+        while offset < len {
+            file.write_all_at(&data::bytes(seed, offset, mib as usize), offset)?;
+            offset += mib;
+        }
+        file.sync_all()
+    };
+    write("first", 1, 90 * mib).context("one full node of six")?;
+    data::check(&mount.path().join("first"), 1, 90 * mib)?;
+    let missing = cluster.status()?["missing"]["shares"].as_u64().context("missing")?;
+    ensure!(missing > 0, "the full node misses shares");
+    // Two more are full: fewer than k have room.
+    mount.unmount()?;
+    limit(&mut cluster, 3)?;
+    limit(&mut cluster, 4)?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let path = mount.path().to_owned();
+    let write = |name: &str, seed: u64, len: u64| -> std::io::Result<()> {
+        let file = fs::File::create(path.join(name))?;
+        let mut offset = 0;
+        while offset < len {
+            file.write_all_at(&data::bytes(seed, offset, mib as usize), offset)?;
+            offset += mib;
+        }
+        file.sync_all()
+    };
+    let error = write("second", 2, 90 * mib).expect_err("three full nodes of six");
+    ensure!(errno(&error) == 28, "three full nodes: {error}, not ENOSPC");
+    // Nothing is lost, and deleting makes room again.
+    data::check(&mount.path().join("first"), 1, 90 * mib)?;
+    fs::remove_file(mount.path().join("second"))?;
+    fs::remove_file(mount.path().join("first"))?;
+    let begun = std::time::Instant::now();
+    while let Err(error) = write("third", 3, 8 * mib) {
+        ensure!(errno(&error) == 28, "after deleting: {error}");
+        ensure!(begun.elapsed().as_secs() < 30, "no room 30 s after deleting everything");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    data::check(&mount.path().join("third"), 3, 8 * mib)?;
+    mount.unmount()
+}
+
+fn storaged(args: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let output = std::process::Command::new(RAIN).arg("storaged").args(args).output()?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+fn unknown_key() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("node.toml");
+    fs::write(&path, "node-id = 1\nkeeper = true\ndata = \"/nowhere\"\ncolour = \"red\"\n")?;
+    let (code, said) = storaged(&["--config", &path.display().to_string()])?;
+    ensure!(code == Some(2) && said.contains("colour") && said.contains("node.toml"), "{code:?}: {said}");
+    Ok(())
+}
+
+fn beyond_loopback() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().display().to_string();
+    let (code, said) = storaged(&["--node-id", "1", "--keeper", "--data", &data, "--listen", "0.0.0.0:0"])?;
+    ensure!(code == Some(2) && said.contains("--insecure"), "{code:?}: {said}");
+    Ok(())
+}
+
+fn no_volume() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
+    let folder = cluster.folder().join("mnt");
+    fs::create_dir(&folder)?;
+    let source = format!("{}:/nothere", cluster.addresses());
+    let output = std::process::Command::new(RAIN).args(["mount", &source]).arg(&folder).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("nothere"), "{}: {said}", output.status);
+    Ok(())
+}
+
+fn lies() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let mut shares = SharesClient::connect(format!("http://{}", cluster.address(2))).await?;
+        let key = |index| Some(v1::ShareKey { block: Some(v1::BlockId { session: 9, seq: 9 }), index });
+        let code = Some(v1::Code { codec: 2, k: 4, m: 2 });
+        let good = vec![7u8; 4096];
+        let crcs = rain_proto::convert::checksum_table(&rain_client::block::chunk_checksums(&good));
+        let put = |index, block_len, crcs: &bytes::Bytes, payload: &[u8]| v1::PutShareRequest {
+            key: key(index),
+            code,
+            block_len,
+            chunk_crcs: crcs.clone(),
+            payload: payload.to_vec().into(),
+        };
+        let wrong_crcs = rain_proto::convert::checksum_table(&[5]);
+        let lies = [
+            ("a longer block", put(0, 1 << 20, &crcs, &good)),
+            ("an impossible block", put(0, u32::MAX, &crcs, &good)),
+            ("an empty block", put(0, 0, &crcs, &good)),
+            ("a share past the last", put(6, 16_384, &crcs, &good)),
+            ("another checksum", put(0, 16_384, &wrong_crcs, &good)),
+            ("too few checksums", put(0, 16_384, &bytes::Bytes::new(), &good)),
+            ("no key", v1::PutShareRequest { key: None, ..put(0, 16_384, &crcs, &good) }),
+            ("no code", v1::PutShareRequest { code: None, ..put(0, 16_384, &crcs, &good) }),
+        ];
+        for (what, lie) in lies {
+            let status = shares.put(lie).await.expect_err(what);
+            ensure!(status.code() == tonic::Code::InvalidArgument, "{what}: {status}");
+        }
+        shares.put(put(0, 16_384, &crcs, &good)).await?;
+        for (offset, length) in [(0, 5000), (4097, 1), (u32::MAX, 1), (1, u32::MAX)] {
+            let status = shares
+                .get(v1::GetShareRequest { key: key(0), offset, length })
+                .await
+                .expect_err("past the end");
+            ensure!(status.code() == tonic::Code::InvalidArgument, "{offset}+{length}: {status}");
+        }
+        let answer =
+            shares.get(v1::GetShareRequest { key: key(0), offset: 100, length: 50 }).await?.into_inner();
+        ensure!(answer.first_byte == 0 && answer.payload == good);
+        Ok(())
+    })?;
+    // Still well.
+    cluster.rain(&["status"]).map(|_| ())
+}

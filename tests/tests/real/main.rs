@@ -1,0 +1,40 @@
+//! Promises kept by real processes, real mounts and real kills. Each test has a cluster of its own, on free
+//! ports, in a temporary folder. What the machine cannot do is reported as ignored, with the reason in the name.
+//!
+//! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
+
+mod bad_input;
+mod crashes;
+mod main_job;
+mod programs;
+mod quickstart;
+
+use libtest_mimic::{Arguments, Trial};
+use rain_tests::needs::{self, Need};
+use std::process::ExitCode;
+
+/// A test: its promise, what it needs, what it does.
+pub(crate) type Promise = (&'static str, &'static [Need], fn() -> anyhow::Result<()>);
+
+/// The command under test.
+pub(crate) const RAIN: &str = env!("CARGO_BIN_EXE_rain-under-test");
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each test runs seven processes or more: two at a time are enough for a small machine.
+    arguments.test_threads.get_or_insert(2);
+    let promises = [
+        main_job::PROMISES,
+        crashes::PROMISES,
+        bad_input::PROMISES,
+        programs::PROMISES,
+        quickstart::PROMISES,
+    ];
+    let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {
+        let missing = wanted.iter().find_map(|need| needs::missing(*need));
+        let shown = missing.map_or_else(|| (*name).to_owned(), |why| format!("{name} [skipped: {why}]"));
+        Trial::test(shown, move || run().map_err(|error| format!("{error:#}").into()))
+            .with_ignored_flag(missing.is_some())
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}

@@ -1,0 +1,276 @@
+//! The plain identifiers that every part of RAIN shares.
+//!
+//! Invariants: everything here is `Copy`, compares by value, prints by `Display` and reads the same text
+//! back by `FromStr`. No behaviour, no I/O, nothing else ever: a type that wants a method with an opinion
+//! belongs to the crate that has the opinion.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A text that is no identifier of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseIdError {
+    /// What was wanted, for people: "a node id".
+    pub wanted: &'static str,
+    /// The text that was given.
+    pub given: String,
+}
+
+impl fmt::Display for ParseIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not {}", self.given, self.wanted)
+    }
+}
+
+impl std::error::Error for ParseIdError {}
+
+macro_rules! number_id {
+    ($(#[$doc:meta])* $name:ident, $repr:ty, $wanted:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $repr);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                text.parse().map($name).map_err(|_| ParseIdError { wanted: $wanted, given: text.to_owned() })
+            }
+        }
+    };
+}
+
+number_id!(
+    /// A node: one machine's daemon. Chosen by the administrator, 1 or more, never reused.
+    NodeId, u32, "a node id (a whole number)"
+);
+number_id!(
+    /// A volume: a mountable tree with its code.
+    VolumeId, u32, "a volume id (a whole number)"
+);
+number_id!(
+    /// A placement group within a volume: an ordered set of n nodes.
+    GroupId, u32, "a placement group id (a whole number)"
+);
+number_id!(
+    /// A client's session with the namespace. Numbers are never reused.
+    SessionId, u64, "a session id (a whole number)"
+);
+number_id!(
+    /// An inode number: 16 bits of shard, 48 bits of counter. 0 is no inode.
+    Ino, u64, "an inode number"
+);
+number_id!(
+    /// Which of a block's n shares: 0..k are data, k..n are parity for systematic codes.
+    ShareIndex, u8, "a share index (0 to 254)"
+);
+
+impl Ino {
+    /// Bits of the counter below the shard number.
+    pub const COUNTER_BITS: u32 = 48;
+
+    /// Joins a shard and a counter. The counter must fit in 48 bits.
+    pub fn new(shard: u16, counter: u64) -> Ino {
+        assert!(counter < 1 << Self::COUNTER_BITS, "inode counter {counter} is over 48 bits");
+        Ino(u64::from(shard) << Self::COUNTER_BITS | counter)
+    }
+
+    /// The shard of the namespace that keeps this inode.
+    pub fn shard(self) -> u16 {
+        (self.0 >> Self::COUNTER_BITS) as u16
+    }
+}
+
+macro_rules! pair_id {
+    ($(#[$doc:meta])* $name:ident, $wanted:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        pub struct $name {
+            /// The session that made it.
+            pub session: SessionId,
+            /// Counts from 1 within the session.
+            pub seq: u64,
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}.{}", self.session, self.seq)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                let wrong = || ParseIdError { wanted: $wanted, given: text.to_owned() };
+                let (session, seq) = text.split_once('.').ok_or_else(wrong)?;
+                Ok($name {
+                    session: session.parse().map_err(|_| wrong())?,
+                    seq: seq.parse().map_err(|_| wrong())?,
+                })
+            }
+        }
+    };
+}
+
+pair_id!(
+    /// A block: up to 1 MiB of file data, encoded together, never changed. Unique without a round trip,
+    /// because sessions are granted by the namespace and a client counts within its own.
+    BlockId, "a block id (SESSION.SEQ)"
+);
+pair_id!(
+    /// A request of a client, so that a retried one applies once.
+    RequestId, "a request id (SESSION.SEQ)"
+);
+
+/// Tells clusters apart, so that a foreign node is refused. 128 bits, printed as 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let wrong = || ParseIdError { wanted: "a cluster id (32 hex digits)", given: text.to_owned() };
+        if text.len() != 32 {
+            return Err(wrong());
+        }
+        u128::from_str_radix(text, 16).map(ClusterId).map_err(|_| wrong())
+    }
+}
+
+/// A code's family. The number is what is written on disk and on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Codec {
+    /// Reed-Solomon over GF(256), any k and m.
+    Rs = 1,
+    /// Row-diagonal parity (Corbett et al. 2004), m = 2, exclusive-or only.
+    Rdp = 2,
+}
+
+impl Codec {
+    /// Every family, in the order of their numbers.
+    pub const ALL: [Codec; 2] = [Codec::Rs, Codec::Rdp];
+
+    /// The name used in commands and in `rain-codec`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::Rs => "rs",
+            Codec::Rdp => "rdp",
+        }
+    }
+
+    /// The family with this on-disk number.
+    pub fn from_number(number: u8) -> Option<Codec> {
+        Codec::ALL.into_iter().find(|codec| *codec as u8 == number)
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Codec {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        Codec::ALL
+            .into_iter()
+            .find(|codec| codec.name() == text)
+            .ok_or_else(|| ParseIdError { wanted: "a codec (rdp, rs)", given: text.to_owned() })
+    }
+}
+
+/// A volume's code: n = k + m shares, any k suffice. Prints as `rdp 4+2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeSpec {
+    /// The family.
+    pub codec: Codec,
+    /// Shares that suffice.
+    pub k: u8,
+    /// Shares that may be lost.
+    pub m: u8,
+}
+
+impl CodeSpec {
+    /// How many shares a block has.
+    pub fn n(self) -> usize {
+        usize::from(self.k) + usize::from(self.m)
+    }
+}
+
+impl fmt::Display for CodeSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}+{}", self.codec, self.k, self.m)
+    }
+}
+
+impl FromStr for CodeSpec {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let wrong = || ParseIdError { wanted: "a code (rdp 4+2)", given: text.to_owned() };
+        let (codec, shares) = text.split_once(' ').ok_or_else(wrong)?;
+        let (k, m) = shares.split_once('+').ok_or_else(wrong)?;
+        let code = CodeSpec {
+            codec: codec.parse().map_err(|_| wrong())?,
+            k: k.parse().map_err(|_| wrong())?,
+            m: m.parse().map_err(|_| wrong())?,
+        };
+        if code.k == 0 || code.n() > 255 {
+            return Err(wrong());
+        }
+        Ok(code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_identifier_reads_back_what_it_prints() {
+        assert_eq!(NodeId(7).to_string().parse(), Ok(NodeId(7)));
+        let block = BlockId { session: SessionId(3), seq: 9 };
+        assert_eq!(block.to_string().parse(), Ok(block));
+        let cluster = ClusterId(0xfeed);
+        assert_eq!(cluster.to_string().parse(), Ok(cluster));
+        let code = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
+        assert_eq!(code.to_string().parse(), Ok(code));
+        for codec in Codec::ALL {
+            assert_eq!(Codec::from_number(codec as u8), Some(codec));
+            assert_eq!(codec.to_string().parse(), Ok(codec));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_text_in_the_message() {
+        assert!("x".parse::<NodeId>().unwrap_err().to_string().contains("\"x\""));
+        for text in ["", "1", "1.", ".1", "1.2.3", "-1.2"] {
+            assert!(text.parse::<BlockId>().is_err(), "{text:?}");
+        }
+        for text in ["rdp", "rdp 4", "rdp 0+2", "rdp 250+9", "xx 4+2"] {
+            assert!(text.parse::<CodeSpec>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_inode_number_carries_its_shard() {
+        let ino = Ino::new(5, 77);
+        assert_eq!(ino.shard(), 5);
+        assert_eq!(ino.0 & ((1 << Ino::COUNTER_BITS) - 1), 77);
+    }
+}
