@@ -30,6 +30,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    // Huge pages would back the allocator's arenas with memory that nobody uses: 54 MiB instead of 4 when idle.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let config = match cli.into_config() {
         Ok(config) => config,
         Err(error) => return fail(&error, 2),

@@ -28,6 +28,7 @@ pub use repair::Repaired;
 use report::Reports;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -67,7 +68,12 @@ pub(crate) struct Blocks {
     codes: Mutex<HashMap<CodeSpec, Arc<dyn Code>>>,
     cache: BlockCache,
     reports: Reports,
+    /// Somebody has waited in vain for nodes to return, and nothing was stored or read since.
+    outage: AtomicBool,
 }
+
+/// With an outage known, how long the next ones wait for its end.
+const PATIENCE_IN_OUTAGE: Duration = Duration::from_millis(80);
 
 /// Why one share could not be had.
 #[derive(Debug)]
@@ -93,6 +99,26 @@ impl Blocks {
             nodes: RwLock::default(),
             codes: Mutex::default(),
             reports: Reports::default(),
+            outage: AtomicBool::new(false),
+        }
+    }
+
+    /// How long to wait for unreachable nodes: once somebody has waited in vain, nobody else waits as long.
+    fn patience(&self) -> Duration {
+        if self.outage.load(Relaxed) { PATIENCE_IN_OUTAGE } else { self.options.dead_after }
+    }
+
+    /// Too few nodes answered until patience ran out.
+    fn outage_begins(&self) {
+        if !self.outage.swap(true, Relaxed) {
+            tracing::error!("too few nodes answer: reads and writes fail until one returns");
+        }
+    }
+
+    /// Something was stored or read.
+    fn outage_ends(&self) {
+        if self.outage.load(Relaxed) && self.outage.swap(false, Relaxed) {
+            tracing::info!("enough nodes answer again");
         }
     }
 

@@ -93,7 +93,10 @@ impl Blocks {
         let begun = Instant::now();
         loop {
             let lost = match self.gather_once(place, code, range.clone(), wanted).await {
-                Ok(shares) => return Ok(shares),
+                Ok(shares) => {
+                    self.outage_ends();
+                    return Ok(shares);
+                }
                 Err(lost) => lost,
             };
             let away: Vec<NodeId> = lost
@@ -104,7 +107,8 @@ impl Blocks {
             if lost.len() - away.len() > code.m() {
                 return Err(Error::Damaged { what: format!("block {}", place.id) });
             }
-            if begun.elapsed() >= self.options.dead_after {
+            if begun.elapsed() >= self.patience() {
+                self.outage_begins();
                 tracing::error!(block = %place.id, missing = ?away, "too few nodes answer");
                 return Err(Error::Unreachable {
                     what: format!("reading block {}", place.id),

@@ -86,6 +86,7 @@ impl Blocks {
             placed |= durable;
             waiting.retain(|parcel| placed & 1 << parcel.index == 0);
             if placed.count_ones() as usize >= needed {
+                self.outage_ends();
                 return Ok(placed);
             }
             let of = |kind: fn(&ShareFault) -> bool| -> Vec<NodeId> {
@@ -105,7 +106,8 @@ impl Blocks {
                 }
                 return Err(Error::NoSpace { nodes: full });
             }
-            if begun.elapsed() >= self.options.dead_after {
+            if begun.elapsed() >= self.patience() {
+                self.outage_begins();
                 return Err(Error::Unreachable { what: format!("storing block {id}"), missing: away });
             }
             tokio::time::sleep(AGAIN_EVERY).await;

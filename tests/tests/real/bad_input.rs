@@ -77,6 +77,7 @@ fn sparse() -> anyhow::Result<()> {
     ensure!(end.starts_with(b"near the end") && end[12..].iter().all(|byte| *byte == 0));
     let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&path)?);
     ensure!(blocks < 1000, "{blocks} blocks of 512 bytes for 12 bytes of data");
+    drop(file);
     fs::remove_file(&path)?;
     mount.unmount()
 }

@@ -230,7 +230,8 @@ fn mount_killed() -> anyhow::Result<()> {
     file.write_all_at(&data::bytes(1, 0, 2 << 20), 0)?;
     file.sync_all()?;
     // An open and removed file, and data that nobody fsynced.
-    let removed = fs::File::create(mount.path().join("removed"))?;
+    let path = mount.path().join("removed");
+    let removed = fs::File::options().read(true).write(true).create_new(true).open(path)?;
     removed.write_all_at(&data::bytes(2, 0, 6 << 20), 0)?;
     removed.sync_all()?;
     fs::remove_file(mount.path().join("removed"))?;

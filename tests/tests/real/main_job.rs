@@ -235,7 +235,7 @@ fn third_killed() -> anyhow::Result<()> {
     let file = fs::File::open(&path)?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
     let begun = Instant::now();
-    let error = file.read_at(&mut vec![0; 1 << 20], 0).expect_err("four of six shares are needed");
+    let error = file.read_exact_at(&mut vec![0; 1 << 20], 0).expect_err("four of six shares are needed");
     let waited = begun.elapsed();
     ensure!(error.raw_os_error() == Some(5), "reading gives {error}, not EIO");
     ensure!(waited < Duration::from_secs(2), "the read's EIO took {waited:?}");
@@ -273,16 +273,17 @@ fn third_killed() -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     data::check(&path, 7, 4 << 20)?;
-    drop(fresh);
+    drop((fresh, file));
     data::check(&mount.path().join("fresh"), 8, 1 << 20)?;
     cluster.restart_all()?;
     cluster.wait_repaired(Duration::from_secs(30))?;
     mount.unmount()
 }
 
-fn resident(pid: u32) -> anyhow::Result<u64> {
+/// Memory of a process: what it holds now (VmRSS), or the most it ever held (VmHWM).
+fn resident(pid: u32, which: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM")?;
+    let line = status.lines().find(|line| line.starts_with(which)).context("the process's memory")?;
     let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
     Ok(kib << 10)
 }
@@ -291,16 +292,16 @@ fn memory() -> anyhow::Result<()> {
     let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
     std::thread::sleep(Duration::from_secs(1));
     for node in 1..=6 {
-        let idle = resident(cluster.pid(node).context("runs")?)?;
+        let idle = resident(cluster.pid(node).context("runs")?, "VmRSS:")?;
         ensure!(idle < 64 << 20, "node {node} idle: {} MiB", idle >> 20);
     }
     let mount = TestMount::new(&cluster, "mnt")?;
     write_file(&mount.path().join("big"), 9, 700 << 20)?;
     data::check(&mount.path().join("big"), 9, 700 << 20)?;
-    let of_mount = resident(mount.pid().context("runs")?)?;
+    let of_mount = resident(mount.pid().context("runs")?, "VmHWM:")?;
     ensure!(of_mount < 512 << 20, "the mount under load: {} MiB", of_mount >> 20);
     for node in 1..=6 {
-        let loaded = resident(cluster.pid(node).context("runs")?)?;
+        let loaded = resident(cluster.pid(node).context("runs")?, "VmHWM:")?;
         ensure!(loaded < 512 << 20, "node {node} under load: {} MiB", loaded >> 20);
     }
     mount.unmount()

@@ -3,7 +3,6 @@
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
 use rain_tests::needs::Need;
-use rain_tests::real::run;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -141,7 +140,9 @@ fn dev_wrong() -> anyhow::Result<()> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(1) && said.contains(needle), "{}: {said}", output.status);
     }
-    let left = run("sh", &["-c", &format!("pgrep -f -- '--data {}' || true", folder.path().display())])?;
+    let pattern = format!("--data {}", folder.path().display());
+    let left = Command::new("pgrep").args(["-f", "--", &pattern]).output().context("pgrep")?;
+    let left = String::from_utf8_lossy(&left.stdout);
     ensure!(left.is_empty(), "processes are left: {left}");
     Ok(())
 }
