@@ -1,13 +1,12 @@
 //! A small bounded map behind a lock, for what is costly to work out and always comes out the same: schedules
 //! and matrices by erasure pattern. The oldest entry goes when it is full. Not a cache of data.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::hash::Hash;
 use std::sync::{PoisonError, RwLock};
 
 struct Entries<K, V> {
-    map: HashMap<K, V>,
+    map: BTreeMap<K, V>,
     oldest_first: VecDeque<K>,
 }
 
@@ -17,9 +16,9 @@ pub(crate) struct Cache<K, V> {
     entries: RwLock<Entries<K, V>>,
 }
 
-impl<K: Copy + Eq + Hash, V: Clone> Cache<K, V> {
+impl<K: Copy + Ord, V: Clone> Cache<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
-        let entries = Entries { map: HashMap::new(), oldest_first: VecDeque::new() };
+        let entries = Entries { map: BTreeMap::new(), oldest_first: VecDeque::new() };
         Cache { capacity, entries: RwLock::new(entries) }
     }
 
