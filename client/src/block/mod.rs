@@ -28,7 +28,6 @@ pub use repair::Repaired;
 use report::Reports;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -68,12 +67,9 @@ pub(crate) struct Blocks {
     codes: Mutex<HashMap<CodeSpec, Arc<dyn Code>>>,
     cache: BlockCache,
     reports: Reports,
-    /// Somebody has waited in vain for nodes to return, and nothing was stored or read since.
-    outage: AtomicBool,
+    /// Nodes that somebody has waited for in vain, until one of them answers.
+    outage: Mutex<Vec<NodeId>>,
 }
-
-/// With an outage known, how long the next ones wait for its end.
-const PATIENCE_IN_OUTAGE: Duration = Duration::from_millis(80);
 
 /// Why one share could not be had.
 #[derive(Debug)]
@@ -99,26 +95,29 @@ impl Blocks {
             nodes: RwLock::default(),
             codes: Mutex::default(),
             reports: Reports::default(),
-            outage: AtomicBool::new(false),
+            outage: Mutex::default(),
         }
     }
 
-    /// How long to wait for unreachable nodes: once somebody has waited in vain, nobody else waits as long.
+    /// How long to wait for unreachable nodes: once somebody has waited in vain, nobody else waits until one of
+    /// those nodes is back. (The kernel asks for a failed stretch again page by page.)
     fn patience(&self) -> Duration {
-        if self.outage.load(Relaxed) { PATIENCE_IN_OUTAGE } else { self.options.dead_after }
+        let nodes = self.nodes();
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = outage.iter().any(|node| nodes.get(node).is_none_or(|node| node.is_up()));
+        if back {
+            tracing::info!("a node that was missing answers again");
+            outage.clear();
+        }
+        if outage.is_empty() { self.options.dead_after } else { Duration::ZERO }
     }
 
     /// Too few nodes answered until patience ran out.
-    fn outage_begins(&self) {
-        if !self.outage.swap(true, Relaxed) {
-            tracing::error!("too few nodes answer: reads and writes fail until one returns");
-        }
-    }
-
-    /// Something was stored or read.
-    fn outage_ends(&self) {
-        if self.outage.load(Relaxed) && self.outage.swap(false, Relaxed) {
-            tracing::info!("enough nodes answer again");
+    fn outage_begins(&self, missing: &[NodeId]) {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        if outage.is_empty() {
+            tracing::error!(?missing, "too few nodes answer: reads and writes fail until one returns");
+            outage.extend_from_slice(missing);
         }
     }
 

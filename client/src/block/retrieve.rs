@@ -93,10 +93,7 @@ impl Blocks {
         let begun = Instant::now();
         loop {
             let lost = match self.gather_once(place, code, range.clone(), wanted).await {
-                Ok(shares) => {
-                    self.outage_ends();
-                    return Ok(shares);
-                }
+                Ok(shares) => return Ok(shares),
                 Err(lost) => lost,
             };
             let away: Vec<NodeId> = lost
@@ -108,7 +105,7 @@ impl Blocks {
                 return Err(Error::Damaged { what: format!("block {}", place.id) });
             }
             if begun.elapsed() >= self.patience() {
-                self.outage_begins();
+                self.outage_begins(&away);
                 tracing::error!(block = %place.id, missing = ?away, "too few nodes answer");
                 return Err(Error::Unreachable {
                     what: format!("reading block {}", place.id),

@@ -86,7 +86,6 @@ impl Blocks {
             placed |= durable;
             waiting.retain(|parcel| placed & 1 << parcel.index == 0);
             if placed.count_ones() as usize >= needed {
-                self.outage_ends();
                 return Ok(placed);
             }
             let of = |kind: fn(&ShareFault) -> bool| -> Vec<NodeId> {
@@ -107,7 +106,7 @@ impl Blocks {
                 return Err(Error::NoSpace { nodes: full });
             }
             if begun.elapsed() >= self.patience() {
-                self.outage_begins();
+                self.outage_begins(&away);
                 return Err(Error::Unreachable { what: format!("storing block {id}"), missing: away });
             }
             tokio::time::sleep(AGAIN_EVERY).await;

@@ -91,7 +91,7 @@ impl Namespace for NamespaceService {
         let keeper = self.keeper()?;
         let query: Query = wire::decode(&request.get_ref().query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let answered = keeper.query(&query);
+        let answered = keeper.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
         Ok(tonic::Response::new(v1::QueryResponse { answered: wire::encode(&answered).into() }))
     }
 
