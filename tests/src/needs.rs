@@ -9,6 +9,8 @@ pub enum Need {
     Mount,
     /// To be root.
     Root,
+    /// fusermount3.
+    Fusermount,
     /// git.
     Git,
     /// Python 3 with grpcio.
@@ -23,6 +25,7 @@ pub fn missing(need: Need) -> Option<&'static str> {
             Some("neither root nor fusermount3")
         }
         Need::Root if !is_root() => Some("not root"),
+        Need::Fusermount if !runs("fusermount3", &["--version"]) => Some("no fusermount3"),
         Need::Git if !runs("git", &["--version"]) => Some("no git"),
         Need::PythonGrpc if !runs(&python(), &["-c", "import grpc, google.protobuf"]) => {
             Some("no python3 with grpcio; RAIN_TEST_PYTHON can name one")

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -23,6 +24,7 @@ use tokio::runtime::Runtime;
 
 const FIRST_PORT: u16 = 7401;
 const READY_WITHIN: Duration = Duration::from_secs(20);
+const START_ATTEMPTS: u32 = 5;
 const STOP_WITHIN: Duration = Duration::from_secs(6);
 
 /// Start a cluster of real nodes on this machine and mount it.
@@ -165,6 +167,8 @@ fn spawn(data: &Path, node: usize, ports: &[u16]) -> anyhow::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
+        // A terminal's Ctrl-C goes to the whole group: the nodes must outlive the mount's last flush.
+        .process_group(0)
         .spawn()
         .with_context(|| format!("starting node {node}"))
 }
@@ -211,6 +215,34 @@ impl Dev {
         Ok(ports)
     }
 
+    /// Starts the nodes. A port that was free may be taken before its node has it (by another `dev` that starts
+    /// just now): then all start again on others.
+    fn start_nodes(&self, data: &Path) -> anyhow::Result<(Nodes, Vec<u16>)> {
+        let mut attempt = 1;
+        loop {
+            let ports = self.ports(data)?;
+            let mut nodes = Nodes { children: Vec::new() };
+            for node in 1..=usize::from(self.nodes) {
+                nodes.children.push(Some(spawn(data, node, &ports)?));
+            }
+            let ready = nodes.children.iter_mut().enumerate().try_for_each(|(at, child)| {
+                wait_ready(child.as_mut().context("just started")?, data, at + 1)
+            });
+            match ready {
+                Ok(()) => return Ok((nodes, ports)),
+                Err(error) => {
+                    nodes.stop();
+                    // With its own nodes gone, a port that is taken is somebody else's.
+                    let lost = self.port.is_none() && ports.iter().any(|port| !is_free(*port));
+                    if !lost || attempt == START_ATTEMPTS {
+                        return Err(error);
+                    }
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let spec = volume::code(&self.code, None)?;
         ensure!(
@@ -241,14 +273,7 @@ impl Dev {
                 data.display()
             );
         }
-        let ports = self.ports(&data)?;
-        let mut nodes = Nodes { children: Vec::new() };
-        for node in 1..=usize::from(self.nodes) {
-            nodes.children.push(Some(spawn(&data, node, &ports)?));
-        }
-        for (at, child) in nodes.children.iter_mut().enumerate() {
-            wait_ready(child.as_mut().context("just started")?, &data, at + 1)?;
-        }
+        let (nodes, ports) = self.start_nodes(&data)?;
         let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         fs::write(dev_cluster_file(), addresses.join(","))
             .with_context(|| dev_cluster_file().display().to_string())?;
@@ -302,12 +327,14 @@ impl Dev {
         output::table(&rows)?;
         let count = addresses.len();
         let (one, two) = (pid(count.div_ceil(2).max(1)), pid(count));
+        let kill = format!("kill -9 {one} {two}");
         let place =
             self.mountpoint.as_ref().map_or_else(|| "the mount".into(), |path| path.display().to_string());
+        let copy = format!("cp -r /usr/include {place}/");
         output::line(format!(
             "\nvolume main, code {}, namespace on node 1. Try:\n  \
-             cp -r /usr/include {place}/            copy a tree in\n  \
-             kill -9 {one} {two}                    kill two nodes, and read and write on; then: rain status\n  \
+             {copy:<38} copy a tree in\n  \
+             {kill:<38} kill two nodes, and read and write on; then: rain status\n  \
              rain explain /main/include/stdio.h     where a file's bytes are (or: cargo run --release -- explain ...)\n\
              A node that was killed starts again here when its number is typed: start 3\n",
             self.code
@@ -325,8 +352,11 @@ fn start_log_to(data: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let filter = tracing_subscriber::EnvFilter::new("info");
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file));
+    let log = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(Mutex::new(file));
     let _ = log.try_init();
     Ok(())
 }

@@ -80,7 +80,11 @@ impl Umount {
 pub(super) fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RAIN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
     let _ = log.try_init();
 }
 

@@ -6,6 +6,7 @@ use super::table;
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const DEVICE: &str = "/dev/fuse";
@@ -73,7 +74,9 @@ pub(super) fn device_error(error: std::io::Error) -> MountError {
 pub(super) fn fusermount() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(usual).map(|folder| folder.join("fusermount3")).find(|file| file.is_file())
+    env::split_paths(&path).chain(usual).map(|folder| folder.join("fusermount3")).find(|file| {
+        fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
 }
 
 /// Whether other users may be let in, if that is asked for.

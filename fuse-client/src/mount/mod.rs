@@ -39,7 +39,7 @@ use tokio::runtime::Handle;
 const ANSWER_EXTRA: Duration = Duration::from_secs(5);
 
 /// How long to wait for programs that still use a mount after it was taken out of the tree.
-const LEFT_OVER_MAX: Duration = Duration::from_secs(5);
+const LEFT_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// How a session ended: with what could not be stored, if anything.
 type End = Option<String>;
@@ -273,8 +273,8 @@ impl State {
 
 impl Unmounter {
     /// Unmounts, and waits until everything written is stored. A mount that is in use is taken out of the tree
-    /// at once and ends when its users are done; they are waited for a few seconds only. Unmounting what is
-    /// unmounted is fine.
+    /// at once and ends when its users are done; they are waited for a few seconds only, then it counts as ended
+    /// and [`Mounted::wait`] returns. Unmounting what is unmounted is fine.
     pub fn unmount(&self) -> Result<(), MountError> {
         let state = &self.state;
         let ended = state.wait(Some(Duration::ZERO));
@@ -293,7 +293,9 @@ impl Unmounter {
             Some(end) => state.result(end),
             None => {
                 tracing::warn!(path = %state.path.display(), "unmounted, but programs still have files open there");
-                state.result(state.store_what_is_left())
+                let left = state.store_what_is_left();
+                state.finish(left.clone());
+                state.result(left)
             }
         }
     }
@@ -310,8 +312,9 @@ impl Mounted {
         self.unmounter.clone()
     }
 
-    /// Blocks until the volume is unmounted, by whomever, and everything written is stored. What could not be
-    /// stored is logged.
+    /// Blocks until the volume is unmounted, by whomever, and everything written is stored; after
+    /// [`Unmounter::unmount`] no longer than that waits for programs that will not let go. What could not be stored
+    /// is logged.
     pub fn wait(mut self) {
         self.armed = false;
         if let Some(end) = self.unmounter.state.wait(None)
