@@ -38,7 +38,7 @@ impl Identity {
             );
         }
         let path = data.join(FILE);
-        let written = match fs::read_to_string(&path) {
+        let (written, is_new) = match fs::read_to_string(&path) {
             Ok(text) => {
                 let written: Written = toml::from_str(&text).with_context(|| {
                     format!("{} is damaged; it should name the node and the cluster", path.display())
@@ -46,15 +46,18 @@ impl Identity {
                 if written.node_id != node.0 {
                     bail!("{} belongs to node {}, not to node {node}", data.display(), written.node_id);
                 }
-                written
+                (written, false)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Written { format: 1, node_id: node.0, cluster: None }
+                (Written { format: 1, node_id: node.0, cluster: None }, true)
             }
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         let identity = Identity { path, written, _lock: lock };
-        identity.write()?;
+        // A node whose disk is full can start.
+        if is_new {
+            identity.write()?;
+        }
         Ok(identity)
     }
 

@@ -62,7 +62,10 @@ fn run_blocking(config: Config) -> anyhow::Result<()> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("RAIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A log that is set already, by a program that embeds a node, stays.
     let _ = match format {
         LogFormat::Text => log.with_ansi(false).try_init(),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use storaged::share::media::{Media, MediaFile};
@@ -155,6 +155,14 @@ fn is_right(store: &ShareStore, seq: u64, len: usize) -> bool {
     store.get(meta(seq, len).key, 0, len as u32).is_ok_and(|read| read.payload == payload(seq, len))
 }
 
+/// Where the index is now.
+fn index_folder(store: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(store).expect("a folder").flatten().map(|entry| entry.path());
+    let is_index =
+        |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index-"));
+    entries.into_iter().find(|path| is_index(path)).expect("an index")
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").flatten() {
@@ -182,7 +190,7 @@ fn acknowledged_shares_survive_a_power_loss_anywhere() {
             for (seq, len) in &there {
                 assert!(is_right(&store, *seq, *len), "seed {seed}: share {seq} of {len}");
             }
-            copy(&folder.path().join("index"), &folder.path().join("aged"));
+            copy(&index_folder(folder.path()), &folder.path().join("aged"));
             for _ in 0..12 {
                 if random.below(4) == 0 && !there.is_empty() {
                     let victim = *there.keys().nth(random.below(there.len() as u64) as usize).expect("one");
@@ -215,10 +223,11 @@ fn acknowledged_shares_survive_a_power_loss_anywhere() {
             drop(answers);
             disk = after;
             match random.below(4) {
-                0 => std::fs::remove_dir_all(folder.path().join("index")).expect("removed"),
+                0 => std::fs::remove_dir_all(index_folder(folder.path())).expect("removed"),
                 1 => {
-                    std::fs::remove_dir_all(folder.path().join("index")).expect("removed");
-                    copy(&folder.path().join("aged"), &folder.path().join("index"));
+                    let index = index_folder(folder.path());
+                    std::fs::remove_dir_all(&index).expect("removed");
+                    copy(&folder.path().join("aged"), &index);
                 }
                 _ => {}
             }

@@ -1,13 +1,18 @@
 //! Where each share is: sled, holding only what the shares themselves can give back. sled may fail or panic on
-//! damaged files; every call is fenced, and the caller makes the index anew.
+//! damaged files or a full disk; every call is fenced, and the caller makes the index anew. Where the disk has no
+//! room for it, it is in memory: some 100 bytes a share.
 
 use super::layout::Place;
 use super::{ShareKey, ShareMeta};
 use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const CHECKPOINT: &[u8] = b"checkpoint";
+const KEY_BYTES: usize = 17;
 const VALUE_BYTES: usize = 31;
 
 /// What the index knows of a share.
@@ -22,16 +27,24 @@ pub(super) struct Located {
 #[derive(Debug, Clone)]
 pub(super) struct IndexFailed(pub(super) String);
 
-pub(super) struct Index {
-    database: sled::Db,
-    shares: sled::Tree,
-    folder: PathBuf,
+pub(super) struct Index(Held);
+
+enum Held {
+    Sled { database: sled::Db, shares: sled::Tree, folder: PathBuf },
+    Memory(Mutex<BTreeMap<KeyBytes, ValueBytes>>),
 }
+
+type KeyBytes = [u8; KEY_BYTES];
+type ValueBytes = [u8; VALUE_BYTES];
 
 impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Index").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Index").field("in_memory", &self.is_in_memory()).finish_non_exhaustive()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexFailed> {
@@ -48,15 +61,15 @@ fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexFailed> {
     }
 }
 
-fn key_bytes(key: ShareKey) -> [u8; 17] {
-    let mut bytes = [0; 17];
+fn key_bytes(key: ShareKey) -> KeyBytes {
+    let mut bytes = [0; KEY_BYTES];
     bytes[..8].copy_from_slice(&key.block.session.0.to_be_bytes());
     bytes[8..16].copy_from_slice(&key.block.seq.to_be_bytes());
     bytes[16] = key.index.0;
     bytes
 }
 
-fn value_bytes(located: &Located) -> [u8; VALUE_BYTES] {
+fn value_bytes(located: &Located) -> ValueBytes {
     let mut bytes = [0; VALUE_BYTES];
     let code = located.meta.code;
     bytes[..4].copy_from_slice(&located.place.segment.to_le_bytes());
@@ -71,7 +84,7 @@ fn value_bytes(located: &Located) -> [u8; VALUE_BYTES] {
 
 fn decode(key: &[u8], value: &[u8]) -> Result<Located, IndexFailed> {
     let damaged = || IndexFailed("an entry makes no sense".into());
-    if key.len() != 17 || value.len() != VALUE_BYTES {
+    if key.len() != KEY_BYTES || value.len() != VALUE_BYTES {
         return Err(damaged());
     }
     let u32_at = |at: usize| u32::from_le_bytes([value[at], value[at + 1], value[at + 2], value[at + 3]]);
@@ -97,55 +110,89 @@ impl Index {
             .print_profile_on_drop(false);
         let database = fenced(|| config.open())?;
         let shares = fenced(|| database.open_tree("shares"))?;
-        Ok(Index { database, shares, folder })
+        Ok(Index(Held::Sled { database, shares, folder }))
+    }
+
+    pub(super) fn in_memory() -> Index {
+        Index(Held::Memory(Mutex::default()))
+    }
+
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.0, Held::Memory(_))
     }
 
     pub(super) fn get(&self, key: ShareKey) -> Result<Option<Located>, IndexFailed> {
         let key = key_bytes(key);
-        fenced(|| self.shares.get(key))?.map(|value| decode(&key, &value)).transpose()
+        match &self.0 {
+            Held::Sled { shares, .. } => {
+                fenced(|| shares.get(key))?.map(|value| decode(&key, &value)).transpose()
+            }
+            Held::Memory(map) => lock(map).get(&key).map(|value| decode(&key, value)).transpose(),
+        }
     }
 
-    pub(super) fn insert_all(&self, shares: &[Located]) -> Result<(), IndexFailed> {
-        let mut batch = sled::Batch::default();
-        for located in shares {
-            batch.insert(&key_bytes(located.meta.key), &value_bytes(located));
+    pub(super) fn insert_all(&self, located: &[Located]) -> Result<(), IndexFailed> {
+        let pairs = located.iter().map(|located| (key_bytes(located.meta.key), value_bytes(located)));
+        match &self.0 {
+            Held::Sled { shares, .. } => {
+                let mut batch = sled::Batch::default();
+                pairs.for_each(|(key, value)| batch.insert(&key, &value));
+                fenced(|| shares.apply_batch(batch))
+            }
+            Held::Memory(map) => {
+                lock(map).extend(pairs);
+                Ok(())
+            }
         }
-        fenced(|| self.shares.apply_batch(batch))
     }
 
     pub(super) fn remove(&self, key: ShareKey) -> Result<Option<Located>, IndexFailed> {
         let key = key_bytes(key);
-        fenced(|| self.shares.remove(key))?.map(|value| decode(&key, &value)).transpose()
+        match &self.0 {
+            Held::Sled { shares, .. } => {
+                fenced(|| shares.remove(key))?.map(|value| decode(&key, &value)).transpose()
+            }
+            Held::Memory(map) => lock(map).remove(&key).map(|value| decode(&key, &value)).transpose(),
+        }
     }
 
     /// Entries in order of their keys, after one, at most so many.
     pub(super) fn list(&self, after: Option<ShareKey>, limit: usize) -> Result<Vec<Located>, IndexFailed> {
-        let from = after.map_or_else(Vec::new, |key| {
-            let mut next = key_bytes(key).to_vec();
-            next.push(0);
-            next
-        });
+        let after = after.map(key_bytes);
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut found = Vec::new();
-        let mut entries = fenced(|| Ok(self.shares.range(from..)))?;
-        while found.len() < limit {
-            let Some(entry) = fenced(|| entries.next().transpose())? else { break };
-            found.push(decode(&entry.0, &entry.1)?);
+        match &self.0 {
+            Held::Sled { shares, .. } => {
+                let mut entries = fenced(|| Ok(shares.range::<KeyBytes, _>(range)))?;
+                while found.len() < limit {
+                    let Some(entry) = fenced(|| entries.next().transpose())? else { break };
+                    found.push(decode(&entry.0, &entry.1)?);
+                }
+            }
+            Held::Memory(map) => {
+                for (key, value) in lock(map).range::<KeyBytes, _>(range).take(limit) {
+                    found.push(decode(key, value)?);
+                }
+            }
         }
         Ok(found)
     }
 
     /// The number of the last checkpoint that it has.
     pub(super) fn checkpoint(&self) -> Result<u64, IndexFailed> {
-        let value = fenced(|| self.database.get(CHECKPOINT))?;
+        let Held::Sled { database, .. } = &self.0 else { return Ok(0) };
+        let value = fenced(|| database.get(CHECKPOINT))?;
         Ok(value.and_then(|value| value.as_ref().try_into().ok()).map_or(0, u64::from_le_bytes))
     }
 
     /// Makes it durable under a number. sled's own flush does not reach the device, so its files are synced too.
     pub(super) fn make_durable(&self, checkpoint: u64) -> Result<(), IndexFailed> {
-        fenced(|| self.database.insert(CHECKPOINT, &checkpoint.to_le_bytes()))?;
-        fenced(|| self.database.flush())?;
-        sync_files(&self.folder)
-            .map_err(|error| IndexFailed(format!("syncing {}: {error}", self.folder.display())))
+        let Held::Sled { database, folder, .. } = &self.0 else {
+            return Err(IndexFailed("it is in memory".into()));
+        };
+        fenced(|| database.insert(CHECKPOINT, &checkpoint.to_le_bytes()))?;
+        fenced(|| database.flush())?;
+        sync_files(folder).map_err(|error| IndexFailed(format!("syncing {}: {error}", folder.display())))
     }
 }
 

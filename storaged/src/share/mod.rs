@@ -2,7 +2,8 @@
 //!
 //! - [`layout`]: a share's bytes on disk. [`space`]: which bytes of the segments are free (pure). [`media`]: the only
 //!   way to the disk. [`index`]: where each share is, in sled, rebuildable from the shares. [`store`]: puts gathered
-//!   under few fdatasyncs, verified reads, deletes that give space back. [`recover`]: what is done at the start.
+//!   under few fdatasyncs, verified reads, deletes that give space back. [`recover`]: what is done at the start, by what
+//!   [`state`] remembers.
 //!
 //! Invariants:
 //! 1. A share that was acknowledged is durable (`acknowledged_shares_survive_a_power_loss_anywhere`).
@@ -17,6 +18,7 @@ mod layout;
 pub mod media;
 mod recover;
 mod space;
+mod state;
 mod store;
 
 pub use layout::{CHUNK_BYTES, UNIT_BYTES};

@@ -1,17 +1,17 @@
 //! What is done at the start: trust the index as far as its last checkpoint, re-read the segments written since;
 //! or, when it is lost, damaged or older than the store remembers, make it anew from all segments.
-//!
-//! The state file holds the number of the last checkpoint and the segments written to since. A segment is named
-//! there, durably, before the first write to it after a checkpoint.
+//! An index made anew has a folder of its own, so that one which sled still holds cannot be in its way; where
+//! there is no room for one it is made in memory.
 
 use super::StoreError;
 use super::index::{Index, IndexFailed, Located};
 use super::layout::{self, HEADER_BYTES, Place, UNIT_BYTES};
 use super::media::{Media, MediaFile};
+use super::state::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What a rebuild of the index did.
@@ -25,47 +25,9 @@ pub struct RebuildReport {
     pub took: Duration,
 }
 
-/// The state file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) checkpoint: u64,
-    pub(super) dirty: BTreeSet<u32>,
-}
-
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.display().to_string();
     move |source| StoreError::Io { doing, path, source }
-}
-
-impl State {
-    pub(super) fn read(path: &Path) -> Result<Option<State>, StoreError> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("reading", path)(error)),
-        };
-        let mut words = text.split_whitespace().map(str::parse::<u64>);
-        let mut state = State::default();
-        match words.next() {
-            Some(Ok(checkpoint)) => state.checkpoint = checkpoint,
-            // Whatever it was, everything is read anew.
-            _ => return Ok(None),
-        }
-        for word in words {
-            let Some(segment) = word.ok().and_then(|word| u32::try_from(word).ok()) else { return Ok(None) };
-            state.dirty.insert(segment);
-        }
-        Ok(Some(state))
-    }
-
-    pub(super) fn write(&self, path: &Path) -> Result<(), StoreError> {
-        let mut text = self.checkpoint.to_string();
-        for segment in &self.dirty {
-            text.push_str(&format!(" {segment}"));
-        }
-        text.push('\n');
-        write_durably(path, text.as_bytes()).map_err(io_error("writing", path))
-    }
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -153,40 +115,50 @@ pub(super) fn segments(media: &dyn Media) -> Result<Vec<u32>, StoreError> {
 /// The index, right again.
 pub(super) struct Recovered {
     pub(super) index: Index,
+    /// Which folder it is in.
+    pub(super) number: u64,
     pub(super) rebuilt: Option<RebuildReport>,
 }
 
+const INDEX: &str = "index-";
+
+fn index_folder(store: &Path, number: u64) -> PathBuf {
+    store.join(format!("{INDEX}{number}"))
+}
+
 pub(super) fn recover(
-    folder: &Path,
+    store: &Path,
     cache_bytes: u64,
     media: &dyn Media,
     key: &[u8; 32],
-    state: Option<&State>,
+    state: &State,
 ) -> Result<Recovered, StoreError> {
-    let all = segments(media)?;
-    let why = match (state, trusted(folder, cache_bytes, state)) {
-        (Some(state), Ok(index)) => match catch_up(&index, media, key, &state.dirty) {
-            Ok(()) => return Ok(Recovered { index, rebuilt: None }),
+    let why = match trusted(store, cache_bytes, state) {
+        Ok(index) => match catch_up(&index, media, key, &state.dirty) {
+            Ok(()) => return Ok(Recovered { index, number: state.index, rebuilt: None }),
             Err(CatchUp::Index(IndexFailed(why))) => why,
             Err(CatchUp::Store(error)) => return Err(error),
         },
-        (_, Err(IndexFailed(why))) => why,
-        (None, Ok(_)) => "the state file is lost".into(),
+        Err(IndexFailed(why)) => why,
     };
-    rebuild(folder, cache_bytes, media, key, &all, why)
+    rebuild(store, cache_bytes, media, key, state.index + 1, why)
 }
 
 /// The index, if it has at least the last checkpoint.
-fn trusted(folder: &Path, cache_bytes: u64, state: Option<&State>) -> Result<Index, IndexFailed> {
-    let index = Index::open(folder, cache_bytes)?;
-    let has = index.checkpoint()?;
-    match state {
-        Some(state) if has < state.checkpoint => Err(IndexFailed(format!(
-            "it is of checkpoint {has}, the store of checkpoint {}",
-            state.checkpoint
-        ))),
-        _ => Ok(index),
+fn trusted(store: &Path, cache_bytes: u64, state: &State) -> Result<Index, IndexFailed> {
+    if !state.trusted {
+        return Err(IndexFailed("the state file trusts none".into()));
     }
+    let (folder, checkpoint) = (index_folder(store, state.index), state.checkpoint);
+    if !folder.is_dir() {
+        return Err(IndexFailed(format!("{} is gone", folder.display())));
+    }
+    let index = Index::open(&folder, cache_bytes)?;
+    let has = index.checkpoint()?;
+    if has < checkpoint {
+        return Err(IndexFailed(format!("it is of checkpoint {has}, the store of checkpoint {checkpoint}")));
+    }
+    Ok(index)
 }
 
 enum CatchUp {
@@ -242,37 +214,78 @@ fn scan(media: &dyn Media, key: &[u8; 32], segment: u32) -> Result<Vec<Located>,
     read().map_err(io_error("scanning", Path::new(&name)))
 }
 
+/// Makes the index anew from all segments, in a folder of this number or, failing that, in memory.
 fn rebuild(
-    folder: &Path,
+    store: &Path,
     cache_bytes: u64,
     media: &dyn Media,
     key: &[u8; 32],
-    all: &[u32],
+    number: u64,
     why: String,
 ) -> Result<Recovered, StoreError> {
     let begun = Instant::now();
+    let all = segments(media)?;
     if !all.is_empty() {
         tracing::warn!(why, segments = all.len(), "making the index of shares anew");
     }
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("removing", folder)(error));
+    remove_indexes(store);
+    let fill = |index: &Index| -> Result<u64, CatchUp> {
+        let mut shares = 0;
+        for segment in &all {
+            let found = scan(media, key, *segment).map_err(CatchUp::Store)?;
+            shares += found.len() as u64;
+            insert_newest(index, &found).map_err(CatchUp::Index)?;
         }
-        _ => {}
-    }
-    let failed = |IndexFailed(why)| StoreError::Index(why);
-    let index = Index::open(folder, cache_bytes).map_err(failed)?;
-    let mut shares = 0;
-    for segment in all {
-        let found = scan(media, key, *segment)?;
-        shares += found.len() as u64;
-        insert_newest(&index, &found).map_err(failed)?;
-    }
+        Ok(shares)
+    };
+    let on_disk = Index::open(&index_folder(store, number), cache_bytes)
+        .map_err(CatchUp::Index)
+        .and_then(|index| fill(&index).map(|shares| (index, shares)));
+    let in_memory = |IndexFailed(why)| {
+        tracing::error!(why, "the index of shares cannot be on the disk; it is in memory until it can");
+        let index = Index::in_memory();
+        fill(&index).map(|shares| (index, shares))
+    };
+    let made = on_disk.or_else(|failed| match failed {
+        CatchUp::Index(failed) => in_memory(failed),
+        store => Err(store),
+    });
+    let (index, shares) = made.map_err(|failed| match failed {
+        CatchUp::Index(IndexFailed(why)) => StoreError::Index(why),
+        CatchUp::Store(error) => error,
+    })?;
     let rebuilt = (!all.is_empty()).then(|| RebuildReport { why, shares, took: begun.elapsed() });
     if let Some(report) = &rebuilt {
         tracing::warn!(shares, took = ?report.took, "the index of shares is made anew");
     }
-    Ok(Recovered { index, rebuilt })
+    Ok(Recovered { index, number, rebuilt })
+}
+
+/// Moves an index that is in memory to the disk. `None`: it cannot be there yet.
+pub(super) fn to_disk(store: &Path, cache_bytes: u64, memory: &Index, number: u64) -> Option<Index> {
+    remove_indexes(store);
+    let copy = || -> Result<Index, IndexFailed> {
+        let index = Index::open(&index_folder(store, number), cache_bytes)?;
+        let mut after = None;
+        loop {
+            let page = memory.list(after, 1024)?;
+            let Some(last) = page.last() else { return Ok(index) };
+            after = Some(last.meta.key);
+            index.insert_all(&page)?;
+        }
+    };
+    copy().inspect_err(|IndexFailed(why)| tracing::debug!(why, "the index of shares stays in memory")).ok()
+}
+
+/// Best effort: what stays costs only room, as no later index has its number.
+fn remove_indexes(store: &Path) {
+    for entry in fs::read_dir(store).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(INDEX))
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(folder = %entry.path().display(), %error, "removing an old index of shares");
+        }
+    }
 }
 
 /// Every place in use, of an index that is right; entries that make no sense count as a failed index.

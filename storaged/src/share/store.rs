@@ -10,11 +10,12 @@
 use super::index::{Index, IndexFailed, Located};
 use super::layout::{self, CHUNK_BYTES, Place, UNIT_BYTES, chunk_crc};
 use super::media::{DiskMedia, Media, MediaFile};
-use super::recover::{self, RebuildReport, State};
+use super::recover::{self, RebuildReport};
 use super::space::Space;
+use super::state::{State, StateFile};
 use super::{GetError, PutError, ShareKey, ShareMeta, ShareRead, StoreError};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -28,6 +29,9 @@ const OPEN_SEGMENTS_MAX: usize = 256;
 
 /// Bytes of one gathered commit: what waits longer goes into the next.
 const COMMIT_BYTES_MAX: usize = 32 << 20;
+
+/// Left free on the disk: what the index needs to go on, and deletes with it.
+const RESERVE_BYTES: u64 = 32 << 20;
 
 /// Between checkpoints while shares are written: bounds what a start after a crash re-reads.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
@@ -102,8 +106,10 @@ struct Inner {
     media: Arc<dyn Media>,
     key: [u8; 32],
     index: RwLock<Index>,
+    /// Which folder it is in. Changes under the index's write lock.
+    index_number: AtomicU64,
     space: Mutex<Space>,
-    state: Mutex<State>,
+    state: Mutex<StateFile>,
     open: Mutex<HashMap<u32, Arc<dyn MediaFile>>>,
     next_segment: Mutex<u32>,
     next_sequence: AtomicU64,
@@ -151,28 +157,29 @@ impl ShareStore {
             source,
         })?;
         let key = recover::store_key(&folder.join("store-id"))?;
-        let state = State::read(&folder.join("state"))?;
-        let index_folder = folder.join("index");
-        let found =
-            recover::recover(&index_folder, options.index_cache_bytes, media.as_ref(), &key, state.as_ref())?;
+        let state = StateFile::open(&folder.join("state"))?;
+        let found = recover::recover(folder, options.index_cache_bytes, media.as_ref(), &key, state.state())?;
         let segments = recover::segments(media.as_ref())?;
         let inner = Arc::new(Inner {
             folder: folder.to_owned(),
             key,
             index: RwLock::new(found.index),
             space: Mutex::default(),
-            state: Mutex::new(state.unwrap_or_default()),
+            state: Mutex::new(state),
             open: Mutex::default(),
             next_segment: Mutex::new(segments.last().map_or(1, |last| last + 1)),
             next_sequence: AtomicU64::new(1),
             counters: Counters::default(),
+            index_number: AtomicU64::new(found.number),
             rebuilt: Mutex::new(found.rebuilt),
             committing: Mutex::new(()),
             media,
             options,
         });
         inner.take_stock(&segments)?;
-        inner.checkpoint()?;
+        if let Err(error) = inner.checkpoint() {
+            tracing::warn!(%error, "no checkpoint of the share index; the next start makes it anew");
+        }
         let (queue, puts) = mpsc::channel();
         let worker = inner.clone();
         let committer = std::thread::Builder::new()
@@ -348,7 +355,7 @@ impl Inner {
     }
 
     fn free_bytes(&self, used: u64) -> u64 {
-        let disk = self.media.free_bytes().unwrap_or(0);
+        let disk = self.media.free_bytes().unwrap_or(0).saturating_sub(RESERVE_BYTES);
         self.options.capacity_bytes.map_or(disk, |capacity| capacity.saturating_sub(used).min(disk))
     }
 
@@ -367,15 +374,22 @@ impl Inner {
         if let Ok(value) = call(&index) {
             return Ok(value);
         }
-        let folder = self.folder.join(format!("index-{}", self.next_sequence.fetch_add(1, Relaxed)));
-        let fresh =
-            recover::recover(&folder, self.options.index_cache_bytes, self.media.as_ref(), &self.key, None)?;
-        *index = fresh.index;
-        *lock(&self.rebuilt) = fresh.rebuilt;
-        // The next start must not trust the old folder.
+        // No index is trusted by a start from here to the next checkpoint.
         let mut state = lock(&self.state);
-        state.checkpoint = u64::MAX;
-        state.write(&self.folder.join("state"))?;
+        let nothing = State {
+            index: self.index_number.load(Relaxed),
+            checkpoint: state.state().checkpoint,
+            trusted: false,
+            dirty: BTreeSet::new(),
+        };
+        state.set(nothing.clone())?;
+        // sled holds the old one's files until it is gone.
+        *index = Index::in_memory();
+        let cache = self.options.index_cache_bytes;
+        let fresh = recover::recover(&self.folder, cache, self.media.as_ref(), &self.key, &nothing)?;
+        *index = fresh.index;
+        self.index_number.store(fresh.number, Relaxed);
+        *lock(&self.rebuilt) = fresh.rebuilt;
         call(&index).map_err(|IndexFailed(why)| StoreError::Index(why))
     }
 
@@ -583,6 +597,9 @@ impl Inner {
         {
             return Err(PutError::NoSpace { bytes });
         }
+        if self.media.free_bytes().is_ok_and(|free| free < RESERVE_BYTES + bytes) {
+            return Err(PutError::NoSpace { bytes });
+        }
         let io = |error: &dyn std::fmt::Display| PutError::Io { key, why: error.to_string() };
         let taken = lock(&self.space).take(units);
         let place = match taken {
@@ -610,11 +627,7 @@ impl Inner {
 
     /// Remembers, durably, that a segment is not as the last checkpoint knew it.
     fn mark_dirty(&self, segment: u32) -> Result<(), StoreError> {
-        let mut state = lock(&self.state);
-        if state.dirty.insert(segment) {
-            state.write(&self.folder.join("state"))?;
-        }
-        Ok(())
+        lock(&self.state).mark_dirty(segment)
     }
 
     /// Gives a share's place back: to the disk, and to the next shares.
@@ -638,17 +651,34 @@ impl Inner {
 
     fn checkpoint(&self) -> Result<(), StoreError> {
         let _committing = lock(&self.committing);
+        self.leave_memory();
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        if index.is_in_memory() {
+            return Ok(()); // A start makes it anew.
+        }
         let mut state = lock(&self.state);
-        if state.dirty.is_empty() && state.checkpoint != 0 {
+        let number = self.index_number.load(Relaxed);
+        let known = state.state();
+        if known.dirty.is_empty() && known.trusted && known.index == number {
             return Ok(());
         }
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        if state.checkpoint == u64::MAX {
-            return Ok(()); // The index was made anew elsewhere: the next start makes it anew in its place.
-        }
-        let next = state.checkpoint + 1;
+        let next = known.checkpoint + 1;
         index.make_durable(next).map_err(|IndexFailed(why)| StoreError::Index(why))?;
-        *state = State { checkpoint: next, dirty: Default::default() };
-        state.write(&self.folder.join("state"))
+        state.set(State { index: number, checkpoint: next, trusted: true, dirty: BTreeSet::new() })
+    }
+
+    /// An index that had to be made in memory goes to the disk once there is room.
+    fn leave_memory(&self) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if !index.is_in_memory() || self.media.free_bytes().unwrap_or(0) < RESERVE_BYTES {
+            return;
+        }
+        let number = self.index_number.load(Relaxed) + 1;
+        let cache = self.options.index_cache_bytes;
+        if let Some(on_disk) = recover::to_disk(&self.folder, cache, &index, number) {
+            *index = on_disk;
+            self.index_number.store(number, Relaxed);
+            tracing::info!("the index of shares is on the disk again");
+        }
     }
 }

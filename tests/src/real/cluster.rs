@@ -1,5 +1,6 @@
 //! A cluster of real `storaged` processes on loopback, on ports that were free, in a temporary folder.
 
+use super::run;
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -20,12 +21,14 @@ pub struct ClusterOptions {
     pub code: &'static str,
     /// More arguments for every node.
     pub args: Vec<String>,
+    /// Nodes whose data is on a filesystem in memory of its own, of so many MiB (as root).
+    pub disks: Vec<(u32, u32)>,
 }
 
 impl ClusterOptions {
     /// Six nodes, 4+2.
     pub fn new(rain: impl Into<PathBuf>) -> ClusterOptions {
-        ClusterOptions { rain: rain.into(), nodes: 6, code: "4+2", args: Vec::new() }
+        ClusterOptions { rain: rain.into(), nodes: 6, code: "4+2", args: Vec::new(), disks: Vec::new() }
     }
 }
 
@@ -53,6 +56,14 @@ impl TestCluster {
         let folder = tempfile::Builder::new().prefix("rain-test-").tempdir()?;
         let children = (0..options.nodes).map(|_| None).collect();
         let mut cluster = TestCluster { options, folder, ports, children };
+        for (node, mib) in &cluster.options.disks {
+            let at = cluster.data(*node);
+            std::fs::create_dir(&at)?;
+            run(
+                "mount",
+                &["-t", "tmpfs", "-o", &format!("size={mib}m"), "rain-test", &at.to_string_lossy()],
+            )?;
+        }
         for node in 1..=cluster.options.nodes {
             cluster.spawn(node, &[])?;
         }
@@ -85,6 +96,20 @@ impl TestCluster {
     /// All addresses, for `--cluster`.
     pub fn addresses(&self) -> String {
         (1..=self.options.nodes).map(|node| self.address(node)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Fills the disk of a node (one of `disks`) from outside until so many MiB are free; zero takes the last byte.
+    pub fn fill_disk(&self, node: u32, mib_left: u64) -> anyhow::Result<()> {
+        let stat = rustix::fs::statvfs(self.data(node))?;
+        let ballast = (stat.f_bavail * stat.f_frsize).saturating_sub(mib_left << 20);
+        let file = File::create(self.data(node).join("ballast"))?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ballast)?;
+        Ok(())
+    }
+
+    /// Takes away what [`TestCluster::fill_disk`] put there.
+    pub fn free_disk(&self, node: u32) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.data(node).join("ballast"))?)
     }
 
     /// A node's process.
@@ -235,6 +260,9 @@ impl Drop for TestCluster {
         }
         for child in self.children.iter_mut().flatten() {
             let _ = child.wait();
+        }
+        for (node, _) in &self.options.disks {
+            let _ = Command::new("umount").arg("-l").arg(self.data(*node)).stderr(Stdio::null()).status();
         }
         if std::thread::panicking() || std::env::var_os("RAIN_TEST_LOGS").is_some() {
             for node in 1..=self.options.nodes {

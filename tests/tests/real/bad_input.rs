@@ -11,11 +11,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("names_of_any_bytes_up_to_255_work_and_longer_ones_are_refused", &[Need::Mount], names),
     ("a_sparse_file_of_five_tebibytes_costs_only_its_data", &[Need::Mount], sparse),
     ("a_full_node_costs_margin_and_three_full_nodes_are_enospc_with_nothing_lost", &[Need::Mount], full),
+    ("disks_that_are_full_for_real_are_enospc_with_nothing_lost", &[Need::Mount, Need::Root], full_disks),
+    ("a_full_disk_of_the_namespace_refuses_changes_and_passes", &[Need::Mount, Need::Root], full_keeper),
     ("an_unknown_key_in_the_config_file_is_named", &[], unknown_key),
     ("mounting_a_volume_that_does_not_exist_says_so", &[Need::Mount], no_volume),
     ("lengths_that_lie_are_refused", &[], lies),
@@ -135,6 +138,100 @@ fn full() -> anyhow::Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     data::check(&mount.path().join("third"), 3, 8 * mib)?;
+    mount.unmount()
+}
+
+/// Writes a file in pieces of 1 MiB and fsyncs it.
+fn write(path: &Path, seed: u64, mib: u64) -> std::io::Result<()> {
+    let file = fs::File::create(path)?;
+    for at in 0..mib {
+        file.write_all_at(&data::bytes(seed, at << 20, 1 << 20), at << 20)?;
+    }
+    file.sync_all()
+}
+
+/// Tries until it works; only "no space" may come in between.
+fn write_once_there_is_room(path: &Path, seed: u64, mib: u64) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    while let Err(error) = write(path, seed, mib) {
+        ensure!(errno(&error) == 28, "{error}, not ENOSPC");
+        ensure!(begun.elapsed().as_secs() < 30, "no room 30 s after there was some");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    data::check(path, seed, mib << 20)
+}
+
+fn full_disks() -> anyhow::Result<()> {
+    let mut options = ClusterOptions::new(RAIN);
+    options.disks = vec![(2, 256), (3, 256), (4, 256)];
+    let mut cluster = TestCluster::start(options)?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let path = |name: &str| mount.path().join(name);
+    write(&path("first"), 1, 40)?;
+    // Each node takes a quarter of what is written: this fills the one.
+    cluster.fill_disk(2, 36)?;
+    write(&path("second"), 2, 40).context("one full disk of six")?;
+    let missing = cluster.status()?["missing"]["shares"].as_u64().context("missing")?;
+    ensure!(missing > 0, "the node with the full disk misses shares");
+    cluster.fill_disk(3, 3)?;
+    cluster.fill_disk(4, 0)?;
+    let error = write(&path("third"), 3, 40).expect_err("three full disks of six");
+    ensure!(errno(&error) == 28, "three full disks: {error}, not ENOSPC");
+    data::check(&path("first"), 1, 40 << 20)?;
+    data::check(&path("second"), 2, 40 << 20)?;
+    // A node with a full disk can stop, start and be killed.
+    cluster.stop(2)?;
+    cluster.restart(2)?;
+    cluster.kill(4)?;
+    cluster.restart(4)?;
+    for (seed, name) in [(1, "first"), (2, "second")] {
+        data::check(&path(name), seed, 40 << 20).with_context(|| format!("{name} after the restarts"))?;
+    }
+    for node in 2..=4 {
+        cluster.free_disk(node)?;
+    }
+    write_once_there_is_room(&path("fourth"), 4, 20)?;
+    cluster.wait_repaired(std::time::Duration::from_secs(60))?;
+    // The three that were full carry their part: without two others all is still there.
+    cluster.kill(5)?;
+    cluster.kill(6)?;
+    mount.unmount()?;
+    let mount = TestMount::new(&cluster, "again")?;
+    for (seed, name, mib) in [(1, "first", 40), (2, "second", 40), (4, "fourth", 20)] {
+        data::check(&mount.path().join(name), seed, mib << 20)
+            .with_context(|| format!("{name} at the end"))?;
+    }
+    mount.unmount()
+}
+
+fn full_keeper() -> anyhow::Result<()> {
+    let mut options = ClusterOptions::new(RAIN);
+    options.disks = vec![(1, 512)];
+    let mut cluster = TestCluster::start(options)?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let path = |name: String| mount.path().join(name);
+    write(&path("before".into()), 1, 8)?;
+    cluster.fill_disk(1, 0)?;
+    // The log's segments were filled before, so it goes on for a while; then it must refuse, and not hang.
+    let mut made = 0u32;
+    let error = loop {
+        let name = format!("{made:06}-{}", "n".repeat(200));
+        match fs::create_dir(path(name)) {
+            Ok(()) => made += 1,
+            Err(error) => break error,
+        }
+        ensure!(made < 400_000, "the disk is full and everything works");
+    };
+    ensure!(errno(&error) == 28, "after {made} more: {error}, not ENOSPC");
+    data::check(&path("before".into()), 1, 8 << 20)?;
+    ensure!(fs::read_dir(mount.path())?.count() == made as usize + 1);
+    cluster.free_disk(1)?;
+    write_once_there_is_room(&path("after".into()), 2, 8)?;
+    // And it is durable: as after a crash.
+    cluster.kill(1)?;
+    cluster.restart(1)?;
+    data::check(&path("after".into()), 2, 8 << 20)?;
+    ensure!(fs::read_dir(mount.path())?.count() == made as usize + 2);
     mount.unmount()
 }
 
