@@ -23,6 +23,7 @@ mod file;
 mod flush;
 pub mod hedge;
 mod node;
+mod opening;
 mod options;
 mod ranges;
 mod stats;

@@ -7,11 +7,12 @@ use crate::block::BlockPlace;
 use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
 use crate::file::{FileState, OpenFile};
+use crate::opening::{Opening, Opens};
 use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
-use rain_types::{GroupId, Ino, NodeId};
+use rain_types::{GroupId, Ino, NodeId, SessionId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -99,6 +100,7 @@ pub struct Volume {
     groups: Vec<Arc<[NodeId]>>,
     next_group: AtomicU64,
     pub(crate) files: Mutex<HashMap<Ino, Arc<FileState>>>,
+    pub(crate) opens: Opens,
     versions: Mutex<BTreeMap<Ino, u64>>,
     pub(crate) budget: DirtyBudget,
     pub(crate) runtime: Handle,
@@ -113,6 +115,7 @@ impl Volume {
             groups: record.groups.iter().map(|group| group.as_slice().into()).collect(),
             next_group: AtomicU64::new(u64::from(std::process::id())),
             files: Mutex::default(),
+            opens: Opens::default(),
             versions: Mutex::default(),
             budget: DirtyBudget {
                 bytes: AtomicU64::new(0),
@@ -244,13 +247,13 @@ impl Volume {
 
     /// Takes a name away. A file that is open in this client lives on until it is closed.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
-        let keep = self.keep();
-        self.remove(Command::Unlink { parent, name: name.to_vec(), keep }).await
+        let name = name.to_vec();
+        self.remove(|keep| Command::Unlink { parent, name, keep }).await
     }
 
     /// Takes an empty directory away.
     pub async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
-        self.remove(Command::RemoveDirectory { parent, name: name.to_vec() }).await
+        self.cluster.propose(Command::RemoveDirectory { parent, name: name.to_vec() }).await.map(|_| ())
     }
 
     /// Moves a name.
@@ -263,25 +266,26 @@ impl Volume {
         mode: RenameMode,
     ) -> Result<(), Error> {
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        self.remove(Command::Rename { parent, name, new_parent, new_name, mode, keep: self.keep() }).await
+        self.remove(|keep| Command::Rename { parent, name, new_parent, new_name, mode, keep }).await
     }
 
-    /// The session that keeps removed inodes, when any file is open here: the kernel does not say which
+    /// Has a name removed. The session keeps the inode when any file is open here: the kernel does not say which
     /// inode a name means, so the answer decides whether it was one of ours.
-    fn keep(&self) -> Option<rain_types::SessionId> {
-        (!self.files().is_empty()).then(|| self.cluster.session())
-    }
-
-    async fn remove(&self, command: Command) -> Result<(), Error> {
-        let Outcome::Removed { ino, orphaned } = self.cluster.propose(command).await? else {
+    async fn remove(&self, command: impl FnOnce(Option<SessionId>) -> Command) -> Result<(), Error> {
+        let unkept = self.opens.removal(|| !self.files().is_empty()).await;
+        let keep = unkept.is_none().then(|| self.cluster.session());
+        let removed = self.cluster.propose(command(keep)).await;
+        drop(unkept);
+        let Outcome::Removed { ino, orphaned } = removed? else {
             return Err(unexpected("what was removed"));
         };
         if !orphaned {
             self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
             return Ok(());
         }
-        let open_here = self.files().get(&ino).is_some_and(|file| file.orphan());
-        if !open_here {
+        let files = self.files();
+        let open_here = files.get(&ino).is_some_and(|file| file.orphan());
+        if !open_here && !self.opens.orphaned(ino) {
             self.release(ino);
         }
         Ok(())
@@ -399,6 +403,7 @@ impl Volume {
 
     /// Opens a file. What others committed before is seen from here on (close-to-open).
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
+        let _opening = Opening::begin(self, ino).await;
         let Answer::Attr(attr) = self.cluster.query(&Query::GetAttr { ino }).await? else {
             return Err(unexpected("an inode"));
         };

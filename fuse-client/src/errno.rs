@@ -45,7 +45,7 @@ pub(crate) fn of_refusal(refusal: &NsError) -> Errno {
         // this far is a fault, not a program's mistake.
         NsError::NotInline | NsError::SessionEnded(_) => Errno::EIO,
         // Never an answer to what a mount asks.
-        NsError::TooFewNodes { .. } | NsError::Malformed(_) => Errno::EIO,
+        NsError::TooFewNodes { .. } | NsError::Malformed(_) | NsError::Answered(_) => Errno::EIO,
     }
 }
 

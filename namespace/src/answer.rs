@@ -61,7 +61,7 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
         Query::Session { session } => {
             Answer::Sessions(read(kv, &key::session(*session)).into_iter().collect())
         }
-        Query::Missing { limit } => Answer::Blocks(missing(kv, rows(*limit))),
+        Query::Missing { after, limit } => Answer::Blocks(missing(kv, *after, rows(*limit))),
         Query::Garbage { after, limit } => Answer::Garbage(garbage(kv, *after, rows(*limit))),
         Query::Blocks { ids } => {
             if ids.len() > ROWS_MAX {
@@ -169,9 +169,17 @@ fn block(kv: &dyn KvRead, id: BlockId) -> Option<BlockEntry> {
     read::<BlockRecord>(kv, &key::block(id)).map(|record| BlockEntry { id, record })
 }
 
-fn missing(kv: &dyn KvRead, limit: usize) -> Vec<BlockEntry> {
+fn missing(kv: &dyn KvRead, after: Option<(u8, BlockId)>, limit: usize) -> Vec<BlockEntry> {
     let mut ids = Vec::new();
-    kv.scan(b"S", &key::after_prefix(b"S"), &mut |key, _| {
+    let from = after.map_or_else(
+        || b"S".to_vec(),
+        |(margin, id)| {
+            let mut next = key::missing(margin, id);
+            next.push(0);
+            next
+        },
+    );
+    kv.scan(&from, &key::after_prefix(b"S"), &mut |key, _| {
         ids.extend(key::last_block(key));
         if ids.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

@@ -73,4 +73,7 @@ pub enum NsError {
     /// Bytes that are no command, query or record of this version.
     #[error("not understood: {0}")]
     Malformed(String),
+    /// A copy of a request that was answered, come late: nobody waits for it, and it must not apply again.
+    #[error("request {0} was answered before")]
+    Answered(u64),
 }

@@ -71,6 +71,8 @@ pub enum Query {
     Sessions,
     /// Blocks with missing shares, least margin first. Answer: `Blocks`.
     Missing {
+        /// After this place in the list ([`crate::repair::position`]); none: from the start.
+        after: Option<(u8, BlockId)>,
         /// At most so many (the namespace's own limit is 4096).
         limit: u32,
     },

@@ -167,4 +167,6 @@ pub struct SessionRecord {
     pub label: String,
     /// When it was opened.
     pub opened: Time,
+    /// Its requests below this number are answered, and their results forgotten.
+    pub done_below: u64,
 }

@@ -1,8 +1,9 @@
 //! Plans of repair: for blocks with missing shares, which to make now, which not, in which order. Plans only:
 //! the live nodes come as an argument, because what one node saw is no part of the namespace.
 
+use crate::apply::margin;
 use crate::query::BlockEntry;
-use rain_types::{CodeSpec, NodeId};
+use rain_types::{BlockId, CodeSpec, NodeId};
 
 /// What to do about one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,11 @@ pub enum Plan {
         /// Shares within reach.
         reachable: u32,
     },
+}
+
+/// Where a block is in the list of blocks with missing shares: by its margin, then its number.
+pub fn position(entry: &BlockEntry, code: CodeSpec) -> (u8, BlockId) {
+    (margin(code, entry.record.missing), entry.id)
 }
 
 /// Plans one block. `nodes` are the nodes of its shares 0 to n.
@@ -47,7 +53,7 @@ pub fn plan(entry: &BlockEntry, code: CodeSpec, nodes: &[NodeId], is_live: impl 
 mod tests {
     use super::*;
     use crate::record::BlockRecord;
-    use rain_types::{BlockId, Codec, GroupId, VolumeId};
+    use rain_types::{Codec, GroupId, VolumeId};
 
     #[test]
     fn what_lives_is_made_from_what_lives() {

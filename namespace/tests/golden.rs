@@ -99,7 +99,7 @@ fn node() -> NodeRecord {
 }
 
 fn session() -> SessionRecord {
-    SessionRecord { id: SessionId(300), label: "mount".into(), opened: TIME }
+    SessionRecord { id: SessionId(300), label: "mount".into(), opened: TIME, done_below: 5 }
 }
 
 fn records(lines: &mut Lines) {
@@ -220,6 +220,7 @@ fn results(lines: &mut Lines) {
         NsError::NotPermitted("why".into()),
         NsError::CrossVolume,
         NsError::Malformed("why".into()),
+        NsError::Answered(7),
     ];
     for error in errors {
         lines.value::<Applied>("applied", Err(error));
@@ -239,7 +240,7 @@ fn queries() -> Vec<Query> {
         Query::Volumes,
         Query::Nodes,
         Query::Sessions,
-        Query::Missing { limit: 5 },
+        Query::Missing { after: Some((130, BLOCK)), limit: 5 },
         Query::Garbage { after: Some(BLOCK), limit: 5 },
         Query::Blocks { ids: vec![BLOCK] },
         Query::Session { session: SessionId(300) },

@@ -11,6 +11,7 @@ use rain_namespace::error::NsError;
 use rain_namespace::kv::{KvRead, KvTxn, MemoryKv};
 use rain_namespace::query::{Answer, Query, Totals, answer};
 use rain_namespace::record::{Attr, Extent, FileKind, Time};
+use rain_namespace::repair;
 use rain_types::{BlockId, CodeSpec, Codec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 
 struct World {
@@ -349,6 +350,13 @@ fn a_repeated_request_gives_its_first_result_and_old_results_go() {
     assert_eq!(results(&world), 3);
     world.numbered(4, 4, make(root, "g", FileKind::File)).unwrap();
     assert_eq!(results(&world), 1);
+    // A copy that the network kept back until nobody knows its result any more does not apply again.
+    world.run(unlink(root, "f", None)).unwrap();
+    assert_eq!(world.numbered(1, 0, make(root, "f", FileKind::File)), Err(NsError::Answered(1)));
+    assert_eq!(world.run(unlink(root, "f", None)), Err(NsError::NotFound));
+    // A request that claims to be done itself keeps its result all the same.
+    let made = world.numbered(5, 9, make(root, "h", FileKind::File));
+    assert_eq!(world.numbered(5, 9, make(root, "h", FileKind::File)), made);
 }
 
 #[test]
@@ -472,9 +480,19 @@ fn blocks_with_the_least_margin_come_first() {
     for (seq, missing) in [(1, 0b1), (2, 0b111), (3, 0b11), (4, 0)] {
         world.commit(file, seq, &[(seq * 1000, 1000)], missing).unwrap();
     }
-    let missing = |world: &World| match answer(&world.kv, &Query::Missing { limit: 10 }) {
-        Ok(Answer::Blocks(blocks)) => blocks.iter().map(|entry| entry.id.seq).collect::<Vec<_>>(),
-        other => panic!("{other:?}"),
+    // One at a time, each after the last.
+    let missing = |world: &World| {
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            match answer(&world.kv, &Query::Missing { after, limit: 1 }) {
+                Ok(Answer::Blocks(blocks)) => {
+                    let Some(block) = blocks.first() else { return found };
+                    after = Some(repair::position(block, code(2, 3)));
+                    found.push(block.id.seq);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     };
     assert_eq!(missing(&world), [2, 3, 1]);
     let shares = vec![(BlockId { session: world.session, seq: 2 }, u64::MAX)];

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 const FILE: &str = "identity.toml";
 
+/// Of everything in the folder. Raised with every change that an older version would misread.
+const FORMAT: u32 = 2;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {
     format: u32,
@@ -43,13 +46,21 @@ impl Identity {
                 let written: Written = toml::from_str(&text).with_context(|| {
                     format!("{} is damaged; it should name the node and the cluster", path.display())
                 })?;
+                if written.format != FORMAT {
+                    bail!(
+                        "{} has format {}, this version reads and writes {FORMAT}: give an empty --data, or run the \
+                         version that wrote it",
+                        data.display(),
+                        written.format
+                    );
+                }
                 if written.node_id != node.0 {
                     bail!("{} belongs to node {}, not to node {node}", data.display(), written.node_id);
                 }
                 (written, false)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (Written { format: 1, node_id: node.0, cluster: None }, true)
+                (Written { format: FORMAT, node_id: node.0, cluster: None }, true)
             }
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
@@ -108,6 +119,11 @@ mod tests {
         mine.join(ClusterId(7)).expect("the same");
         assert!(mine.join(ClusterId(8)).is_err());
         drop(mine);
+        let of_today = fs::read_to_string(folder.path().join(FILE)).expect("written");
+        fs::write(folder.path().join(FILE), of_today.replace("format = 2", "format = 1")).expect("older");
+        let error = Identity::take(folder.path(), NodeId(1)).expect_err("an older format");
+        assert!(error.to_string().contains("format 1"), "{error}");
+        fs::write(folder.path().join(FILE), of_today).expect("as it was");
         let error = Identity::take(folder.path(), NodeId(2)).expect_err("another node's");
         assert!(error.to_string().contains("node 1"), "{error}");
         assert_eq!(

@@ -17,7 +17,7 @@ use crate::command::{Applied, Command, Entry, Outcome, Request};
 use crate::error::NsError;
 use crate::key;
 use crate::kv::KvTxn;
-use crate::record::Time;
+use crate::record::{SessionRecord, Time};
 use crate::wire;
 use table::Table;
 
@@ -25,23 +25,33 @@ pub(crate) use blocks::margin;
 pub(crate) use data::extents_over;
 pub(crate) use table::counters;
 
-/// Applies one request at a time of its entry, once: a retried request gives its recorded result.
+/// Applies one request at a time of its entry, once: a retried request gives its recorded result, and a late copy of
+/// one whose result the client has is refused.
 pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
     let mut table = Table { kv, time };
     if let Some(id) = request.id {
-        if table.kv.get(&key::session(id.session)).is_none() {
+        let Some(session) = table.read::<SessionRecord>(&key::session(id.session)) else {
             return Err(NsError::SessionEnded(id.session));
+        };
+        if id.seq < session.done_below {
+            return Err(NsError::Answered(id.seq));
         }
         if let Some(recorded) = table.kv.get(&key::result(id)) {
             return wire::decode(&recorded).unwrap_or_else(Err);
         }
     }
     let applied = run(&mut table, request);
-    if let Some(id) = request.id {
-        table.forget_results(id.session, request.done_below);
-        // A session that has just ended itself keeps no results.
-        if table.kv.get(&key::session(id.session)).is_some() {
-            table.kv.put(&key::result(id), &wire::encode(&applied));
+    // A session that has just ended itself keeps no results.
+    if let Some(id) = request.id
+        && let Some(mut session) = table.read::<SessionRecord>(&key::session(id.session))
+    {
+        table.kv.put(&key::result(id), &wire::encode(&applied));
+        // Its own result stays: the client has not seen it, whatever the request says.
+        let done_below = request.done_below.min(id.seq);
+        if done_below > session.done_below {
+            table.forget_results(id.session, session.done_below, done_below);
+            session.done_below = done_below;
+            table.write(&key::session(id.session), &session);
         }
     }
     applied

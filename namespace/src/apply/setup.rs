@@ -76,13 +76,16 @@ impl Table<'_> {
             return Err(NsError::Invalid(format!("a label of {} bytes", label.len())));
         }
         let id = SessionId(self.next(NEXT_SESSION));
-        self.write(&key::session(id), &SessionRecord { id, label: label.into(), opened: self.time });
+        self.write(
+            &key::session(id),
+            &SessionRecord { id, label: label.into(), opened: self.time, done_below: 0 },
+        );
         Ok(Outcome::Session(id))
     }
 
     pub(super) fn end_session(&mut self, session: SessionId) -> Applied {
         self.kv.delete(&key::session(session));
-        self.forget_results(session, u64::MAX);
+        self.forget_results(session, 0, u64::MAX);
         let mut orphans = Vec::new();
         let prefix = key::orphans(session);
         self.kv.scan(&prefix, &key::after_prefix(&prefix), &mut |key, _| {

@@ -116,8 +116,9 @@ impl Table<'_> {
         keys
     }
 
-    pub(super) fn forget_results(&mut self, session: SessionId, below: u64) {
-        let from = key::results(session);
+    /// Results of a session's requests from one number to below another go.
+    pub(super) fn forget_results(&mut self, session: SessionId, from: u64, below: u64) {
+        let from = key::result(rain_types::RequestId { session, seq: from });
         let to = key::result(rain_types::RequestId { session, seq: below });
         let mut old = Vec::new();
         self.kv.scan(&from, &to, &mut |key, _| {

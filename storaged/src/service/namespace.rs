@@ -80,6 +80,11 @@ impl Namespace for NamespaceService {
         if matches!(request.command, Command::RegisterNode { id, .. } if id.0 == 0) {
             return Err(Status::invalid_argument("a node's number is 1 or more"));
         }
+        if let Command::CreateVolume { code, .. } = &request.command {
+            // The namespace knows nothing of codes; every node that gets here does.
+            rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        }
         let applied = keeper.propose(request).await.map_err(propose_status)?;
         Ok(tonic::Response::new(v1::ProposeResponse { applied: wire::encode(&applied).into() }))
     }

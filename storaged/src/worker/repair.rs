@@ -7,7 +7,7 @@ use rain_namespace::command::Command;
 use rain_namespace::query::{Answer, BlockEntry, Query};
 use rain_namespace::record::VolumeRecord;
 use rain_namespace::repair::{self, Plan};
-use rain_types::VolumeId;
+use rain_types::{BlockId, VolumeId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,33 +19,63 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Blocks listed at a time.
 const PAGE: u32 = 256;
 
+/// Pages without anything to do that are passed over before a pause.
+const PAGES_AT_ONCE: u32 = 64;
+
 /// Blocks made again at the same time: bounded so that people's reads and writes keep the upper hand.
 const AT_A_TIME: usize = 4;
 
 pub(crate) async fn run(cluster: Arc<Cluster>, counters: Arc<WorkerCounters>) {
+    let mut after = None;
+    let mut pages = 0;
     loop {
-        let did = match round(&cluster, &counters).await {
-            Ok(did) => did,
+        match round(&cluster, &counters, &mut after).await {
+            Ok(Round::Made) => {
+                // What lost its margin meanwhile comes first.
+                after = None;
+                pages = 0;
+                continue;
+            }
+            // What can be made may stand behind what cannot.
+            Ok(Round::NothingHere) if pages < PAGES_AT_ONCE => {
+                pages += 1;
+                continue;
+            }
+            Ok(Round::NothingHere) => {}
+            Ok(Round::End) => after = None,
             Err(error) => {
                 counters.failed(&error);
                 tracing::warn!(%error, "repairing; it is tried again");
-                0
             }
-        };
-        counters.running.store(false, Relaxed);
-        if did == 0 {
-            tokio::time::sleep(IDLE).await;
         }
+        pages = 0;
+        counters.running.store(false, Relaxed);
+        tokio::time::sleep(IDLE).await;
     }
 }
 
-/// One page. Gives how many shares were made.
-async fn round(cluster: &Cluster, counters: &WorkerCounters) -> Result<u64, Error> {
-    let Answer::Blocks(page) = cluster.query(&Query::Missing { limit: PAGE }).await? else { return Ok(0) };
-    counters.waiting.store(page.len() as u64, Relaxed);
-    if page.is_empty() {
-        return Ok(0);
+/// What became of a page.
+enum Round {
+    /// Shares were made.
+    Made,
+    /// None of it can be made now.
+    NothingHere,
+    /// There is none.
+    End,
+}
+
+/// One page of the list; moves on to the next.
+async fn round(
+    cluster: &Cluster,
+    counters: &WorkerCounters,
+    after: &mut Option<(u8, BlockId)>,
+) -> Result<Round, Error> {
+    let question = Query::Missing { after: *after, limit: PAGE };
+    let Answer::Blocks(page) = cluster.query(&question).await? else { return Ok(Round::End) };
+    if after.is_none() {
+        counters.waiting.store(page.len() as u64, Relaxed);
     }
+    let Some(last) = page.last().cloned() else { return Ok(Round::End) };
     let mut volumes: HashMap<VolumeId, VolumeRecord> = HashMap::new();
     for entry in &page {
         let id = entry.record.volume;
@@ -55,6 +85,8 @@ async fn round(cluster: &Cluster, counters: &WorkerCounters) -> Result<u64, Erro
             volumes.extend(found.into_iter().map(|volume| (volume.id, volume)));
         }
     }
+    let Some(volume) = volumes.get(&last.record.volume) else { return Ok(Round::End) };
+    *after = Some(repair::position(&last, volume.code));
     let mut present = Vec::new();
     let work: Vec<(BlockEntry, BlockPlace)> = page
         .into_iter()
@@ -84,11 +116,10 @@ async fn round(cluster: &Cluster, counters: &WorkerCounters) -> Result<u64, Erro
         }
     }
     if present.is_empty() {
-        return Ok(0);
+        return Ok(Round::NothingHere);
     }
-    let made = present.iter().map(|(_, bits): &(_, u64)| u64::from(bits.count_ones())).sum();
     cluster.propose_internal(Command::MarkPresent { shares: present }).await?;
-    Ok(made)
+    Ok(Round::Made)
 }
 
 fn place(volume: &VolumeRecord, entry: &BlockEntry) -> Option<BlockPlace> {

@@ -6,15 +6,64 @@ use rain_tests::data;
 use rain_tests::needs::{self, Need};
 use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::Duration;
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("a_python_program_stores_and_retrieves_files", &[Need::PythonGrpc], python),
     ("put_get_ls_stat_rm_work_without_a_mount", &[], commands),
     ("everyday_file_calls_behave_as_on_a_local_disk", &[Need::Mount], everyday),
+    ("a_file_opened_at_the_moment_it_is_removed_is_whole_or_not_there", &[Need::Mount], opened_and_removed),
     ("a_stop_and_start_of_every_node_keeps_everything", &[], restart_all),
 ];
+
+/// The kernel lets an open of a name that it has cached run beside the name's removal.
+fn opened_and_removed() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let (mut whole, mut gone) = (0, 0);
+    for round in 0..400u64 {
+        let path = mount.path().join(format!("f{round}"));
+        let len = if round % 2 == 0 { 1000 } else { 20_000 };
+        fs::write(&path, data::bytes(round, 0, len))?;
+        let together = Barrier::new(2);
+        let opened = std::thread::scope(|scope| -> anyhow::Result<_> {
+            let opener = scope.spawn(|| {
+                together.wait();
+                std::thread::sleep(Duration::from_micros(round % 20 * 40));
+                fs::File::open(&path)
+            });
+            together.wait();
+            fs::remove_file(&path)?;
+            Ok(opener.join().expect("the opener does not panic"))
+        })?;
+        match opened {
+            Ok(mut file) => {
+                let mut read = Vec::new();
+                file.read_to_end(&mut read).with_context(|| format!("round {round}: reading"))?;
+                ensure!(read == data::bytes(round, 0, len), "round {round}: {} bytes", read.len());
+                whole += 1;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => gone += 1,
+            Err(error) => return Err(error).with_context(|| format!("round {round}: opening")),
+        }
+    }
+    println!("opened before the removal {whole} times, after it {gone} times");
+    ensure!(whole > 0 && gone > 0, "the two never met: {whole} before, {gone} after");
+    // None of them is kept for longer than it was open.
+    let begun = std::time::Instant::now();
+    loop {
+        let status = cluster.status()?;
+        if status["volumes"][0]["inodes"] == 1 {
+            return mount.unmount();
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(10), "removed files are kept: {status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
 
 fn python() -> anyhow::Result<()> {
     let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
