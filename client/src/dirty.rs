@@ -5,7 +5,7 @@
 //! It leaves out when to flush and what a block is: `flush` decides that.
 
 use bytes::{Bytes, BytesMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// The longest segment: a block's worth.
@@ -28,6 +28,8 @@ impl Segment {
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     segments: BTreeMap<u64, BytesMut>,
+    /// Which of them have the full length.
+    whole: BTreeSet<u64>,
     bytes: u64,
 }
 
@@ -35,6 +37,11 @@ impl Dirty {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes in segments that are shorter than they may be.
+    pub(crate) fn fragment_bytes(&self) -> u64 {
+        self.bytes - (self.whole.len() * SEGMENT_BYTES_MAX) as u64
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -68,12 +75,18 @@ impl Dirty {
             let room = room_from(offset).min(SEGMENT_BYTES_MAX.saturating_sub(segment.len()));
             let now = if offset.is_multiple_of(SEGMENT_BYTES_MAX as u64) { 0 } else { room.min(rest.len()) };
             segment.extend_from_slice(&rest[..now]);
+            if segment.len() == SEGMENT_BYTES_MAX {
+                self.whole.insert(*start);
+            }
             rest = &rest[now..];
         }
         let mut at = end - rest.len() as u64;
         while !rest.is_empty() {
             let now = room_from(at).min(rest.len());
             self.segments.insert(at, BytesMut::from(&rest[..now]));
+            if now == SEGMENT_BYTES_MAX {
+                self.whole.insert(at);
+            }
             at += now as u64;
             rest = &rest[now..];
         }
@@ -106,6 +119,7 @@ impl Dirty {
             .collect();
         for start in touched {
             let Some(mut data) = self.segments.remove(&start) else { continue };
+            self.whole.remove(&start);
             self.bytes -= data.len() as u64;
             let end = start + data.len() as u64;
             if end > range.end {
@@ -135,19 +149,19 @@ impl Dirty {
     pub(crate) fn take(&mut self, whole_only: bool, bytes_max: u64) -> Vec<Segment> {
         let mut taken = Vec::new();
         let mut bytes = 0;
-        let starts: Vec<u64> = self
-            .segments
-            .iter()
-            .filter(|(_, data)| !whole_only || data.len() == SEGMENT_BYTES_MAX)
-            .take_while(|(_, data)| {
-                let fits = bytes == 0 || bytes + data.len() as u64 <= bytes_max;
-                bytes += data.len() as u64;
-                fits
-            })
-            .map(|(start, _)| *start)
-            .collect();
+        let mut fits = |len: usize| {
+            let fits = bytes == 0 || bytes + len as u64 <= bytes_max;
+            bytes += len as u64;
+            fits
+        };
+        let starts: Vec<u64> = if whole_only {
+            self.whole.iter().copied().take_while(|_| fits(SEGMENT_BYTES_MAX)).collect()
+        } else {
+            self.segments.iter().take_while(|(_, data)| fits(data.len())).map(|(start, _)| *start).collect()
+        };
         for offset in starts {
             if let Some(data) = self.segments.remove(&offset) {
+                self.whole.remove(&offset);
                 self.bytes -= data.len() as u64;
                 taken.push(Segment { offset, data: data.freeze() });
             }
@@ -201,6 +215,7 @@ mod tests {
                 }
                 prop_assert_eq!(&model_of(&dirty, 300), &model);
                 prop_assert_eq!(dirty.bytes(), model.iter().flatten().count() as u64);
+                prop_assert_eq!(dirty.fragment_bytes(), dirty.bytes());
             }
         }
     }
@@ -226,10 +241,19 @@ mod tests {
     fn only_whole_blocks_are_taken_when_asked() {
         let mut dirty = Dirty::default();
         dirty.write(0, &vec![1; SEGMENT_BYTES_MAX + 5]);
+        assert_eq!(dirty.fragment_bytes(), 5);
         let taken = dirty.take(true, u64::MAX);
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[0].data.len(), SEGMENT_BYTES_MAX);
         assert_eq!(dirty.bytes(), 5);
         assert_eq!(dirty.end(), SEGMENT_BYTES_MAX as u64 + 5);
+        // Grown in steps, and cut again.
+        for step in 0..256u64 {
+            dirty.write(step * 4096, &[2; 4096]);
+        }
+        assert_eq!(dirty.fragment_bytes(), 5);
+        dirty.remove(0..1);
+        assert_eq!(dirty.fragment_bytes(), dirty.bytes());
+        assert!(dirty.take(true, u64::MAX).is_empty());
     }
 }

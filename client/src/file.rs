@@ -30,8 +30,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A file with so much unstored data begins to store it, bytes.
-const FLUSH_EARLY_BYTES: u64 = 4 << 20;
+/// A file with so much unstored data in whole blocks begins to store it, bytes.
+const WHOLE_EARLY_BYTES: u64 = 4 << 20;
+
+/// A file with so much unstored data in fragments shorter than a block begins to store everything, bytes.
+const FRAGMENTS_EARLY_BYTES: u64 = 8 << 20;
 
 /// One flush stores at most so much before it commits, bytes.
 const FLUSH_ROUND_BYTES: u64 = 32 << 20;
@@ -194,7 +197,9 @@ impl FileState {
     async fn flush_early(&self, volume: &Volume) {
         let Ok(_turn) = self.turn.try_lock() else { return };
         loop {
-            match self.flush_round(volume, true).await {
+            // Random writes leave no whole blocks: enough fragments are packed into some.
+            let whole_only = self.inner().dirty.fragment_bytes() < FRAGMENTS_EARLY_BYTES;
+            match self.flush_round(volume, whole_only).await {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {
@@ -706,7 +711,12 @@ impl OpenFile {
     }
 
     fn begin_early_flush(&self) {
-        if self.file.inner().dirty.bytes() >= FLUSH_EARLY_BYTES && self.file.turn.try_lock().is_ok() {
+        let worth_it = {
+            let inner = self.file.inner();
+            let fragments = inner.dirty.fragment_bytes();
+            inner.dirty.bytes() - fragments >= WHOLE_EARLY_BYTES || fragments >= FRAGMENTS_EARLY_BYTES
+        };
+        if worth_it && self.file.turn.try_lock().is_ok() {
             let (volume, file) = (self.volume.clone(), self.file.clone());
             self.volume.runtime.spawn(async move { file.flush_early(&volume).await });
         }

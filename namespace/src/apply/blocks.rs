@@ -26,7 +26,7 @@ impl Table<'_> {
         if record.missing == 0 {
             return;
         }
-        let margin = margin(self.volume(record.volume).code, record.missing);
+        let margin = margin(self.code(record.volume), record.missing);
         let key = key::missing(margin, id);
         if sign > 0 {
             self.kv.put(&key, &[]);
@@ -51,7 +51,7 @@ impl Table<'_> {
         self.kv.delete(&key::block(id));
         self.count(BLOCKS, -1);
         self.count_missing(id, &record, -1);
-        let shares = self.volume(record.volume).code.n();
+        let shares = self.code(record.volume).n();
         let remaining = u64::MAX >> (64 - shares);
         let garbage = GarbageRecord { volume: record.volume, group: record.group, remaining };
         self.write(&key::garbage(id), &garbage);
@@ -61,7 +61,7 @@ impl Table<'_> {
     pub(super) fn mark(&mut self, shares: &[(BlockId, u64)], missing: bool) -> Applied {
         for (id, bits) in shares {
             let Some(old) = self.block(*id) else { continue };
-            let all = u64::MAX >> (64 - self.volume(old.volume).code.n());
+            let all = u64::MAX >> (64 - self.code(old.volume).n());
             let bits = bits & all;
             let mut new = old.clone();
             new.missing = if missing { old.missing | bits } else { old.missing & !bits };

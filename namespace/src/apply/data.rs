@@ -13,6 +13,9 @@ use std::ops::ControlFlow;
 /// Files up to this length may be inline, bytes.
 pub(super) const INLINE_BYTES_MAX: usize = 4096;
 
+/// Extents held in memory while many are cut.
+const CUT_AT_A_TIME: usize = 1024;
+
 /// The longest block, bytes.
 const BLOCK_BYTES_MAX: u32 = 1 << 20;
 
@@ -217,24 +220,34 @@ impl Table<'_> {
         if attr.extents == 0 || from >= to {
             return;
         }
-        for old in self.extents_over(attr.ino, from, to) {
-            self.kv.delete(&key::extent(attr.ino, old.offset));
-            attr.extents -= 1;
-            let mut left_bytes = 0;
-            for left in without(&old, from, to).into_iter().flatten() {
-                self.write(&key::extent(attr.ino, left.offset), &left);
-                attr.extents += 1;
-                left_bytes += left.len;
+        let mut from = from;
+        // Some at a time: a large file has millions.
+        loop {
+            let some = extents_over(self.kv, attr.ino, from, to, CUT_AT_A_TIME);
+            let Some(last) = some.last() else { return };
+            let next = last.end();
+            for old in &some {
+                self.cut_extent(attr, old, from, to);
             }
-            let gone = old.len - left_bytes;
-            self.hold(attr, -i64::from(gone));
-            self.unshow(old.block, gone.into());
+            if some.len() < CUT_AT_A_TIME || next >= to {
+                return;
+            }
+            from = next;
         }
     }
 
-    /// Extents that overlap a stretch.
-    fn extents_over(&self, ino: Ino, from: u64, to: u64) -> Vec<Extent> {
-        extents_over(self.kv, ino, from, to, usize::MAX)
+    fn cut_extent(&mut self, attr: &mut Attr, old: &Extent, from: u64, to: u64) {
+        self.kv.delete(&key::extent(attr.ino, old.offset));
+        attr.extents -= 1;
+        let mut left_bytes = 0;
+        for left in without(old, from, to).into_iter().flatten() {
+            self.write(&key::extent(attr.ino, left.offset), &left);
+            attr.extents += 1;
+            left_bytes += left.len;
+        }
+        let gone = old.len - left_bytes;
+        self.hold(attr, -i64::from(gone));
+        self.unshow(old.block, gone.into());
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) use table::counters;
 /// Applies one request at a time of its entry, once: a retried request gives its recorded result, and a late copy of
 /// one whose result the client has is refused.
 pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
-    let mut table = Table { kv, time };
+    let mut table = Table::new(kv, time);
     if let Some(id) = request.id {
         let Some(session) = table.read::<SessionRecord>(&key::session(id.session)) else {
             return Err(NsError::SessionEnded(id.session));
@@ -41,6 +41,7 @@ pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
         }
     }
     let applied = run(&mut table, request);
+    table.write_counts();
     // A session that has just ended itself keeps no results.
     if let Some(id) = request.id
         && let Some(mut session) = table.read::<SessionRecord>(&key::session(id.session))

@@ -5,9 +5,10 @@ use crate::key;
 use crate::kv::KvTxn;
 use crate::record::{Attr, BlockRecord, FileKind, Time, VolumeRecord};
 use crate::wire;
-use rain_types::{Ino, SessionId, VolumeId};
+use rain_types::{CodeSpec, Ino, SessionId, VolumeId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// The store during one command.
@@ -15,6 +16,16 @@ pub(super) struct Table<'a> {
     pub(super) kv: &'a mut dyn KvTxn,
     /// The entry's time.
     pub(super) time: Time,
+    tally: Tally,
+}
+
+/// What one command changes in counts, written once at its end; and the codes it has looked up.
+#[derive(Default)]
+struct Tally {
+    counters: BTreeMap<&'static str, i64>,
+    /// Inodes and held bytes.
+    volumes: BTreeMap<VolumeId, (i64, i64)>,
+    codes: BTreeMap<VolumeId, CodeSpec>,
 }
 
 /// Names of the counters of the whole namespace.
@@ -29,7 +40,25 @@ pub(crate) mod counters {
     pub(crate) const GARBAGE: &str = "garbage";
 }
 
-impl Table<'_> {
+impl<'a> Table<'a> {
+    pub(super) fn new(kv: &'a mut dyn KvTxn, time: Time) -> Table<'a> {
+        Table { kv, time, tally: Tally::default() }
+    }
+
+    /// Writes the counts. The last thing a command does.
+    pub(super) fn write_counts(&mut self) {
+        let Tally { counters, volumes, .. } = std::mem::take(&mut self.tally);
+        for (name, change) in counters.into_iter().filter(|(_, change)| *change != 0) {
+            let now = self.read::<u64>(&key::counter(name)).unwrap_or(0);
+            self.write(&key::counter(name), &now.saturating_add_signed(change));
+        }
+        for (volume, (inodes, held)) in volumes.into_iter().filter(|(_, change)| *change != (0, 0)) {
+            let key = key::volume_counts(volume);
+            let (had, held_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
+            self.write(&key, &(had.saturating_add_signed(inodes), held_before.saturating_add_signed(held)));
+        }
+    }
+
     pub(super) fn read<T: DeserializeOwned>(&self, key: &[u8]) -> Option<T> {
         let bytes = self.kv.get(key)?;
         Some(
@@ -82,24 +111,28 @@ impl Table<'_> {
     }
 
     /// Changes a counter of things.
-    pub(super) fn count(&mut self, name: &str, change: i64) {
-        if change != 0 {
-            let now = self.read::<u64>(&key::counter(name)).unwrap_or(0);
-            self.write(&key::counter(name), &now.saturating_add_signed(change));
-        }
+    pub(super) fn count(&mut self, name: &'static str, change: i64) {
+        *self.tally.counters.entry(name).or_default() += change;
     }
 
     /// Changes a volume's counts.
     pub(super) fn count_volume(&mut self, volume: VolumeId, inodes: i64, held: i64) {
-        if inodes != 0 || held != 0 {
-            let key = key::volume_counts(volume);
-            let (had, held_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
-            self.write(&key, &(had.saturating_add_signed(inodes), held_before.saturating_add_signed(held)));
-        }
+        let counts = self.tally.volumes.entry(volume).or_default();
+        *counts = (counts.0 + inodes, counts.1 + held);
     }
 
     pub(super) fn volume(&self, id: VolumeId) -> VolumeRecord {
         self.read(&key::volume(id)).expect("an inode's volume is there")
+    }
+
+    /// A volume's code.
+    pub(super) fn code(&mut self, id: VolumeId) -> CodeSpec {
+        if let Some(code) = self.tally.codes.get(&id) {
+            return *code;
+        }
+        let code = self.volume(id).code;
+        self.tally.codes.insert(id, code);
+        code
     }
 
     pub(super) fn block(&self, id: rain_types::BlockId) -> Option<BlockRecord> {

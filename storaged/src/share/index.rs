@@ -135,9 +135,11 @@ impl Index {
         let pairs = located.iter().map(|located| (key_bytes(located.meta.key), value_bytes(located)));
         match &self.0 {
             Held::Sled { shares, .. } => {
-                let mut batch = sled::Batch::default();
-                pairs.for_each(|(key, value)| batch.insert(&key, &value));
-                fenced(|| shares.apply_batch(batch))
+                // Not as a batch: sled seals each one with a write to its file, and nothing here needs them atomic.
+                for (key, value) in pairs {
+                    fenced(|| shares.insert(key, value.as_slice()))?;
+                }
+                Ok(())
             }
             Held::Memory(map) => {
                 lock(map).extend(pairs);

@@ -2,7 +2,7 @@
 //! value in a test.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,10 +103,23 @@ impl MediaFile for DiskFile {
     }
 
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for part in parts {
-            self.file.write_all_at(part, at)?;
-            at += part.len() as u64;
+        let whole: usize = parts.iter().map(|part| part.len()).sum();
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut written = loop {
+            match rustix::io::pwritev(&self.file, &slices, offset) {
+                Err(rustix::io::Errno::INTR) => {}
+                done => break done?,
+            }
+        };
+        // Rarely less than all: the rest part by part.
+        if written < whole {
+            let mut at = offset;
+            for part in parts {
+                let done = written.min(part.len());
+                self.file.write_all_at(&part[done..], at + done as u64)?;
+                written -= done;
+                at += part.len() as u64;
+            }
         }
         Ok(())
     }
