@@ -63,8 +63,6 @@ fn count(folder: &Path, files: &mut u64, bytes: &mut u64) -> anyhow::Result<()> 
 }
 
 fn real_tree() -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let step = |what: &str| println!("{:6.1} s: {what}", begun.elapsed().as_secs_f64());
     let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
     let mount = TestMount::new(&cluster, "mnt")?;
     let local = cluster.folder().join("tree");
@@ -72,10 +70,8 @@ fn real_tree() -> anyhow::Result<()> {
     ensure!(files >= 3000 && bytes >= 100 << 20, "{files} files, {bytes} bytes");
     let (here, there) = (local.display().to_string(), mount.path().join("tree").display().to_string());
     run("cp", &["-a", &here, &there])?;
-    step("copied in");
     run("diff", &["-r", "--no-dereference", &here, &there])?;
 
-    step("compared");
     let git = |args: &[&str]| {
         let mut all = vec![
             "-c",
@@ -93,10 +89,8 @@ fn real_tree() -> anyhow::Result<()> {
     git(&["init", "-q"])?;
     git(&["add", "-Af", "."])?;
     git(&["commit", "-qm", "everything"])?;
-    step("committed");
     let again = mount.path().join("clone").display().to_string();
     run("git", &["clone", "-q", "--no-local", &format!("file://{there}"), &again])?;
-    step("cloned");
     for repository in [&there, &again] {
         run("git", &["-C", repository, "fsck", "--full", "--strict"])
             .or_else(|_| run("git", &["-C", repository, "fsck", "--full"]))?;
@@ -104,7 +98,6 @@ fn real_tree() -> anyhow::Result<()> {
         ensure!(changed.is_empty(), "git status in {repository}: {changed}");
     }
 
-    step("checked by git");
     // RAIN builds a part of itself in there and runs its tests: sources, dependencies' artefacts, incremental state, mmap'd
     // libraries, executables.
     let project = mount.path().join("project");
@@ -116,14 +109,12 @@ fn real_tree() -> anyhow::Result<()> {
             run("cp", &["-a", &entry.path().display().to_string(), &project.display().to_string()])?;
         }
     }
-    step("copied in once more");
     let built = Command::new(env!("CARGO"))
         .args(["test", "--offline", "--locked", "-p", "rain-types", "--lib"])
         .current_dir(&project)
         .env_remove("CARGO_TARGET_DIR")
         .output()?;
     ensure!(built.status.success(), "cargo inside the mount: {}", String::from_utf8_lossy(&built.stderr));
-    step("built and tested");
     let said = String::from_utf8_lossy(&built.stdout);
     ensure!(said.contains("test result: ok"), "what was built inside the mount says {said}");
     mount.unmount()

@@ -51,7 +51,6 @@ fn opened_and_removed() -> anyhow::Result<()> {
             Err(error) => return Err(error).with_context(|| format!("round {round}: opening")),
         }
     }
-    println!("opened before the removal {whole} times, after it {gone} times");
     ensure!(whole > 0 && gone > 0, "the two never met: {whole} before, {gone} after");
     // None of them is kept for longer than it was open.
     let begun = std::time::Instant::now();
