@@ -11,7 +11,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use crate::{CodeError, RepairPlan, ShareSet};
+use crate::{CodeError, RepairPlan, ShareSet, Stores};
 
 /// A run of a block's bytes that is also a run of one share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,12 @@ pub trait Code: Send + Sync + Debug {
 
     /// Fills in the parity. `shares` are n buffers of equal length, with the data placed as `locate` says and
     /// zeros where no data is.
-    fn encode(&self, shares: &mut [&mut [u8]]) -> Result<(), CodeError>;
+    fn encode(&self, shares: &mut [&mut [u8]]) -> Result<(), CodeError> {
+        self.encode_with(shares, Stores::Cached)
+    }
+
+    /// [`encode`](Code::encode), with a word on how the parity is written. Codes that have one way only ignore it.
+    fn encode_with(&self, shares: &mut [&mut [u8]], stores: Stores) -> Result<(), CodeError>;
 
     /// Fills every share of `wanted` that is not in `present` from those that are; at least k must be
     /// present. Writes to no other share. The buffers of shares in neither set may be empty.
@@ -85,6 +90,17 @@ pub trait Code: Send + Sync + Debug {
         shares: &mut [&mut [u8]],
         present: ShareSet,
         wanted: ShareSet,
+    ) -> Result<(), CodeError> {
+        self.reconstruct_with(shares, present, wanted, Stores::Cached)
+    }
+
+    /// [`reconstruct`](Code::reconstruct), with a word on how the shares are written.
+    fn reconstruct_with(
+        &self,
+        shares: &mut [&mut [u8]],
+        present: ShareSet,
+        wanted: ShareSet,
+        stores: Stores,
     ) -> Result<(), CodeError>;
 
     /// Checks n complete shares, and finds the wrong one where the code can (m >= 2).

@@ -1,6 +1,6 @@
 //! Runs a [`Schedule`] over all the stripes of a block's shares.
 //!
-//! A stripe is the tile: its packets (1.5 KiB for RDP 4+2) are read from memory once and are in the
+//! Where the machine lets code be made, [`xor`](crate::xor) has made some for the schedule; else a stripe is the tile: its packets (1.5 KiB for RDP 4+2) are read from memory once and are in the
 //! first-level cache for every operation after the first that uses them. Each target is summed up in
 //! registers and written once. Knows nothing of codes, and so serves them all; what instructions do the work
 //! is for [`xor`](crate::xor) to say.
@@ -8,11 +8,18 @@
 use crate::geometry::Packet;
 use crate::schedule::Schedule;
 use crate::xor::scalar::Sum;
-use crate::xor::{ROW_BYTES, Row};
+use crate::xor::{ROW_BYTES, Row, Stores};
 
 /// Runs `schedule` on the first `stripes` stripes. `shares` are as many as it has columns; those that it uses
 /// have that many stripes, which the caller has checked.
-pub(crate) fn run(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize) {
+pub(crate) fn run(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize, stores: Stores) {
+    if !schedule.compiled().run(schedule, shares, stripes, stores) {
+        run_portably(schedule, shares, stripes);
+    }
+}
+
+/// The same without machine code.
+pub(crate) fn run_portably(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize) {
     assert_eq!(shares.len(), schedule.shares(), "a schedule is run on the shares it was made for");
     let mut scratch = vec![[0; ROW_BYTES]; schedule.scratch()];
     let mut columns: Vec<&mut [Row]> = Vec::with_capacity(shares.len() + 1);

@@ -69,3 +69,4 @@ pub use codes::{by_name, names};
 pub use error::CodeError;
 pub use plan::{RepairPlan, ShareRead};
 pub use share_set::{Iter, ShareSet};
+pub use xor::{Stores, instructions};

@@ -22,8 +22,8 @@ use crate::exec;
 use crate::geometry::{Geometry, Packet};
 use crate::plan::CodeId;
 use crate::schedule::{Bits, Schedule, cheapest_repair, solve};
-use crate::xor::ROW_BYTES;
 use crate::xor::scalar::{Sum, add_bytes};
+use crate::xor::{ROW_BYTES, Stores};
 use crate::{Code, CodeError, Piece, RepairPlan, ShareRead, ShareSet, Verdict};
 
 /// Erasure patterns whose schedules are kept: all that 16+2 has.
@@ -112,10 +112,16 @@ impl XorArray {
     }
 
     /// Checks the buffers of the shares in `used` and runs the schedule, which uses no other.
-    fn run(&self, schedule: &Schedule, shares: &mut [&mut [u8]], used: ShareSet) -> Result<(), CodeError> {
+    fn run(
+        &self,
+        schedule: &Schedule,
+        shares: &mut [&mut [u8]],
+        used: ShareSet,
+        stores: Stores,
+    ) -> Result<(), CodeError> {
         let lens = shares.iter().map(|share| share.len());
         let len = check_lengths(lens, self.n(), self.stripe_bytes(), used)?;
-        exec::run(schedule, shares, len / self.stripe_bytes());
+        exec::run(schedule, shares, len / self.stripe_bytes(), stores);
         Ok(())
     }
 }
@@ -166,19 +172,20 @@ impl Code for XorArray {
         pieces
     }
 
-    fn encode(&self, shares: &mut [&mut [u8]]) -> Result<(), CodeError> {
-        self.run(&self.encode, shares, ShareSet::all(self.n()))
+    fn encode_with(&self, shares: &mut [&mut [u8]], stores: Stores) -> Result<(), CodeError> {
+        self.run(&self.encode, shares, ShareSet::all(self.n()), stores)
     }
 
-    fn reconstruct(
+    fn reconstruct_with(
         &self,
         shares: &mut [&mut [u8]],
         present: ShareSet,
         wanted: ShareSet,
+        stores: Stores,
     ) -> Result<(), CodeError> {
         check_sets(present, wanted, self.n(), self.id.k)?;
         let schedule = self.decode_schedule(present, wanted)?;
-        self.run(&schedule, shares, present.union(wanted))
+        self.run(&schedule, shares, present.union(wanted), stores)
     }
 
     fn verify(&self, shares: &[&[u8]]) -> Result<Verdict, CodeError> {
@@ -236,7 +243,7 @@ impl Code for XorArray {
     fn reconstruct_from_plan(&self, plan: &RepairPlan, shares: &mut [&mut [u8]]) -> Result<(), CodeError> {
         self.id.check(plan)?;
         let schedule = plan.schedule.as_ref().expect("this kind of code puts a schedule into its plans");
-        self.run(schedule, shares, plan.sources().union(plan.lost))
+        self.run(schedule, shares, plan.sources().union(plan.lost), Stores::Cached)
     }
 }
 

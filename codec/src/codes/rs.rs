@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use reed_solomon_erasure::galois_8::{self, ReedSolomon};
 
+use crate::Stores;
 use crate::cache::Cache;
 use crate::code::{check_lengths, check_sets, check_update};
 use crate::plan::CodeId;
@@ -146,7 +147,7 @@ impl Code for Rs {
         pieces
     }
 
-    fn encode(&self, shares: &mut [&mut [u8]]) -> Result<(), CodeError> {
+    fn encode_with(&self, shares: &mut [&mut [u8]], _: Stores) -> Result<(), CodeError> {
         let n = self.n();
         check_lengths(shares.iter().map(|share| share.len()), n, ROW_BYTES, ShareSet::all(n))?;
         let (data, parity) = shares.split_at_mut(self.id.k);
@@ -156,11 +157,12 @@ impl Code for Rs {
         Ok(())
     }
 
-    fn reconstruct(
+    fn reconstruct_with(
         &self,
         shares: &mut [&mut [u8]],
         present: ShareSet,
         wanted: ShareSet,
+        _: Stores,
     ) -> Result<(), CodeError> {
         check_sets(present, wanted, self.n(), self.id.k)?;
         let lens = shares.iter().map(|share| share.len());

@@ -17,6 +17,7 @@ pub(crate) use repair::cheapest_repair;
 pub(crate) use solve::solve;
 
 use crate::geometry::{Geometry, Packet};
+use crate::xor::Compiled;
 
 /// Targets and what each is the XOR of, in order. Column `shares` stands for scratch packets.
 #[derive(Debug, Clone)]
@@ -27,6 +28,7 @@ pub struct Schedule {
     /// A target, and where its sources end in `sources`; they begin where those of the one before end.
     targets: Vec<(Packet, usize)>,
     sources: Vec<Packet>,
+    compiled: Compiled,
 }
 
 /// A step found by a solver: target and sources by packet number.
@@ -64,12 +66,23 @@ impl Schedule {
 
     fn empty(geometry: &Geometry) -> Schedule {
         let (shares, rows) = (geometry.shares, geometry.rows);
-        Schedule { shares, rows, scratch: 0, targets: Vec::new(), sources: Vec::new() }
+        Schedule {
+            shares,
+            rows,
+            scratch: 0,
+            targets: Vec::new(),
+            sources: Vec::new(),
+            compiled: Compiled::default(),
+        }
     }
 
     fn push(&mut self, target: Packet, sources: &[Packet]) {
         self.sources.extend_from_slice(sources);
         self.targets.push((target, self.sources.len()));
+    }
+
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
     }
 
     /// Columns, but for scratch.

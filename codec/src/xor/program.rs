@@ -1,0 +1,257 @@
+//! [`Program`]: a schedule turned into one pass over a stripe with all sums in registers.
+//!
+//! Every packet is loaded once for as many sums as fit into the machine's registers (all of them for most codes
+//! and erasure patterns). Packets are taken four at a time, with the sums of two and two: whatever part of the
+//! four a sum needs, one three-operand XOR adds it. So a dense matrix costs a quarter of an instruction for each
+//! of its cells instead of a half (two at a time where the machine has no third operand). Sums that are sources of
+//! other sums (RDP's row parity, a decoder's zig-zag) are added from their registers.
+//!
+//! What else was tried, and what it gave, is in `docs/codec.md`. Invariants: a register is read only after it was
+//! written; every kept target is stored exactly once. Not here: machine code ([`native`](super::native)).
+
+#[cfg(test)]
+use super::Row;
+use crate::geometry::Packet;
+use crate::schedule::{Bits, Schedule};
+use std::collections::BTreeMap;
+
+/// What the machine offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// Vector registers.
+    pub(crate) registers: usize,
+    /// Whether a register can take the XOR of itself and two others.
+    pub(crate) three_operands: bool,
+}
+
+/// One instruction on registers of a packet each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Load {
+        to: u8,
+        from: Packet,
+    },
+    Store {
+        from: u8,
+        to: Packet,
+    },
+    Clear {
+        to: u8,
+    },
+    Copy {
+        to: u8,
+        from: u8,
+    },
+    /// `to = a + b`
+    Xor {
+        to: u8,
+        a: u8,
+        b: u8,
+    },
+    /// `to = to + a + b`
+    Xor3 {
+        to: u8,
+        a: u8,
+        b: u8,
+    },
+}
+
+/// Instructions for one stripe.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) ops: Vec<Op>,
+}
+
+/// A sum of a pass: packets in memory and earlier sums of the same pass.
+struct Sum {
+    /// Where it is stored; none: it only helps others.
+    target: Option<Packet>,
+    packets: Vec<Packet>,
+    sums: Vec<usize>,
+}
+
+impl Program {
+    pub(crate) fn new(schedule: &Schedule, machine: Machine) -> Program {
+        let group = if machine.three_operands { 4 } else { 2 };
+        // A group and the sums of its pairs.
+        let sums_max = machine.registers - group - group / 2;
+        let mut ops = Vec::new();
+        for pass in passes(schedule, sums_max) {
+            let by_share = pass_ops(&pass, machine, group, |packet| (packet.share(), packet.row()));
+            let by_row = pass_ops(&pass, machine, group, |packet| (packet.row(), packet.share()));
+            ops.extend(if by_row.len() < by_share.len() { by_row } else { by_share });
+        }
+        Program { ops }
+    }
+
+    /// Runs it on one stripe without machine code.
+    #[cfg(test)]
+    pub(crate) fn interpret(&self, columns: &mut [Vec<Row>], stripe: usize, rows: usize) {
+        use super::scalar::Sum;
+        let mut registers = [[0xee; 64]; 32];
+        let add = |rows: &[&Row]| {
+            let mut sum = Sum::ZERO;
+            rows.iter().for_each(|row| sum.add(row));
+            let mut row = [0; 64];
+            sum.store(&mut row);
+            row
+        };
+        for op in &self.ops {
+            match *op {
+                Op::Load { to, from } => {
+                    registers[to as usize] = columns[from.share()][stripe * rows + from.row()];
+                }
+                Op::Store { from, to } => {
+                    columns[to.share()][stripe * rows + to.row()] = registers[from as usize];
+                }
+                Op::Clear { to } => registers[to as usize] = [0; 64],
+                Op::Copy { to, from } => registers[to as usize] = registers[from as usize],
+                Op::Xor { to, a, b } => {
+                    registers[to as usize] = add(&[&registers[a as usize], &registers[b as usize]]);
+                }
+                Op::Xor3 { to, a, b } => {
+                    let rows = [to, a, b].map(|register| registers[register as usize]);
+                    registers[to as usize] = add(&[&rows[0], &rows[1], &rows[2]]);
+                }
+            }
+        }
+    }
+}
+
+/// Cuts a schedule into passes of so many sums. A sum of an earlier pass is read from where it was stored, or, when it was
+/// not, made of what it is made of.
+fn passes(schedule: &Schedule, sums_max: usize) -> Vec<Vec<Sum>> {
+    let scratch_column = schedule.shares();
+    let ops: Vec<(Packet, &[Packet])> = schedule.ops().collect();
+    let number_of: BTreeMap<Packet, usize> =
+        ops.iter().enumerate().map(|(number, (target, _))| (*target, number)).collect();
+    let mut passes: Vec<Vec<Sum>> = Vec::new();
+    // The first operation of each pass: scratch that fits nowhere is expanded, not kept.
+    for (first, chunk) in ops.chunks(sums_max).enumerate() {
+        let first = first * sums_max;
+        let mut pass = Vec::with_capacity(chunk.len());
+        for (_, (target, sources)) in chunk.iter().enumerate() {
+            let mut packets: BTreeMap<Packet, bool> = BTreeMap::new();
+            let mut sums = Bits::new(chunk.len());
+            let mut open: Vec<Packet> = sources.to_vec();
+            while let Some(source) = open.pop() {
+                match number_of.get(&source) {
+                    // Of this pass: in a register.
+                    Some(number) if *number >= first => {
+                        let at = Bits::of(chunk.len(), [*number - first]);
+                        sums.add(&at);
+                    }
+                    Some(number) if source.share() == scratch_column => open.extend(ops[*number].1),
+                    _ => *packets.entry(source).or_default() ^= true,
+                }
+            }
+            pass.push(Sum {
+                target: (target.share() != scratch_column).then_some(*target),
+                packets: packets.into_iter().filter(|(_, odd)| *odd).map(|(packet, _)| packet).collect(),
+                sums: sums.iter().collect(),
+            });
+        }
+        passes.push(pass);
+    }
+    passes
+}
+
+/// Sums in registers 0 and up, the group's packets and pairs above.
+struct Emitter {
+    ops: Vec<Op>,
+    machine: Machine,
+    /// Which sums have a value.
+    begun: Vec<bool>,
+}
+
+impl Emitter {
+    /// Adds some registers to a sum.
+    fn add(&mut self, sum: usize, registers: &[u8]) {
+        let to = sum as u8;
+        let mut rest = registers;
+        while let Some((&a, more)) = rest.split_first() {
+            rest = more;
+            let b = rest.first().copied();
+            let op = match (self.begun[sum], b) {
+                (false, Some(b)) => Op::Xor { to, a, b },
+                (true, Some(b)) if self.machine.three_operands => Op::Xor3 { to, a, b },
+                (true, _) => {
+                    self.ops.push(Op::Xor { to, a: to, b: a });
+                    continue;
+                }
+                (false, None) => Op::Copy { to, from: a },
+            };
+            self.ops.push(op);
+            self.begun[sum] = true;
+            rest = rest.get(1..).unwrap_or_default();
+        }
+    }
+}
+
+fn pass_ops<K: Ord>(pass: &[Sum], machine: Machine, group: usize, order: impl Fn(&Packet) -> K) -> Vec<Op> {
+    let mut users: BTreeMap<Packet, Vec<usize>> = BTreeMap::new();
+    for (number, sum) in pass.iter().enumerate() {
+        for packet in &sum.packets {
+            users.entry(*packet).or_default().push(number);
+        }
+    }
+    let mut packets: Vec<Packet> = users.keys().copied().collect();
+    packets.sort_by_key(order);
+    let mut emitter = Emitter { ops: Vec::new(), machine, begun: vec![false; pass.len()] };
+    let loaded = pass.len() as u8;
+    let pairs = loaded + group as u8;
+    for four in packets.chunks(group) {
+        for (at, packet) in four.iter().enumerate() {
+            emitter.ops.push(Op::Load { to: loaded + at as u8, from: *packet });
+        }
+        // For each sum, which of each pair it needs: bit 0 the first, bit 1 the second.
+        let needs: Vec<Vec<u8>> = (0..pass.len())
+            .map(|sum| {
+                let bit = |packet: &Packet| u8::from(users[packet].contains(&sum));
+                let of_pair =
+                    |pair: &[Packet]| bit(&pair[0]) | pair.get(1).map_or(0, |second| bit(second) << 1);
+                four.chunks(2).map(of_pair).collect()
+            })
+            .collect();
+        let others =
+            |need: &[u8], pair: usize| need.iter().enumerate().any(|(at, part)| at != pair && *part != 0);
+        let mut summed = [false; 2];
+        for pair in 0..four.len().div_ceil(2) {
+            let both = needs.iter().filter(|need| need[pair] == 3);
+            // Worth an instruction when it saves one: a lone pair is added by a three-operand XOR, or begins a sum.
+            let saved = both.filter(|need| !machine.three_operands || others(need, pair)).count();
+            if saved > 1 || saved == 1 && machine.three_operands {
+                let a = loaded + 2 * pair as u8;
+                emitter.ops.push(Op::Xor { to: pairs + pair as u8, a, b: a + 1 });
+                summed[pair] = true;
+            }
+        }
+        for (sum, need) in needs.iter().enumerate() {
+            let mut registers = Vec::with_capacity(4);
+            for (pair, part) in need.iter().enumerate() {
+                let first = loaded + 2 * pair as u8;
+                match part {
+                    1 => registers.push(first),
+                    2 => registers.push(first + 1),
+                    3 if summed[pair] && (!machine.three_operands || others(need, pair)) => {
+                        registers.push(pairs + pair as u8);
+                    }
+                    3 => registers.extend([first, first + 1]),
+                    _ => {}
+                }
+            }
+            emitter.add(sum, &registers);
+        }
+    }
+    for (number, sum) in pass.iter().enumerate() {
+        let registers: Vec<u8> = sum.sums.iter().map(|earlier| *earlier as u8).collect();
+        emitter.add(number, &registers);
+        if !emitter.begun[number] {
+            emitter.ops.push(Op::Clear { to: number as u8 });
+        }
+        if let Some(target) = sum.target {
+            emitter.ops.push(Op::Store { from: number as u8, to: target });
+        }
+    }
+    emitter.ops
+}
