@@ -65,7 +65,7 @@ mod share_set;
 mod xor;
 
 pub use code::{Code, Piece, Verdict};
-pub use codes::{by_name, names};
+pub use codes::{by_name, default_name, names};
 pub use error::CodeError;
 pub use plan::{RepairPlan, ShareRead};
 pub use share_set::{Iter, ShareSet};

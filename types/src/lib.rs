@@ -157,19 +157,50 @@ impl FromStr for ClusterId {
 pub enum Codec {
     /// Reed-Solomon over GF(256), any k and m.
     Rs = 1,
-    /// Row-diagonal parity (Corbett et al. 2004), m = 2, exclusive-or only.
+    /// Row-diagonal parity (Corbett et al. 2004), m = 2, exclusive-or only, as all that follow.
     Rdp = 2,
+    /// EVENODD (Blaum et al. 1995), m = 2.
+    EvenOdd = 3,
+    /// STAR (Huang, Xu 2008), m = 3.
+    Star = 4,
+    /// X-Code (Xu, Bruck 1999), m = 2, k + 2 a prime.
+    XCode = 5,
+    /// B-Code (Xu et al. 1999), m = 2.
+    BCode = 6,
+    /// Cauchy bit matrices (Bloemer et al. 1995), any k and m.
+    Cauchy = 7,
+    /// Copies: k = 1.
+    Mirror = 8,
+    /// The sum of all: m = 1.
+    Parity = 9,
 }
 
 impl Codec {
     /// Every family, in the order of their numbers.
-    pub const ALL: [Codec; 2] = [Codec::Rs, Codec::Rdp];
+    pub const ALL: [Codec; 9] = [
+        Codec::Rs,
+        Codec::Rdp,
+        Codec::EvenOdd,
+        Codec::Star,
+        Codec::XCode,
+        Codec::BCode,
+        Codec::Cauchy,
+        Codec::Mirror,
+        Codec::Parity,
+    ];
 
     /// The name used in commands and in `rain-codec`.
     pub fn name(self) -> &'static str {
         match self {
             Codec::Rs => "rs",
             Codec::Rdp => "rdp",
+            Codec::EvenOdd => "evenodd",
+            Codec::Star => "star",
+            Codec::XCode => "xcode",
+            Codec::BCode => "bcode",
+            Codec::Cauchy => "cauchy",
+            Codec::Mirror => "mirror",
+            Codec::Parity => "parity",
         }
     }
 
@@ -188,10 +219,10 @@ impl fmt::Display for Codec {
 impl FromStr for Codec {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        Codec::ALL
-            .into_iter()
-            .find(|codec| codec.name() == text)
-            .ok_or_else(|| ParseIdError { wanted: "a codec (rdp, rs)", given: text.to_owned() })
+        Codec::ALL.into_iter().find(|codec| codec.name() == text).ok_or_else(|| ParseIdError {
+            wanted: "a codec (rdp, evenodd, star, xcode, bcode, cauchy, mirror, parity, rs)",
+            given: text.to_owned(),
+        })
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) struct Create {
     /// Data shares + parity shares: any K of the K+M give a block back.
     #[arg(long, value_name = "K+M")]
     code: String,
-    /// rdp (m = 2, exclusive-or only) or rs; by default rdp where it can.
+    /// rdp, evenodd, star, xcode, bcode, cauchy, mirror, parity (exclusive-or only) or rs; by default the fastest for
+    /// K and M.
     #[arg(long)]
     codec: Option<Codec>,
     /// Mode of the root directory, octal.
@@ -43,7 +44,8 @@ pub(crate) fn code(text: &str, codec: Option<Codec>) -> anyhow::Result<CodeSpec>
     let wrong = || format!("{text:?} is no code of the form 4+2");
     let (k, m) = text.split_once('+').with_context(wrong)?;
     let (k, m): (u8, u8) = (k.parse().with_context(wrong)?, m.parse().with_context(wrong)?);
-    let codec = codec.unwrap_or(if m == 2 && (2..=16).contains(&k) { Codec::Rdp } else { Codec::Rs });
+    let default = || rain_codec::default_name(k.into(), m.into()).parse();
+    let codec = codec.map_or_else(default, Ok)?;
     Ok(CodeSpec { codec, k, m })
 }
 
@@ -98,8 +100,9 @@ mod tests {
     #[test]
     fn codes_are_read_and_the_family_chosen() {
         assert_eq!(code("4+2", None).expect("good").codec, Codec::Rdp);
-        assert_eq!(code("1+2", None).expect("good").codec, Codec::Rs);
-        assert_eq!(code("6+3", None).expect("good").codec, Codec::Rs);
+        assert_eq!(code("1+2", None).expect("good").codec, Codec::Mirror);
+        assert_eq!(code("6+3", None).expect("good").codec, Codec::Cauchy);
+        assert_eq!(code("2+1", None).expect("good").codec, Codec::Parity);
         assert_eq!(code("4+2", Some(Codec::Rs)).expect("good").codec, Codec::Rs);
         for wrong in ["4", "4+", "x+2", "4+2+1", "999+2"] {
             assert!(code(wrong, None).is_err(), "{wrong}");

@@ -231,7 +231,7 @@ impl Assembler {
 
     /// mov register, [rdi + 8 * share]
     fn load_pointer(&mut self, register: u8, share: usize) {
-        self.code.extend([0x48 | (register >> 3) << 2, 0x8b, 0x80 | register % 8 << 3 | 7]);
+        self.code.extend([0x48 | ((register >> 3) << 2), 0x8b, 0x80 | ((register & 7) << 3) | 7]);
         self.code.extend((8 * share as u32).to_le_bytes());
     }
 
@@ -248,64 +248,78 @@ impl Assembler {
     }
 
     fn op(&mut self, op: Op, lane: usize, streams: bool) {
-        const F3: u8 = 2;
-        const H66: u8 = 1;
         match op {
             Op::Load { to, from } => {
                 let memory = self.memory(from, lane);
-                self.vector(1, F3, true, 0x6f, to, 0, &memory); // vmovdqu(64)
+                self.vector(LOAD, to, 0, &memory);
             }
             Op::Store { from, to } => {
                 let memory = self.memory(to, lane);
-                if streams {
-                    self.vector(1, H66, false, 0xe7, from, 0, &memory); // vmovntdq
-                } else {
-                    self.vector(1, F3, true, 0x7f, from, 0, &memory);
-                }
+                self.vector(if streams { STREAM } else { STORE }, from, 0, &memory);
             }
-            Op::Clear { to } => self.vector(1, H66, true, 0xef, to, to, &Operand::Register(to)),
-            Op::Copy { to, from } => self.vector(1, F3, true, 0x6f, to, 0, &Operand::Register(from)),
-            Op::Xor { to, a, b } => self.vector(1, H66, true, 0xef, to, a, &Operand::Register(b)), // vpxor(q)
+            Op::Clear { to } => self.vector(XOR, to, to, &Operand::Register(to)),
+            Op::Copy { to, from } => self.vector(LOAD, to, 0, &Operand::Register(from)),
+            Op::Xor { to, a, b } => self.vector(XOR, to, a, &Operand::Register(b)),
             Op::Xor3 { to, a, b } => {
-                self.vector(3, H66, true, 0x25, to, a, &Operand::Register(b)); // vpternlogq, the XOR of three
-                self.code.push(0x96);
+                self.vector(TERNARY, to, a, &Operand::Register(b));
+                self.code.push(0x96); // the XOR of three
             }
         }
     }
 
-    /// An instruction with its prefix. `wide` counts for EVEX only; the VEX forms used here ignore it.
-    fn vector(&mut self, map: u8, prefix: u8, wide: bool, opcode: u8, reg: u8, second: u8, rm: &Operand) {
-        let bit = |value: u8, at: u8| value >> at & 1;
+    /// An instruction with its prefix: `reg`, the second source, register or memory.
+    fn vector(&mut self, instruction: Instruction, reg: u8, second: u8, rm: &Operand) {
+        let Instruction { map, prefix, wide, opcode } = instruction;
+        let bit = |value: u8, at: u8| (value >> at) & 1;
         let (rm_bit3, rm_bit4) = match rm {
             Operand::Register(register) => (bit(*register, 3), bit(*register, 4)),
             // The index is rcx.
             Operand::Memory { pointer, .. } => (bit(*pointer, 3), 0),
         };
+        // Bits of register numbers are stored inverted.
+        let p1 = ((!second & 15) << 3) | 4 | prefix;
         match self.level {
             Level::Avx512 => {
-                let p0 = (bit(reg, 3) ^ 1) << 7
-                    | (rm_bit4 ^ 1) << 6
-                    | (rm_bit3 ^ 1) << 5
-                    | (bit(reg, 4) ^ 1) << 4
-                    | map;
-                let p1 = u8::from(wide) << 7 | (!second & 15) << 3 | 4 | prefix;
-                let p2 = 0x40 | (bit(second, 4) ^ 1) << 3;
+                let numbers = [(bit(reg, 3), 7), (rm_bit4, 6), (rm_bit3, 5), (bit(reg, 4), 4)]
+                    .map(|(bit, at)| (bit ^ 1) << at);
+                let p0 = numbers.iter().fold(map, |byte, bit| byte | bit);
+                let p2 = 0x40 | ((bit(second, 4) ^ 1) << 3);
+                let p1 = (u8::from(wide) << 7) | p1;
                 self.code.extend([0x62, p0, p1, p2, opcode]);
             }
             Level::Avx2 => {
                 debug_assert!(map == 1 && reg < 16 && second < 16, "what AVX2 has");
-                let p0 = (bit(reg, 3) ^ 1) << 7 | 1 << 6 | (rm_bit3 ^ 1) << 5 | map;
-                let p1 = (!second & 15) << 3 | 4 | prefix;
+                let p0 = ((bit(reg, 3) ^ 1) << 7) | (1 << 6) | ((rm_bit3 ^ 1) << 5) | map;
                 self.code.extend([0xc4, p0, p1, opcode]);
             }
         }
+        let low = |register: u8| register & 7;
         match rm {
-            Operand::Register(register) => self.code.push(0xc0 | reg % 8 << 3 | register % 8),
+            Operand::Register(register) => self.code.push(0xc0 | (low(reg) << 3) | low(*register)),
             Operand::Memory { pointer, offset } => {
                 // [pointer + rcx + offset]
-                self.code.extend([0x84 | reg % 8 << 3, 1 << 3 | pointer % 8]);
+                self.code.extend([0x84 | (low(reg) << 3), (1 << 3) | low(*pointer)]);
                 self.code.extend((*offset as u32).to_le_bytes());
             }
         }
     }
 }
+
+/// Opcode map, mandatory prefix (1 for 66, 2 for F3), operand width (EVEX only: the VEX forms ignore it), opcode.
+#[derive(Debug, Clone, Copy)]
+struct Instruction {
+    map: u8,
+    prefix: u8,
+    wide: bool,
+    opcode: u8,
+}
+
+/// vmovdqu64, vmovdqu
+const LOAD: Instruction = Instruction { map: 1, prefix: 2, wide: true, opcode: 0x6f };
+const STORE: Instruction = Instruction { map: 1, prefix: 2, wide: true, opcode: 0x7f };
+/// vmovntdq
+const STREAM: Instruction = Instruction { map: 1, prefix: 1, wide: false, opcode: 0xe7 };
+/// vpxorq, vpxor
+const XOR: Instruction = Instruction { map: 1, prefix: 1, wide: true, opcode: 0xef };
+/// vpternlogq
+const TERNARY: Instruction = Instruction { map: 3, prefix: 1, wide: true, opcode: 0x25 };

@@ -130,7 +130,7 @@ fn passes(schedule: &Schedule, sums_max: usize) -> Vec<Vec<Sum>> {
     for (first, chunk) in ops.chunks(sums_max).enumerate() {
         let first = first * sums_max;
         let mut pass = Vec::with_capacity(chunk.len());
-        for (_, (target, sources)) in chunk.iter().enumerate() {
+        for (target, sources) in chunk {
             let mut packets: BTreeMap<Packet, bool> = BTreeMap::new();
             let mut sums = Bits::new(chunk.len());
             let mut open: Vec<Packet> = sources.to_vec();

@@ -26,11 +26,29 @@ fn check_every_pattern(code: &dyn Code) {
 }
 
 #[test]
-fn rs_survives_every_loss_up_to_14_shares() {
-    for n in 1..=14 {
-        for k in 1..=n {
-            check_every_pattern(&*code("rs", k, n - k));
+fn every_code_survives_every_loss_up_to_14_shares() {
+    for &name in rain_codec::names() {
+        let mut checked = 0;
+        for n in 1..=14 {
+            for k in 1..=n {
+                if let Ok(code) = by_name(name, k, n - k) {
+                    check_every_pattern(&*code);
+                    checked += 1;
+                }
+            }
         }
+        let expected = match name {
+            "rdp" | "evenodd" => 12,
+            "star" => 11,
+            "xcode" => 5,
+            "bcode" => 11,
+            "cauchy" => 91,
+            "rs" => 105,
+            "mirror" => 14,
+            "parity" => 13,
+            other => panic!("{other} is not known to this test"),
+        };
+        assert_eq!(checked, expected, "{name}");
     }
 }
 
@@ -38,13 +56,6 @@ fn rs_survives_every_loss_up_to_14_shares() {
 fn rdp_survives_every_loss_for_every_k() {
     for k in 1..=16 {
         check_every_pattern(&*code("rdp", k, 2));
-    }
-}
-
-#[test]
-fn arrays_given_by_equations_survive_every_loss() {
-    for code in arrays::all() {
-        check_every_pattern(&*code);
     }
 }
 
@@ -110,15 +121,30 @@ fn rs_makes_the_bytes_that_its_crate_makes() {
 #[test]
 fn what_cannot_be_is_refused_with_the_rule_and_the_names() {
     let text = |name: &str, k, m| by_name(name, k, m).unwrap_err().to_string();
-    assert_eq!(text("raid", 4, 2), "there is no code \"raid\"; there are rdp, rs");
-    assert_eq!(text("rdp", 4, 3), "code rdp cannot be k=4, m=3: it needs m = 2; the codes are rdp, rs");
+    assert_eq!(
+        text("raid", 4, 2),
+        "there is no code \"raid\"; there are rdp, evenodd, star, xcode, bcode, cauchy, rs, mirror, parity"
+    );
+    assert!(
+        text("rdp", 4, 3).starts_with("code rdp cannot be k=4, m=3: it needs m = 2; the codes are rdp, ")
+    );
+    assert!(text("xcode", 4, 2).contains("k + 2 a prime"));
+    assert!(text("bcode", 12, 2).contains("a prime p"));
+    assert!(text("star", 4, 2).contains("m = 3") && text("evenodd", 18, 2).contains("k from 1 to 17"));
+    assert!(text("cauchy", 4, 0).contains("m >= 1") && text("cauchy", 250, 6).contains("k + m <= 255"));
+    assert!(text("mirror", 2, 1).contains("k = 1") && text("parity", 2, 2).contains("m = 1"));
     assert!(text("rdp", 17, 2).contains("k=17, m=2: it needs k from 1 to 16"));
     assert!(text("rdp", 0, 2).contains("k from 1 to 16"));
     assert!(text("rs", 0, 2).contains("k >= 1 and k + m <= 255"));
     assert!(text("rs", 200, 56).contains("k=200, m=56"));
     assert!(text("rs", usize::MAX, usize::MAX).contains("255"));
     for &name in rain_codec::names() {
-        assert_eq!(code(name, 4, 2).name(), name);
+        let some =
+            (1..=5).flat_map(|k| (0..=3).map(move |m| (k, m))).find_map(|(k, m)| by_name(name, k, m).ok());
+        assert_eq!(some.expect("a small one of each").name(), name);
+    }
+    for (k, m) in (1..=20).flat_map(|k| (0..=5).map(move |m| (k, m))) {
+        assert_eq!(code(rain_codec::default_name(k, m), k, m).n(), k + m);
     }
     assert_eq!(code("rs", 255, 0).n(), 255);
 }

@@ -66,8 +66,10 @@ fn an_update_of_parity_or_outside_is_refused() {
         assert_eq!(nobody, Err(CodeError::NoSuchShare { share: n, n }));
         if code.m() > 0 {
             let offset = share_bytes - 64;
-            let parity = code.update(n - 1, offset, &[1], &mut views(&mut shares));
-            assert_eq!(parity, Err(CodeError::NotData { share: n - 1, offset }));
+            // The vertical codes have parity in the last row of the first share, too.
+            let share = if ["xcode", "bcode"].contains(&code.name()) { 0 } else { n - 1 };
+            let parity = code.update(share, offset, &[1], &mut views(&mut shares));
+            assert_eq!(parity, Err(CodeError::NotData { share, offset }));
         }
         assert!(shares == before);
     }

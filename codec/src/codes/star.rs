@@ -1,0 +1,39 @@
+//! STAR: three parity shares, [`evenodd`](super::evenodd) with one more column.
+//!
+//! Huang, Xu: STAR: An Efficient Coding Scheme for Correcting Triple Storage Node Failures, IEEE Transactions on
+//! Computers 57(7), 2008 (FAST 2005), section 3. Row parity and the diagonal parity of EVENODD, and a third column with
+//! the parity of the diagonals (r - c) mod p, with an adjuster of its own. p is 3, 5 or 17, the smallest that is at
+//! least k.
+
+use std::sync::Arc;
+
+use super::array::XorArray;
+use super::evenodd::{PRIMES, Slope, columns, diagonals, row_parity};
+use crate::geometry::Geometry;
+use crate::{Code, CodeError};
+
+/// The name of the code.
+pub const NAME: &str = "star";
+
+pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
+    let wrong = |rule| CodeError::Geometry { code: NAME, k, m, rule, known: super::names() };
+    if m != 3 {
+        return Err(wrong("m = 3"));
+    }
+    let prime =
+        PRIMES.into_iter().find(|prime| *prime >= k && k > 0).ok_or_else(|| wrong("k from 1 to 17"))?;
+    Ok(Arc::new(XorArray::new(NAME, k, geometry(prime, k))))
+}
+
+/// The array for a prime, shortened to `k` data columns.
+pub fn geometry(prime: usize, k: usize) -> Geometry {
+    assert!((1..=prime).contains(&k), "STAR with p = {prime} has 1 to {prime} data columns, not {k}");
+    let rows = prime - 1;
+    let equations = row_parity(k, rows).chain(diagonals(prime, k, k + 1, Slope::Rising)).chain(diagonals(
+        prime,
+        k,
+        k + 2,
+        Slope::Falling,
+    ));
+    Geometry { shares: k + 3, rows, equations: equations.collect(), parity: columns(k..k + 3, rows) }
+}
