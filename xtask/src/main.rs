@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 /// The only task runner.
 #[derive(Debug, Parser)]
-#[command(after_help = "Examples:\n  cargo xtask ci\n  cargo xtask bench-fs --size-mb 512")]
+#[command(
+    after_help = "Examples:\n  cargo xtask ci\n  cargo xtask bench-fs --size-mb 512\n  cargo xtask bench-codec --json"
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -17,6 +19,19 @@ struct Cli {
 enum Verb {
     /// What CI runs.
     Ci,
+    /// The codes beside ISA-L and others, in one run. ISA-L is built from source: it takes nasm, autoconf, automake, libtool;
+    /// the system's own (Debian: libisal2) is measured, too, where there is one.
+    BenchCodec {
+        /// RAIN's other codes, too, not only the default one for each shape.
+        #[arg(long)]
+        all: bool,
+        /// Rounds, interleaved.
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+        /// One object for each row.
+        #[arg(long)]
+        json: bool,
+    },
     /// The filesystem's rows on a fresh six-node cluster and on a plain folder of the same disk, one after the other.
     BenchFs {
         /// Length of the large file, MiB.
@@ -41,6 +56,13 @@ fn root() -> PathBuf {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Ci => run(Command::new("bash").arg(root().join(".ci/run"))),
+        Verb::BenchCodec { all, rounds, json } => {
+            let mut command = Command::new(env!("CARGO"));
+            command.current_dir(root().join("benches/codec")).args(["run", "--release", "--locked", "--"]);
+            command.args(["--rounds", &rounds.to_string()]);
+            command.args(all.then_some("--all")).args(json.then_some("--json"));
+            run(&mut command)
+        }
         Verb::BenchFs { size_mb, files, runtime, json } => {
             run(Command::new(env!("CARGO")).current_dir(root()).args([
                 "build",

@@ -18,6 +18,7 @@ pub(crate) use solve::solve;
 
 use crate::geometry::{Geometry, Packet};
 use crate::xor::Compiled;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Targets and what each is the XOR of, in order. Column `shares` stands for scratch packets.
 #[derive(Debug, Clone)]
@@ -52,6 +53,46 @@ impl Schedule {
             schedule.push(place[step.target], &sources);
         }
         schedule
+    }
+
+    /// The same with sums of two packets that several targets want made once, the most wanted first (Paar: Optimized
+    /// arithmetic for Reed-Solomon encoders, ISIT 1997). A schedule with more than so many pairs
+    /// of sources stays as it is: the search is not worth it.
+    pub(crate) fn shared(self, pairs_max: usize) -> Schedule {
+        let pairs: usize = self.ops().map(|(_, sources)| sources.len() * sources.len() / 2).sum();
+        if pairs > pairs_max {
+            return self;
+        }
+        let mut ops: Vec<(Packet, BTreeSet<Packet>)> =
+            self.ops().map(|(target, sources)| (target, sources.iter().copied().collect())).collect();
+        let mut scratch = self.scratch;
+        loop {
+            let mut wanted: BTreeMap<(Packet, Packet), usize> = BTreeMap::new();
+            for (_, sources) in &ops {
+                let sources: Vec<Packet> = sources.iter().copied().collect();
+                for (i, a) in sources.iter().enumerate() {
+                    sources[i + 1..].iter().for_each(|b| *wanted.entry((*a, *b)).or_default() += 1);
+                }
+            }
+            let most = wanted.into_iter().max_by_key(|(pair, count)| (*count, std::cmp::Reverse(*pair)));
+            let Some(((a, b), _)) = most.filter(|(_, count)| *count > 1) else { break };
+            let sum = Packet::new(self.shares, scratch);
+            scratch += 1;
+            let has = |sources: &BTreeSet<Packet>| sources.contains(&a) && sources.contains(&b);
+            // Whoever wants it first has both of its sources before.
+            let first = ops.iter().position(|(_, sources)| has(sources)).expect("two want it");
+            for (_, sources) in ops.iter_mut().filter(|(_, sources)| has(sources)) {
+                sources.remove(&a);
+                sources.remove(&b);
+                sources.insert(sum);
+            }
+            ops.insert(first, (sum, BTreeSet::from([a, b])));
+        }
+        let mut shared = Schedule { scratch, targets: Vec::new(), sources: Vec::new(), ..self };
+        for (target, sources) in ops {
+            shared.push(target, &sources.into_iter().collect::<Vec<_>>());
+        }
+        shared
     }
 
     /// Scratch packet i becomes the XOR of equation i, zero for a code word.

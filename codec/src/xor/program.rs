@@ -12,8 +12,8 @@
 #[cfg(test)]
 use super::Row;
 use crate::geometry::Packet;
-use crate::schedule::{Bits, Schedule};
-use std::collections::BTreeMap;
+use crate::schedule::Schedule;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the machine offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +75,10 @@ impl Program {
         let group = if machine.three_operands { 4 } else { 2 };
         // A group and the sums of its pairs.
         let sums_max = machine.registers - group - group / 2;
-        let mut ops = Vec::new();
-        for pass in passes(schedule, sums_max) {
-            let by_share = pass_ops(&pass, machine, group, |packet| (packet.share(), packet.row()));
-            let by_row = pass_ops(&pass, machine, group, |packet| (packet.row(), packet.share()));
-            ops.extend(if by_row.len() < by_share.len() { by_row } else { by_share });
-        }
-        Program { ops }
+        // Sums that the schedule shares between targets may save instructions here, too, or cost registers.
+        let shared = of_passes(&passes(schedule, sums_max, true), machine, group);
+        let expanded = of_passes(&passes(schedule, sums_max, false), machine, group);
+        Program { ops: if shared.len() < expanded.len() { shared } else { expanded } }
     }
 
     /// Runs it on one stripe without machine code.
@@ -118,42 +115,65 @@ impl Program {
     }
 }
 
+fn of_passes(passes: &[Vec<Sum>], machine: Machine, group: usize) -> Vec<Op> {
+    let shorter = |pass: &Vec<Sum>| {
+        let by_share = pass_ops(pass, machine, group, |packet| (packet.share(), packet.row()));
+        let by_row = pass_ops(pass, machine, group, |packet| (packet.row(), packet.share()));
+        if by_row.len() < by_share.len() { by_row } else { by_share }
+    };
+    passes.iter().flat_map(shorter).collect()
+}
+
 /// Cuts a schedule into passes of so many sums. A sum of an earlier pass is read from where it was stored, or, when it was
-/// not, made of what it is made of.
-fn passes(schedule: &Schedule, sums_max: usize) -> Vec<Vec<Sum>> {
-    let scratch_column = schedule.shares();
-    let ops: Vec<(Packet, &[Packet])> = schedule.ops().collect();
+/// not, made of what it is made of; so are all scratch sums unless they are to be kept.
+fn passes(schedule: &Schedule, sums_max: usize, keep_scratch: bool) -> Vec<Vec<Sum>> {
+    let is_scratch = |packet: Packet| packet.share() == schedule.shares();
+    let ops: Vec<(Packet, &[Packet])> =
+        schedule.ops().filter(|(target, _)| keep_scratch || !is_scratch(*target)).collect();
     let number_of: BTreeMap<Packet, usize> =
         ops.iter().enumerate().map(|(number, (target, _))| (*target, number)).collect();
+    // What each scratch sum is made of, without scratch.
+    let mut made_of: BTreeMap<Packet, BTreeSet<Packet>> = BTreeMap::new();
+    for (target, sources) in schedule.ops().filter(|(target, _)| is_scratch(*target)) {
+        let mut packets = BTreeSet::new();
+        for source in sources {
+            match made_of.get(source) {
+                Some(inner) => inner.iter().for_each(|packet| toggle(&mut packets, *packet)),
+                None => toggle(&mut packets, *source),
+            }
+        }
+        made_of.insert(target, packets);
+    }
     let mut passes: Vec<Vec<Sum>> = Vec::new();
-    // The first operation of each pass: scratch that fits nowhere is expanded, not kept.
     for (first, chunk) in ops.chunks(sums_max).enumerate() {
         let first = first * sums_max;
+        let in_this_pass = |packet: &Packet| number_of.get(packet).is_some_and(|number| *number >= first);
         let mut pass = Vec::with_capacity(chunk.len());
         for (target, sources) in chunk {
-            let mut packets: BTreeMap<Packet, bool> = BTreeMap::new();
-            let mut sums = Bits::new(chunk.len());
-            let mut open: Vec<Packet> = sources.to_vec();
-            while let Some(source) = open.pop() {
-                match number_of.get(&source) {
-                    // Of this pass: in a register.
-                    Some(number) if *number >= first => {
-                        let at = Bits::of(chunk.len(), [*number - first]);
-                        sums.add(&at);
-                    }
-                    Some(number) if source.share() == scratch_column => open.extend(ops[*number].1),
-                    _ => *packets.entry(source).or_default() ^= true,
+            let mut packets = BTreeSet::new();
+            for source in *sources {
+                match made_of.get(source).filter(|_| !in_this_pass(source)) {
+                    Some(inner) => inner.iter().for_each(|packet| toggle(&mut packets, *packet)),
+                    None => toggle(&mut packets, *source),
                 }
             }
+            let (sums, packets): (Vec<Packet>, Vec<Packet>) = packets.into_iter().partition(in_this_pass);
             pass.push(Sum {
-                target: (target.share() != scratch_column).then_some(*target),
-                packets: packets.into_iter().filter(|(_, odd)| *odd).map(|(packet, _)| packet).collect(),
-                sums: sums.iter().collect(),
+                target: (!is_scratch(*target)).then_some(*target),
+                packets,
+                sums: sums.iter().map(|packet| number_of[packet] - first).collect(),
             });
         }
         passes.push(pass);
     }
     passes
+}
+
+/// Adds a packet to a sum: twice is not at all.
+fn toggle(packets: &mut BTreeSet<Packet>, packet: Packet) {
+    if !packets.remove(&packet) {
+        packets.insert(packet);
+    }
 }
 
 /// Sums in registers 0 and up, the group's packets and pairs above.

@@ -1,5 +1,6 @@
 //! Every promise of `rain-codec`, kept by every code.
 
+mod counts;
 mod erasures;
 mod layout;
 mod repair;
