@@ -11,7 +11,7 @@
 //! each with one end whose parity is lost and one end from which it can be walked.
 //!
 //! Two families of such factorisations are known for every prime p: on V = p+1 and on V = 2p vertices. They give n = V-1 and
-//! n = V-2: every n from 3 to 13, then 16 to 19, 21, 22 and so on; rows: V/2 - 1.
+//! n = V-2: every n from 3 to 13 and from 16 to 24; rows: V/2 - 1.
 
 use std::sync::Arc;
 

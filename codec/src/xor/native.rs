@@ -62,13 +62,10 @@ pub(crate) struct Native {
     /// Which shares it touches.
     touched: Vec<bool>,
     stripe_bytes: usize,
-    /// Of a share in one turn of the unrolled loop.
-    unrolled_bytes: usize,
     streams: bool,
 }
 
-/// `whole` is what the unrolled loop does of `bytes`.
-type Entry = unsafe extern "sysv64" fn(shares: *const *mut u8, bytes: usize, whole: usize);
+type Entry = unsafe extern "sysv64" fn(shares: *const *mut u8, bytes: usize);
 
 impl Native {
     /// Makes the code; `None` where the system does not let code be made.
@@ -82,9 +79,8 @@ impl Native {
         }
         let stripe_bytes = schedule.rows() * ROW_BYTES;
         let streams = stores == Stores::Streaming;
-        let unrolled_bytes = (UNROLLED_BYTES / stripe_bytes).max(1) * stripe_bytes;
-        let code = Assembler::assemble(&program, level, &touched, (stripe_bytes, unrolled_bytes), streams);
-        Some(Native { memory: Memory::sealed(&code)?, touched, stripe_bytes, unrolled_bytes, streams })
+        let code = Assembler::assemble(&program, level, &touched, stripe_bytes, streams);
+        Some(Native { memory: Memory::sealed(&code)?, touched, stripe_bytes, streams })
     }
 
     /// Runs it on the first `stripes` stripes of shares that are that long where it touches them. Gives false, having
@@ -116,7 +112,7 @@ impl Native {
             // borrowed mutably, and the list of pointers. The vector level was detected, or the caller would not have it.
             unsafe {
                 let entry = std::mem::transmute::<*const c_void, Entry>(self.memory.start.cast_const());
-                entry(pointers.as_ptr(), bytes, bytes / self.unrolled_bytes * self.unrolled_bytes);
+                entry(pointers.as_ptr(), bytes);
             }
         }
         true
@@ -160,13 +156,10 @@ impl Drop for Memory {
     }
 }
 
-/// Short stripes are done several in a turn of the loop, up to so many bytes of a share.
-const UNROLLED_BYTES: usize = 256;
-
-/// Registers that hold pointers to shares: all but rdi (the list), rsi and rdx (lengths), rcx (the offset) and rsp.
-const POINTERS: [u8; 11] = [0, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15];
+/// Registers that hold pointers to shares: all but rdi (the list), rsi (the length), rcx (the offset) and rsp.
+const POINTERS: [u8; 12] = [0, 2, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15];
 /// Of these, from this one on the caller wants them back.
-const KEPT_FROM: usize = 5;
+const KEPT_FROM: usize = 6;
 
 enum Operand {
     Register(u8),
@@ -192,7 +185,7 @@ impl Assembler {
         program: &Program,
         level: Level,
         touched: &[bool],
-        (stripe_bytes, unrolled_bytes): (usize, usize),
+        stripe_bytes: usize,
         streams: bool,
     ) -> Vec<u8> {
         let mut asm =
@@ -210,28 +203,18 @@ impl Assembler {
             }
         }
         asm.code.extend([0x31, 0xc9]); // xor ecx, ecx
-        // While rcx is below rdx several stripes at a time, then below rsi one at a time.
-        for (bytes, compare) in [(unrolled_bytes, 0xd1), (stripe_bytes, 0xf1)] {
-            asm.code.extend([0x48, 0x39, compare]); // cmp rcx, rdx or rsi
-            asm.code.extend([0x0f, 0x83, 0, 0, 0, 0]); // jae end
-            let begin = asm.code.len();
-            asm.current = None;
-            for at in (0..bytes).step_by(stripe_bytes) {
-                for lane in (0..ROW_BYTES).step_by(level.vector_bytes()) {
-                    for op in &program.ops {
-                        asm.op(*op, at + lane, streams);
-                    }
-                }
+        let begin = asm.code.len();
+        for lane in (0..ROW_BYTES).step_by(level.vector_bytes()) {
+            for op in &program.ops {
+                asm.op(*op, lane, streams);
             }
-            asm.code.extend([0x48, 0x81, 0xc1]); // add rcx, bytes
-            asm.code.extend((bytes as u32).to_le_bytes());
-            asm.code.extend([0x48, 0x39, compare]);
-            asm.code.extend([0x0f, 0x82]); // jb begin
-            let back = begin as i64 - (asm.code.len() as i64 + 4);
-            asm.code.extend((back as i32).to_le_bytes());
-            let forward = (asm.code.len() - begin) as u32;
-            asm.code[begin - 4..begin].copy_from_slice(&forward.to_le_bytes());
         }
+        asm.code.extend([0x48, 0x81, 0xc1]); // add rcx, stripe_bytes
+        asm.code.extend((stripe_bytes as u32).to_le_bytes());
+        asm.code.extend([0x48, 0x39, 0xf1]); // cmp rcx, rsi
+        asm.code.extend([0x0f, 0x82]); // jb begin
+        let back = begin as i64 - (asm.code.len() as i64 + 4);
+        asm.code.extend((back as i32).to_le_bytes());
         asm.code.extend([0xc5, 0xf8, 0x77]); // vzeroupper
         if streams {
             asm.code.extend([0x0f, 0xae, 0xf8]); // sfence

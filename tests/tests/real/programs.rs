@@ -16,9 +16,64 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_python_program_stores_and_retrieves_files", &[Need::PythonGrpc], python),
     ("put_get_ls_stat_rm_work_without_a_mount", &[], commands),
     ("everyday_file_calls_behave_as_on_a_local_disk", &[Need::Mount], everyday),
+    ("every_code_keeps_files_while_as_many_nodes_are_gone_as_it_bears", &[], every_code),
     ("a_file_opened_at_the_moment_it_is_removed_is_whole_or_not_there", &[Need::Mount], opened_and_removed),
     ("a_stop_and_start_of_every_node_keeps_everything", &[], restart_all),
 ];
+
+fn every_code() -> anyhow::Result<()> {
+    // The node with the namespace stays; of the other six two are killed.
+    let mut options = ClusterOptions::new(RAIN);
+    options.nodes = 7;
+    let mut cluster = TestCluster::start(options)?;
+    let bears_two = [
+        ("rdp", "4+2"),
+        ("rdp", "5+2"),
+        ("evenodd", "3+2"),
+        ("star", "4+3"),
+        ("xcode", "3+2"),
+        ("xcode", "5+2"),
+        ("bcode", "4+2"),
+        ("cauchy", "4+2"),
+        ("cauchy", "3+3"),
+        ("mirror", "1+2"),
+        ("rs", "4+3"),
+    ];
+    let bears_none = [("parity", "4+1")];
+    let local = cluster.folder().join("local").display().to_string();
+    let back = cluster.folder().join("back").display().to_string();
+    fs::write(&local, data::bytes(77, 0, 2_345_678))?;
+    for (number, (codec, code)) in bears_two.iter().chain(&bears_none).enumerate() {
+        let volume = format!("v{number}");
+        cluster.rain(&["volume", "create", &volume, "--code", code, "--codec", codec])?;
+        cluster.rain(&["put", &local, &format!("/{volume}/file")])?;
+    }
+    let read = |cluster: &TestCluster, number: usize| -> anyhow::Result<()> {
+        cluster.rain(&["get", &format!("/v{number}/file"), &back])?;
+        ensure!(fs::read(&back)? == data::bytes(77, 0, 2_345_678), "other bytes");
+        fs::remove_file(&back)?;
+        Ok(())
+    };
+    for number in 0..bears_two.len() + bears_none.len() {
+        read(&cluster, number).with_context(|| format!("volume v{number}, all nodes up"))?;
+    }
+    cluster.kill(4)?;
+    cluster.kill(6)?;
+    for (number, (codec, code)) in bears_two.iter().enumerate() {
+        read(&cluster, number).with_context(|| format!("{codec} {code} with two nodes gone"))?;
+        cluster
+            .rain(&["put", &local, &format!("/v{number}/another")])
+            .with_context(|| format!("writing {codec} {code} with two nodes gone"))?;
+    }
+    cluster.restart_all()?;
+    cluster.wait_repaired(Duration::from_secs(60))?;
+    cluster.kill(2)?;
+    cluster.kill(3)?;
+    for (number, (codec, code)) in bears_two.iter().enumerate() {
+        read(&cluster, number).with_context(|| format!("{codec} {code} with two others gone"))?;
+    }
+    Ok(())
+}
 
 /// The kernel lets an open of a name that it has cached run beside the name's removal.
 fn opened_and_removed() -> anyhow::Result<()> {
