@@ -45,13 +45,15 @@
 //! # How it works
 //!
 //! ```text
-//! geometry  ---- elimination over GF(2) --->  schedule  ---- exec ---->  bytes
-//! (equations)    (schedule::solve)            (a program of XORs)        (xor)
+//! geometry  ---- elimination over GF(2) --->  schedule  ---- registers ---->  machine code  ---> bytes
+//! (equations)    (schedule::solve)            (XORs of packets)               (xor, where it can; else portable)
 //! ```
 //!
 //! A code is its [`geometry`]: equations over packets. Encoding, decoding of any pattern of lost shares, and
-//! repair are [`schedule`]s found from it, and one executor runs them all. Reed-Solomon ([`codes::rs`]) works
-//! over GF(256) and goes its own way behind the same trait.
+//! repair are [`schedule`]s found from it, and one executor runs them all, on x86-64 by code made for the schedule
+//! ([`instructions`] tells). Reed-Solomon ([`codes::rs`]) works over GF(256) and goes its own way behind the same trait.
+//!
+//! Which code to take, and what each costs: [`default_name`], and `docs/codec.md`.
 
 mod cache;
 mod code;

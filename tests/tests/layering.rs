@@ -71,13 +71,27 @@ fn the_pure_crates_use_only_pure_libraries() {
     // A new library here is a decision: it must do no I/O, start no threads, read no clock and no randomness.
     let pure: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("rain-types", &["serde"][..]),
-        ("rain-codec", &["reed-solomon-erasure", "thiserror"]),
+        // rustix: only executable memory for machine code, see below and docs/decisions/0005-machine-code.md.
+        ("rain-codec", &["reed-solomon-erasure", "rustix", "thiserror"]),
         ("rain-namespace", &["rain-types", "blake3", "postcard", "serde", "thiserror"]),
     ]);
     let dependencies = dependencies();
     for (part, libraries) in pure {
         for used in &dependencies[part] {
             assert!(libraries.contains(&used.as_str()), "{part} is pure and may not use {used}");
+        }
+    }
+}
+
+#[test]
+fn only_the_codecs_machine_code_asks_for_memory_and_uses_unsafe() {
+    for part in ["types", "codec", "namespace"] {
+        for file in sources(&root().join(part).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let may = file.ends_with("codec/src/xor/native.rs");
+            for word in ["rustix", "unsafe"] {
+                assert!(may || !text.contains(word), "{}: {word} in a pure crate", file.display());
+            }
         }
     }
 }
