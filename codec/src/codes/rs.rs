@@ -32,6 +32,12 @@ const TILE_BYTES: usize = 4096;
 const MATRICES_MAX: usize = 256;
 
 pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
+    // Its C code is compiled for AVX2: better refused than killed by an unknown instruction.
+    #[cfg(target_arch = "x86_64")]
+    if !std::is_x86_feature_detected!("avx2") {
+        let rule = "a processor with AVX2 (cauchy does not)";
+        return Err(CodeError::Geometry { code: NAME, k, m, rule, known: super::names() });
+    }
     Ok(Arc::new(Rs::new(k, m)?))
 }
 
