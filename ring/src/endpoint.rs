@@ -1,0 +1,384 @@
+//! A node with its links: what a driver drives. It takes packets, timers and commands with the time, and says which packets go over
+//! which pair of addresses, which timers run, and what the node tells.
+//!
+//! Invariants:
+//! 1. The node hears of a peer's links only when the last goes Down or the first comes Up.
+//! 2. A peer counts as without a process when each of its addresses has refused a packet since it was last heard.
+//!
+//! The times it is given are for the record (`recent`, `Counts`): nothing is decided by them.
+
+use crate::effect::{Effect, Step, Timer};
+use crate::epoch::Fence;
+use crate::link::{LinkChange, LinkSettings, Links, Path};
+use crate::message::Standing;
+use crate::node::{Input, Node, Phase};
+use crate::paths::{self, Strategy};
+use crate::shared::Notice;
+use crate::token::View;
+use crate::wire::{Body, Envelope};
+use crate::{Durable, Settings};
+use rain_types::NodeId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Changes are remembered so far back.
+const RECENT_MAX: usize = 64;
+
+/// A timer of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Clock {
+    /// The node's.
+    Node(Timer),
+    /// The link monitor's.
+    Ping,
+}
+
+/// What an endpoint is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Begin. Once, first.
+    Start,
+    /// A packet has come.
+    Packet(Envelope),
+    /// A timer has run out.
+    Fired(Clock),
+    /// A packet to this address was refused: nobody listens there.
+    Refused(Path),
+    /// What was to be made durable is.
+    Persisted(Durable),
+    /// The other nodes, with how many pairs of addresses there are to each.
+    Peers(BTreeMap<NodeId, u8>),
+    /// For the node: [`Input::Eligible`], [`Input::About`], [`Input::AcquireMaster`], [`Input::ReleaseMaster`], [`Input::Leave`].
+    Tell(Input),
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Send a packet over its link.
+    Transmit(Envelope),
+    /// Give [`Event::Fired`] after this time, unless set anew or cancelled.
+    Set(Clock, Duration),
+    /// Not any more.
+    Cancel(Clock),
+    /// Make this durable, then give [`Event::Persisted`].
+    Persist(Durable),
+    /// For the users of the ring.
+    Tell(Request),
+}
+
+/// What the users of the ring are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// The view is another one.
+    View(View),
+    /// A link changed.
+    Link(LinkChange),
+    /// Of the shared data.
+    Notice(Notice),
+    /// The master lock is this node's.
+    Master(Fence),
+    /// It is not any more.
+    MasterLost,
+    /// The node has left: stop.
+    Left,
+    /// A step of the protocol.
+    Step(Step),
+}
+
+/// What goes over the wire, bytes not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Packets of the ring.
+    pub ring: u64,
+    /// Pings.
+    pub pings: u64,
+}
+
+/// What has happened, counted since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Tokens taken.
+    pub tokens: u64,
+    /// Passes that failed.
+    pub passes_failed: u64,
+    /// Times it starved.
+    pub starved: u64,
+    /// Tokens it made anew because one was lost.
+    pub regenerated: u64,
+    /// Tokens it made anew for other members.
+    pub reformed: u64,
+    /// Tokens it took no more.
+    pub stale: u64,
+    /// Packets that made no sense.
+    pub nonsense: u64,
+    /// Packets sent.
+    pub sent: Traffic,
+    /// Packets received.
+    pub received: Traffic,
+}
+
+/// Something worth remembering, with its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// On the driver's clock.
+    pub at: Duration,
+    /// What.
+    pub what: String,
+}
+
+/// A node with its links.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    node: Node,
+    links: Links,
+    strategy: Strategy,
+    ping_every: Duration,
+    peers: BTreeMap<NodeId, u8>,
+    refused: BTreeSet<Path>,
+    reachable: BTreeMap<NodeId, bool>,
+    counts: Counts,
+    recent: VecDeque<History>,
+    took_at: Option<Duration>,
+    /// Time between the last two tokens.
+    round: Option<Duration>,
+    standing: Standing,
+}
+
+impl Endpoint {
+    /// A node that starts, and sees its links `ping_every` so often.
+    pub fn new(
+        me: NodeId,
+        durable: Durable,
+        settings: Settings,
+        links: LinkSettings,
+        ping_every: Duration,
+        strategy: Strategy,
+    ) -> Endpoint {
+        let node = Node::new(me, durable, settings);
+        Endpoint {
+            links: Links::new(node.me(), links),
+            node,
+            strategy,
+            ping_every,
+            peers: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            reachable: BTreeMap::new(),
+            counts: Counts::default(),
+            recent: VecDeque::new(),
+            took_at: None,
+            round: None,
+            standing: Standing::Starving,
+        }
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The node, for [`Node::submit`] and [`Node::unique_id`].
+    pub fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// The links.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Counted since the start.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The last changes, oldest first.
+    pub fn recent(&self) -> impl Iterator<Item = &History> {
+        self.recent.iter()
+    }
+
+    /// Time between the last two tokens.
+    pub fn round(&self) -> Option<Duration> {
+        self.round
+    }
+
+    /// Takes in what has happened and says what is to be done.
+    pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) {
+        match event {
+            Event::Start => {
+                self.ping(now, out);
+                self.tell(now, Input::Start, out);
+            }
+            Event::Packet(envelope) => self.packet(now, envelope, out),
+            Event::Fired(Clock::Ping) => self.ping(now, out),
+            Event::Fired(Clock::Node(timer)) => self.tell(now, Input::Timer(timer), out),
+            Event::Refused(path) => self.refused(now, path, out),
+            Event::Persisted(durable) => self.tell(now, Input::Persisted(durable), out),
+            Event::Peers(peers) => self.watch(now, peers, out),
+            Event::Tell(input) => self.tell(now, input, out),
+        }
+    }
+
+    fn watch(&mut self, now: Duration, peers: BTreeMap<NodeId, u8>, out: &mut Vec<Command>) {
+        let links = |(peer, count): (&NodeId, &u8)| {
+            let peer = *peer;
+            (0..*count).map(move |link| Path { peer, link })
+        };
+        self.links.watch(peers.iter().flat_map(links));
+        let contacts = peers.keys().copied().collect();
+        self.peers = peers;
+        self.tell(now, Input::Contacts(contacts), out);
+    }
+
+    fn ping(&mut self, now: Duration, out: &mut Vec<Command>) {
+        out.push(Command::Set(Clock::Ping, self.ping_every));
+        let (mut pings, mut changes) = (Vec::new(), Vec::new());
+        self.links.tick(&mut pings, &mut changes);
+        self.counts.sent.pings += pings.len() as u64;
+        let from = self.node.me();
+        for (path, ping) in pings {
+            let envelope = Envelope { from, to: path.peer, link: path.link, body: Body::Ping(ping) };
+            out.push(Command::Transmit(envelope));
+        }
+        self.changed(now, changes, out);
+    }
+
+    fn packet(&mut self, now: Duration, envelope: Envelope, out: &mut Vec<Command>) {
+        let Envelope { from, to, link, body } = envelope;
+        if to != self.node.me().node {
+            self.counts.nonsense += 1;
+            return;
+        }
+        self.refused.retain(|path| path.peer != from.node);
+        match body {
+            Body::Ping(ping) => {
+                self.counts.received.pings += 1;
+                let mut changes = Vec::new();
+                self.links.hear(Path { peer: from.node, link }, from.incarnation, ping, &mut changes);
+                self.changed(now, changes, out);
+            }
+            Body::Ring(message) => {
+                self.counts.received.ring += 1;
+                self.tell(now, Input::Message { from, message }, out);
+            }
+        }
+    }
+
+    fn refused(&mut self, now: Duration, path: Path, out: &mut Vec<Command>) {
+        let links = self.peers.get(&path.peer).copied().unwrap_or(0);
+        self.refused.insert(path);
+        let peer = path.peer;
+        if (0..links).all(|link| self.refused.contains(&Path { peer, link })) && links > 0 {
+            self.tell(now, Input::Unreachable(peer), out);
+        }
+    }
+
+    fn changed(&mut self, now: Duration, changes: Vec<LinkChange>, out: &mut Vec<Command>) {
+        for change in changes {
+            let state = if change.up { "up" } else { "down" };
+            self.note(now, format!("link {} to node {} is {state}", change.path.link, change.path.peer));
+            out.push(Command::Tell(Request::Link(change)));
+            let before = self.reachable.insert(change.path.peer, change.reachable);
+            if before != Some(change.reachable) {
+                let input = Input::Link { peer: change.path.peer, up: change.reachable };
+                self.tell(now, input, out);
+            }
+        }
+    }
+
+    fn tell(&mut self, now: Duration, input: Input, out: &mut Vec<Command>) {
+        let mut effects = Vec::new();
+        self.node.handle(input, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Send { to, message, attempt } => self.send(to, &message, attempt, out),
+                Effect::Set(timer, after) => out.push(Command::Set(Clock::Node(timer), after)),
+                Effect::Cancel(timer) => out.push(Command::Cancel(Clock::Node(timer))),
+                Effect::Persist(durable) => out.push(Command::Persist(durable)),
+                Effect::View(view) => {
+                    self.note(now, describe(&view));
+                    out.push(Command::Tell(Request::View(view)));
+                }
+                Effect::Notice(notice) => out.push(Command::Tell(Request::Notice(notice))),
+                Effect::Master(fence) => out.push(Command::Tell(Request::Master(fence))),
+                Effect::MasterLost => out.push(Command::Tell(Request::MasterLost)),
+                Effect::Left => {
+                    out.push(Command::Cancel(Clock::Ping));
+                    out.push(Command::Tell(Request::Left));
+                }
+                Effect::Step(step) => {
+                    self.count(now, &step);
+                    out.push(Command::Tell(Request::Step(step)));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: &crate::Message, attempt: u32, out: &mut Vec<Command>) {
+        let mut up = self.links.states(to);
+        if up.is_empty() {
+            up.push(true);
+        }
+        for link in paths::choose(self.strategy, attempt, &up) {
+            self.counts.sent.ring += 1;
+            let body = Body::Ring(message.clone());
+            out.push(Command::Transmit(Envelope { from: self.node.me(), to, link: link as u8, body }));
+        }
+    }
+
+    fn count(&mut self, now: Duration, step: &Step) {
+        match step {
+            Step::Took(_) => {
+                self.counts.tokens += 1;
+                self.round = self.took_at.map(|before| now.saturating_sub(before));
+                self.took_at = Some(now);
+            }
+            Step::PassFailed { to } => {
+                self.counts.passes_failed += 1;
+                self.note(now, format!("node {to} did not take the token"));
+            }
+            Step::Starves => {
+                self.counts.starved += 1;
+                self.note(now, "the token has not come; calling 911".into());
+            }
+            Step::Called { standing, .. } => self.standing = *standing,
+            Step::Founded(stamp) => {
+                if self.standing == Standing::Starving {
+                    self.counts.regenerated += 1;
+                } else {
+                    self.counts.reformed += 1;
+                }
+                self.note(now, format!("made the token anew: {stamp}"));
+            }
+            Step::StaleToken { from, stamp } => {
+                self.counts.stale += 1;
+                self.note(now, format!("a stale token {stamp} from node {from} was dropped"));
+            }
+            Step::Nonsense { .. } => self.counts.nonsense += 1,
+            Step::Passed { .. }
+            | Step::Granted { .. }
+            | Step::Denied { .. }
+            | Step::Refused { .. }
+            | Step::Applied(_)
+            | Step::Synced { .. } => {}
+        }
+    }
+
+    fn note(&mut self, at: Duration, what: String) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(History { at, what });
+    }
+
+    /// Whether it is in a ring now, and not asking for one.
+    pub fn in_a_ring(&self) -> bool {
+        self.node.view().is_some() && matches!(self.node.phase(), Phase::Hungry | Phase::Eating)
+    }
+}
+
+fn describe(view: &View) -> String {
+    let nodes: Vec<String> = view.members.iter().map(|member| member.node.to_string()).collect();
+    let kind = if view.primary { "primary" } else { "orphan" };
+    format!("view {} ({kind}): {}", view.epoch, nodes.join(" "))
+}

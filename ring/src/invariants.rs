@@ -1,0 +1,53 @@
+//! What must always hold of the nodes of a cluster, written once: the model checker, the simulator and debug builds ask it here.
+
+use crate::node::{Node, Phase};
+use rain_types::NodeId;
+
+/// Of one epoch at most one node is EATING.
+pub fn one_eater_of_an_epoch(nodes: &[&Node]) -> bool {
+    let eating: Vec<_> = eaters(nodes).map(|node| node.stamp().epoch).collect();
+    eating.iter().enumerate().all(|(at, epoch)| !eating[at + 1..].contains(epoch))
+}
+
+/// At most one token of a primary ring is *live*: held, while a majority of the eligible nodes (`eligible`, as the
+/// test knows them) would still take it. An older holder may believe for the rest of its turn; its fence is older.
+pub fn one_live_primary_token(nodes: &[&Node], eligible: &[NodeId]) -> bool {
+    let takes = |node: &&&Node, epoch| eligible.contains(&node.me().node) && node.promised() <= epoch;
+    let live = eaters(nodes).filter(|node| node.view().is_some_and(|view| view.primary)).filter(|holder| {
+        let epoch = holder.stamp().epoch;
+        nodes.iter().filter(|node| takes(node, epoch)).count() * 2 > eligible.len()
+    });
+    live.count() <= 1
+}
+
+/// Views of one epoch are equal.
+pub fn views_agree(nodes: &[&Node]) -> bool {
+    let views: Vec<_> = nodes.iter().filter_map(|node| node.view()).collect();
+    views.iter().enumerate().all(|(at, view)| {
+        views[at + 1..].iter().all(|other| other.epoch != view.epoch || other.members == view.members)
+    })
+}
+
+/// Mirrors of the shared data that have applied equally much are equal.
+pub fn mirrors_agree(nodes: &[&Node]) -> bool {
+    let synced: Vec<_> = nodes.iter().filter(|node| node.is_synced()).map(|node| node.shared()).collect();
+    synced.iter().enumerate().all(|(at, mirror)| {
+        let same = |other: &&&crate::shared::Shared| other.place() == mirror.place();
+        synced[at + 1..].iter().filter(same).all(|other| other == mirror)
+    })
+}
+
+/// Everybody is in one view, which has everybody: what a healed component comes to.
+pub fn agreed(nodes: &[&Node]) -> bool {
+    let Some(first) = nodes.first().and_then(|node| node.view()) else { return nodes.is_empty() };
+    first.members.len() == nodes.len()
+        && nodes.iter().all(|node| {
+            node.phase() != Phase::Starving
+                && node.view() == Some(first)
+                && first.members.contains(&node.me())
+        })
+}
+
+fn eaters<'a>(nodes: &'a [&'a Node]) -> impl Iterator<Item = &'a &'a Node> {
+    nodes.iter().filter(|node| node.phase() == Phase::Eating)
+}

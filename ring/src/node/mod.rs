@@ -1,0 +1,438 @@
+//! A node of the ring: its state, and what it does with each input. The table of states is in the crate's documentation.
+//!
+//! `turn` is about the token (take, hold, pass), `recovery` about 911, `data` about what the token carries.
+//!
+//! Invariants, each held by the model checker (`tests/model.rs`) and the simulator:
+//! 1. Of one epoch at most one node is EATING.
+//! 2. Of the nodes EATING in primary rings, at most one is in an epoch that a majority still takes tokens of.
+//! 3. Two views of one epoch are equal; a node's view never goes to an older epoch, not even over a restart.
+//! 4. Committed logs are prefixes of one another, as long as fewer than a majority lose their memory at once.
+//! 5. No time is compared here: what is late is said by a timer.
+
+mod data;
+mod recovery;
+mod turn;
+
+use crate::durable::Durable;
+use crate::effect::{Effect, Step, Timer};
+use crate::eligible::{Configuration, Eligible};
+use crate::epoch::{Epoch, Fence, Stamp};
+use crate::log::{Entry, LogWindow};
+use crate::message::Message;
+use crate::settings::Settings;
+use crate::shared::{Change, Shared};
+use crate::token::{About, Member, Rank, Report, Token, View};
+use data::{Outbox, SnapshotKept, Sync};
+use rain_types::NodeId;
+use recovery::Calling;
+use std::collections::BTreeSet;
+use turn::Passing;
+
+pub use data::OutboxFull;
+
+/// What a node is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Begin. Once, first.
+    Start,
+    /// A message has come.
+    Message {
+        /// From this node, in this life of it.
+        from: Member,
+        /// The message.
+        message: Message,
+    },
+    /// A timer has run out.
+    Timer(Timer),
+    /// [`Effect::Persist`] is done.
+    Persisted(Durable),
+    /// A machine says that nobody listens at this node's addresses: its process has ended.
+    Unreachable(NodeId),
+    /// The link monitor: whether any link to a node works, both ways.
+    Link {
+        /// Which node.
+        peer: NodeId,
+        /// Some link is up.
+        up: bool,
+    },
+    /// The eligible nodes by the cluster's own record. Taken as the next membership by whoever holds a primary token.
+    Eligible(Eligible),
+    /// Nodes worth greeting, eligible or about to be.
+    Contacts(BTreeSet<NodeId>),
+    /// What this node says of itself from now on.
+    About(About),
+    /// Wait for the token, and keep it.
+    AcquireMaster,
+    /// Let it go.
+    ReleaseMaster,
+    /// Leave the ring.
+    Leave,
+}
+
+/// The paper's states of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Waits for the token.
+    Hungry,
+    /// Holds it.
+    Eating,
+    /// Has not seen it for too long.
+    Starving,
+    /// Has left.
+    Gone,
+}
+
+/// Rules that the model checker breaks to show that it would notice. Nobody else touches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// A founder of a primary ring has the newest copy among those who granted.
+    pub newest_copy_founds: bool,
+    /// A pass that failed is followed by a 911 call, not by a pass to the next node.
+    pub failed_pass_calls: bool,
+    /// A promise survives a restart.
+    pub promises_last: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { newest_copy_founds: true, failed_pass_calls: true, promises_last: true }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Master {
+    Unwanted,
+    Wanted,
+    Held,
+}
+
+/// A node. Clones and compares as a value, for the model checker.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Node {
+    me: Member,
+    settings: Settings,
+    rules: Rules,
+    /// What is surely on the disk, and what has been asked for.
+    saved: Durable,
+    asked: Durable,
+    /// It takes no token of an older epoch.
+    promised: Epoch,
+    /// The highest epoch number met in denials.
+    outbid: u64,
+    phase: Phase,
+    /// The last token held, without its log; while EATING the token itself.
+    copy: Option<Token>,
+    passing: Option<Passing>,
+    calling: Option<Calling>,
+    /// The rank of the ring it follows.
+    allegiance: Rank,
+    /// The newest primary token held.
+    lineage: Stamp,
+    /// Entries since the token's base, or since this node came if the shared data is not whole yet.
+    log: LogWindow,
+    /// The token's base.
+    base: u64,
+    shared: Shared,
+    sync: Option<Sync>,
+    snapshot: Option<SnapshotKept>,
+    outbox: Outbox,
+    applicants: BTreeSet<Member>,
+    foreign: BTreeSet<NodeId>,
+    contacts: BTreeSet<NodeId>,
+    /// Without a working link, or with a failed pass.
+    suspects: BTreeSet<NodeId>,
+    /// Without a process.
+    gone: BTreeSet<NodeId>,
+    about: About,
+    master: Master,
+    leaving: bool,
+    unique: u64,
+}
+
+impl Node {
+    /// A node that starts with what its disk has. The incarnation in it is this life's, counted up already.
+    pub fn new(me: NodeId, durable: Durable, settings: Settings) -> Node {
+        Node::with_rules(me, durable, settings, Rules::default())
+    }
+
+    /// As [`Node::new`], for the model checker.
+    pub fn with_rules(me: NodeId, durable: Durable, settings: Settings, rules: Rules) -> Node {
+        let promised = if rules.promises_last { Epoch::up_to(durable.epoch_ceiling) } else { Epoch::default() };
+        Node {
+            me: Member { node: me, incarnation: durable.incarnation },
+            settings,
+            rules,
+            saved: durable.clone(),
+            asked: durable,
+            promised,
+            outbid: 0,
+            phase: Phase::Starving,
+            copy: None,
+            passing: None,
+            calling: None,
+            allegiance: Rank::default(),
+            lineage: Stamp::default(),
+            log: LogWindow::default(),
+            base: 0,
+            shared: Shared::default(),
+            sync: None,
+            snapshot: None,
+            outbox: Outbox::default(),
+            applicants: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            contacts: BTreeSet::new(),
+            suspects: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            about: About::default(),
+            master: Master::Unwanted,
+            leaving: false,
+            unique: 0,
+        }
+    }
+
+    /// Who it is.
+    pub fn me(&self) -> Member {
+        self.me
+    }
+
+    /// Its state.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Its times and limits.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Communication membership: who answers now, as the last token said.
+    pub fn view(&self) -> Option<&View> {
+        self.copy.as_ref().map(|copy| &copy.view)
+    }
+
+    /// Eligible membership: who is of the cluster.
+    pub fn eligible(&self) -> &Configuration {
+        &self.asked.configuration
+    }
+
+    /// What the last token told of each member, in the view's order.
+    pub fn reports(&self) -> &[Report] {
+        self.copy.as_ref().map_or(&[], |copy| &copy.reports)
+    }
+
+    /// The stamp of the last token held.
+    pub fn stamp(&self) -> Stamp {
+        self.copy.as_ref().map_or(Stamp::default(), |copy| copy.stamp)
+    }
+
+    /// It takes no token of an older epoch.
+    pub fn promised(&self) -> Epoch {
+        self.promised
+    }
+
+    /// The newest primary token held.
+    pub fn lineage(&self) -> Stamp {
+        self.lineage
+    }
+
+    /// The mirror of the shared data.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The committed entries that are still here, with their indices.
+    pub fn committed_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let committed = (self.log.base + 1)..=self.log.committed;
+        committed.filter_map(|index| Some((index, self.log.get(index)?)))
+    }
+
+    /// Whether the mirror is whole; if not, it is being fetched.
+    pub fn is_synced(&self) -> bool {
+        self.sync.is_none()
+    }
+
+    /// What an exclusive act carries now: only a node EATING in a primary ring may act.
+    pub fn fence(&self) -> Option<Fence> {
+        let copy = self.copy.as_ref().filter(|copy| self.phase == Phase::Eating && copy.view.primary)?;
+        Some(Fence { eligible: copy.eligible.version, stamp: copy.stamp })
+    }
+
+    /// A number that no other node and no other life of this one gives.
+    pub fn unique_id(&mut self) -> u128 {
+        self.unique += 1;
+        let who = u128::from(self.me.node.0) << 32 | u128::from(self.me.incarnation as u32);
+        who << 64 | u128::from(self.unique)
+    }
+
+    /// Puts a change in line for the token. Gives its id, which [`Notice::Done`](crate::Notice::Done) tells when it is made.
+    pub fn submit(&mut self, change: Change) -> Result<u64, OutboxFull> {
+        self.outbox.push(change, self.settings.outbox_bytes_max)
+    }
+
+    /// Takes in what has happened and says what is to be done, in order.
+    pub fn handle(&mut self, input: Input, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Gone {
+            return;
+        }
+        match input {
+            Input::Start => self.start(out),
+            Input::Message { from, message } => self.message(from, message, out),
+            Input::Timer(timer) => self.timer(timer, out),
+            Input::Persisted(durable) => self.saved = durable,
+            Input::Unreachable(node) => self.unreachable(node, out),
+            Input::Link { peer, up: true } => {
+                self.suspects.remove(&peer);
+            }
+            Input::Link { peer, up: false } => {
+                self.suspects.insert(peer);
+                self.hurry_if_successor(peer, out);
+            }
+            Input::Eligible(next) => self.propose_eligible(next, out),
+            Input::Contacts(contacts) => self.contacts = contacts,
+            Input::About(about) => self.about = about,
+            Input::AcquireMaster => {
+                if self.master == Master::Unwanted {
+                    self.master = Master::Wanted;
+                }
+            }
+            Input::ReleaseMaster => self.release_master(out),
+            Input::Leave => {
+                self.leaving = true;
+                if self.phase == Phase::Starving && self.copy.is_none() {
+                    self.leave(out);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, out: &mut Vec<Effect>) {
+        self.reserve(self.saved.epoch_ceiling + 1, out);
+        out.push(Effect::Set(Timer::Hello, self.settings.hello_every));
+        self.starve(out);
+    }
+
+    fn message(&mut self, from: Member, message: Message, out: &mut Vec<Effect>) {
+        if from.node == self.me.node {
+            return nonsense(from, "from this node's own number", out);
+        }
+        // An earlier life of a member has nothing to say.
+        let newer = self.view().and_then(|view| view.members.iter().find(|member| member.node == from.node));
+        if newer.is_some_and(|member| member.incarnation > from.incarnation) {
+            return nonsense(from, "from an earlier life of that node", out);
+        }
+        self.suspects.remove(&from.node);
+        self.gone.remove(&from.node);
+        match message {
+            Message::Token(token) => self.token(from, *token, out),
+            Message::TokenAck(stamp) => self.token_ack(from, stamp, out),
+            Message::TokenNack { stamp, promised } => self.token_nack(from, stamp, promised, out),
+            Message::Call(call) => self.called(from, *call, out),
+            Message::Grant(grant) => self.granted(from, *grant, out),
+            Message::Deny(deny) => self.denied(from, &deny, out),
+            Message::Hello { rank, epoch: _, members } => self.hello(from, rank, &members),
+            Message::SnapshotAsk { need, index, have } => self.snapshot_ask(from, need, index, have, out),
+            Message::SnapshotPart { index, total, offset, bytes } => {
+                self.snapshot_part(index, total, offset, &bytes.0, out);
+            }
+        }
+    }
+
+    fn timer(&mut self, timer: Timer, out: &mut Vec<Effect>) {
+        match timer {
+            Timer::Turn => self.end_turn(out),
+            Timer::Pass => self.pass_late(out),
+            Timer::Starve => {
+                if matches!(self.phase, Phase::Hungry | Phase::Starving) && self.calling.is_none() {
+                    self.starve(out);
+                }
+            }
+            Timer::Call => self.call_late(out),
+            Timer::Hello => self.greet(out),
+            Timer::Sync => self.ask_snapshot(out),
+            Timer::Lease => self.release_master(out),
+        }
+    }
+
+    fn unreachable(&mut self, node: NodeId, out: &mut Vec<Effect>) {
+        if !self.gone.insert(node) || !self.view().is_some_and(|view| view.contains(node)) {
+            return;
+        }
+        if self.phase == Phase::Eating && self.calling.is_none() && self.master != Master::Held {
+            out.push(Effect::Set(Timer::Turn, std::time::Duration::ZERO));
+        }
+        self.hurry_if_successor(node, out);
+    }
+
+    /// The successor is suspected: a token that it held would have come back here within a round.
+    fn hurry_if_successor(&mut self, node: NodeId, out: &mut Vec<Effect>) {
+        let successor = self.view().and_then(|view| view.successor(self.me.node));
+        if self.phase == Phase::Hungry && successor == Some(node) && self.passing.is_none() {
+            let soon = self.settings.rotation + self.settings.ack_timeout / 2;
+            out.push(Effect::Set(Timer::Starve, soon));
+        }
+    }
+
+    fn propose_eligible(&mut self, next: Eligible, out: &mut Vec<Effect>) {
+        let known = &self.asked.configuration;
+        let newest = known.pending.as_ref().unwrap_or(&known.installed);
+        if next.version <= newest.version || known.pending.is_some() || next.nodes == newest.nodes {
+            return;
+        }
+        // Only a primary ring may begin a change; anyone else learns of it by a call.
+        let view = self.view().filter(|view| view.primary && self.phase != Phase::Starving);
+        let applied = |node| self.applicants.iter().any(|member| member.node == node);
+        let there = |node| view.is_some_and(|view| view.contains(node)) || applied(node);
+        // Not before it can succeed: a set whose majority has never been there would stop the ring.
+        if view.is_some() && next.has_majority(there) {
+            let mut configuration = self.asked.configuration.clone();
+            configuration.pending = Some(next);
+            self.learn(&configuration, out);
+        }
+    }
+
+    /// Takes in what another knows of the eligible membership; makes it durable.
+    fn learn(&mut self, other: &Configuration, out: &mut Vec<Effect>) {
+        if self.asked.configuration.learn(other) {
+            out.push(Effect::Persist(self.asked.clone()));
+        }
+    }
+
+    /// Whether a promise up to this number would survive a restart; if not, sees to it.
+    fn reserve(&mut self, number: u64, out: &mut Vec<Effect>) -> bool {
+        if number + self.settings.epoch_reserve / 2 > self.asked.epoch_ceiling {
+            self.asked.epoch_ceiling = number + self.settings.epoch_reserve;
+            out.push(Effect::Persist(self.asked.clone()));
+        }
+        number <= self.saved.epoch_ceiling || !self.rules.promises_last
+    }
+
+    fn is_eating(&self) -> bool {
+        self.phase == Phase::Eating
+    }
+
+    fn release_master(&mut self, out: &mut Vec<Effect>) {
+        let held = self.master == Master::Held;
+        self.master = Master::Unwanted;
+        if held {
+            out.push(Effect::Cancel(Timer::Lease));
+            out.push(Effect::MasterLost);
+            if self.is_eating() && self.calling.is_none() {
+                out.push(Effect::Set(Timer::Turn, std::time::Duration::ZERO));
+            }
+        }
+    }
+
+    fn leave(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Gone;
+        self.passing = None;
+        self.calling = None;
+        for timer in [Timer::Turn, Timer::Pass, Timer::Starve, Timer::Call, Timer::Hello, Timer::Sync] {
+            out.push(Effect::Cancel(timer));
+        }
+        out.push(Effect::Left);
+    }
+}
+
+fn nonsense(from: Member, why: &'static str, out: &mut Vec<Effect>) {
+    out.push(Effect::Step(Step::Nonsense { from: from.node, why }));
+}

@@ -1,0 +1,438 @@
+//! 911: asking for the right to make the token anew, and answering those who ask. Joining and merging are the same call.
+//!
+//! Who grants promises, and tells its newest primary copy; the founder alone judges whether its ring is primary. The table of answers
+//! is in the crate's documentation.
+
+use super::{Master, Node, Phase, nonsense};
+use crate::effect::{Effect, Step, Timer};
+use crate::epoch::{Epoch, Stamp};
+use crate::log::{Content, Entry, LogWindow};
+use crate::message::{Call, Denial, Deny, Grant, Message, Standing};
+use crate::settings::Detection;
+use crate::shared::Shared;
+use crate::token::{Member, Rank, Report, Token, View};
+use rain_types::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A call of this node's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Calling {
+    epoch: Epoch,
+    standing: Standing,
+    tries: u32,
+    asked: BTreeSet<NodeId>,
+    /// Whose answer is waited for to the last try.
+    needed: BTreeSet<NodeId>,
+    grants: BTreeMap<NodeId, (Member, Grant)>,
+    /// Answered that another number or configuration is needed.
+    objections: BTreeSet<NodeId>,
+}
+
+impl Node {
+    /// The token is not to be had: calls 911.
+    pub(super) fn starve(&mut self, out: &mut Vec<Effect>) {
+        self.end_waits(out);
+        self.lose_master(out);
+        if self.phase != Phase::Starving {
+            self.phase = Phase::Starving;
+            out.push(Effect::Step(Step::Starves));
+        }
+        self.allegiance = Rank::default();
+        self.call(Standing::Starving, out);
+    }
+
+    pub(super) fn call(&mut self, standing: Standing, out: &mut Vec<Effect>) {
+        // The last number will do if nothing was founded with it and nobody has promised more.
+        let again = self.promised.founder == self.me.node
+            && self.promised != self.stamp().epoch
+            && self.promised.number >= self.outbid;
+        let number =
+            if again { self.promised.number } else { self.promised.number.max(self.outbid) + 1 };
+        if !self.reserve(number, out) {
+            // The disk is slow: soon again.
+            out.push(Effect::Set(Timer::Call, self.settings.call_timeout));
+            self.calling = None;
+            return;
+        }
+        let epoch = Epoch { number, founder: self.me.node };
+        self.promised = epoch;
+        let (asked, needed) = self.whom_to_ask(standing);
+        out.push(Effect::Step(Step::Called { epoch, standing }));
+        self.calling = Some(Calling {
+            epoch,
+            standing,
+            tries: 0,
+            asked,
+            needed,
+            grants: BTreeMap::new(),
+            objections: BTreeSet::new(),
+        });
+        self.send_call(out);
+        self.count_answers(out);
+    }
+
+    /// Not the same for all, so that those who call at once do not do so again and again.
+    fn retry_after(&self) -> Duration {
+        let before = self.asked.configuration.nodes().filter(|node| *node < self.me.node).count() as u32;
+        self.settings.retry_after + self.settings.ack_timeout * before.min(16) / 4
+    }
+
+    fn whom_to_ask(&self, standing: Standing) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+        let leaving = |node: &NodeId| {
+            let copy = self.copy.as_ref();
+            copy.and_then(|copy| copy.report(*node)).is_some_and(|report| report.leaving)
+        };
+        let view = self.view().into_iter().flat_map(|view| &view.members).map(|member| member.node);
+        let members: BTreeSet<NodeId> =
+            view.filter(|node| *node != self.me.node && !leaving(node)).collect();
+        let others: BTreeSet<NodeId> = match standing {
+            Standing::Holder => self.applicants_to_call(),
+            Standing::Starving => {
+                let known = self.asked.configuration.nodes().chain(self.contacts.iter().copied());
+                known.filter(|node| *node != self.me.node && !leaving(node)).collect()
+            }
+        };
+        let asked: BTreeSet<NodeId> = members.union(&others).copied().collect();
+        let needed = if standing == Standing::Starving && !members.is_empty() { &members } else { &asked };
+        let expected = |node: &&NodeId| !self.suspects.contains(node) && !self.gone.contains(node);
+        let needed = needed.iter().filter(expected).copied().collect();
+        (asked, needed)
+    }
+
+    fn send_call(&mut self, out: &mut Vec<Effect>) {
+        let Some(calling) = &self.calling else { return };
+        let call = Call {
+            epoch: calling.epoch,
+            standing: calling.standing,
+            copy: self.stamp(),
+            lineage: self.lineage,
+            rank: self.view().map_or(Rank::default(), View::rank),
+            configuration: self.asked.configuration.clone(),
+        };
+        for to in &calling.asked {
+            if !calling.grants.contains_key(to) && !calling.objections.contains(to) {
+                let message = Message::Call(Box::new(call.clone()));
+                out.push(Effect::Send { to: *to, message, attempt: calling.tries });
+            }
+        }
+        out.push(Effect::Set(Timer::Call, self.settings.call_timeout));
+    }
+
+    /// Ends the call as soon as nobody is waited for.
+    fn count_answers(&mut self, out: &mut Vec<Effect>) {
+        let Some(calling) = &self.calling else { return };
+        let answered =
+            |node: &NodeId| calling.grants.contains_key(node) || calling.objections.contains(node);
+        if calling.needed.iter().all(answered) {
+            self.end_call(out);
+        }
+    }
+
+    fn end_call(&mut self, out: &mut Vec<Effect>) {
+        let Some(calling) = self.calling.take() else { return };
+        out.push(Effect::Cancel(Timer::Call));
+        if calling.objections.is_empty() {
+            return self.found(calling, out);
+        }
+        // Again, with a higher number, or with what was learned.
+        self.outbid = self.outbid.max(calling.epoch.number + 1);
+        match calling.standing {
+            Standing::Holder => self.call(Standing::Holder, out),
+            // Somebody else may be about to found: who has promised more is not outbid at once.
+            Standing::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
+        }
+    }
+
+    pub(super) fn call_late(&mut self, out: &mut Vec<Effect>) {
+        let Some(calling) = &mut self.calling else {
+            if matches!(self.phase, Phase::Starving) {
+                self.call(Standing::Starving, out);
+            } else if self.is_eating() {
+                self.end_turn(out);
+            }
+            return;
+        };
+        calling.tries += 1;
+        if calling.tries < self.settings.call_tries && calling.objections.is_empty() {
+            self.send_call(out);
+        } else {
+            self.end_call(out);
+        }
+    }
+
+    /// Somebody calls 911.
+    pub(super) fn called(&mut self, from: Member, call: Call, out: &mut Vec<Effect>) {
+        self.learn(&call.configuration, out);
+        if let Some(why) = self.denial(from, &call, out) {
+            return self.deny(from, call.epoch, why, out);
+        }
+        // A promise that the disk does not have yet is not given; the call comes again.
+        if !self.reserve(call.epoch.number, out)
+            || !self.saved.configuration.agrees(&self.asked.configuration)
+        {
+            return;
+        }
+        if call.epoch != self.promised {
+            self.end_waits(out);
+            self.lose_master(out);
+            self.promised = call.epoch;
+            self.allegiance = call.rank;
+            self.phase = Phase::Hungry;
+            out.push(Effect::Cancel(Timer::Turn));
+            out.push(Effect::Set(Timer::Starve, self.settings.starving_after));
+            out.push(Effect::Step(Step::Granted { to: from.node, epoch: call.epoch }));
+        }
+        let grant = Grant {
+            epoch: call.epoch,
+            lineage: self.lineage,
+            last: self.log.last_place(),
+            applied: self.shared.place(),
+            synced: self.is_synced(),
+            about: self.about.clone(),
+        };
+        out.push(self.send(from.node, Message::Grant(Box::new(grant))));
+    }
+
+    /// The table in the crate's documentation, row by row.
+    fn denial(&mut self, from: Member, call: &Call, out: &mut Vec<Effect>) -> Option<Denial> {
+        if !self.asked.configuration.agrees(&call.configuration) {
+            return Some(Denial::Configuration);
+        }
+        if call.epoch == self.promised {
+            // The answer was lost.
+            return None;
+        }
+        let held = self.stamp();
+        let follows = self.copy.is_some() && self.phase != Phase::Starving;
+        // Once it has promised another epoch, the ring of its last view is no ring for it any more.
+        let in_a_ring = follows && self.promised == held.epoch;
+        let same_view = self.copy.is_some()
+            && call.copy.epoch == held.epoch
+            && self.view().is_some_and(|view| view.members.contains(&from));
+        match call.standing {
+            Standing::Holder if same_view => {
+                if call.copy < held {
+                    return Some(Denial::NewerCopy);
+                }
+            }
+            Standing::Holder => {
+                if follows && call.rank <= self.allegiance {
+                    return Some(Denial::Outranked);
+                }
+            }
+            Standing::Starving if in_a_ring && same_view => {
+                if call.copy < held && self.rules.newest_copy_founds {
+                    return Some(Denial::NewerCopy);
+                }
+            }
+            Standing::Starving if in_a_ring => {
+                let known = self.asked.configuration.contains(from.node) || self.contacts.contains(&from.node);
+                if !known {
+                    nonsense(from, "asks to join, and is not known", out);
+                } else if self.applicants.insert(from) {
+                    out.push(Effect::Step(Step::Applied(from)));
+                }
+                return Some(Denial::Joining);
+            }
+            // One order for all who have no ring: somebody is the first in it.
+            Standing::Starving => {
+                if (call.lineage, call.copy) < (self.lineage, held) && self.rules.newest_copy_founds {
+                    return Some(Denial::NewerCopy);
+                }
+            }
+        }
+        (call.epoch < self.promised).then_some(Denial::Promised)
+    }
+
+    fn deny(&mut self, from: Member, epoch: Epoch, why: Denial, out: &mut Vec<Effect>) {
+        out.push(Effect::Step(Step::Denied { to: from.node, epoch, why }));
+        let configuration = self.asked.configuration.clone();
+        let deny = Deny { epoch, why, promised: self.promised, configuration };
+        out.push(self.send(from.node, Message::Deny(Box::new(deny))));
+    }
+
+    pub(super) fn granted(&mut self, from: Member, grant: Grant, out: &mut Vec<Effect>) {
+        let Some(calling) = &mut self.calling else { return };
+        if grant.epoch == calling.epoch && calling.asked.contains(&from.node) {
+            calling.grants.insert(from.node, (from, grant));
+            self.count_answers(out);
+        }
+    }
+
+    pub(super) fn denied(&mut self, from: Member, deny: &Deny, out: &mut Vec<Effect>) {
+        self.outbid = self.outbid.max(deny.promised.number);
+        let Some(calling) = &mut self.calling else { return };
+        if deny.epoch != calling.epoch || !calling.asked.contains(&from.node) {
+            return;
+        }
+        out.push(Effect::Step(Step::Refused { by: from.node, why: deny.why }));
+        match deny.why {
+            Denial::Promised | Denial::Configuration => {
+                calling.objections.insert(from.node);
+                self.learn(&deny.configuration, out);
+                self.count_answers(out);
+            }
+            Denial::NewerCopy | Denial::Joining | Denial::Outranked => {
+                self.end_waits(out);
+                self.lose_master(out);
+                self.phase = Phase::Starving;
+                out.push(Effect::Cancel(Timer::Turn));
+                out.push(Effect::Set(Timer::Starve, self.retry_after()));
+            }
+        }
+    }
+
+    /// Makes the token anew, with those who granted.
+    fn found(&mut self, calling: Calling, out: &mut Vec<Effect>) {
+        let granted = |node: NodeId| node == self.me.node || calling.grants.contains_key(&node);
+        let newest = calling.grants.values().all(|(_, grant)| grant.lineage <= self.lineage);
+        let primary = self.asked.configuration.has_quorum(granted)
+            && (newest || !self.rules.newest_copy_founds);
+        let (members, reports) = self.new_ring(&calling);
+        let stamp = Stamp { epoch: calling.epoch, seq: self.stamp().seq + 1 };
+        let view = View { epoch: calling.epoch, primary, members };
+        let configuration = &self.asked.configuration;
+        let eligible = configuration.pending.as_ref().unwrap_or(&configuration.installed).clone();
+        let mut token = Token { stamp, view, eligible, reports, log: None };
+        out.push(Effect::Step(Step::Founded(stamp)));
+        if primary {
+            if token.reports.iter().all(|report| !report.synced) {
+                self.start_data_anew(&mut token);
+            }
+            let mut window = self.log.after(self.base);
+            let content = Content::View(token.view.members.clone());
+            window.push(Entry { epoch: stamp.epoch, content });
+            token.log = Some(window);
+        }
+        self.applicants.clear();
+        self.foreign.clear();
+        self.take(token, out);
+    }
+
+    /// Nobody has the shared data whole any more: it begins anew, empty.
+    fn start_data_anew(&mut self, token: &mut Token) {
+        self.shared = Shared::default();
+        self.log = LogWindow::default();
+        self.base = 0;
+        self.sync = None;
+        if let Some(report) = token.report_mut(self.me.node) {
+            *report = Report { synced: true, ..Report::default() };
+        }
+    }
+
+    /// The members of the new ring, this node first, and what is known of them.
+    fn new_ring(&self, calling: &Calling) -> (Vec<Member>, Vec<Report>) {
+        let mine = self.log.after(self.base);
+        let about = |node: NodeId| self.copy.as_ref().and_then(|copy| copy.report(node));
+        let mut order = vec![self.me.node];
+        let old: Vec<NodeId> = self.ring_after_me();
+        order.extend(calling.grants.keys().filter(|node| !old.contains(node)));
+        order.extend(self.keep_or_move(&old, calling));
+        let mut members = Vec::new();
+        let mut reports = Vec::new();
+        for node in order {
+            let (member, report) = if node == self.me.node {
+                let synced = self.is_synced();
+                let report = Report { synced, has: mine.last(), lineage: self.lineage, ..Report::default() };
+                (self.me, Report { about: self.about.clone(), ..report })
+            } else if let Some((member, grant)) = calling.grants.get(&node) {
+                (*member, report_of(grant, &mine))
+            } else {
+                // Kept though silent (conservative): what was known of it.
+                let view = self.view().expect("it was a member");
+                let known = about(node).cloned().unwrap_or_default();
+                let member = view.members[view.position(node).expect("a member")];
+                (member, Report { visited: false, doubted_by: Some(self.me.node), ..known })
+            };
+            members.push(member);
+            reports.push(report);
+        }
+        (members, reports)
+    }
+
+    /// The other members in ring order, beginning with the successor.
+    fn ring_after_me(&self) -> Vec<NodeId> {
+        let Some(view) = self.view() else { return Vec::new() };
+        let at = view.position(self.me.node).unwrap_or(0);
+        let (before, after) = view.members.split_at(at);
+        let others = after.iter().chain(before).map(|member| member.node);
+        others.filter(|node| *node != self.me.node).collect()
+    }
+
+    /// Those who stay, in order. Aggressive: who granted. Conservative: also who has failed for the first time, one place later.
+    fn keep_or_move(&self, old: &[NodeId], calling: &Calling) -> Vec<NodeId> {
+        let mut kept: Vec<NodeId> = Vec::new();
+        let mut moved: Vec<NodeId> = Vec::new();
+        for node in old {
+            if calling.grants.contains_key(node) {
+                kept.push(*node);
+                kept.append(&mut moved);
+            } else if self.settings.detection == Detection::Conservative && self.is_doubtful(*node) {
+                moved.push(*node);
+            }
+        }
+        // Nobody comes after it who could try: then this node's judgement is all there is.
+        if !kept.is_empty() {
+            kept.append(&mut moved);
+        }
+        kept
+    }
+
+    /// Silent for the first time, as far as is known.
+    fn is_doubtful(&self, node: NodeId) -> bool {
+        let report = self.copy.as_ref().and_then(|copy| copy.report(node));
+        !self.gone.contains(&node)
+            && report.is_some_and(|report| report.doubted_by.is_none() && !report.leaving)
+    }
+
+    pub(super) fn hello(&mut self, from: Member, rank: Rank, members: &[Member]) {
+        let Some(view) = self.view() else { return };
+        let known = self.asked.configuration.contains(from.node);
+        if self.phase == Phase::Starving || !known || view.members.contains(&from) || view.rank() <= rank {
+            return;
+        }
+        let outside: Vec<NodeId> =
+            members.iter().map(|member| member.node).filter(|node| !view.contains(*node)).collect();
+        self.foreign.extend(outside);
+    }
+
+    pub(super) fn greet(&mut self, out: &mut Vec<Effect>) {
+        out.push(Effect::Set(Timer::Hello, self.settings.hello_every));
+        let Some(view) = self.view().filter(|_| self.phase != Phase::Starving) else { return };
+        let known: BTreeSet<NodeId> =
+            self.asked.configuration.nodes().chain(self.contacts.iter().copied()).collect();
+        let hello = Message::Hello { rank: view.rank(), epoch: view.epoch, members: view.members.clone() };
+        for node in known.into_iter().filter(|node| !view.contains(*node)) {
+            out.push(self.send(node, hello.clone()));
+        }
+    }
+
+    fn lose_master(&mut self, out: &mut Vec<Effect>) {
+        if self.master == Master::Held {
+            self.master = Master::Wanted;
+            out.push(Effect::Cancel(Timer::Lease));
+            out.push(Effect::MasterLost);
+        }
+    }
+}
+
+/// What a grant says of its giver, measured by the founder's log.
+fn report_of(grant: &Grant, mine: &LogWindow) -> Report {
+    let whole = if grant.synced && mine.holds(grant.last) {
+        Some(grant.last.index)
+    } else if grant.synced && mine.holds(grant.applied) {
+        Some(grant.applied.index)
+    } else {
+        None
+    };
+    Report {
+        visited: false,
+        has: whole.unwrap_or(mine.base),
+        synced: whole.is_some(),
+        lineage: grant.lineage,
+        leaving: false,
+        doubted_by: None,
+        about: grant.about.clone(),
+    }
+}

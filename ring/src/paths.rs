@@ -1,0 +1,41 @@
+//! Over which of a node's addresses a message goes. After Raincore's Transport Manager: all addresses are tried before a send has
+//! failed, in sequence or in parallel.
+
+use serde::{Deserialize, Serialize};
+
+/// How several addresses are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// One for each try, those whose links are up first.
+    #[default]
+    Sequence,
+    /// All at once: more traffic, no wait for a broken one.
+    Parallel,
+}
+
+/// Which addresses (by number) the send with this number goes to. `up` says of each whether its link is up.
+pub fn choose(strategy: Strategy, attempt: u32, up: &[bool]) -> Vec<usize> {
+    match strategy {
+        Strategy::Parallel => (0..up.len()).collect(),
+        Strategy::Sequence => {
+            let (working, broken): (Vec<usize>, Vec<usize>) = (0..up.len()).partition(|at| up[*at]);
+            let order: Vec<usize> = working.into_iter().chain(broken).collect();
+            order.get(attempt as usize % order.len().max(1)).copied().into_iter().collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_tried_those_that_work_first() {
+        let up = [false, true, true];
+        let tried: Vec<_> = (0..4).flat_map(|attempt| choose(Strategy::Sequence, attempt, &up)).collect();
+        assert_eq!(tried, [1, 2, 0, 1]);
+        assert_eq!(choose(Strategy::Parallel, 2, &up), [0, 1, 2]);
+        assert!(choose(Strategy::Sequence, 0, &[]).is_empty());
+    }
+}

@@ -1,0 +1,163 @@
+//! `rain-sim`: simulation by seed. `cargo xtask sim` runs it.
+
+use anyhow::{bail, ensure};
+use clap::{Parser, Subcommand};
+use rain_sim::ring::{self, Run};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Parser)]
+#[command(name = "rain-sim", after_help = "Examples:\n  cargo xtask sim ring --seeds 1000\n  cargo xtask sim ring --seed 17 --trace\n  cargo xtask sim ring --table")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The token ring: crashes, partitions (one-way, too), stalls, loss, clock drift, over 3 to 50 nodes.
+    Ring {
+        /// So many seeds.
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Only this one: runs a failure again.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print what happens (with --seed).
+        #[arg(long)]
+        trace: bool,
+        /// Round and detection times for 3 to 100 nodes, instead.
+        #[arg(long)]
+        table: bool,
+        /// For scripts.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let Verb::Ring { seeds, from, seed, trace, table, json } = Cli::parse().verb;
+    if table {
+        return print_table(json);
+    }
+    if let Some(seed) = seed {
+        return match ring::run(seed, trace) {
+            Ok(run) => {
+                say(&format!("seed {seed}: {run:?}"));
+                Ok(())
+            }
+            Err(failure) => bail!("seed {seed}, at {:.6} s: {}", failure.at.as_secs_f64(), failure.what),
+        };
+    }
+    run_many(from, seeds, json)
+}
+
+fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let next = AtomicU64::new(from);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds {
+                        return;
+                    }
+                    let result = ring::run(seed, false);
+                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((seed, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.sort_by_key(|(seed, _)| *seed);
+    let runs: Vec<(u64, &Run)> =
+        results.iter().filter_map(|(seed, result)| Some((*seed, result.as_ref().ok()?))).collect();
+    let failed: Vec<String> = results
+        .iter()
+        .filter_map(|(seed, result)| Some((seed, result.as_ref().err()?)))
+        .map(|(seed, failure)| format!("seed {seed}, at {:.3} s: {}", failure.at.as_secs_f64(), failure.what))
+        .collect();
+    let small: Vec<(u64, &Run)> = runs.iter().copied().filter(|(_, run)| run.nodes <= 16).collect();
+    let worst = |what: fn(&Run) -> Duration, runs: &[(u64, &Run)]| {
+        let worst = runs.iter().max_by_key(|(_, run)| what(run));
+        worst.map_or((0, Duration::ZERO), |(seed, run)| (*seed, what(run)))
+    };
+    let total = |what: fn(&Run) -> u64| runs.iter().map(|(_, run)| what(run)).sum::<u64>();
+    let rows: [(&str, fn(&Run) -> Duration); 5] = [
+        ("a killed node is out of every view", |run| run.killed_out),
+        ("a silent one is out of every view", |run| run.cut_out),
+        ("a node started again is in every view", |run| run.rejoined_in),
+        ("two halves are one view again", |run| run.merged_in),
+        ("one view after everything at once", |run| run.agreed_in),
+    ];
+    let virtual_s: f64 = runs.iter().map(|(_, run)| run.time.as_secs_f64()).sum();
+    if json {
+        let times: serde_json::Map<String, serde_json::Value> = rows
+            .iter()
+            .map(|(name, what)| {
+                let (few, all) = (worst(*what, &small), worst(*what, &runs));
+                let value = serde_json::json!({
+                    "worst_ms_to_16_nodes": few.1.as_millis() as u64,
+                    "worst_ms": all.1.as_millis() as u64,
+                    "seed": all.0,
+                });
+                ((*name).to_owned(), value)
+            })
+            .collect();
+        say(&serde_json::json!({
+            "seeds": seeds, "failed": failed, "times": times, "tokens": total(|run| run.tokens),
+            "regenerated": total(|run| run.regenerated), "delivered": total(|run| run.delivered),
+            "virtual_seconds": virtual_s, "seconds": begun.elapsed().as_secs_f64(),
+        }).to_string());
+    } else {
+        say(&format!(
+            "{seeds} seeds, {virtual_s:.0} virtual seconds in {:.0} s: {} tokens, {} made again after a loss, {} multicasts delivered",
+            begun.elapsed().as_secs_f64(),
+            total(|run| run.tokens),
+            total(|run| run.regenerated),
+            total(|run| run.delivered),
+        ));
+        say(&format!("{:<40} {:>14} {:>14}   {}", "worst time to", "to 16 nodes", "to 50 nodes", "seed"));
+        for (name, what) in rows {
+            let (few, all) = (worst(what, &small), worst(what, &runs));
+            say(&format!("{name:<40} {:>11} ms {:>11} ms   {}", few.1.as_millis(), all.1.as_millis(), all.0));
+        }
+        for line in &failed {
+            say(&format!("FAILED {line}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{} of {seeds} seeds failed; run one again with --seed N --trace", failed.len());
+    Ok(())
+}
+
+fn print_table(json: bool) -> anyhow::Result<()> {
+    say("| nodes | round, ms | killed: out of every view, ms | silent: out, ms | rejoined, ms | merged, ms | formed, ms |\n|---|---|---|---|---|---|---|");
+    for nodes in [3, 4, 6, 8, 10, 16, 24, 32, 50, 100] {
+        let row = ring::table_row(nodes, 20)
+            .map_err(|failure| anyhow::anyhow!("{nodes} nodes, at {:?}: {}", failure.at, failure.what))?;
+        let ms = |time: Duration| time.as_millis() as u64;
+        if json {
+            say(&serde_json::json!({
+                "nodes": nodes, "round_ms": ms(row.round), "killed_ms": ms(row.killed_out), "cut_ms": ms(row.cut_out),
+                "rejoined_ms": ms(row.rejoined_in), "merged_ms": ms(row.merged_in), "formed_ms": ms(row.formed),
+            }).to_string());
+        } else {
+            say(&format!(
+                "| {nodes} | {} | {} | {} | {} | {} | {} |",
+                ms(row.round), ms(row.killed_out), ms(row.cut_out), ms(row.rejoined_in), ms(row.merged_in), ms(row.formed)
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is its output")]
+fn say(line: &str) {
+    println!("{line}");
+}

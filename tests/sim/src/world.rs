@@ -1,0 +1,512 @@
+//! A cluster of endpoints under one seed: virtual time, a network that loses, doubles, delays and cuts, clocks that drift, processes
+//! that stall, crash and start again. The same seed gives the same run.
+//!
+//! Every step is checked against `rain_ring::invariants`; the first that does not hold ends the run with its name and time.
+
+use rain_ring::link::{LinkSettings, Path};
+use rain_ring::paths::Strategy;
+use rain_ring::wire::{Body, Envelope};
+use rain_ring::{
+    Clock, Command, Configuration, Durable, Eligible, Endpoint, Entry, Epoch, Event, Input, Node, Notice,
+    Phase, Request, Settings, Step, invariants,
+};
+use rain_types::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How the world is.
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// Nodes.
+    pub nodes: u32,
+    /// Of the ring.
+    pub settings: Settings,
+    /// Between two pings of a link.
+    pub ping_every: Duration,
+    /// A packet takes so long at least and at most.
+    pub latency: (Duration, Duration),
+    /// Packets lost, doubled, and held back for up to 100 ms, of a thousand.
+    pub lost: u32,
+    /// See `lost`.
+    pub doubled: u32,
+    /// See `lost`.
+    pub late: u32,
+    /// Clocks run so much too fast or too slow at most, of a thousand.
+    pub drift: u32,
+    /// A machine answers for a process that has ended.
+    pub refuses: bool,
+    /// What a disk takes to make something durable, at most.
+    pub disk: Duration,
+}
+
+impl WorldOptions {
+    /// A quiet LAN.
+    pub fn quiet(nodes: u32) -> WorldOptions {
+        WorldOptions {
+            nodes,
+            settings: Settings::for_nodes(nodes as usize),
+            ping_every: ping_every(nodes),
+            latency: (Duration::from_micros(80), Duration::from_micros(400)),
+            lost: 0,
+            doubled: 0,
+            late: 0,
+            drift: 10,
+            refuses: true,
+            disk: Duration::from_millis(8),
+        }
+    }
+}
+
+/// As the daemon chooses it: a node sends and hears about as many pings a second at every size.
+pub fn ping_every(nodes: u32) -> Duration {
+    Duration::from_millis(50).max(Duration::from_millis(8) * nodes)
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What does not hold.
+    pub what: String,
+    /// When.
+    pub at: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Arrives(Envelope),
+    Refused { to: NodeId, path: Path },
+    Fires { node: usize, life: u64, clock: Clock, set: u64 },
+    Written { node: usize, life: u64, durable: Durable },
+}
+
+struct Machine {
+    endpoint: Option<Endpoint>,
+    disk: Durable,
+    /// Timers that run: which setting of each is the current one.
+    clocks: BTreeMap<Clock, u64>,
+    /// Its clock runs at this rate, of a million.
+    rate: u64,
+    /// It does nothing until then.
+    stalled_until: Duration,
+    disk_busy_until: Duration,
+}
+
+/// What was seen in a run.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Tokens taken.
+    pub tokens: u64,
+    /// Tokens made again after a loss.
+    pub regenerated: u64,
+    /// Messages and changes committed.
+    pub committed: u64,
+}
+
+/// The cluster.
+pub struct World {
+    /// How it is.
+    pub options: WorldOptions,
+    /// Virtual time.
+    pub now: Duration,
+    /// Where chance comes from.
+    pub rng: fastrand::Rng,
+    /// What was seen.
+    pub seen: Seen,
+    machines: Vec<Machine>,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    order: u64,
+    /// Pairs that do not hear each other: (from, to).
+    cut: BTreeSet<(usize, usize)>,
+    views: Vec<Epoch>,
+    /// Committed entries as first seen; nothing is compared while a majority has lost its memory.
+    committed: BTreeMap<u64, Entry>,
+    comparing: bool,
+    /// Print every step.
+    pub trace: bool,
+}
+
+impl World {
+    /// All nodes start at once, eligible to one another.
+    pub fn new(seed: u64, options: WorldOptions) -> World {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let all: BTreeSet<NodeId> = (1..=options.nodes).map(NodeId).collect();
+        let configuration = Configuration { installed: Eligible { version: 1, nodes: all }, pending: None };
+        let drift = u64::from(options.drift) * 1000;
+        let machines = (0..options.nodes)
+            .map(|_| Machine {
+                endpoint: None,
+                disk: Durable { incarnation: 0, epoch_ceiling: 0, configuration: configuration.clone() },
+                clocks: BTreeMap::new(),
+                rate: 1_000_000 - drift + rng.u64(0..=2 * drift),
+                stalled_until: Duration::ZERO,
+                disk_busy_until: Duration::ZERO,
+            })
+            .collect();
+        let mut world = World {
+            views: vec![Epoch::default(); options.nodes as usize],
+            options,
+            now: Duration::ZERO,
+            rng,
+            seen: Seen::default(),
+            machines,
+            queue: BTreeMap::new(),
+            order: 0,
+            cut: BTreeSet::new(),
+            committed: BTreeMap::new(),
+            comparing: true,
+            trace: false,
+        };
+        for at in 0..world.machines.len() {
+            world.start(at);
+        }
+        world
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.machines.is_empty()
+    }
+
+    /// Whether a node's process runs.
+    pub fn is_alive(&self, at: usize) -> bool {
+        self.machines[at].endpoint.is_some()
+    }
+
+    /// A node, if its process runs.
+    pub fn node(&self, at: usize) -> Option<&Node> {
+        self.machines[at].endpoint.as_ref().map(Endpoint::node)
+    }
+
+    /// All nodes whose processes run.
+    pub fn alive(&self) -> Vec<&Node> {
+        self.machines.iter().filter_map(|machine| machine.endpoint.as_ref().map(Endpoint::node)).collect()
+    }
+
+    /// An endpoint that runs.
+    pub fn endpoint(&self, at: usize) -> Option<&Endpoint> {
+        self.machines[at].endpoint.as_ref()
+    }
+
+    /// Starts a node's process.
+    pub fn start(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        if machine.endpoint.is_some() {
+            return;
+        }
+        machine.disk.incarnation += 1;
+        let options = &self.options;
+        let mut endpoint = Endpoint::new(
+            NodeId(at as u32 + 1),
+            machine.disk.clone(),
+            options.settings.clone(),
+            LinkSettings::default(),
+            options.ping_every,
+            Strategy::Sequence,
+        );
+        let me = NodeId(at as u32 + 1);
+        let peers = (1..=options.nodes).map(NodeId).filter(|node| *node != me).map(|node| (node, 1)).collect();
+        let mut commands = Vec::new();
+        endpoint.handle(self.now, Event::Peers(peers), &mut commands);
+        endpoint.handle(self.now, Event::Start, &mut commands);
+        machine.endpoint = Some(endpoint);
+        self.perform(at, commands);
+    }
+
+    /// Kills a node's process: its memory is gone.
+    pub fn kill(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        machine.endpoint = None;
+        machine.clocks.clear();
+        let whole = self.machines.iter().filter(|machine| {
+            let node = machine.endpoint.as_ref().map(Endpoint::node);
+            node.is_some_and(|node| node.is_synced() && node.lineage() != rain_ring::Stamp::default())
+        });
+        if whole.count() * 2 <= self.machines.len() {
+            self.comparing = false;
+        }
+    }
+
+    /// A node's process does nothing for so long; packets wait.
+    pub fn stall(&mut self, at: usize, time: Duration) {
+        self.machines[at].stalled_until = self.now + time;
+    }
+
+    /// Packets of one node to another are dropped, or not any more.
+    pub fn cut(&mut self, from: usize, to: usize, cut: bool) {
+        if cut {
+            self.cut.insert((from, to));
+        } else {
+            self.cut.remove(&(from, to));
+        }
+    }
+
+    /// The network falls into two.
+    pub fn partition(&mut self, side: &BTreeSet<usize>) {
+        for from in 0..self.len() {
+            for to in 0..self.len() {
+                if side.contains(&from) != side.contains(&to) {
+                    self.cut.insert((from, to));
+                }
+            }
+        }
+    }
+
+    /// All cuts are mended and everybody runs.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+        for at in 0..self.len() {
+            self.machines[at].stalled_until = self.now;
+            self.start(at);
+        }
+    }
+
+    /// Gives a node an order.
+    pub fn tell(&mut self, at: usize, input: Input) {
+        self.give(at, Event::Tell(input));
+    }
+
+    /// A node submits a change.
+    pub fn submit(&mut self, at: usize, change: rain_ring::Change) {
+        if let Some(endpoint) = &mut self.machines[at].endpoint {
+            let _ = endpoint.node_mut().submit(change);
+        }
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) -> Result<(), Failure> {
+        let end = self.now + time;
+        self.run_until(end, |_| false).map(|_| ())
+    }
+
+    /// Lets time pass until something holds. Gives how long it took, nothing if it did not come.
+    pub fn run_until(
+        &mut self,
+        end: Duration,
+        holds: impl Fn(&World) -> bool,
+    ) -> Result<Option<Duration>, Failure> {
+        let begun = self.now;
+        if holds(self) {
+            return Ok(Some(Duration::ZERO));
+        }
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((time, _), happening) = entry.remove_entry();
+            self.now = time;
+            self.happen(happening);
+            self.check()?;
+            if holds(self) {
+                return Ok(Some(self.now - begun));
+            }
+        }
+        self.now = end;
+        Ok(None)
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let (at, event) = match &happening {
+            Happening::Arrives(envelope) => (envelope.to.0 as usize - 1, Event::Packet(envelope.clone())),
+            Happening::Refused { to, path } => (to.0 as usize - 1, Event::Refused(*path)),
+            Happening::Fires { node, life, clock, set } => {
+                if self.machines[*node].disk.incarnation != *life
+                    || self.machines[*node].clocks.get(clock) != Some(set)
+                {
+                    return;
+                }
+                (*node, Event::Fired(*clock))
+            }
+            Happening::Written { node, life, durable } => {
+                if self.machines[*node].disk.incarnation != *life || !self.is_alive(*node) {
+                    return;
+                }
+                self.machines[*node].disk = durable.clone();
+                (*node, Event::Persisted(durable.clone()))
+            }
+        };
+        let machine = &mut self.machines[at];
+        if machine.stalled_until > self.now {
+            // It will find everything at once when it goes on.
+            let due = machine.stalled_until;
+            self.enqueue(due, happening);
+            return;
+        }
+        if let Event::Fired(clock) = &event {
+            machine.clocks.remove(clock);
+        }
+        if machine.endpoint.is_none() {
+            if let Event::Packet(envelope) = &event
+                && self.options.refuses
+                && !self.cut.contains(&(at, envelope.from.node.0 as usize - 1))
+            {
+                let path = Path { peer: envelope.to, link: envelope.link };
+                let due = self.now + self.options.latency.0;
+                self.enqueue(due, Happening::Refused { to: envelope.from.node, path });
+            }
+            return;
+        }
+        self.give(at, event);
+    }
+
+    fn give(&mut self, at: usize, event: Event) {
+        let Some(endpoint) = &mut self.machines[at].endpoint else { return };
+        let mut commands = Vec::new();
+        endpoint.handle(self.now, event, &mut commands);
+        self.perform(at, commands);
+    }
+
+    fn perform(&mut self, at: usize, commands: Vec<Command>) {
+        let life = self.machines[at].disk.incarnation;
+        for command in commands {
+            match command {
+                Command::Transmit(envelope) => self.transmit(at, envelope),
+                Command::Set(clock, after) => {
+                    let scaled = after.as_nanos() as u64 / 1000 * self.machines[at].rate / 1000;
+                    let set = self.enqueue(
+                        self.now + Duration::from_nanos(scaled),
+                        Happening::Fires { node: at, life, clock, set: self.order },
+                    );
+                    self.machines[at].clocks.insert(clock, set);
+                }
+                Command::Cancel(clock) => {
+                    self.machines[at].clocks.remove(&clock);
+                }
+                Command::Persist(durable) => {
+                    let most = self.options.disk.as_micros() as u64;
+                    let due = self.now + Duration::from_micros(self.rng.u64(most / 8..=most));
+                    // One after the other, as the driver does it.
+                    let due = due.max(self.machines[at].disk_busy_until);
+                    self.machines[at].disk_busy_until = due;
+                    self.enqueue(due, Happening::Written { node: at, life, durable });
+                }
+                Command::Tell(request) => self.told(at, &request),
+            }
+        }
+    }
+
+    fn told(&mut self, at: usize, request: &Request) {
+        if self.trace {
+            eprintln!("{:>12.6} node {}: {request:?}", self.now.as_secs_f64(), at + 1);
+        }
+        match request {
+            Request::View(view) => {
+                if view.epoch < self.views[at] {
+                    self.views[at] = Epoch::up_to(u64::MAX);
+                } else {
+                    self.views[at] = view.epoch;
+                }
+            }
+            Request::Step(Step::Took(_)) => self.seen.tokens += 1,
+            Request::Notice(Notice::Message { .. }) => self.seen.committed += 1,
+            _ => {}
+        }
+    }
+
+    fn transmit(&mut self, at: usize, envelope: Envelope) {
+        if self.cut.contains(&(at, envelope.to.0 as usize - 1)) || self.rng.u32(0..1000) < self.options.lost {
+            return;
+        }
+        let copies = 1 + u32::from(self.rng.u32(0..1000) < self.options.doubled);
+        for _ in 0..copies {
+            let (least, most) = self.options.latency;
+            let mut takes = self.rng.u64(least.as_micros() as u64..=most.as_micros() as u64);
+            if self.rng.u32(0..1000) < self.options.late {
+                takes += self.rng.u64(0..100_000);
+            }
+            let due = self.now + Duration::from_micros(takes);
+            self.enqueue(due, Happening::Arrives(envelope.clone()));
+        }
+    }
+
+    fn enqueue(&mut self, due: Duration, happening: Happening) -> u64 {
+        let number = self.order;
+        self.order += 1;
+        self.queue.insert((due, number), happening);
+        number
+    }
+
+    /// Everything that must always hold.
+    fn check(&mut self) -> Result<(), Failure> {
+        let eligible: Vec<NodeId> = (1..=self.options.nodes).map(NodeId).collect();
+        let nodes = self.alive();
+        let broken = if !invariants::one_eater_of_an_epoch(&nodes) {
+            Some("two nodes are EATING in one epoch")
+        } else if !invariants::one_live_primary_token(&nodes, &eligible) {
+            Some("two primary tokens are live")
+        } else if self.order % 64 == 0 && !invariants::views_agree(&nodes) {
+            Some("two views of one epoch differ")
+        } else if self.views.contains(&Epoch::up_to(u64::MAX)) {
+            Some("a view went backwards")
+        } else if self.order % 64 == 0 && !invariants::mirrors_agree(&nodes) {
+            Some("two mirrors with the same entries differ")
+        } else {
+            None
+        };
+        if let Some(what) = broken {
+            return Err(Failure { what: what.into(), at: self.now });
+        }
+        self.compare_committed()
+    }
+
+    fn compare_committed(&mut self) -> Result<(), Failure> {
+        if self.order % 16 != 0 {
+            return Ok(());
+        }
+        if !self.comparing {
+            self.committed.clear();
+            let nodes = self.alive();
+            self.comparing = invariants::agreed(&nodes)
+                && nodes.len() == self.len()
+                && nodes.iter().all(|node| node.is_synced() && node.view().is_some_and(|view| view.primary));
+            return Ok(());
+        }
+        for at in 0..self.machines.len() {
+            let Some(endpoint) = &self.machines[at].endpoint else { continue };
+            // A node that was in no primary ring since its start has nothing to say.
+            for (index, entry) in endpoint.node().committed_entries() {
+                let known = self.committed.entry(index).or_insert_with(|| entry.clone());
+                if known != entry {
+                    let what = format!("entry {index} was committed as {known:?}, node {} has {entry:?}", at + 1);
+                    return Err(Failure { what, at: self.now });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens that the living nodes have made again after a loss.
+    pub fn regenerated(&self) -> u64 {
+        self.machines.iter().filter_map(|machine| machine.endpoint.as_ref()).map(|e| e.counts().regenerated).sum()
+    }
+
+    /// All that run are in one view of all that run.
+    pub fn is_agreed(&self) -> bool {
+        invariants::agreed(&self.alive())
+    }
+
+    /// All of these, and only they, are in the view of each of them.
+    pub fn is_agreed_among(&self, group: &BTreeSet<usize>) -> bool {
+        let nodes: Vec<&Node> = group.iter().filter_map(|at| self.node(*at)).collect();
+        nodes.len() == group.len() && invariants::agreed(&nodes)
+    }
+
+    /// Nobody but itself has it in a view.
+    pub fn is_out(&self, at: usize) -> bool {
+        let me = NodeId(at as u32 + 1);
+        (0..self.len()).filter(|other| *other != at).all(|other| {
+            self.node(other).is_none_or(|node| {
+                node.phase() != Phase::Starving && node.view().is_some_and(|view| !view.contains(me))
+            })
+        })
+    }
+
+    /// Bytes of a packet, for counting.
+    pub fn is_ping(envelope: &Envelope) -> bool {
+        matches!(envelope.body, Body::Ping(_))
+    }
+}
