@@ -12,7 +12,7 @@ use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
 use crate::message::Standing;
 use crate::node::{Input, Node, Phase};
-use crate::paths::{self, Strategy};
+use crate::paths;
 use crate::shared::Notice;
 use crate::token::View;
 use crate::wire::{Body, Envelope};
@@ -132,8 +132,6 @@ pub struct History {
 pub struct Endpoint {
     node: Node,
     links: Links,
-    strategy: Strategy,
-    ping_every: Duration,
     peers: BTreeMap<NodeId, u8>,
     refused: BTreeSet<Path>,
     reachable: BTreeMap<NodeId, bool>,
@@ -146,21 +144,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A node that starts, and sees its links `ping_every` so often.
-    pub fn new(
-        me: NodeId,
-        durable: Durable,
-        settings: Settings,
-        links: LinkSettings,
-        ping_every: Duration,
-        strategy: Strategy,
-    ) -> Endpoint {
+    /// A node that starts.
+    pub fn new(me: NodeId, durable: Durable, settings: Settings, links: LinkSettings) -> Endpoint {
         let node = Node::new(me, durable, settings);
         Endpoint {
             links: Links::new(node.me(), links),
             node,
-            strategy,
-            ping_every,
             peers: BTreeMap::new(),
             refused: BTreeSet::new(),
             reachable: BTreeMap::new(),
@@ -231,7 +220,7 @@ impl Endpoint {
     }
 
     fn ping(&mut self, now: Duration, out: &mut Vec<Command>) {
-        out.push(Command::Set(Clock::Ping, self.ping_every));
+        out.push(Command::Set(Clock::Ping, self.node.settings().ping_every));
         let (mut pings, mut changes) = (Vec::new(), Vec::new());
         self.links.tick(&mut pings, &mut changes);
         self.counts.sent.pings += pings.len() as u64;
@@ -319,7 +308,7 @@ impl Endpoint {
         if up.is_empty() {
             up.push(true);
         }
-        for link in paths::choose(self.strategy, attempt, &up) {
+        for link in paths::choose(self.node.settings().strategy, attempt, &up) {
             self.counts.sent.ring += 1;
             let body = Body::Ring(message.clone());
             out.push(Command::Transmit(Envelope { from: self.node.me(), to, link: link as u8, body }));

@@ -58,7 +58,7 @@
 //! |---|---|
 //! | `GCM_queryCommunicationMembership` | [`Node::view`] |
 //! | `GCM_queryEligibleMembership` | [`Node::eligible`] |
-//! | `GCM_setParameters`, `GCM_getParameters` | [`Settings`], [`Node::settings`]; call-backs are [`Effect`]s |
+//! | `GCM_setParameters`, `GCM_getParameters` | [`Input::Settings`], [`Node::settings`]; call-backs are [`Effect`]s |
 //! | `GCM_acquireMasterLock`, `GCM_releaseMasterLock` | [`Input::AcquireMaster`], [`Input::ReleaseMaster`]; [`Effect::Master`] with a [`Fence`] |
 //! | `GCM_sendReliableMessage` | [`Change::Message`]: to all members, in one order |
 //! | `GCM_sendUnreliableMessage` | none: a program that wants to lose messages has its own sockets |

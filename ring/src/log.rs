@@ -75,15 +75,32 @@ impl LogWindow {
         if index == self.base { Some(self.base_epoch) } else { self.get(index).map(|entry| entry.epoch) }
     }
 
-    /// Index and epoch of the last entry.
-    pub fn last_place(&self) -> Place {
-        let last = self.last();
-        Place { index: last, epoch: self.epoch_at(last).unwrap_or_default() }
+    /// The log in short: where it begins, and the last entry of each epoch in it.
+    pub fn runs(&self) -> Vec<Place> {
+        let mut runs = vec![Place { index: self.base, epoch: self.base_epoch }];
+        for (at, entry) in self.entries.iter().enumerate() {
+            let place = Place { index: self.base + 1 + at as u64, epoch: entry.epoch };
+            match runs.last_mut() {
+                Some(last) if at > 0 && last.epoch == entry.epoch => *last = place,
+                _ => runs.push(place),
+            }
+        }
+        runs
     }
 
-    /// Whether a log that has this entry is the same up to it (entries are made by the holders of one token, in order).
-    pub fn holds(&self, place: Place) -> bool {
-        self.epoch_at(place.index) == Some(place.epoch)
+    /// The last index up to which another log, given by its runs, is the same as this one; none if they have nothing in
+    /// common here. Two logs that have an entry of one index and epoch in common are the same up to it: entries are made by the
+    /// holders of one token, one after the other.
+    pub fn common(&self, runs: &[Place]) -> Option<u64> {
+        for at in (0..runs.len()).rev() {
+            let from = if at == 0 { runs[0].index } else { runs[at - 1].index + 1 };
+            let last = runs[at].index.min(self.last());
+            let first = from.max(self.base);
+            if let Some(index) = (first..=last).rev().find(|index| self.epoch_at(*index) == Some(runs[at].epoch)) {
+                return Some(index);
+            }
+        }
+        None
     }
 
     /// The part after `base`.
@@ -97,17 +114,20 @@ impl LogWindow {
         }
     }
 
-    /// Takes over a newer window. Entries up to its base stay as they are; false if some between are missing.
-    pub(crate) fn take(&mut self, window: LogWindow) -> bool {
-        if window.base > self.last() || window.base < self.base {
-            let whole = window.base <= self.last();
+    /// Whether there is nothing missing between this log and a newer window.
+    pub(crate) fn reaches(&self, window: &LogWindow) -> bool {
+        window.base <= self.last()
+    }
+
+    /// Takes over a newer window, which it reaches. Entries up to the window's base stay as they are.
+    pub(crate) fn take(&mut self, window: LogWindow) {
+        if window.base < self.base {
             *self = window;
-            return whole;
+            return;
         }
         self.entries.truncate((window.base - self.base) as usize);
         self.entries.extend(window.entries);
         self.committed = self.committed.max(window.committed);
-        true
     }
 
     pub(crate) fn push(&mut self, entry: Entry) {
@@ -138,5 +158,46 @@ impl LogWindow {
             Content::Change { change, .. } => change.bytes(),
         };
         self.entries.iter().map(of).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(base: (u64, u64), epochs: &[u64]) -> LogWindow {
+        let epoch = |number| Epoch { number, founder: NodeId(1) };
+        let entries =
+            epochs.iter().map(|number| Entry { epoch: epoch(*number), content: Content::View(Vec::new()) });
+        LogWindow { base: base.0, base_epoch: epoch(base.1), entries: entries.collect(), committed: base.0 }
+    }
+
+    #[test]
+    fn what_two_logs_have_in_common_is_found() {
+        let mine = log((10, 1), &[1, 2, 2, 3]);
+        for (theirs, common) in [
+            (log((10, 1), &[1, 2, 2, 3]), Some(14)),
+            (log((8, 1), &[1, 1, 1, 2]), Some(12)),
+            (log((8, 1), &[1, 1, 1, 2, 2, 2, 2]), Some(13)),
+            (log((10, 1), &[1, 5, 5]), Some(11)),
+            (log((10, 1), &[5]), Some(10)),
+            (log((12, 2), &[2, 3, 3]), Some(14)),
+            (log((4, 1), &[1, 1]), None),
+            (log((20, 3), &[3]), None),
+            (log((12, 9), &[9]), None),
+        ] {
+            assert_eq!(mine.common(&theirs.runs()), common, "{theirs:?}");
+        }
+        assert_eq!(mine.runs().iter().map(|place| place.index).collect::<Vec<_>>(), [10, 11, 13, 14]);
+    }
+
+    #[test]
+    fn a_window_replaces_what_comes_after_its_base() {
+        let mut mine = log((10, 1), &[1, 2, 2, 3]);
+        mine.take(log((12, 2), &[4, 4, 4]));
+        assert_eq!((mine.base, mine.last(), mine.epoch_at(12), mine.epoch_at(13)), (10, 15, log((0, 2), &[]).epoch_at(0), log((0, 4), &[]).epoch_at(0)));
+        assert!(!mine.reaches(&log((20, 5), &[5])), "entries between are missing");
+        mine.trim(14);
+        assert_eq!((mine.base, mine.base_epoch.number, mine.entries.len()), (14, 4, 1));
     }
 }

@@ -108,12 +108,8 @@ pub struct Grant {
     pub epoch: Epoch,
     /// The newest primary token that I have held.
     pub lineage: Stamp,
-    /// My last log entry.
-    pub last: Place,
-    /// My last committed one.
-    pub applied: Place,
-    /// The shared data here is whole.
-    pub synced: bool,
+    /// My log in short: [`LogWindow::runs`](crate::LogWindow::runs).
+    pub log: Vec<Place>,
     /// About me.
     pub about: About,
 }

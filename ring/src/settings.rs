@@ -3,6 +3,7 @@
 //! The defaults come from what a scheduler does to a thread on a busy machine (stalls of 10 to 20 ms are usual), not from what the
 //! network takes: an acknowledgement is late after three times that, and a token lost after two rounds and one failed pass.
 
+use crate::paths::Strategy;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
@@ -38,6 +39,10 @@ pub struct Settings {
     pub call_tries: u32,
     /// After a denial the next 911 call comes so late.
     pub retry_after: Duration,
+    /// Between two pings of a link.
+    pub ping_every: Duration,
+    /// How several addresses of one node are used.
+    pub strategy: Strategy,
     /// Between two greetings to eligible nodes outside of the view.
     pub hello_every: Duration,
     /// Exclusive acts end so long after the token came. Shorter than `starving_after`, after which others may act.
@@ -71,6 +76,9 @@ impl Settings {
             call_timeout: Duration::from_millis(20),
             call_tries: 3,
             retry_after: Duration::from_millis(40),
+            // So that a node sends and hears as many pings a second at every size.
+            ping_every: Duration::from_millis(50).max(Duration::from_millis(8) * nodes as u32),
+            strategy: Strategy::Sequence,
             hello_every: Duration::from_millis(200),
             lease: rotation * 2,
             token_bytes_max: 256 << 10,

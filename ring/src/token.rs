@@ -78,7 +78,7 @@ pub struct Report {
     pub has: u64,
     /// Has the shared data whole, so that entries up to `has` are all there.
     pub synced: bool,
-    /// The newest primary token it has held.
+    /// The newest primary token it has held with the shared data whole.
     pub lineage: Stamp,
     /// Wants to go.
     pub leaving: bool,

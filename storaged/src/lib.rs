@@ -1,7 +1,7 @@
 //! RAIN's node daemon: keeps shares on this machine's disk, serves them, and, on one node of a cluster, keeps the
 //! namespace and the workers that repair and reclaim.
 //!
-//! - `share`: the share store. `keeper`: the durable namespace. `service`: what is answered over gRPC.
+//! - `ring`: the driver of the token ring. `share`: the share store. `keeper`: the durable namespace. `service`: what is answered over gRPC.
 //!   `worker`: what goes on by itself. `node`: a node's life. `config`: what it may be told.
 //!
 //! It knows nothing of FUSE or of the command line of `rain`.
@@ -10,6 +10,7 @@ pub mod config;
 mod identity;
 pub mod keeper;
 pub mod node;
+pub mod ring;
 mod service;
 pub mod share;
 mod worker;

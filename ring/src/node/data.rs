@@ -4,7 +4,7 @@ use super::Node;
 use crate::effect::{Effect, Step, Timer};
 use crate::log::{Content, Entry, LogWindow};
 use crate::message::Message;
-use crate::shared::{Bytes, Change};
+use crate::shared::{Bytes, Change, Shared};
 use crate::token::Member;
 use crate::wire;
 use rain_types::NodeId;
@@ -51,11 +51,12 @@ impl Outbox {
     }
 }
 
-/// The shared data on its way here.
+/// The shared data on its way here. Until it is whole the node keeps what it had, and counts as having that: a ring that breaks
+/// before must not have cost a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Sync {
-    /// It must have this entry; those after it are in the log.
-    need: u64,
+    /// The token's log since it first came. The snapshot must have the entry at its base.
+    log: LogWindow,
     /// The snapshot's index, length and what has come.
     index: u64,
     total: u64,
@@ -76,20 +77,31 @@ impl Node {
         let copy = self.copy.as_ref().expect("the token is here");
         let whole = copy.report(self.me.node).is_some_and(|report| report.synced);
         self.base = window.base;
-        if fresh && (!whole || !self.is_synced()) {
-            // What it has may be of another history.
-            self.log = window;
-            self.start_sync(out);
-        } else if !self.log.take(window) {
-            self.start_sync(out);
+        match &mut self.sync {
+            Some(sync) if sync.log.reaches(&window) => sync.log.take(window),
+            None if (whole || !fresh) && self.log.reaches(&window) => self.log.take(window),
+            _ => self.start_sync(window, out),
         }
         self.apply_committed(out);
+    }
+
+    /// The log that this node's token carries.
+    pub(super) fn carried(&self) -> &LogWindow {
+        self.sync.as_ref().map_or(&self.log, |sync| &sync.log)
+    }
+
+    /// What was being fetched is not needed, or not of the ring to come.
+    pub(super) fn end_sync(&mut self, out: &mut Vec<Effect>) {
+        if self.sync.take().is_some() {
+            out.push(Effect::Cancel(Timer::Sync));
+        }
     }
 
     fn apply_committed(&mut self, out: &mut Vec<Effect>) {
         if !self.is_synced() {
             return;
         }
+        self.lineage = self.stamp();
         let mut notices = Vec::new();
         while self.shared.applied() < self.log.committed {
             let next = self.shared.applied() + 1;
@@ -120,8 +132,9 @@ impl Node {
         self.write_report();
         let copy = self.copy.as_ref().expect("EATING has the token");
         let has = |node: NodeId| copy.report(node).filter(|report| report.visited && report.synced);
-        let mut committed = self.log.committed;
-        while committed < self.log.last()
+        let log = self.sync.as_mut().map_or(&mut self.log, |sync| &mut sync.log);
+        let mut committed = log.committed;
+        while committed < log.last()
             && copy
                 .eligible
                 .has_majority(|node| has(node).is_some_and(|report| report.has > committed))
@@ -129,14 +142,14 @@ impl Node {
             committed += 1;
         }
         let everywhere = copy.reports.iter().map(|report| report.has).min().unwrap_or(0);
-        self.log.committed = committed;
+        log.committed = committed;
         self.base = self.base.max(everywhere.min(committed));
         self.apply_committed(out);
     }
 
-    fn start_sync(&mut self, out: &mut Vec<Effect>) {
+    fn start_sync(&mut self, log: LogWindow, out: &mut Vec<Effect>) {
         let tries = self.sync.as_ref().map_or(0, |sync| sync.tries);
-        self.sync = Some(Sync { need: self.log.base, tries, ..Sync::default() });
+        self.sync = Some(Sync { log, tries, ..Sync::default() });
         self.ask_snapshot(out);
     }
 
@@ -155,7 +168,7 @@ impl Node {
         }
         let to = whole[sync.tries % whole.len()];
         sync.tries += 1;
-        let (need, index, have) = (sync.need, sync.index, sync.bytes.len() as u64);
+        let (need, index, have) = (sync.log.base, sync.index, sync.bytes.len() as u64);
         out.push(Effect::Send { to, message: Message::SnapshotAsk { need, index, have }, attempt: 0 });
     }
 
@@ -184,7 +197,7 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let Some(sync) = &mut self.sync else { return };
-        if index < sync.need {
+        if index < sync.log.base {
             return;
         }
         if offset == 0 && (sync.index != index || sync.bytes.is_empty()) {
@@ -199,17 +212,18 @@ impl Node {
         if (sync.bytes.len() as u64) < total {
             return self.ask_snapshot(out);
         }
-        match wire::decode::<crate::shared::Shared>(&sync.bytes) {
+        match wire::decode::<Shared>(&sync.bytes) {
             Ok(shared) if shared.applied() == index => {
+                self.log = std::mem::take(&mut sync.log);
                 self.shared = shared;
-                self.sync = None;
-                out.push(Effect::Cancel(Timer::Sync));
+                self.snapshot = None;
+                self.end_sync(out);
                 out.push(Effect::Step(Step::Synced { index }));
                 self.apply_committed(out);
             }
             _ => {
-                let need = sync.need;
-                *sync = Sync { need, ..Sync::default() };
+                let log = std::mem::take(&mut sync.log);
+                *sync = Sync { log, ..Sync::default() };
             }
         }
     }

@@ -61,6 +61,8 @@ pub enum Input {
     Contacts(BTreeSet<NodeId>),
     /// What this node says of itself from now on.
     About(About),
+    /// Other times and limits from now on; they are valid.
+    Settings(Settings),
     /// Wait for the token, and keep it.
     AcquireMaster,
     /// Let it go.
@@ -126,9 +128,9 @@ pub struct Node {
     calling: Option<Calling>,
     /// The rank of the ring it follows.
     allegiance: Rank,
-    /// The newest primary token held.
+    /// The newest primary token held with the shared data whole.
     lineage: Stamp,
-    /// Entries since the token's base, or since this node came if the shared data is not whole yet.
+    /// Entries since the base of the token with the stamp `lineage`.
     log: LogWindow,
     /// The token's base.
     base: u64,
@@ -230,9 +232,14 @@ impl Node {
         self.promised
     }
 
-    /// The newest primary token held.
+    /// The newest primary token held with the shared data whole; zero for none since it started.
     pub fn lineage(&self) -> Stamp {
         self.lineage
+    }
+
+    /// What it says of itself.
+    pub fn about(&self) -> &About {
+        &self.about
     }
 
     /// The mirror of the shared data.
@@ -278,7 +285,12 @@ impl Node {
             Input::Start => self.start(out),
             Input::Message { from, message } => self.message(from, message, out),
             Input::Timer(timer) => self.timer(timer, out),
-            Input::Persisted(durable) => self.saved = durable,
+            // The news of an older write may come late.
+            Input::Persisted(durable) => {
+                if durable.epoch_ceiling >= self.saved.epoch_ceiling {
+                    self.saved = durable;
+                }
+            }
             Input::Unreachable(node) => self.unreachable(node, out),
             Input::Link { peer, up: true } => {
                 self.suspects.remove(&peer);
@@ -290,6 +302,7 @@ impl Node {
             Input::Eligible(next) => self.propose_eligible(next, out),
             Input::Contacts(contacts) => self.contacts = contacts,
             Input::About(about) => self.about = about,
+            Input::Settings(settings) => self.settings = settings,
             Input::AcquireMaster => {
                 if self.master == Master::Unwanted {
                     self.master = Master::Wanted;

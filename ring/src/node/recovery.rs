@@ -9,7 +9,6 @@ use crate::epoch::{Epoch, Stamp};
 use crate::log::{Content, Entry, LogWindow};
 use crate::message::{Call, Denial, Deny, Grant, Message, Standing};
 use crate::settings::Detection;
-use crate::shared::Shared;
 use crate::token::{Member, Rank, Report, Token, View};
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,9 +185,7 @@ impl Node {
         let grant = Grant {
             epoch: call.epoch,
             lineage: self.lineage,
-            last: self.log.last_place(),
-            applied: self.shared.place(),
-            synced: self.is_synced(),
+            log: self.log.runs(),
             about: self.about.clone(),
         };
         out.push(self.send(from.node, Message::Grant(Box::new(grant))));
@@ -285,10 +282,16 @@ impl Node {
 
     /// Makes the token anew, with those who granted.
     fn found(&mut self, calling: Calling, out: &mut Vec<Effect>) {
-        let granted = |node: NodeId| node == self.me.node || calling.grants.contains_key(&node);
         let newest = calling.grants.values().all(|(_, grant)| grant.lineage <= self.lineage);
-        let primary = self.asked.configuration.has_quorum(granted)
-            && (newest || !self.rules.newest_copy_founds);
+        let primary = self.suffices(|node| {
+            if node == self.me.node {
+                return Some(remembers(self.lineage));
+            }
+            calling.grants.get(&node).map(|(_, grant)| remembers(grant.lineage))
+        }) && (newest || !self.rules.newest_copy_founds);
+        // It goes on from what it has whole.
+        self.end_sync(out);
+        self.base = self.log.base;
         let (members, reports) = self.new_ring(&calling);
         let stamp = Stamp { epoch: calling.epoch, seq: self.stamp().seq + 1 };
         let view = View { epoch: calling.epoch, primary, members };
@@ -297,10 +300,7 @@ impl Node {
         let mut token = Token { stamp, view, eligible, reports, log: None };
         out.push(Effect::Step(Step::Founded(stamp)));
         if primary {
-            if token.reports.iter().all(|report| !report.synced) {
-                self.start_data_anew(&mut token);
-            }
-            let mut window = self.log.after(self.base);
+            let mut window = self.log.clone();
             let content = Content::View(token.view.members.clone());
             window.push(Entry { epoch: stamp.epoch, content });
             token.log = Some(window);
@@ -310,20 +310,20 @@ impl Node {
         self.take(token, out);
     }
 
-    /// Nobody has the shared data whole any more: it begins anew, empty.
-    fn start_data_anew(&mut self, token: &mut Token) {
-        self.shared = Shared::default();
-        self.log = LogWindow::default();
-        self.base = 0;
-        self.sync = None;
-        if let Some(report) = token.report_mut(self.me.node) {
-            *report = Report { synced: true, ..Report::default() };
-        }
+    /// Whether these nodes can be a primary ring: a majority, and one that knows what was committed. A node that has forgotten (it
+    /// started, and was in no primary ring with whole data since) says nothing about that: so a majority of those who
+    /// remember; or everybody; or, when a majority has forgotten, there is nothing more to be had.
+    pub(super) fn suffices(&self, there: impl Fn(NodeId) -> Option<bool>) -> bool {
+        let configuration = &self.asked.configuration;
+        configuration.has_quorum(|node| there(node).is_some())
+            && (configuration.has_quorum(|node| there(node) == Some(true))
+                || configuration.has_quorum(|node| there(node) == Some(false))
+                || configuration.nodes().all(|node| there(node).is_some()))
     }
 
     /// The members of the new ring, this node first, and what is known of them.
     fn new_ring(&self, calling: &Calling) -> (Vec<Member>, Vec<Report>) {
-        let mine = self.log.after(self.base);
+        let mine = &self.log;
         let about = |node: NodeId| self.copy.as_ref().and_then(|copy| copy.report(node));
         let mut order = vec![self.me.node];
         let old: Vec<NodeId> = self.ring_after_me();
@@ -333,17 +333,20 @@ impl Node {
         let mut reports = Vec::new();
         for node in order {
             let (member, report) = if node == self.me.node {
-                let synced = self.is_synced();
-                let report = Report { synced, has: mine.last(), lineage: self.lineage, ..Report::default() };
+                let (has, lineage) = (mine.last(), self.lineage);
+                let report = Report { synced: true, has, lineage, ..Report::default() };
                 (self.me, Report { about: self.about.clone(), ..report })
             } else if let Some((member, grant)) = calling.grants.get(&node) {
-                (*member, report_of(grant, &mine))
+                (*member, report_of(grant, mine))
             } else {
                 // Kept though silent (conservative): what was known of it.
                 let view = self.view().expect("it was a member");
                 let known = about(node).cloned().unwrap_or_default();
                 let member = view.members[view.position(node).expect("a member")];
-                (member, Report { visited: false, doubted_by: Some(self.me.node), ..known })
+                // What members of an orphan ring say of their logs is not about one log.
+                let (synced, has) = if view.primary { (known.synced, known.has) } else { (false, mine.base) };
+                let doubted_by = Some(self.me.node);
+                (member, Report { visited: false, synced, has, doubted_by, ..known })
             };
             members.push(member);
             reports.push(report);
@@ -417,15 +420,14 @@ impl Node {
     }
 }
 
+/// Whether a node knows what was committed while it was in the primary ring.
+pub(super) fn remembers(lineage: Stamp) -> bool {
+    lineage != Stamp::default()
+}
+
 /// What a grant says of its giver, measured by the founder's log.
 fn report_of(grant: &Grant, mine: &LogWindow) -> Report {
-    let whole = if grant.synced && mine.holds(grant.last) {
-        Some(grant.last.index)
-    } else if grant.synced && mine.holds(grant.applied) {
-        Some(grant.applied.index)
-    } else {
-        None
-    };
+    let whole = mine.common(&grant.log);
     Report {
         visited: false,
         has: whole.unwrap_or(mine.base),

@@ -1,5 +1,6 @@
 //! The token: taking it, holding it, handing it on.
 
+use super::recovery::remembers;
 use super::{Master, Node, Phase, nonsense};
 use crate::effect::{Effect, Step, Timer};
 use crate::epoch::{Epoch, Fence, Stamp};
@@ -71,13 +72,15 @@ impl Node {
             let members: BTreeSet<Member> = token.view.members.iter().copied().collect();
             self.applicants.retain(|applicant| !members.contains(applicant));
             self.foreign.retain(|node| !token.view.contains(*node));
+            // It may be of a history that this ring has given up.
+            self.snapshot = None;
+            self.end_sync(out);
             out.push(Effect::View(token.view.clone()));
         }
         if token.view.primary {
             let mut configuration = self.asked.configuration.clone();
             configuration.installed = token.eligible.clone();
             self.learn(&configuration, out);
-            self.lineage = token.stamp;
         }
         self.copy = Some(token);
         if let Some(window) = window {
@@ -114,7 +117,7 @@ impl Node {
     }
 
     pub(super) fn write_report(&mut self) {
-        let (synced, has, lineage) = (self.is_synced(), self.log.last(), self.lineage);
+        let (synced, has, lineage) = (self.is_synced(), self.carried().last(), self.lineage);
         let (leaving, about, me) = (self.leaving, self.about.clone(), self.me.node);
         let Some(report) = self.copy.as_mut().and_then(|copy| copy.report_mut(me)) else { return };
         report.visited = true;
@@ -155,7 +158,8 @@ impl Node {
         };
         let configuration = &self.asked.configuration;
         let promotable = !view.primary
-            && configuration.has_quorum(|node| view.contains(node))
+            && copy.reports.iter().all(|report| report.visited)
+            && self.suffices(|node| copy.report(node).map(|report| remembers(report.lineage)))
             && copy.reports.iter().all(|report| report.lineage <= self.lineage);
         let change = view.primary && configuration.pending.is_some();
         !self.applicants_to_call().is_empty()
@@ -199,7 +203,7 @@ impl Node {
         let (Some(passing), Some(copy)) = (&self.passing, &self.copy) else { return };
         let mut token = copy.clone();
         token.stamp.seq += 1;
-        token.log = token.view.primary.then(|| self.log.after(self.base));
+        token.log = token.view.primary.then(|| self.carried().after(self.base));
         let (to, stamp, attempt) = (passing.to, token.stamp, passing.attempt);
         if attempt == 0 {
             out.push(Effect::Step(Step::Passed { to, stamp }));

@@ -4,7 +4,6 @@
 //! Every step is checked against `rain_ring::invariants`; the first that does not hold ends the run with its name and time.
 
 use rain_ring::link::{LinkSettings, Path};
-use rain_ring::paths::Strategy;
 use rain_ring::wire::{Body, Envelope};
 use rain_ring::{
     Clock, Command, Configuration, Durable, Eligible, Endpoint, Entry, Epoch, Event, Input, Node, Notice,
@@ -21,8 +20,6 @@ pub struct WorldOptions {
     pub nodes: u32,
     /// Of the ring.
     pub settings: Settings,
-    /// Between two pings of a link.
-    pub ping_every: Duration,
     /// A packet takes so long at least and at most.
     pub latency: (Duration, Duration),
     /// Packets lost, doubled, and held back for up to 100 ms, of a thousand.
@@ -45,7 +42,6 @@ impl WorldOptions {
         WorldOptions {
             nodes,
             settings: Settings::for_nodes(nodes as usize),
-            ping_every: ping_every(nodes),
             latency: (Duration::from_micros(80), Duration::from_micros(400)),
             lost: 0,
             doubled: 0,
@@ -55,11 +51,6 @@ impl WorldOptions {
             disk: Duration::from_millis(8),
         }
     }
-}
-
-/// As the daemon chooses it: a node sends and hears about as many pings a second at every size.
-pub fn ping_every(nodes: u32) -> Duration {
-    Duration::from_millis(50).max(Duration::from_millis(8) * nodes)
 }
 
 /// Why a run failed.
@@ -205,8 +196,6 @@ impl World {
             machine.disk.clone(),
             options.settings.clone(),
             LinkSettings::default(),
-            options.ping_every,
-            Strategy::Sequence,
         );
         let me = NodeId(at as u32 + 1);
         let peers = (1..=options.nodes).map(NodeId).filter(|node| *node != me).map(|node| (node, 1)).collect();
@@ -222,11 +211,12 @@ impl World {
         let machine = &mut self.machines[at];
         machine.endpoint = None;
         machine.clocks.clear();
-        let whole = self.machines.iter().filter(|machine| {
+        // What is committed is promised to survive as long as no majority has forgotten.
+        let forgotten = self.machines.iter().filter(|machine| {
             let node = machine.endpoint.as_ref().map(Endpoint::node);
-            node.is_some_and(|node| node.is_synced() && node.lineage() != rain_ring::Stamp::default())
+            node.is_none_or(|node| !node.is_synced() || node.lineage() == rain_ring::Stamp::default())
         });
-        if whole.count() * 2 <= self.machines.len() {
+        if forgotten.count() * 2 > self.machines.len() {
             self.comparing = false;
         }
     }
@@ -310,6 +300,9 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
+        if self.trace && !matches!(happening, Happening::Arrives(_)) {
+            eprintln!("{:>12.6} {happening:?}", self.now.as_secs_f64());
+        }
         let (at, event) = match &happening {
             Happening::Arrives(envelope) => (envelope.to.0 as usize - 1, Event::Packet(envelope.clone())),
             Happening::Refused { to, path } => (to.0 as usize - 1, Event::Refused(*path)),
@@ -325,7 +318,10 @@ impl World {
                 if self.machines[*node].disk.incarnation != *life || !self.is_alive(*node) {
                     return;
                 }
-                self.machines[*node].disk = durable.clone();
+                let disk = &mut self.machines[*node].disk;
+                if durable.epoch_ceiling >= disk.epoch_ceiling {
+                    *disk = durable.clone();
+                }
                 (*node, Event::Persisted(durable.clone()))
             }
         };
@@ -443,6 +439,7 @@ impl World {
         } else if self.views.contains(&Epoch::up_to(u64::MAX)) {
             Some("a view went backwards")
         } else if self.order % 64 == 0 && !invariants::mirrors_agree(&nodes) {
+            if self.trace { for node in self.alive() { eprintln!("{} {:?}", node.me().node, node.shared()); } }
             Some("two mirrors with the same entries differ")
         } else {
             None
