@@ -95,7 +95,8 @@ impl Cluster {
         cluster.reopen_session(SessionId(0)).await?;
         cluster.refresh_nodes().await?;
         let renewer = tokio::spawn(renew_for_ever(Arc::downgrade(&cluster)));
-        lock(&cluster.tasks).push(renewer.abort_handle());
+        let watcher = tokio::spawn(crate::ring::watch(Arc::downgrade(&cluster)));
+        lock(&cluster.tasks).extend([renewer.abort_handle(), watcher.abort_handle()]);
         Ok(cluster)
     }
 
@@ -178,6 +179,18 @@ impl Cluster {
     pub fn health(&self) -> Vec<(NodeId, NodeHealth)> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         nodes.values().map(|node| (node.id, node.health())).collect()
+    }
+
+    pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The token ring as a node sees it. Asks it directly, with a short deadline.
+    pub async fn ring_status(&self, id: NodeId) -> Result<v1::RingResponse, Error> {
+        let node = self.node(id)?;
+        let mut control = node.control();
+        let call = control.ring(v1::RingRequest {});
+        direct(id, "asking for the ring", call).await
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node>, Error> {

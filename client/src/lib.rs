@@ -26,6 +26,7 @@ mod node;
 mod opening;
 mod options;
 mod ranges;
+mod ring;
 mod stats;
 mod volume;
 
@@ -34,7 +35,7 @@ pub use cluster::Cluster;
 pub use error::Error;
 pub use file::OpenFile;
 pub use node::{NodeHealth, grpc_endpoint};
-pub use options::Options;
+pub use options::{Options, ReadPolicy};
 pub use stats::ClientStats;
 pub use volume::{NewInode, Space, Volume};
 

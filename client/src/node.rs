@@ -8,6 +8,8 @@
 //! | lagging | it did not answer a write in time | any answer: up; a broken connection: down |
 //! | down | the connection is refused or broken | a probe or call that is answered: up |
 //!
+//! Beside that stands the ring's word (`ring`): a node outside of its view is asked last, as one that is down.
+//!
 //! Calls go to nodes that are up first. A node that is not is probed in the background, so that nobody's
 //! read or write pays for finding out that it is back.
 
@@ -60,6 +62,9 @@ struct State {
     /// Calls under way: the load as far as this client makes it.
     in_flight: u32,
     probing: bool,
+    /// What the ring says: whether it is in the view, and its load index.
+    in_view: bool,
+    load: u16,
 }
 
 /// One node. Cheap to share; a call clones the channel.
@@ -82,6 +87,8 @@ impl Node {
                 usual: Usual::default(),
                 in_flight: 0,
                 probing: false,
+                in_view: true,
+                load: 0,
             }),
         }))
     }
@@ -104,8 +111,24 @@ impl Node {
         self.state().health.clone()
     }
 
+    /// Whether it answers, as far as this client and the ring know.
     pub(crate) fn is_up(&self) -> bool {
-        self.state().health == NodeHealth::Up
+        let state = self.state();
+        state.health == NodeHealth::Up && state.in_view
+    }
+
+    /// Takes in the ring's word. A node that comes into the view is worth asking at once.
+    pub(crate) fn ring_says(&self, in_view: bool, load: u16) {
+        let mut state = self.state();
+        state.load = load;
+        if state.in_view != in_view {
+            state.in_view = in_view;
+            if in_view {
+                state.health = NodeHealth::Up;
+            }
+            drop(state);
+            tracing::info!(node = %self.id, in_view, "the ring's view");
+        }
     }
 
     pub(crate) fn usual(&self) -> Usual {
@@ -115,7 +138,13 @@ impl Node {
     /// For choosing among nodes: those up first, then by the expected time to an answer.
     pub(crate) fn cost(&self) -> (bool, Duration) {
         let state = self.state();
-        (state.health != NodeHealth::Up, state.usual.mean() * (1 + state.in_flight))
+        let away = state.health != NodeHealth::Up || !state.in_view;
+        (away, state.usual.mean() * (1 + state.in_flight))
+    }
+
+    /// The load index that the ring carries, 0 to 1000.
+    pub(crate) fn load(&self) -> u16 {
+        self.state().load
     }
 
     /// Counts a call as under way until the guard is dropped.

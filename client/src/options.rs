@@ -2,6 +2,31 @@
 
 use std::time::Duration;
 
+/// Which k of a block's n shares are read, when all of its data is wanted. Nodes that do not answer come last in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadPolicy {
+    /// The least load index first, in steps of a quarter; among equals the nearest.
+    #[default]
+    LeastLoad,
+    /// What is expected to answer first, in steps of a factor of two.
+    Nearest,
+    /// Every share in turn, so that all nodes serve alike.
+    RoundRobin,
+}
+
+impl std::str::FromStr for ReadPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ReadPolicy, String> {
+        match text {
+            "least-load" => Ok(ReadPolicy::LeastLoad),
+            "nearest" => Ok(ReadPolicy::Nearest),
+            "round-robin" => Ok(ReadPolicy::RoundRobin),
+            _ => Err(format!("{text:?} is none of least-load, nearest, round-robin")),
+        }
+    }
+}
+
 /// Bounds of a client.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -19,6 +44,8 @@ pub struct Options {
     pub cache_bytes_max: u64,
     /// Blocks one file's flush stores at a time. 8.
     pub blocks_in_flight_max: usize,
+    /// Which shares are read.
+    pub read_policy: ReadPolicy,
 }
 
 impl Default for Options {
@@ -30,6 +57,7 @@ impl Default for Options {
             dirty_bytes_max: 96 << 20,
             cache_bytes_max: 64 << 20,
             blocks_in_flight_max: 8,
+            read_policy: ReadPolicy::default(),
         }
     }
 }

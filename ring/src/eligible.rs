@@ -89,8 +89,7 @@ mod tests {
     #[test]
     fn a_change_takes_a_majority_of_the_old_and_of_the_new() {
         let of = |nodes: &'static [u32]| move |node: NodeId| nodes.contains(&node.0);
-        let both =
-            Configuration { installed: set(1, &[1]), pending: Some(set(2, &[1, 2, 3])) };
+        let both = Configuration { installed: set(1, &[1]), pending: Some(set(2, &[1, 2, 3])) };
         assert!(!both.has_quorum(of(&[2, 3])) && !both.has_quorum(of(&[1])) && both.has_quorum(of(&[1, 2])));
         assert!(!Configuration::default().has_quorum(|_| true), "nobody is no majority");
     }

@@ -101,5 +101,7 @@ pub use log::{Content, Entry, LogWindow, Place};
 pub use message::{Call, Denial, Deny, Grant, Message, Standing};
 pub use node::{Input, Node, OutboxFull, Phase, Rules};
 pub use settings::{Detection, Settings, SettingsError};
-pub use shared::{Bytes, Change, ITEMS_MAX, Item, LockState, NAME_BYTES_MAX, Notice, Refused, Shared, VALUE_BYTES_MAX};
+pub use shared::{
+    Bytes, Change, ITEMS_MAX, Item, LockState, NAME_BYTES_MAX, Notice, Refused, Shared, VALUE_BYTES_MAX,
+};
 pub use token::{About, Member, Rank, Report, Token, View};

@@ -96,7 +96,9 @@ impl LogWindow {
             let from = if at == 0 { runs[0].index } else { runs[at - 1].index + 1 };
             let last = runs[at].index.min(self.last());
             let first = from.max(self.base);
-            if let Some(index) = (first..=last).rev().find(|index| self.epoch_at(*index) == Some(runs[at].epoch)) {
+            if let Some(index) =
+                (first..=last).rev().find(|index| self.epoch_at(*index) == Some(runs[at].epoch))
+            {
                 return Some(index);
             }
         }
@@ -195,7 +197,10 @@ mod tests {
     fn a_window_replaces_what_comes_after_its_base() {
         let mut mine = log((10, 1), &[1, 2, 2, 3]);
         mine.take(log((12, 2), &[4, 4, 4]));
-        assert_eq!((mine.base, mine.last(), mine.epoch_at(12), mine.epoch_at(13)), (10, 15, log((0, 2), &[]).epoch_at(0), log((0, 4), &[]).epoch_at(0)));
+        assert_eq!(
+            (mine.base, mine.last(), mine.epoch_at(12), mine.epoch_at(13)),
+            (10, 15, log((0, 2), &[]).epoch_at(0), log((0, 4), &[]).epoch_at(0))
+        );
         assert!(!mine.reaches(&log((20, 5), &[5])), "entries between are missing");
         mine.trim(14);
         assert_eq!((mine.base, mine.base_epoch.number, mine.entries.len()), (14, 4, 1));

@@ -108,7 +108,9 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SettingsError {
     /// It would starve while the token is on its way.
-    #[error("starving-after is {starving_after:?}, less than a rotation and one failed pass take ({least:?})")]
+    #[error(
+        "starving-after is {starving_after:?}, less than a rotation and one failed pass take ({least:?})"
+    )]
     StarvesTooSoon {
         /// As given.
         starving_after: Duration,

@@ -114,7 +114,10 @@ impl Model for Ends {
 fn histories_are_correct_within_slack_two_and_stable() {
     let ends = Ends { pings_max: 5, settings: SETTINGS };
     let checker = ends.checker().threads(2).spawn_bfs().join();
-    eprintln!("{} states of two ends, up to 5 pings of each, all of them lost, late or reordered in every way", checker.unique_state_count());
+    eprintln!(
+        "{} states of two ends, up to 5 pings of each, all of them lost, late or reordered in every way",
+        checker.unique_state_count()
+    );
     checker.assert_properties();
 }
 

@@ -1,6 +1,7 @@
 //! What a daemon may be told: flags, and the same words in a TOML file. A flag overrides the file; an unknown
 //! key is refused; relations between settings are checked before anything is opened.
 
+use crate::ring::load::LoadWeights;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, ValueEnum};
 use rain_types::NodeId;
@@ -66,12 +67,49 @@ pub struct Settings {
     /// End a client's session after this silence, seconds (5 to 3600; 30).
     #[arg(long, value_name = "SECONDS")]
     pub session_ttl: Option<u64>,
+    /// Where to hear the ring (UDP), one address for each interface; by default the address of --listen.
+    #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
+    pub ring_listen: Option<Vec<String>>,
+    /// Where others reach these, in the same order; by default the same, or --advertise.
+    #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
+    pub ring_advertise: Option<Vec<String>>,
+    /// What becomes of a node that does not take the token: it is out at once, or after two others have failed, too.
+    #[arg(long, value_enum)]
+    pub detection: Option<DetectionWord>,
+    /// Several addresses of a node are tried one after the other, or all at once.
+    #[arg(long, value_enum)]
+    pub ring_paths: Option<PathsWord>,
+    /// How processor, queue and disk count in the load index, 0 to 100 each.
+    #[arg(long, value_name = "CPU,QUEUE,DISK")]
+    pub load_weights: Option<String>,
     /// How to write the log to standard error.
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
     /// Stop when standard input ends: for a parent that starts nodes and may die.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub exit_with_parent: Option<bool>,
+}
+
+/// How failures are judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DetectionWord {
+    /// Out at the first failed pass.
+    #[default]
+    Aggressive,
+    /// Out after two failed passes in a row, from different senders.
+    Conservative,
+}
+
+/// How several addresses are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathsWord {
+    /// One after the other, those that work first.
+    #[default]
+    Sequence,
+    /// All at once.
+    Parallel,
 }
 
 /// How the log looks.
@@ -108,6 +146,16 @@ pub struct Config {
     pub capacity: Option<u64>,
     /// Silence after which a session is ended.
     pub session_ttl: Duration,
+    /// Where the ring is heard; empty: where the node listens.
+    pub ring_listen: Vec<SocketAddr>,
+    /// Where others reach these; empty: the same.
+    pub ring_advertise: Vec<String>,
+    /// How failures are judged.
+    pub detection: DetectionWord,
+    /// How several addresses are used.
+    pub ring_paths: PathsWord,
+    /// How the parts of the load index count.
+    pub load_weights: LoadWeights,
     /// How the log looks.
     pub log_format: LogFormat,
     /// Stop at the end of standard input.
@@ -129,6 +177,11 @@ impl Settings {
             capacity: self.capacity.or(other.capacity),
             insecure: self.insecure.or(other.insecure),
             session_ttl: self.session_ttl.or(other.session_ttl),
+            ring_listen: self.ring_listen.or(other.ring_listen),
+            ring_advertise: self.ring_advertise.or(other.ring_advertise),
+            detection: self.detection.or(other.detection),
+            ring_paths: self.ring_paths.or(other.ring_paths),
+            load_weights: self.load_weights.or(other.load_weights),
             log_format: self.log_format.or(other.log_format),
             exit_with_parent: self.exit_with_parent.or(other.exit_with_parent),
         }
@@ -143,17 +196,30 @@ impl Settings {
         }
         let data = self.data.context("where shall the data be? Give --data DIR (or data in the file)")?;
         let given = self.listen.unwrap_or_else(|| "127.0.0.1:7400".into());
-        let listen = given
-            .to_socket_addrs()
-            .with_context(|| format!("listen = {given:?} is no HOST:PORT that this machine knows"))?
-            .next()
-            .with_context(|| format!("listen = {given:?} leads to no address"))?;
-        if !listen.ip().is_loopback() && !self.insecure.unwrap_or(false) {
+        let listen = one_address("listen", &given)?;
+        let ring_listen = self.ring_listen.unwrap_or_default();
+        let ring_listen = ring_listen
+            .iter()
+            .map(|text| one_address("ring-listen", text))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        for address in [&listen].into_iter().chain(&ring_listen) {
+            if !address.ip().is_loopback() && !self.insecure.unwrap_or(false) {
+                bail!(
+                    "listen = {address} can be reached by others, and this version neither encrypts nor asks who is there: \
+                     listen on 127.0.0.1, or give --insecure if the network is trusted"
+                );
+            }
+        }
+        let ring_advertise = self.ring_advertise.unwrap_or_default();
+        let rings = ring_listen.len().max(1);
+        if !ring_advertise.is_empty() && ring_advertise.len() != rings {
             bail!(
-                "listen = {listen} can be reached by others, and this version neither encrypts nor asks who is there: \
-                 listen on 127.0.0.1, or give --insecure if the network is trusted"
+                "ring-advertise has {} addresses, ring-listen {rings}: give one for each",
+                ring_advertise.len()
             );
         }
+        let load_weights = self.load_weights.map(|text| text.parse()).transpose();
+        let load_weights = load_weights.map_err(|why: String| anyhow::anyhow!("load-weights = {why}"))?;
         let keeper = self.keeper.unwrap_or(false);
         let peers = self.peers.unwrap_or_default();
         if !keeper && peers.is_empty() {
@@ -161,7 +227,7 @@ impl Settings {
                 "no way to find the cluster: give --peers with another node's address, or --keeper if this is the first"
             );
         }
-        for peer in self.advertise.iter().chain(&peers) {
+        for peer in self.advertise.iter().chain(&peers).chain(&ring_advertise) {
             let port = peer.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
             if port.is_none_or(|(host, _)| host.is_empty()) {
                 bail!("{peer:?} is no address of the form HOST:PORT");
@@ -189,10 +255,23 @@ impl Settings {
             weight,
             capacity: self.capacity,
             session_ttl: Duration::from_secs(session_ttl),
+            ring_listen,
+            ring_advertise,
+            detection: self.detection.unwrap_or_default(),
+            ring_paths: self.ring_paths.unwrap_or_default(),
+            load_weights: load_weights.unwrap_or_default(),
             log_format: self.log_format.unwrap_or_default(),
             exit_with_parent: self.exit_with_parent.unwrap_or(false),
         })
     }
+}
+
+fn one_address(name: &str, given: &str) -> anyhow::Result<SocketAddr> {
+    given
+        .to_socket_addrs()
+        .with_context(|| format!("{name} = {given:?} is no HOST:PORT that this machine knows"))?
+        .next()
+        .with_context(|| format!("{name} = {given:?} leads to no address"))
 }
 
 impl Cli {
@@ -257,6 +336,9 @@ mod tests {
             (&["--node-id", "1", "--data", "/x", "--keeper", "--weight", "0"], "weight is 0"),
             (&["--node-id", "1", "--data", "/x", "--keeper", "--capacity", "5"], "capacity is 5"),
             (&["--node-id", "1", "--data", "/x", "--keeper", "--session-ttl", "1"], "session-ttl is 1"),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--load-weights", "1,2"], "load-weights"),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--ring-listen", "0.0.0.0:1"], "--insecure"),
+            (&["--node-id", "1", "--data", "/x", "--keeper", "--ring-advertise", "a:1,b:1"], "one for each"),
         ] {
             let error = parse(args, None).expect_err("wrong");
             assert!(format!("{error:#}").contains(needle), "{args:?}: {error:#}");

@@ -7,6 +7,7 @@
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::keeper::{Keeper, KeeperOptions};
+use crate::ring::{self, Ring};
 use crate::service::files::StoreService;
 use crate::service::namespace::{Leases, NamespaceService};
 use crate::service::node::NodeService;
@@ -41,6 +42,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Between two tries to join.
 const JOIN_EVERY: Duration = Duration::from_millis(200);
 
+/// The ring is told so long that this node leaves.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// Memory for data of `Store` calls that is not stored yet, and for blocks read for them.
 const OWN_CLIENT_DIRTY: u64 = 48 << 20;
 const OWN_CLIENT_CACHE: u64 = 24 << 20;
@@ -55,6 +59,9 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     pub(crate) repair: Arc<WorkerCounters>,
     pub(crate) reclaim: Arc<WorkerCounters>,
+    /// Requests for shares under way.
+    pub(crate) requests: AtomicU64,
+    ring: OnceLock<Ring>,
     cluster: OnceLock<ClusterId>,
     keeper_place: RwLock<Option<(NodeId, String)>>,
     /// Where this node itself listens: its own client begins there.
@@ -66,6 +73,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.cluster.get().copied()
+    }
+
+    /// The token ring, once this node knows its cluster.
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        self.ring.get()
     }
 
     /// The node that keeps the namespace and where it is, as far as it is known.
@@ -134,6 +146,8 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr) + Send + 'static
         started: Instant::now(),
         repair: Arc::default(),
         reclaim: Arc::default(),
+        requests: AtomicU64::new(0),
+        ring: OnceLock::new(),
         cluster,
         keeper_place: RwLock::default(),
         own_address: bound.to_string(),
@@ -147,9 +161,17 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr) + Send + 'static
     let leases = Arc::new(Leases::new(shared.config.session_ttl));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(serve(listener, shared.clone(), leases.clone(), stopped));
-    let work = tokio::spawn(live(shared.clone(), leases, identity, advertise, move || ready(bound)));
-    wait_for_stop(shared.config.exit_with_parent).await;
+    let (ring, mut ring_failed) = mpsc::channel(1);
+    let place = Place { bound, advertise, failed: ring };
+    let work = tokio::spawn(live(shared.clone(), leases, identity, place, move || ready(bound)));
+    let failed = tokio::select! {
+        () = wait_for_stop(shared.config.exit_with_parent) => None,
+        failed = ring_failed.recv() => failed,
+    };
     tracing::info!("stopping");
+    if let Some(ring) = shared.ring() {
+        ring.leave(FAREWELL).await;
+    }
     let _ = stop.send(true);
     work.abort();
     let client = shared.client.lock().await.take();
@@ -171,7 +193,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr) + Send + 'static
     });
     closing.await.context("closing the stores")?.context("closing the share store")?;
     tracing::info!("stopped");
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn open_stores(config: &Config) -> anyhow::Result<(ShareStore, Option<Arc<Keeper>>)> {
@@ -242,17 +264,45 @@ async fn serve(
         .context("serving")
 }
 
+/// Where this node is, and whom to tell that its ring cannot be started.
+struct Place {
+    bound: SocketAddr,
+    advertise: String,
+    failed: mpsc::Sender<anyhow::Error>,
+}
+
+/// Starts the ring as soon as the node knows its cluster; that may be before the keeper of the namespace answers.
+async fn start_ring(shared: &Arc<Shared>, place: &Place) {
+    let Some(cluster) = shared.cluster().filter(|_| shared.ring().is_none()) else { return };
+    let (starting, bound, advertise) = (shared.clone(), place.bound, place.advertise.clone());
+    let started =
+        tokio::task::spawn_blocking(move || ring::follow::start(&starting, cluster, bound, &advertise));
+    match started.await.context("starting the ring").and_then(|started| started) {
+        Ok(ring) => {
+            if shared.ring.set(ring).is_ok() {
+                tokio::spawn(ring::follow::run(shared.clone()));
+            }
+        }
+        Err(error) => {
+            let _ = place.failed.send(error.context("the token ring")).await;
+        }
+    }
+}
+
 /// Joins the cluster, tells that it is ready, then keeps the workers of the node that keeps the namespace.
 async fn live(
     shared: Arc<Shared>,
     leases: Arc<Leases>,
     mut identity: Identity,
-    advertise: String,
+    place: Place,
     ready: impl FnOnce() + Send,
 ) {
+    if shared.keeper.is_none() {
+        start_ring(&shared, &place).await;
+    }
     let mut said = String::new();
     loop {
-        match join(&shared, &mut identity, &advertise).await {
+        match join(&shared, &mut identity, &place.advertise).await {
             Ok(()) => break,
             Err(error) => {
                 let text = format!("{error:#}");
@@ -264,6 +314,7 @@ async fn live(
         }
         tokio::time::sleep(JOIN_EVERY).await;
     }
+    start_ring(&shared, &place).await;
     ready();
     let Some(keeper) = shared.keeper.clone() else {
         follow_keeper(shared).await;

@@ -8,7 +8,7 @@ use crate::output;
 use crate::source::Source;
 use anyhow::{Context, bail};
 use clap::Args;
-use rain_client::{Cluster, Options, Volume};
+use rain_client::{Cluster, Options, ReadPolicy, Volume};
 use rain_fuse::MountOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -92,7 +92,7 @@ impl Mount {
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
         options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
-        let (mut log, mut timeout) = (None, None);
+        let (mut log, mut timeout, mut policy) = (None, None, None);
         for text in &self.options {
             for unknown in options.parse(text)? {
                 match unknown.split_once('=') {
@@ -101,6 +101,11 @@ impl Mount {
                         let millis =
                             millis.parse().with_context(|| format!("timeout={millis}: not milliseconds"))?;
                         timeout = Some(Duration::from_millis(millis));
+                    }
+                    Some(("read_policy", word)) => {
+                        let word: ReadPolicy =
+                            word.parse().map_err(anyhow::Error::msg).context("read_policy")?;
+                        policy = Some(word);
                     }
                     _ => {}
                 }
@@ -114,6 +119,7 @@ impl Mount {
         let label = format!("mount at {}, pid {}", self.mountpoint.display(), std::process::id());
         let mut client = Options { label, ..Options::default() };
         client.dead_after = timeout.unwrap_or(client.dead_after);
+        client.read_policy = policy.unwrap_or(client.read_policy);
         let volume = runtime.block_on(async {
             let cluster = Cluster::connect(&self.source.addresses, client).await?;
             open_volume(&cluster, &self.source.volume).await

@@ -4,8 +4,9 @@
 //! down, error, pid, version, uptime_ms, data, shares, payload_bytes, used_bytes, free_bytes, damaged_found,
 //! index_rebuilds, resident_bytes, shares_on, keeps_namespace), `volumes` (name, code, groups, inodes, bytes),
 //! `missing` (blocks, shares, without_margin), `garbage`, `repair` (done, failed, waiting, bytes, running,
-//! last_error).
+//! last_error), `ring` (see the module `ring`; null when no node has one).
 
+use super::ring::Ring;
 use crate::{connect, output};
 use anyhow::bail;
 use clap::Args;
@@ -34,6 +35,7 @@ struct Report {
     nodes: Vec<(NodeRecord, Result<NodeStatusResponse, String>)>,
     volumes: Vec<VolumeRecord>,
     totals: Totals,
+    ring: Option<Ring>,
 }
 
 /// How it is: `healthy`, `degraded` or `failed`, and the sentence.
@@ -97,6 +99,7 @@ async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
     let records = cluster.nodes().await?;
     let asked = records.iter().map(|node| cluster.node_status(node.id));
     let answers: Vec<_> = join_all(asked).await;
+    let rings = join_all(records.iter().map(|node| cluster.ring_status(node.id))).await;
     let Answer::Totals(totals) = cluster.query(&Query::Totals).await? else {
         bail!("the namespace gives no totals")
     };
@@ -108,6 +111,7 @@ async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
         nodes: nodes.collect(),
         volumes: cluster.volumes().await?,
         totals,
+        ring: Ring::of(rings.into_iter().flatten().collect()),
     })
 }
 
@@ -162,7 +166,7 @@ fn as_json(report: &Report) -> Value {
             "blocks": totals.blocks_missing, "shares": totals.shares_missing,
             "without_margin": totals.blocks_without_margin,
         },
-        "garbage": totals.garbage, "repair": repair,
+        "garbage": totals.garbage, "repair": repair, "ring": report.ring.as_ref().map(Ring::as_json),
     })
 }
 
@@ -221,6 +225,10 @@ fn print(report: &Report) -> anyhow::Result<()> {
     if totals.garbage > 0 {
         output::line(format!("garbage: {} blocks to be deleted", totals.garbage))?;
     }
+    if let Some(ring) = &report.ring {
+        output::line("")?;
+        ring.print()?;
+    }
     Ok(())
 }
 
@@ -274,7 +282,7 @@ mod tests {
             held: 0,
             created: Time::default(),
         };
-        Report { cluster: "c".into(), keeper: 1, nodes, volumes: vec![volume], totals }
+        Report { cluster: "c".into(), keeper: 1, nodes, volumes: vec![volume], totals, ring: None }
     }
 
     #[test]

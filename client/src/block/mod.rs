@@ -28,6 +28,7 @@ pub use repair::Repaired;
 use report::Reports;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub(crate) struct Blocks {
     reports: Reports,
     /// Nodes that somebody has waited for in vain, until one of them answers.
     outage: Mutex<Vec<NodeId>>,
+    /// Counts reads, for taking nodes in turn.
+    turn: AtomicUsize,
 }
 
 /// Why one share could not be had.
@@ -96,6 +99,7 @@ impl Blocks {
             codes: Mutex::default(),
             reports: Reports::default(),
             outage: Mutex::default(),
+            turn: AtomicUsize::new(0),
         }
     }
 

@@ -8,6 +8,7 @@ use super::{BlockPlace, Blocks, ShareFault};
 use crate::error::Error;
 use crate::hedge;
 use crate::node::Node;
+use crate::options::ReadPolicy;
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -17,6 +18,7 @@ use rain_types::NodeId;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Between two tries when too few nodes answer.
@@ -131,6 +133,12 @@ impl Blocks {
         let mut asked = ShareSet::EMPTY;
         let mut late = 0;
         let mut spares = self.spares(place, code);
+        // Of a whole block any k shares do.
+        let first: ShareSet = if wanted.iter().count() == code.k() {
+            spares.iter().rev().take(code.k()).copied().collect()
+        } else {
+            wanted
+        };
         let mut reads = FuturesUnordered::new();
         let mut wait = hedge::READ.soonest;
         let ask = |index: usize, wait: &mut Duration| {
@@ -140,7 +148,7 @@ impl Blocks {
             }
             self.read_one(place, node, index, range.clone())
         };
-        for index in wanted.iter() {
+        for index in first.iter() {
             // A share whose node is known not to answer is replaced at once, unless there is nothing else.
             if node_of(index).is_some_and(|node| node.is_up()) {
                 asked.insert(index);
@@ -192,18 +200,31 @@ impl Blocks {
         }
     }
 
-    /// All shares, the best to ask last: nodes that answer before those that do not, then by load.
+    /// All shares, the best to ask last: nodes that answer before those that do not, then by the policy; data before
+    /// parity where it makes no difference.
     fn spares(&self, place: &BlockPlace, code: &dyn Code) -> Vec<usize> {
         let known = self.nodes();
-        let mut spares: Vec<(bool, Duration, usize)> = (0..code.n())
+        let turn = match self.options.read_policy {
+            ReadPolicy::RoundRobin => self.turn.fetch_add(1, Relaxed),
+            ReadPolicy::LeastLoad | ReadPolicy::Nearest => 0,
+        };
+        let mut spares: Vec<_> = (0..code.n())
             .map(|index| {
-                let node = place.nodes.get(index).and_then(|id| known.get(id));
-                let (away, time) = node.map_or((true, Duration::MAX), |node| node.cost());
-                (away, time, index)
+                let Some(node) = place.nodes.get(index).and_then(|id| known.get(id)) else {
+                    return (true, u32::MAX, u32::MAX, index);
+                };
+                let (away, time) = node.cost();
+                // Times under a millisecond are all the same.
+                let time = time.as_millis().max(1).ilog2();
+                match self.options.read_policy {
+                    ReadPolicy::LeastLoad => (away, u32::from(node.load()) / 250, time, index),
+                    ReadPolicy::Nearest => (away, time, 0, index),
+                    ReadPolicy::RoundRobin => (away, ((index + turn) % code.n()) as u32, 0, index),
+                }
             })
             .collect();
-        spares.sort_by(|left, right| right.cmp(left));
-        spares.into_iter().map(|(_, _, index)| index).collect()
+        spares.sort_unstable_by(|left, right| right.cmp(left));
+        spares.into_iter().map(|(_, _, _, index)| index).collect()
     }
 
     async fn read_one(

@@ -135,9 +135,7 @@ impl Node {
         let log = self.sync.as_mut().map_or(&mut self.log, |sync| &mut sync.log);
         let mut committed = log.committed;
         while committed < log.last()
-            && copy
-                .eligible
-                .has_majority(|node| has(node).is_some_and(|report| report.has > committed))
+            && copy.eligible.has_majority(|node| has(node).is_some_and(|report| report.has > committed))
         {
             committed += 1;
         }
@@ -172,13 +170,21 @@ impl Node {
         out.push(Effect::Send { to, message: Message::SnapshotAsk { need, index, have }, attempt: 0 });
     }
 
-    pub(super) fn snapshot_ask(&mut self, from: Member, need: u64, index: u64, have: u64, out: &mut Vec<Effect>) {
+    pub(super) fn snapshot_ask(
+        &mut self,
+        from: Member,
+        need: u64,
+        index: u64,
+        have: u64,
+        out: &mut Vec<Effect>,
+    ) {
         if !self.is_synced() || self.shared.applied() < need {
             return;
         }
         let fits = |kept: &SnapshotKept| kept.index >= need;
         if !self.snapshot.as_ref().is_some_and(fits) {
-            self.snapshot = Some(SnapshotKept { index: self.shared.applied(), bytes: wire::encode(&self.shared) });
+            self.snapshot =
+                Some(SnapshotKept { index: self.shared.applied(), bytes: wire::encode(&self.shared) });
         }
         let kept = self.snapshot.as_ref().expect("just made");
         let total = kept.bytes.len() as u64;

@@ -159,7 +159,8 @@ impl Node {
 
     /// As [`Node::new`], for the model checker.
     pub fn with_rules(me: NodeId, durable: Durable, settings: Settings, rules: Rules) -> Node {
-        let promised = if rules.promises_last { Epoch::up_to(durable.epoch_ceiling) } else { Epoch::default() };
+        let promised =
+            if rules.promises_last { Epoch::up_to(durable.epoch_ceiling) } else { Epoch::default() };
         Node {
             me: Member { node: me, incarnation: durable.incarnation },
             settings,

@@ -46,8 +46,7 @@ impl Node {
         let again = self.promised.founder == self.me.node
             && self.promised != self.stamp().epoch
             && self.promised.number >= self.outbid;
-        let number =
-            if again { self.promised.number } else { self.promised.number.max(self.outbid) + 1 };
+        let number = if again { self.promised.number } else { self.promised.number.max(self.outbid) + 1 };
         if !self.reserve(number, out) {
             // The disk is slow: soon again.
             out.push(Effect::Set(Timer::Call, self.settings.call_timeout));
@@ -83,8 +82,7 @@ impl Node {
             copy.and_then(|copy| copy.report(*node)).is_some_and(|report| report.leaving)
         };
         let view = self.view().into_iter().flat_map(|view| &view.members).map(|member| member.node);
-        let members: BTreeSet<NodeId> =
-            view.filter(|node| *node != self.me.node && !leaving(node)).collect();
+        let members: BTreeSet<NodeId> = view.filter(|node| *node != self.me.node && !leaving(node)).collect();
         let others: BTreeSet<NodeId> = match standing {
             Standing::Holder => self.applicants_to_call(),
             Standing::Starving => {
@@ -121,8 +119,7 @@ impl Node {
     /// Ends the call as soon as nobody is waited for.
     fn count_answers(&mut self, out: &mut Vec<Effect>) {
         let Some(calling) = &self.calling else { return };
-        let answered =
-            |node: &NodeId| calling.grants.contains_key(node) || calling.objections.contains(node);
+        let answered = |node: &NodeId| calling.grants.contains_key(node) || calling.objections.contains(node);
         if calling.needed.iter().all(answered) {
             self.end_call(out);
         }
@@ -224,7 +221,8 @@ impl Node {
                 }
             }
             Standing::Starving if in_a_ring => {
-                let known = self.asked.configuration.contains(from.node) || self.contacts.contains(&from.node);
+                let known =
+                    self.asked.configuration.contains(from.node) || self.contacts.contains(&from.node);
                 if !known {
                     nonsense(from, "asks to join, and is not known", out);
                 } else if self.applicants.insert(from) {

@@ -190,7 +190,11 @@ impl Node {
                 self.lineage = copy.stamp;
             }
             let (rotation, wanted) = (self.settings.rotation, self.master == Master::Wanted);
-            if wanted { self.hold(out) } else { out.push(Effect::Set(Timer::Turn, rotation)) }
+            if wanted {
+                self.hold(out)
+            } else {
+                out.push(Effect::Set(Timer::Turn, rotation))
+            }
             return;
         }
         self.phase = Phase::Hungry;

@@ -8,8 +8,8 @@
 //! `RAIN_MODEL_STATES` sets how many states each run may take (`cargo xtask model ring` takes 20 million).
 
 use rain_ring::{
-    Bytes, Change, Configuration, Detection, Durable, Effect, Eligible, Entry, Epoch, Input, Member, Message, Node, Phase,
-    Rules, Settings, Step, Timer, invariants,
+    Bytes, Change, Configuration, Detection, Durable, Effect, Eligible, Entry, Epoch, Input, Member, Message,
+    Node, Phase, Rules, Settings, Step, Timer, invariants,
 };
 use rain_types::NodeId;
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -169,8 +169,7 @@ impl Model for Ring {
 
     fn init_states(&self) -> Vec<World> {
         let all: BTreeSet<NodeId> = (1..=self.nodes).map(NodeId).collect();
-        let configuration =
-            Configuration { installed: Eligible { version: 1, nodes: all }, pending: None };
+        let configuration = Configuration { installed: Eligible { version: 1, nodes: all }, pending: None };
         let durable = Durable { incarnation: 1, epoch_ceiling: 0, configuration };
         let count = self.nodes as usize;
         let mut world = World {
@@ -268,7 +267,9 @@ impl Model for Ring {
                 let eligible: Vec<NodeId> = (1..=ring.nodes).map(NodeId).collect();
                 invariants::one_live_primary_token(&alive(world), &eligible)
             }),
-            Property::always("views of an epoch agree", |_, world: &World| invariants::views_agree(&alive(world))),
+            Property::always("views of an epoch agree", |_, world: &World| {
+                invariants::views_agree(&alive(world))
+            }),
             Property::always("no view goes backwards", |_, world: &World| !world.went_back),
             Property::always("what is committed stays", |_, world: &World| {
                 !world.forgot && invariants::mirrors_agree(&alive(world))
@@ -278,9 +279,11 @@ impl Model for Ring {
 
     fn within_boundary(&self, world: &World) -> bool {
         world.network.len() <= self.messages_max
-            && world.nodes.iter().flatten().all(|node| {
-                node.promised().number <= self.epoch_max && node.stamp().seq <= self.seq_max
-            })
+            && world
+                .nodes
+                .iter()
+                .flatten()
+                .all(|node| node.promised().number <= self.epoch_max && node.stamp().seq <= self.seq_max)
     }
 }
 
@@ -339,7 +342,11 @@ fn caught(ring: &Ring) -> Vec<&'static str> {
     let mut found: Vec<_> = checker.discoveries().into_iter().collect();
     found.sort_by_key(|(name, _)| *name);
     for (name, path) in &found {
-        eprintln!("caught after {} steps: {name} ({} states)", path.clone().into_actions().len(), checker.unique_state_count());
+        eprintln!(
+            "caught after {} steps: {name} ({} states)",
+            path.clone().into_actions().len(),
+            checker.unique_state_count()
+        );
     }
     found.into_iter().map(|(name, _)| name).collect()
 }

@@ -112,7 +112,7 @@ mod tests {
             file.write(&kept(ceiling)).expect("written");
         }
         drop(file);
-        let (mut file, found) = KeptFile::open(&path).expect("opened");
+        let (file, found) = KeptFile::open(&path).expect("opened");
         assert_eq!(found, Some(kept(3)));
         // The next write goes to the other slot and is torn.
         file.file.write_all_at(&encode(4, &kept(4))[..30], 0).expect("written");

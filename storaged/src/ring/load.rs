@@ -66,7 +66,8 @@ pub(crate) struct Cpu {
 impl Cpu {
     /// The part that was not idle, of a thousand; 0 where the system does not say.
     pub(crate) fn sample(&mut self) -> u64 {
-        let Some((busy, all)) = std::fs::read_to_string("/proc/stat").ok().and_then(|text| parse(&text)) else {
+        let Some((busy, all)) = std::fs::read_to_string("/proc/stat").ok().and_then(|text| parse(&text))
+        else {
             return 0;
         };
         let part = (busy - self.busy.min(busy)) * 1000 / (all - self.all.min(all)).max(1);

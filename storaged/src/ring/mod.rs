@@ -5,11 +5,12 @@
 //! priority where that is allowed, which never waits for a disk or for the async runtime: what makes a ring exclude the living is a
 //! thread that did not run. What must be durable is written by a second thread.
 //!
-//! - `thread`: the loop. `packets`: envelopes as datagrams. `file`: what must not be forgotten. `load`: the load index.
+//! - `follow`: who the others are, and the load index. `thread`: the loop. `packets`: envelopes as datagrams. `file`: what must not be forgotten. `load`: the load index.
 //!
 //! A node with several addresses listens on each; its nth and another's nth are one link.
 
 mod file;
+pub(crate) mod follow;
 pub mod load;
 mod packets;
 mod thread;
@@ -18,7 +19,8 @@ use anyhow::Context;
 use file::{Kept, KeptFile};
 use rain_ring::link::Path as LinkPath;
 use rain_ring::{
-    Change, Configuration, Counts, Eligible, Fence, Input, Notice, Phase, Refused, Report, Settings, Stamp, View,
+    Change, Configuration, Counts, Eligible, Fence, Input, Notice, Phase, Refused, Report, Settings, Stamp,
+    View,
 };
 use rain_types::{ClusterId, NodeId};
 use std::collections::BTreeMap;
@@ -107,6 +109,7 @@ pub(crate) enum Order {
     Tell(Input),
     Peers(BTreeMap<NodeId, Vec<SocketAddr>>, BTreeMap<NodeId, Vec<String>>),
     Change(Change, oneshot::Sender<anyhow::Result<Result<(), Refused>>>),
+    Load(u16),
     Stop,
 }
 
@@ -184,14 +187,19 @@ impl Ring {
         answer.await.context("the ring has stopped")?
     }
 
-    /// Says farewell, so that nobody has to find out, for as long as `within`; then stops.
-    pub fn leave(mut self, within: Duration) {
+    /// This node's load index from now on.
+    pub fn set_load(&self, load: u16) {
+        self.order(Order::Load(load));
+    }
+
+    /// Says farewell, so that nobody has to find out; gives up after `within`.
+    pub async fn leave(&self, within: Duration) {
         self.order(Order::Tell(Input::Leave));
-        let until = std::time::Instant::now() + within;
-        while self.threads.iter().any(|thread| !thread.is_finished()) && std::time::Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(2));
+        let mut status = self.status();
+        let gone = status.wait_for(|status| status.phase == Some(Phase::Gone));
+        if tokio::time::timeout(within, gone).await.is_err() {
+            tracing::info!("the ring did not take the farewell in time; it will find out");
         }
-        self.stop();
     }
 
     fn stop(&mut self) {

@@ -83,7 +83,8 @@ pub(super) fn spawn(
     status: watch::Sender<Arc<RingStatus>>,
     notices: broadcast::Sender<RingNotice>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let sockets = options.listen.iter().map(|address| listen(*address)).collect::<anyhow::Result<Vec<_>>>()?;
+    let sockets =
+        options.listen.iter().map(|address| listen(*address)).collect::<anyhow::Result<Vec<_>>>()?;
     let (disk, to_write) = channel::<Durable>();
     let addresses = Arc::new(Mutex::new(kept.addresses));
     let links = LinkSettings::default();
@@ -186,10 +187,13 @@ impl Driver {
     fn wait(&self, wake: &Wake) -> Ready {
         let next = self.timers.values().min().map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = next.unwrap_or(STATUS_EVERY).min(STATUS_EVERY);
-        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut fds = vec![PollFd::from_borrowed_fd(wake.0.as_fd(), PollFlags::IN)];
         fds.extend(self.sockets.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
-        fds.extend(self.peers.values().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::empty())));
+        fds.extend(
+            self.peers.values().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::empty())),
+        );
         if poll(&mut fds, Some(&timeout)).is_err() {
             // Interrupted: look at everything.
             return Ready { woken: true, sockets: (0..self.sockets.len()).collect(), refused: Vec::new() };
@@ -199,7 +203,13 @@ impl Driver {
         Ready {
             woken: some(&fds[0]),
             sockets: own.iter().enumerate().filter(|(_, fd)| some(fd)).map(|(at, _)| at).collect(),
-            refused: self.peers.keys().zip(others).filter(|(_, fd)| some(fd)).map(|(path, _)| *path).collect(),
+            refused: self
+                .peers
+                .keys()
+                .zip(others)
+                .filter(|(_, fd)| some(fd))
+                .map(|(path, _)| *path)
+                .collect(),
         }
     }
 
@@ -216,11 +226,19 @@ impl Driver {
                     let _ = done.send(Err(full.into()));
                 }
             },
+            Order::Load(load) => {
+                let about = About { load, ..self.endpoint.node().about().clone() };
+                self.give(Event::Tell(Input::About(about)));
+            }
             Order::Stop => self.stop = true,
         }
     }
 
-    fn set_peers(&mut self, resolved: BTreeMap<NodeId, Vec<SocketAddr>>, texts: BTreeMap<NodeId, Vec<String>>) {
+    fn set_peers(
+        &mut self,
+        resolved: BTreeMap<NodeId, Vec<SocketAddr>>,
+        texts: BTreeMap<NodeId, Vec<String>>,
+    ) {
         if resolved == self.resolved {
             return;
         }
@@ -270,7 +288,9 @@ impl Driver {
     fn ask_socket(&mut self, path: Path) {
         let Some(socket) = self.peers.get(&path) else { return };
         match socket.take_error() {
-            Ok(Some(error)) if error.kind() == ErrorKind::ConnectionRefused => self.give(Event::Refused(path)),
+            Ok(Some(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                self.give(Event::Refused(path))
+            }
             // Answers come to the sockets that listen; whatever comes here is not for us.
             _ => {
                 let _ = socket.recv(&mut [0; 16]);
@@ -280,7 +300,8 @@ impl Driver {
 
     fn fire(&mut self) {
         let now = Instant::now();
-        let due: Vec<Clock> = self.timers.iter().filter(|(_, due)| **due <= now).map(|(clock, _)| *clock).collect();
+        let due: Vec<Clock> =
+            self.timers.iter().filter(|(_, due)| **due <= now).map(|(clock, _)| *clock).collect();
         for clock in due {
             // It may have been cancelled by the one before.
             if self.timers.get(&clock).is_some_and(|due| *due <= now) {
@@ -348,8 +369,7 @@ impl Driver {
                 let down = self.endpoint.links().all().filter(|(_, up, _)| !up).map(|(path, _, _)| path.peer);
                 let mut links_down: Vec<NodeId> = down.collect();
                 links_down.dedup();
-                let load = self.endpoint.node().about().load;
-                let about = About { addresses: self.options.advertise.clone(), load, links_down };
+                let about = About { links_down, ..self.endpoint.node().about().clone() };
                 self.give(Event::Tell(Input::About(about)));
             }
             Request::Notice(notice) => {

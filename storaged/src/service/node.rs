@@ -1,11 +1,17 @@
 //! `Node`: who this node is and how it does.
 
 use crate::node::Shared;
+use crate::ring::RingStatus;
 use crate::worker::WorkerCounters;
 use rain_proto::v1;
 use rain_proto::v1::node_server::Node;
+use rain_ring::{Eligible, Phase};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 #[derive(Debug)]
@@ -59,6 +65,49 @@ impl Node for NodeService {
         }))
     }
 
+    async fn ring(&self, _request: Request<v1::RingRequest>) -> Result<Response<v1::RingResponse>, Status> {
+        let shared = &self.shared;
+        let status = shared.ring().map(|ring| ring.status().borrow().clone()).unwrap_or_default();
+        Ok(Response::new(ring_response(shared, &status)))
+    }
+
+    type WatchRingStream = Pin<Box<dyn Stream<Item = Result<v1::RingResponse, Status>> + Send>>;
+
+    async fn watch_ring(
+        &self,
+        _request: Request<v1::RingRequest>,
+    ) -> Result<Response<Self::WatchRingStream>, Status> {
+        let ring = self.shared.ring().ok_or_else(|| Status::unavailable("the ring has not started here"))?;
+        let (shared, mut status) = (self.shared.clone(), ring.status());
+        let (send, receive) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut told = None;
+            let mut told_at = Instant::now();
+            loop {
+                let now = status.borrow_and_update().clone();
+                let response = ring_response(&shared, &now);
+                let news = told.as_ref() != Some(&what_matters(&response));
+                if news || told_at.elapsed() >= WATCH_EVERY {
+                    told = Some(what_matters(&response));
+                    told_at = Instant::now();
+                    if send.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+                // The status changes with each token; nobody wants to hear of that more often than this.
+                let changed = async {
+                    tokio::time::sleep(WATCH_AT_MOST_EVERY).await;
+                    status.changed().await
+                };
+                match tokio::time::timeout(WATCH_EVERY, changed).await {
+                    Ok(Ok(())) | Err(_) => {}
+                    Ok(Err(_)) => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+    }
+
     async fn switch_shares(
         &self,
         request: Request<v1::SwitchSharesRequest>,
@@ -69,6 +118,72 @@ impl Node for NodeService {
             tracing::warn!(on, "the shares of this node were switched {}", if on { "on" } else { "off" });
         }
         Ok(Response::new(v1::SwitchSharesResponse { was_on }))
+    }
+}
+
+/// Of a watched ring: the time without news, and between two pieces of it.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(5);
+
+/// What a watcher is told of at once: not the token's hops and the counters.
+fn what_matters(response: &v1::RingResponse) -> impl PartialEq + use<> {
+    let starving = response.phase == v1::ring_response::Phase::Starving as i32;
+    (response.epoch, response.founder, starving, response.members.clone(), response.links.clone())
+}
+
+fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
+    let view = status.view.clone().unwrap_or_default();
+    let members = view.members.iter().zip(&status.reports).map(|(member, report)| v1::RingMember {
+        node: member.node.0,
+        incarnation: member.incarnation,
+        load: report.about.load.into(),
+        addresses: report.about.addresses.clone(),
+        links_down: report.about.links_down.iter().map(|node| node.0).collect(),
+    });
+    let nodes = |eligible: &Eligible| eligible.nodes.iter().map(|node| node.0).collect();
+    let links = status.links.iter().map(|(path, up, transitions)| v1::RingLink {
+        peer: path.peer.0,
+        link: path.link.into(),
+        up: *up,
+        transitions: *transitions,
+    });
+    let recent = status.recent.iter().map(|(time, what)| v1::RingEvent {
+        time_ns: time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i64),
+        what: what.clone(),
+    });
+    let counts = status.counts;
+    v1::RingResponse {
+        node: shared.config.node_id.0,
+        phase: match status.phase {
+            None => v1::ring_response::Phase::Unspecified,
+            Some(Phase::Hungry) => v1::ring_response::Phase::Hungry,
+            Some(Phase::Eating) => v1::ring_response::Phase::Eating,
+            Some(Phase::Starving) => v1::ring_response::Phase::Starving,
+            Some(Phase::Gone) => v1::ring_response::Phase::Gone,
+        } as i32,
+        epoch: view.epoch.number,
+        founder: view.epoch.founder.0,
+        primary: view.primary,
+        members: members.collect(),
+        seq: status.stamp.seq,
+        round_us: status.round.map_or(0, |round| round.as_micros() as u64),
+        eligible_version: status.eligible.installed.version,
+        eligible: nodes(&status.eligible.installed),
+        eligible_next: status.eligible.pending.as_ref().map(nodes).unwrap_or_default(),
+        links: links.collect(),
+        recent: recent.collect(),
+        synced: status.synced,
+        applied: status.applied,
+        tokens: counts.tokens,
+        passes_failed: counts.passes_failed,
+        starved: counts.starved,
+        regenerated: counts.regenerated,
+        reformed: counts.reformed,
+        bytes_sent: status.bytes_sent,
+        bytes_received: status.bytes_received,
+        cpu_us: status.cpu.as_micros() as u64,
+        dropped: status.dropped + counts.nonsense,
+        uptime_ms: shared.started.elapsed().as_millis() as u64,
     }
 }
 

@@ -27,12 +27,22 @@ impl SharesService {
         SharesService { shared, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }
     }
 
-    fn check_on(&self) -> Result<(), Status> {
+    /// Counts the request until the guard is dropped.
+    fn begin(&self) -> Result<UnderWay, Status> {
         if self.shared.shares_on.load(Relaxed) {
-            Ok(())
+            self.shared.requests.fetch_add(1, Relaxed);
+            Ok(UnderWay(self.shared.clone()))
         } else {
             Err(Status::unavailable("the shares of this node are switched off"))
         }
+    }
+}
+
+struct UnderWay(Arc<Shared>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Relaxed);
     }
 }
 
@@ -42,7 +52,7 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::PutShareRequest>,
     ) -> Result<Response<v1::PutShareResponse>, Status> {
-        self.check_on()?;
+        let _under_way = self.begin()?;
         let request = request.into_inner();
         let (block, index) = convert::read_share_key(request.key)?;
         let code = convert::read_code(request.code)?;
@@ -89,7 +99,7 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::GetShareRequest>,
     ) -> Result<Response<v1::GetShareResponse>, Status> {
-        self.check_on()?;
+        let _under_way = self.begin()?;
         let request = request.into_inner();
         let (block, index) = convert::read_share_key(request.key)?;
         let key = ShareKey { block, index };
@@ -116,7 +126,7 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::DeleteSharesRequest>,
     ) -> Result<Response<v1::DeleteSharesResponse>, Status> {
-        self.check_on()?;
+        let _under_way = self.begin()?;
         let mut keys = Vec::new();
         for key in request.into_inner().keys {
             let (block, index) = convert::read_share_key(Some(key))?;
@@ -134,7 +144,7 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::ListSharesRequest>,
     ) -> Result<Response<v1::ListSharesResponse>, Status> {
-        self.check_on()?;
+        let _under_way = self.begin()?;
         let request = request.into_inner();
         let after = match request.after {
             None => None,

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Parser)]
-#[command(name = "rain-sim", after_help = "Examples:\n  cargo xtask sim ring --seeds 1000\n  cargo xtask sim ring --seed 17 --trace\n  cargo xtask sim ring --table")]
+#[command(
+    name = "rain-sim",
+    after_help = "Examples:\n  cargo xtask sim ring --seeds 1000\n  cargo xtask sim ring --seed 17 --trace\n  cargo xtask sim ring --table"
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -38,6 +41,9 @@ enum Verb {
         json: bool,
     },
 }
+
+/// A time of a run.
+type Measure = fn(&Run) -> Duration;
 
 fn main() -> anyhow::Result<()> {
     let Verb::Ring { seeds, from, seed, trace, table, json } = Cli::parse().verb;
@@ -84,12 +90,12 @@ fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
         .map(|(seed, failure)| format!("seed {seed}, at {:.3} s: {}", failure.at.as_secs_f64(), failure.what))
         .collect();
     let small: Vec<(u64, &Run)> = runs.iter().copied().filter(|(_, run)| run.nodes <= 16).collect();
-    let worst = |what: fn(&Run) -> Duration, runs: &[(u64, &Run)]| {
+    let worst = |what: Measure, runs: &[(u64, &Run)]| {
         let worst = runs.iter().max_by_key(|(_, run)| what(run));
         worst.map_or((0, Duration::ZERO), |(seed, run)| (*seed, what(run)))
     };
     let total = |what: fn(&Run) -> u64| runs.iter().map(|(_, run)| what(run)).sum::<u64>();
-    let rows: [(&str, fn(&Run) -> Duration); 5] = [
+    let rows: [(&str, Measure); 5] = [
         ("a killed node is out of every view", |run| run.killed_out),
         ("a silent one is out of every view", |run| run.cut_out),
         ("a node started again is in every view", |run| run.rejoined_in),
@@ -114,7 +120,8 @@ fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
             "seeds": seeds, "failed": failed, "times": times, "tokens": total(|run| run.tokens),
             "regenerated": total(|run| run.regenerated), "delivered": total(|run| run.delivered),
             "virtual_seconds": virtual_s, "seconds": begun.elapsed().as_secs_f64(),
-        }).to_string());
+        })
+        .to_string());
     } else {
         say(&format!(
             "{seeds} seeds, {virtual_s:.0} virtual seconds in {:.0} s: {} tokens, {} made again after a loss, {} multicasts delivered",
@@ -132,12 +139,18 @@ fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
             say(&format!("FAILED {line}"));
         }
     }
-    ensure!(failed.is_empty(), "{} of {seeds} seeds failed; run one again with --seed N --trace", failed.len());
+    ensure!(
+        failed.is_empty(),
+        "{} of {seeds} seeds failed; run one again with --seed N --trace",
+        failed.len()
+    );
     Ok(())
 }
 
 fn print_table(json: bool) -> anyhow::Result<()> {
-    say("| nodes | round, ms | killed: out of every view, ms | silent: out, ms | rejoined, ms | merged, ms | formed, ms |\n|---|---|---|---|---|---|---|");
+    say(
+        "| nodes | round, ms | killed: out of every view, ms | silent: out, ms | rejoined, ms | merged, ms | formed, ms |\n|---|---|---|---|---|---|---|",
+    );
     for nodes in [3, 4, 6, 8, 10, 16, 24, 32, 50, 100] {
         let row = ring::table_row(nodes, 20)
             .map_err(|failure| anyhow::anyhow!("{nodes} nodes, at {:?}: {}", failure.at, failure.what))?;
@@ -150,7 +163,12 @@ fn print_table(json: bool) -> anyhow::Result<()> {
         } else {
             say(&format!(
                 "| {nodes} | {} | {} | {} | {} | {} | {} |",
-                ms(row.round), ms(row.killed_out), ms(row.cut_out), ms(row.rejoined_in), ms(row.merged_in), ms(row.formed)
+                ms(row.round),
+                ms(row.killed_out),
+                ms(row.cut_out),
+                ms(row.rejoined_in),
+                ms(row.merged_in),
+                ms(row.formed)
             ));
         }
     }

@@ -4,7 +4,7 @@
 //! Every step is checked against `rain_ring::invariants`; the first that does not hold ends the run with its name and time.
 
 use rain_ring::link::{LinkSettings, Path};
-use rain_ring::wire::{Body, Envelope};
+use rain_ring::wire::Envelope;
 use rain_ring::{
     Clock, Command, Configuration, Durable, Eligible, Endpoint, Entry, Epoch, Event, Input, Node, Notice,
     Phase, Request, Settings, Step, invariants,
@@ -198,7 +198,8 @@ impl World {
             LinkSettings::default(),
         );
         let me = NodeId(at as u32 + 1);
-        let peers = (1..=options.nodes).map(NodeId).filter(|node| *node != me).map(|node| (node, 1)).collect();
+        let peers =
+            (1..=options.nodes).map(NodeId).filter(|node| *node != me).map(|node| (node, 1)).collect();
         let mut commands = Vec::new();
         endpoint.handle(self.now, Event::Peers(peers), &mut commands);
         endpoint.handle(self.now, Event::Start, &mut commands);
@@ -434,12 +435,11 @@ impl World {
             Some("two nodes are EATING in one epoch")
         } else if !invariants::one_live_primary_token(&nodes, &eligible) {
             Some("two primary tokens are live")
-        } else if self.order % 64 == 0 && !invariants::views_agree(&nodes) {
+        } else if self.order.is_multiple_of(64) && !invariants::views_agree(&nodes) {
             Some("two views of one epoch differ")
         } else if self.views.contains(&Epoch::up_to(u64::MAX)) {
             Some("a view went backwards")
-        } else if self.order % 64 == 0 && !invariants::mirrors_agree(&nodes) {
-            if self.trace { for node in self.alive() { eprintln!("{} {:?}", node.me().node, node.shared()); } }
+        } else if self.order.is_multiple_of(64) && !invariants::mirrors_agree(&nodes) {
             Some("two mirrors with the same entries differ")
         } else {
             None
@@ -451,7 +451,7 @@ impl World {
     }
 
     fn compare_committed(&mut self) -> Result<(), Failure> {
-        if self.order % 16 != 0 {
+        if !self.order.is_multiple_of(16) {
             return Ok(());
         }
         if !self.comparing {
@@ -468,7 +468,8 @@ impl World {
             for (index, entry) in endpoint.node().committed_entries() {
                 let known = self.committed.entry(index).or_insert_with(|| entry.clone());
                 if known != entry {
-                    let what = format!("entry {index} was committed as {known:?}, node {} has {entry:?}", at + 1);
+                    let what =
+                        format!("entry {index} was committed as {known:?}, node {} has {entry:?}", at + 1);
                     return Err(Failure { what, at: self.now });
                 }
             }
@@ -478,7 +479,11 @@ impl World {
 
     /// Tokens that the living nodes have made again after a loss.
     pub fn regenerated(&self) -> u64 {
-        self.machines.iter().filter_map(|machine| machine.endpoint.as_ref()).map(|e| e.counts().regenerated).sum()
+        self.machines
+            .iter()
+            .filter_map(|machine| machine.endpoint.as_ref())
+            .map(|e| e.counts().regenerated)
+            .sum()
     }
 
     /// All that run are in one view of all that run.
@@ -500,10 +505,5 @@ impl World {
                 node.phase() != Phase::Starving && node.view().is_some_and(|view| !view.contains(me))
             })
         })
-    }
-
-    /// Bytes of a packet, for counting.
-    pub fn is_ping(envelope: &Envelope) -> bool {
-        matches!(envelope.body, Body::Ping(_))
     }
 }
