@@ -395,7 +395,9 @@ impl Node {
         // Only a primary ring may begin a change; anyone else learns of it by a call.
         let view = self.view().filter(|view| view.primary && self.phase != Phase::Starving);
         let applied = |node| self.applicants.iter().any(|member| member.node == node);
-        let there = |node| view.is_some_and(|view| view.contains(node)) || applied(node);
+        let there = |node| {
+            view.is_some_and(|view| view.contains(node)) || applied(node) || self.foreign.contains(&node)
+        };
         // Not before it can succeed: a set whose majority has never been there would stop the ring.
         if view.is_some() && next.has_majority(there) {
             let mut configuration = self.asked.configuration.clone();

@@ -221,9 +221,7 @@ impl Node {
                 }
             }
             Standing::Starving if in_a_ring => {
-                let known =
-                    self.asked.configuration.contains(from.node) || self.contacts.contains(&from.node);
-                if !known {
+                if !self.is_known(from.node) {
                     nonsense(from, "asks to join, and is not known", out);
                 } else if self.applicants.insert(from) {
                     out.push(Effect::Step(Step::Applied(from)));
@@ -387,9 +385,14 @@ impl Node {
             && report.is_some_and(|report| report.doubted_by.is_none() && !report.leaving)
     }
 
+    /// Eligible, or perhaps about to be.
+    fn is_known(&self, node: NodeId) -> bool {
+        self.asked.configuration.contains(node) || self.contacts.contains(&node)
+    }
+
     pub(super) fn hello(&mut self, from: Member, rank: Rank, members: &[Member]) {
         let Some(view) = self.view() else { return };
-        let known = self.asked.configuration.contains(from.node);
+        let known = self.is_known(from.node);
         if self.phase == Phase::Starving || !known || view.members.contains(&from) || view.rank() <= rank {
             return;
         }

@@ -38,6 +38,7 @@ pub fn run(seed: u64, trace: bool) -> Result<Run, Failure> {
     let nodes = if chance.u32(0..10) == 0 { chance.u32(11..=50) } else { chance.u32(3..=10) };
     let mut options = WorldOptions::quiet(nodes);
     options.refuses = chance.bool();
+    options.grows = chance.u32(0..4) == 0;
     options.drift = chance.u32(0..=50);
     if chance.bool() {
         options.settings.detection = Detection::Conservative;

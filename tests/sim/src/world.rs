@@ -32,6 +32,8 @@ pub struct WorldOptions {
     pub drift: u32,
     /// A machine answers for a process that has ended.
     pub refuses: bool,
+    /// The cluster begins with its first node; the others are made eligible while it runs, as `storaged` does it.
+    pub grows: bool,
     /// What a disk takes to make something durable, at most.
     pub disk: Duration,
 }
@@ -48,10 +50,13 @@ impl WorldOptions {
             late: 0,
             drift: 10,
             refuses: true,
+            grows: false,
             disk: Duration::from_millis(8),
         }
     }
 }
+
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
 /// Why a run failed.
 #[derive(Debug, Clone)]
@@ -67,6 +72,8 @@ enum Happening {
     Arrives(Envelope),
     Refused { to: NodeId, path: Path },
     Fires { node: usize, life: u64, clock: Clock, set: u64 },
+    /// Somebody looks at the cluster's record of its nodes.
+    Looks,
     Written { node: usize, life: u64, durable: Durable },
 }
 
@@ -121,12 +128,18 @@ impl World {
     pub fn new(seed: u64, options: WorldOptions) -> World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let all: BTreeSet<NodeId> = (1..=options.nodes).map(NodeId).collect();
-        let configuration = Configuration { installed: Eligible { version: 1, nodes: all }, pending: None };
+        let first = if options.grows { BTreeSet::from([NodeId(1)]) } else { all };
+        let known = Configuration { installed: Eligible { version: 1, nodes: first }, pending: None };
         let drift = u64::from(options.drift) * 1000;
         let machines = (0..options.nodes)
-            .map(|_| Machine {
+            .map(|at| Machine {
                 endpoint: None,
-                disk: Durable { incarnation: 0, epoch_ceiling: 0, configuration: configuration.clone() },
+                disk: Durable {
+                    incarnation: 0,
+                    epoch_ceiling: 0,
+                    // Who was told by no ring knows nothing.
+                    configuration: if options.grows && at > 0 { Configuration::default() } else { known.clone() },
+                },
                 clocks: BTreeMap::new(),
                 rate: 1_000_000 - drift + rng.u64(0..=2 * drift),
                 stalled_until: Duration::ZERO,
@@ -149,6 +162,9 @@ impl World {
         };
         for at in 0..world.machines.len() {
             world.start(at);
+        }
+        if world.options.grows {
+            world.enqueue(LOOKS_EVERY, Happening::Looks);
         }
         world
     }
@@ -305,6 +321,11 @@ impl World {
             eprintln!("{:>12.6} {happening:?}", self.now.as_secs_f64());
         }
         let (at, event) = match &happening {
+            Happening::Looks => {
+                self.enqueue(self.now + LOOKS_EVERY, Happening::Looks);
+                let nodes = (1..=self.options.nodes).map(NodeId).collect();
+                (0, Event::Tell(Input::Eligible(Eligible { version: 2, nodes })))
+            }
             Happening::Arrives(envelope) => (envelope.to.0 as usize - 1, Event::Packet(envelope.clone())),
             Happening::Refused { to, path } => (to.0 as usize - 1, Event::Refused(*path)),
             Happening::Fires { node, life, clock, set } => {
