@@ -386,7 +386,7 @@ impl Node {
     }
 
     /// Eligible, or perhaps about to be.
-    fn is_known(&self, node: NodeId) -> bool {
+    pub(super) fn is_known(&self, node: NodeId) -> bool {
         self.asked.configuration.contains(node) || self.contacts.contains(&node)
     }
 

@@ -169,14 +169,14 @@ impl Node {
             || change
     }
 
-    /// Eligible nodes outside of the view that want in, or whose ring gives way.
+    /// Known nodes outside of the view that want in, or whose ring gives way. They need not be eligible yet.
     pub(super) fn applicants_to_call(&self) -> BTreeSet<NodeId> {
         let outside = |node: &NodeId| !self.view().is_some_and(|view| view.contains(*node));
         let applied = self.applicants.iter().map(|member| member.node);
         let foreign = self.foreign.iter().copied().filter(outside);
         applied
             .chain(foreign)
-            .filter(|node| self.asked.configuration.contains(*node))
+            .filter(|node| self.is_known(*node))
             .filter(|node| !self.suspects.contains(node) && !self.gone.contains(node))
             .collect()
     }

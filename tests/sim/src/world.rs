@@ -70,11 +70,23 @@ pub struct Failure {
 #[derive(Debug, Clone)]
 enum Happening {
     Arrives(Envelope),
-    Refused { to: NodeId, path: Path },
-    Fires { node: usize, life: u64, clock: Clock, set: u64 },
+    Refused {
+        to: NodeId,
+        path: Path,
+    },
+    Fires {
+        node: usize,
+        life: u64,
+        clock: Clock,
+        set: u64,
+    },
     /// Somebody looks at the cluster's record of its nodes.
     Looks,
-    Written { node: usize, life: u64, durable: Durable },
+    Written {
+        node: usize,
+        life: u64,
+        durable: Durable,
+    },
 }
 
 struct Machine {
@@ -138,7 +150,11 @@ impl World {
                     incarnation: 0,
                     epoch_ceiling: 0,
                     // Who was told by no ring knows nothing.
-                    configuration: if options.grows && at > 0 { Configuration::default() } else { known.clone() },
+                    configuration: if options.grows && at > 0 {
+                        Configuration::default()
+                    } else {
+                        known.clone()
+                    },
                 },
                 clocks: BTreeMap::new(),
                 rate: 1_000_000 - drift + rng.u64(0..=2 * drift),
