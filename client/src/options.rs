@@ -5,10 +5,10 @@ use std::time::Duration;
 /// Which k of a block's n shares are read, when all of its data is wanted. Nodes that do not answer come last in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadPolicy {
-    /// The least load index first, in steps of a quarter; among equals the nearest.
+    /// The least load index first (less than 300 of 1000 between two is no difference); among equals the nearest.
     #[default]
     LeastLoad,
-    /// What is expected to answer first, in steps of a factor of two.
+    /// What is expected to answer first, in steps of a factor of four.
     Nearest,
     /// Every share in turn, so that all nodes serve alike.
     RoundRobin,

@@ -15,6 +15,8 @@ pub enum Need {
     Git,
     /// Python 3 with grpcio.
     PythonGrpc,
+    /// Network namespaces: root and iproute2.
+    Namespaces,
 }
 
 /// Why a need is not met; `None` when it is.
@@ -30,6 +32,8 @@ pub fn missing(need: Need) -> Option<&'static str> {
         Need::PythonGrpc if !runs(&python(), &["-c", "import grpc, google.protobuf"]) => {
             Some("no python3 with grpcio; RAIN_TEST_PYTHON can name one")
         }
+        Need::Namespaces if !is_root() => Some("not root"),
+        Need::Namespaces if !runs("ip", &["netns", "list"]) => Some("no iproute2, or no network namespaces"),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 /// The only task runner.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask ci\n  cargo xtask bench-fs --size-mb 512\n  cargo xtask bench-codec --json"
+    after_help = "Examples:\n  cargo xtask ci\n  cargo xtask bench-fs --size-mb 512\n  cargo xtask bench-codec --json\n  cargo xtask sim ring --seeds 1000\n  cargo xtask demo ring"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -29,6 +29,45 @@ enum Verb {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
         /// One object for each row.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Simulation by seed.
+    Sim {
+        /// What: `ring`, and its options; `ring --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<String>,
+    },
+    /// A story to follow a paper with.
+    Demo {
+        /// Which.
+        #[arg(value_parser = ["ring"])]
+        which: String,
+    },
+    /// The model checker, for as many states as there is patience for.
+    Model {
+        /// Of what.
+        #[arg(value_parser = ["ring"])]
+        which: String,
+        /// States of each run.
+        #[arg(long, default_value_t = 5_000_000)]
+        states: u64,
+    },
+    /// The token ring on a LAN of network namespaces (as root): detection times, costs, a busy machine.
+    RingLan {
+        /// Rounds of kill, cut and partition.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+        /// Seconds with all cores busy.
+        #[arg(long, default_value_t = 600)]
+        busy_seconds: u32,
+    },
+    /// Raincore's figure: processor time of mirroring 10,000 shared items, beside the paper's.
+    BenchRing {
+        /// Seconds for each row.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// For scripts.
         #[arg(long)]
         json: bool,
     },
@@ -63,6 +102,51 @@ fn main() -> anyhow::Result<()> {
             command.args(all.then_some("--all")).args(json.then_some("--json"));
             run(&mut command)
         }
+        Verb::Sim { args } => {
+            run(cargo().args(["run", "--release", "--locked", "-p", "rain-sim", "--"]).args(args))
+        }
+        Verb::Demo { .. } => {
+            run(cargo().args(["run", "--release", "--locked", "-p", "rain-sim", "--", "demo"]))
+        }
+        Verb::Model { states, .. } => {
+            let mut command = cargo();
+            command.env("RAIN_MODEL_STATES", states.to_string());
+            command.args([
+                "test",
+                "--release",
+                "--locked",
+                "-p",
+                "rain-ring",
+                "--test",
+                "model",
+                "--test",
+                "link",
+                "--",
+            ]);
+            run(command.args(["--nocapture", "--test-threads", "1"]))
+        }
+        Verb::RingLan { rounds, busy_seconds } => {
+            let mut command = cargo();
+            command.env("RAIN_RING_ROUNDS", rounds.to_string());
+            command.env("RAIN_RING_BUSY_SECONDS", busy_seconds.to_string());
+            command.args([
+                "test",
+                "--release",
+                "--locked",
+                "-p",
+                "rain-tests",
+                "--test",
+                "real",
+                "--",
+                "ring_",
+            ]);
+            run(command.args(["--nocapture", "--test-threads", "1"]))
+        }
+        Verb::BenchRing { seconds, json } => {
+            let mut command = cargo();
+            command.args(["run", "--release", "--locked", "-p", "rain-benches", "--bin", "ring", "--"]);
+            run(command.args(["--seconds", &seconds.to_string()]).args(json.then_some("--json")))
+        }
         Verb::BenchFs { size_mb, files, runtime, json } => {
             run(Command::new(env!("CARGO")).current_dir(root()).args([
                 "build",
@@ -76,6 +160,12 @@ fn main() -> anyhow::Result<()> {
             bench_fs(&args)
         }
     }
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root());
+    command
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

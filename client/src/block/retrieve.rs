@@ -208,16 +208,18 @@ impl Blocks {
             ReadPolicy::RoundRobin => self.turn.fetch_add(1, Relaxed),
             ReadPolicy::LeastLoad | ReadPolicy::Nearest => 0,
         };
+        let node_of = |index: usize| place.nodes.get(index).and_then(|id| known.get(id));
+        let all = || (0..code.n()).filter_map(node_of);
+        let least = all().map(|node| node.load()).min().unwrap_or(0);
+        let soonest = all().map(|node| node.cost().1).min().unwrap_or_default();
         let mut spares: Vec<_> = (0..code.n())
             .map(|index| {
-                let Some(node) = place.nodes.get(index).and_then(|id| known.get(id)) else {
-                    return (true, u32::MAX, u32::MAX, index);
-                };
+                let Some(node) = node_of(index) else { return (true, u32::MAX, u32::MAX, index) };
                 let (away, time) = node.cost();
-                // Times under a millisecond are all the same.
-                let time = time.as_millis().max(1).ilog2();
+                let load = u32::from(node.load().saturating_sub(least)) / LOAD_STEP;
+                let time = time_step(time, soonest);
                 match self.options.read_policy {
-                    ReadPolicy::LeastLoad => (away, u32::from(node.load()) / 250, time, index),
+                    ReadPolicy::LeastLoad => (away, load, time, index),
                     ReadPolicy::Nearest => (away, time, 0, index),
                     ReadPolicy::RoundRobin => (away, ((index + turn) % code.n()) as u32, 0, index),
                 }
@@ -286,6 +288,15 @@ fn group_pieces(pieces: &[Piece], share_bytes: usize, stripe_bytes: usize) -> Ve
             (start..end, ShareSet::EMPTY.with(piece.share))
         })
         .collect()
+}
+
+/// Less than this between two load indices is no difference: the index is a second old.
+const LOAD_STEP: u32 = 300;
+
+/// How much later than the soonest: up to four times and up to 8 ms count as the same.
+fn time_step(time: Duration, soonest: Duration) -> u32 {
+    let factor = time.as_micros() / soonest.as_micros().max(2000);
+    factor.max(1).ilog2() / 2
 }
 
 #[cfg(test)]

@@ -161,6 +161,8 @@ impl Node {
     pub(super) fn called(&mut self, from: Member, call: Call, out: &mut Vec<Effect>) {
         self.learn(&call.configuration, out);
         if let Some(why) = self.denial(from, &call, out) {
+            // So that a call of this node's own, which may have the better right, is above it at once.
+            self.outbid = self.outbid.max(call.epoch.number);
             return self.deny(from, call.epoch, why, out);
         }
         // A promise that the disk does not have yet is not given; the call comes again.

@@ -2,5 +2,6 @@
 //!
 //! The simulator runs the very state machines that the daemon runs; only sockets, clocks and disks are of its own making.
 
+pub mod demo;
 pub mod ring;
 pub mod world;

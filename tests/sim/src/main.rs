@@ -19,6 +19,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// The token lost and made anew, step by step.
+    Demo,
     /// The token ring: crashes, partitions (one-way, too), stalls, loss, clock drift, over 3 to 50 nodes.
     Ring {
         /// So many seeds.
@@ -46,7 +48,10 @@ enum Verb {
 type Measure = fn(&Run) -> Duration;
 
 fn main() -> anyhow::Result<()> {
-    let Verb::Ring { seeds, from, seed, trace, table, json } = Cli::parse().verb;
+    let Verb::Ring { seeds, from, seed, trace, table, json } = Cli::parse().verb else {
+        let told = rain_sim::demo::play(say);
+        return told.map_err(|failure| anyhow::anyhow!("{}", failure.what));
+    };
     if table {
         return print_table(json);
     }

@@ -133,6 +133,8 @@ pub struct World {
     comparing: bool,
     /// Print every step.
     pub trace: bool,
+    /// Tell the steps as sentences.
+    pub say: Option<fn(&str)>,
 }
 
 impl World {
@@ -175,6 +177,7 @@ impl World {
             committed: BTreeMap::new(),
             comparing: true,
             trace: false,
+            say: None,
         };
         for at in 0..world.machines.len() {
             world.start(at);
@@ -426,6 +429,11 @@ impl World {
     fn told(&mut self, at: usize, request: &Request) {
         if self.trace {
             eprintln!("{:>12.6} node {}: {request:?}", self.now.as_secs_f64(), at + 1);
+        }
+        if let Some(say) = self.say
+            && let Some(line) = crate::demo::tell(self.now, at, request)
+        {
+            say(&line);
         }
         match request {
             Request::View(view) => {

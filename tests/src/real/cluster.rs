@@ -1,12 +1,14 @@
 //! A cluster of real `storaged` processes on loopback, on ports that were free, in a temporary folder.
 
+use super::lan::{self, Lan};
 use super::run;
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -23,12 +25,21 @@ pub struct ClusterOptions {
     pub args: Vec<String>,
     /// Nodes whose data is on a filesystem in memory of its own, of so many MiB (as root).
     pub disks: Vec<(u32, u32)>,
+    /// Cables of each node on a LAN of its own (as root); 0 for loopback.
+    pub cables: u32,
 }
 
 impl ClusterOptions {
     /// Six nodes, 4+2.
     pub fn new(rain: impl Into<PathBuf>) -> ClusterOptions {
-        ClusterOptions { rain: rain.into(), nodes: 6, code: "4+2", args: Vec::new(), disks: Vec::new() }
+        ClusterOptions {
+            rain: rain.into(),
+            nodes: 6,
+            code: "4+2",
+            args: Vec::new(),
+            disks: Vec::new(),
+            cables: 0,
+        }
     }
 }
 
@@ -36,6 +47,7 @@ impl ClusterOptions {
 #[derive(Debug)]
 pub struct TestCluster {
     options: ClusterOptions,
+    lan: Option<Lan>,
     folder: TempDir,
     ports: Vec<u16>,
     children: Vec<Option<Child>>,
@@ -55,7 +67,8 @@ impl TestCluster {
         let ports = free_ports(options.nodes as usize)?;
         let folder = tempfile::Builder::new().prefix("rain-test-").tempdir()?;
         let children = (0..options.nodes).map(|_| None).collect();
-        let mut cluster = TestCluster { options, folder, ports, children };
+        let lan = (options.cables > 0).then(|| Lan::new(options.nodes, options.cables)).transpose()?;
+        let mut cluster = TestCluster { options, lan, folder, ports, children };
         for (node, mib) in &cluster.options.disks {
             let at = cluster.data(*node);
             std::fs::create_dir(&at)?;
@@ -90,7 +103,23 @@ impl TestCluster {
 
     /// A node's address.
     pub fn address(&self, node: u32) -> String {
+        if self.lan.is_some() {
+            return format!("{}:7400", lan::address(node, 0));
+        }
         format!("127.0.0.1:{}", self.ports[node as usize - 1])
+    }
+
+    /// The LAN it is on.
+    pub fn lan(&self) -> anyhow::Result<&Lan> {
+        self.lan.as_ref().context("the cluster is on loopback")
+    }
+
+    /// `rain` where node 0, the client, or a node is.
+    fn command(&self, machine: u32) -> Command {
+        match &self.lan {
+            Some(lan) => lan.on(machine, &self.options.rain),
+            None => Command::new(&self.options.rain),
+        }
     }
 
     /// All addresses, for `--cluster`.
@@ -127,8 +156,13 @@ impl TestCluster {
             .create(true)
             .append(true)
             .open(self.folder.path().join(format!("node-{node}.log")))?;
-        let mut command = Command::new(&self.options.rain);
+        let mut command = self.command(node);
         command.arg("storaged").args(["--node-id", &node.to_string(), "--listen", &self.address(node)]);
+        if self.lan.is_some() {
+            let rings: Vec<String> =
+                (0..self.options.cables).map(|cable| format!("{}:7400", lan::address(node, cable))).collect();
+            command.args(["--insecure", "--ring-listen", &rings.join(",")]);
+        }
         command.arg("--data").arg(self.data(node)).arg("--exit-with-parent");
         if node == 1 {
             command.arg("--keeper");
@@ -225,7 +259,7 @@ impl TestCluster {
 
     /// Runs a `rain` command against this cluster, whatever comes of it.
     pub fn rain_output(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
-        let mut command = Command::new(&self.options.rain);
+        let mut command = self.command(0);
         command.args(["--cluster", &self.addresses()]).args(args).stdin(Stdio::null());
         command.output().context("running rain")
     }
@@ -272,11 +306,20 @@ impl Drop for TestCluster {
     }
 }
 
-/// Ports that are free now. All are held until all are found, so that they differ.
+/// Ports that are free now, for TCP and UDP, below those that the system gives to sockets without a number: nobody
+/// takes them by chance before the nodes do.
 fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<_, _>>()
-        .context("free ports")?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut ports = Vec::new();
+    for _ in 0..10_000 {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = (12_000 + (std::process::id().wrapping_mul(97).wrapping_add(step)) % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+        if ports.len() == count {
+            return Ok(ports);
+        }
+    }
+    bail!("no {count} ports are free")
 }

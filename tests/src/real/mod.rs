@@ -1,6 +1,7 @@
 //! Real clusters: processes started, killed and started again, and mounts.
 
 mod cluster;
+pub mod lan;
 mod mount;
 
 pub use cluster::{ClusterOptions, TestCluster};

@@ -8,6 +8,7 @@ mod crashes;
 mod main_job;
 mod programs;
 mod quickstart;
+mod ring;
 
 use libtest_mimic::{Arguments, Trial};
 use rain_tests::needs::{self, Need};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         bad_input::PROMISES,
         programs::PROMISES,
         quickstart::PROMISES,
+        ring::PROMISES,
     ];
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {
         let missing = wanted.iter().find_map(|need| needs::missing(*need));

@@ -1,0 +1,105 @@
+//! 911 in practice: the token is lost and made anew, told step by step in the paper's words.
+
+use crate::world::{Failure, World, WorldOptions};
+use rain_ring::{Denial, Phase, Request, Standing, Step};
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Plays the story; every line goes to `say`.
+pub fn play(say: fn(&str)) -> Result<(), Failure> {
+    say(
+        "Four nodes, A = 1 to D = 4, start. Each is STARVING (it has seen no token) and calls 911 for the right to make one.\n",
+    );
+    let mut options = WorldOptions::quiet(4);
+    options.drift = 0;
+    options.refuses = false;
+    let mut world = World::new(4, options);
+    world.say = Some(say);
+    world.run_until(Duration::from_secs(2), World::is_agreed)?;
+    say("\nOne ring. The token goes round: HUNGRY nodes wait, the one that has it is EATING.\n");
+    world.run_for(MS * 60)?;
+    let holder = loop {
+        let eating =
+            |world: &World| (0..4).find(|at| world.node(*at).is_some_and(|n| n.phase() == Phase::Eating));
+        if let Some(at) = eating(&world) {
+            break at;
+        }
+        world.run_for(MS)?;
+    };
+    say(&format!(
+        "\nNode {} is EATING. It is killed now, and the token is gone with it. (No machine answers for it: the \
+                  others can only wait.)\n",
+        holder + 1
+    ));
+    world.kill(holder);
+    world.run_until(world.now + MS * 2000, |world| world.is_out(holder))?;
+    say(
+        "\nThe token lives again, in a new epoch; whoever has promised it takes none of the old one. Its sequence number goes on.\n",
+    );
+    world.run_for(MS * 55)?;
+    say(&format!(
+        "\nNode {} starts again. It has forgotten all but its promises, STARVES, and its 911 is a request to join.\n",
+        holder + 1
+    ));
+    world.start(holder);
+    world.run_until(world.now + MS * 2000, World::is_agreed)?;
+    say(
+        "\nThe network falls into halves: 1 and 2 on one side, 3 and 4 on the other. Neither half is a majority.\n",
+    );
+    world.partition(&[0, 1].into());
+    world.run_for(MS * 700)?;
+    say("\nIt is whole again. The rings greet each other; the lower one gives way.\n");
+    world.heal();
+    world.run_until(world.now + MS * 3000, World::is_agreed)?;
+    world.run_for(MS * 60)?;
+    Ok(())
+}
+
+/// One step as a sentence; nothing for what is not part of the story.
+pub(crate) fn tell(now: Duration, node: usize, request: &Request) -> Option<String> {
+    let sentence = match request {
+        Request::View(view) => {
+            let members: Vec<String> = view.members.iter().map(|member| member.node.to_string()).collect();
+            let kind = if view.primary { "primary" } else { "orphan" };
+            format!("has the view {} ({kind}): {}", view.epoch, members.join(" > "))
+        }
+        Request::Step(step) => match step {
+            Step::Took(stamp) => format!("EATING: took the token {stamp}"),
+            Step::Passed { to, stamp } => format!("HUNGRY: passes the token to {to} as {stamp}"),
+            Step::PassFailed { to } => {
+                format!("has no acknowledgement from {to} after all tries: the pass has failed")
+            }
+            Step::Starves => "STARVING: the token has not come".into(),
+            Step::Called { epoch, standing: Standing::Starving } => {
+                format!("calls 911: may I make the token of epoch {epoch}?")
+            }
+            Step::Called { epoch, standing: Standing::Holder } => {
+                format!("holds the token and calls 911 for other members: epoch {epoch}")
+            }
+            Step::Granted { to, epoch } => {
+                format!("grants {to} epoch {epoch}, and takes nothing older any more")
+            }
+            Step::Denied { to, epoch, why } => format!("denies {to} epoch {epoch}: {}", reason(*why)),
+            Step::Refused { .. } | Step::Nonsense { .. } => return None,
+            Step::Founded(stamp) => format!("makes the token anew: {stamp}"),
+            Step::StaleToken { from, stamp } => format!("drops the stale token {stamp} from {from}"),
+            Step::Applied(member) => format!("will tell the ring that {} wants in", member.node),
+            Step::Synced { index } => format!("has the shared data whole again, up to entry {index}"),
+        },
+        Request::Link(_) | Request::Notice(_) | Request::Master(_) | Request::MasterLost | Request::Left => {
+            return None;
+        }
+    };
+    Some(format!("{:>9.1} ms  node {}  {sentence}", now.as_secs_f64() * 1000.0, node + 1))
+}
+
+fn reason(why: Denial) -> &'static str {
+    match why {
+        Denial::Promised => "it has promised a newer one",
+        Denial::NewerCopy => "it has a newer copy of the token",
+        Denial::Joining => "it is in a ring, which will call",
+        Denial::Outranked => "its ring ranks higher",
+        Denial::Configuration => "they know different eligible memberships",
+    }
+}

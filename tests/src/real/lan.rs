@@ -1,0 +1,121 @@
+//! A LAN of network namespaces: a switch, a machine for each node, one for the client; cables that can be pulled, and a switch
+//! that can fall into two.
+//!
+//! Pulling a cable is silent: packets vanish, nobody is told.
+
+use super::run;
+use anyhow::Context;
+use std::process::{Command, Stdio};
+
+/// The LAN. Dropping it takes everything away.
+#[derive(Debug)]
+pub struct Lan {
+    name: String,
+    machines: u32,
+    cables: u32,
+}
+
+impl Lan {
+    /// So many machines with so many cables each (1 or 2), and one more for the client.
+    pub fn new(machines: u32, cables: u32) -> anyhow::Result<Lan> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // Names of interfaces have 15 letters at most.
+        let lan = Lan { name: format!("rl{}x{count}", std::process::id() % 100_000), machines, cables };
+        lan.build().context("making network namespaces")?;
+        Ok(lan)
+    }
+
+    fn build(&self) -> anyhow::Result<()> {
+        let switch = self.switch();
+        ip(&["netns", "add", &switch])?;
+        for cable in 0..self.cables {
+            for half in 0..2 {
+                let bridge = bridge(cable, half);
+                ip(&["-n", &switch, "link", "add", &bridge, "type", "bridge"])?;
+                ip(&["-n", &switch, "link", "set", &bridge, "up"])?;
+            }
+        }
+        for machine in 0..=self.machines {
+            let space = self.machine(machine);
+            ip(&["netns", "add", &space])?;
+            ip(&["-n", &space, "link", "set", "lo", "up"])?;
+            for cable in 0..self.cables {
+                let (port, eth) = (port(machine, cable), format!("eth{cable}"));
+                let peer = ["peer", "name", &eth, "netns", &space];
+                ip(&[&["-n", &switch, "link", "add", &port, "type", "veth"][..], &peer].concat())?;
+                ip(&["-n", &switch, "link", "set", &port, "master", &bridge(cable, 0), "up"])?;
+                let address = format!("{}/24", address(machine, cable));
+                ip(&["-n", &space, "addr", "add", &address, "dev", &eth])?;
+                ip(&["-n", &space, "link", "set", &eth, "up"])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn switch(&self) -> String {
+        format!("{}-sw", self.name)
+    }
+
+    fn machine(&self, machine: u32) -> String {
+        format!("{}-{machine}", self.name)
+    }
+
+    /// A command that runs on a machine; 0 is the client's.
+    pub fn on(&self, machine: u32, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.machine(machine)]).arg(program);
+        command
+    }
+
+    /// Pulls a machine's cable, or plugs it in again.
+    pub fn pull(&self, machine: u32, cable: u32, pulled: bool) -> anyhow::Result<()> {
+        let state = if pulled { "down" } else { "up" };
+        ip(&["-n", &self.switch(), "link", "set", &port(machine, cable), state])
+    }
+
+    /// The machines of this list are on a switch of their own, or all on one again when it is empty.
+    pub fn split(&self, apart: &[u32]) -> anyhow::Result<()> {
+        for cable in 0..self.cables {
+            for machine in 0..=self.machines {
+                let half = u32::from(apart.contains(&machine));
+                ip(&[
+                    "-n",
+                    &self.switch(),
+                    "link",
+                    "set",
+                    &port(machine, cable),
+                    "master",
+                    &bridge(cable, half),
+                ])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        let spaces = (0..=self.machines).map(|machine| self.machine(machine)).chain([self.switch()]);
+        for space in spaces {
+            let _ = Command::new("ip").args(["netns", "del", &space]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// A machine's address on one of its cables.
+pub fn address(machine: u32, cable: u32) -> String {
+    format!("10.{}.0.{}", 77 + cable, machine + 1)
+}
+
+fn bridge(cable: u32, half: u32) -> String {
+    format!("br{cable}{half}")
+}
+
+fn port(machine: u32, cable: u32) -> String {
+    format!("p{machine}c{cable}")
+}
+
+fn ip(args: &[&str]) -> anyhow::Result<()> {
+    run("ip", args).map(|_| ())
+}
