@@ -31,7 +31,7 @@ impl Blocks {
             .filter(|index| missing & 1 << index == 0 && self.is_up(place.nodes[*index]))
             .take(code.k())
             .collect();
-        let mut shares = self.gather(place, code.as_ref(), 0..share, sources).await?;
+        let mut shares = self.gather(place, code.as_ref(), 0..share, sources, false).await?;
         let present: ShareSet = shares.keys().copied().collect();
         let mut buffers: Vec<Vec<u8>> = (0..code.n())
             .map(|index| match shares.remove(&index) {

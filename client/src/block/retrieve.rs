@@ -61,7 +61,7 @@ impl Blocks {
         let groups = group_pieces(&pieces, share, code.stripe_bytes());
         let gathers = groups
             .iter()
-            .map(|(stretch, wanted)| self.gather(place, code.as_ref(), stretch.clone(), *wanted));
+            .map(|(stretch, wanted)| self.gather(place, code.as_ref(), stretch.clone(), *wanted, true));
         let gathered = futures::future::try_join_all(gathers).await?;
         let find = |piece: &Piece| -> Bytes {
             let at = groups.iter().position(|(stretch, wanted)| {
@@ -84,17 +84,19 @@ impl Blocks {
         Ok(whole.freeze())
     }
 
-    /// Gets one range of the wanted shares, by reading or by decoding. The range is whole stripes.
+    /// Gets one range of the wanted shares, by reading or by decoding. The range is whole stripes. `by_policy`: where k shares are
+    /// wanted, the policy may choose any other k to read.
     pub(super) async fn gather(
         &self,
         place: &BlockPlace,
         code: &dyn Code,
         range: Range<usize>,
         wanted: ShareSet,
+        by_policy: bool,
     ) -> Result<BTreeMap<usize, Bytes>, Error> {
         let begun = Instant::now();
         loop {
-            let lost = match self.gather_once(place, code, range.clone(), wanted).await {
+            let lost = match self.gather_once(place, code, range.clone(), wanted, by_policy).await {
                 Ok(shares) => return Ok(shares),
                 Err(lost) => lost,
             };
@@ -125,6 +127,7 @@ impl Blocks {
         code: &dyn Code,
         range: Range<usize>,
         wanted: ShareSet,
+        by_policy: bool,
     ) -> Result<BTreeMap<usize, Bytes>, Vec<(NodeId, ShareFault)>> {
         let known = self.nodes();
         let node_of = |index: usize| place.nodes.get(index).and_then(|id| known.get(id)).cloned();
@@ -134,7 +137,7 @@ impl Blocks {
         let mut late = 0;
         let mut spares = self.spares(place, code);
         // Of a whole block any k shares do.
-        let first: ShareSet = if wanted.iter().count() == code.k() {
+        let first: ShareSet = if by_policy && wanted.iter().count() == code.k() {
             spares.iter().rev().take(code.k()).copied().collect()
         } else {
             wanted
@@ -173,11 +176,14 @@ impl Blocks {
             } else {
                 code.k().saturating_sub(got.len() + in_time)
             };
-            for _ in 0..short {
-                let Some(index) = spares.pop() else { break };
+            let mut more = short;
+            while more > 0
+                && let Some(index) = spares.pop()
+            {
                 if asked.contains(index) {
                     continue;
                 }
+                more -= 1;
                 asked.insert(index);
                 if late > 0 {
                     count(&self.counters.shares_hedged);
