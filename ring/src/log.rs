@@ -10,6 +10,7 @@ use crate::shared::Change;
 use crate::token::Member;
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// An entry's place: with the epoch, because one index may have had another entry in a ring that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ pub struct LogWindow {
     /// Epoch of the entry at `base`.
     pub base_epoch: Epoch,
     /// The entries `base + 1 ..`.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Arc<Entry>>,
     /// Index of the last committed entry.
     pub committed: u64,
 }
@@ -67,7 +68,7 @@ impl LogWindow {
     /// The entry at an index, if it is here.
     pub fn get(&self, index: u64) -> Option<&Entry> {
         let at = index.checked_sub(self.base + 1)?;
-        self.entries.get(usize::try_from(at).ok()?)
+        self.entries.get(usize::try_from(at).ok()?).map(Arc::as_ref)
     }
 
     /// The epoch of the entry at an index, if that is known here.
@@ -133,7 +134,7 @@ impl LogWindow {
     }
 
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.entries.push(entry);
+        self.entries.push(Arc::new(entry));
     }
 
     /// Forgets entries up to `index`, as far as they are here.
@@ -146,7 +147,7 @@ impl LogWindow {
 
     /// The highest id that an origin has in here.
     pub(crate) fn last_id_of(&self, node: NodeId, incarnation: u64) -> u64 {
-        let of = |entry: &Entry| match &entry.content {
+        let of = |entry: &Arc<Entry>| match &entry.content {
             Content::Change { origin, id, .. } if *origin == Member { node, incarnation } => *id,
             _ => 0,
         };
@@ -155,7 +156,7 @@ impl LogWindow {
 
     /// Bytes of changes, for bounding the token.
     pub(crate) fn bytes(&self) -> usize {
-        let of = |entry: &Entry| match &entry.content {
+        let of = |entry: &Arc<Entry>| match &entry.content {
             Content::View(members) => members.len() * 16,
             Content::Change { change, .. } => change.bytes(),
         };
@@ -171,7 +172,8 @@ mod tests {
         let epoch = |number| Epoch { number, founder: NodeId(1) };
         let entries =
             epochs.iter().map(|number| Entry { epoch: epoch(*number), content: Content::View(Vec::new()) });
-        LogWindow { base: base.0, base_epoch: epoch(base.1), entries: entries.collect(), committed: base.0 }
+        let entries = entries.map(Arc::new).collect();
+        LogWindow { base: base.0, base_epoch: epoch(base.1), entries, committed: base.0 }
     }
 
     #[test]
