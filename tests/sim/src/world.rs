@@ -6,8 +6,8 @@
 use rain_ring::link::{LinkSettings, Path};
 use rain_ring::wire::Envelope;
 use rain_ring::{
-    Clock, Command, Configuration, Durable, Eligible, Endpoint, Entry, Epoch, Event, Input, Node, Notice,
-    Phase, Request, Settings, Step, invariants,
+    Clock, Command, Configuration, Durable, Eligible, Endpoint, Entry, Epoch, Event, Fence, Input, Node,
+    Notice, Phase, Request, Settings, Step, invariants,
 };
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,6 +110,10 @@ pub struct Seen {
     pub regenerated: u64,
     /// Messages and changes committed.
     pub committed: u64,
+    /// Fences of the master lock as it was given.
+    pub masters: Vec<Fence>,
+    /// Two nodes had it at once.
+    pub two_masters: bool,
 }
 
 /// The cluster.
@@ -131,6 +135,8 @@ pub struct World {
     /// Committed entries as first seen; nothing is compared while a majority has lost its memory.
     committed: BTreeMap<u64, Entry>,
     comparing: bool,
+    /// Who has the master lock.
+    master: Option<usize>,
     /// Print every step.
     pub trace: bool,
     /// Tell the steps as sentences.
@@ -176,6 +182,7 @@ impl World {
             cut: BTreeSet::new(),
             committed: BTreeMap::new(),
             comparing: true,
+            master: None,
             trace: false,
             say: None,
         };
@@ -445,6 +452,11 @@ impl World {
             }
             Request::Step(Step::Took(_)) => self.seen.tokens += 1,
             Request::Notice(Notice::Message { .. }) => self.seen.committed += 1,
+            Request::Master(fence) => {
+                self.seen.masters.push(*fence);
+                self.seen.two_masters |= self.master.replace(at).is_some_and(|other| other != at);
+            }
+            Request::MasterLost => self.master = None,
             _ => {}
         }
     }
