@@ -181,6 +181,11 @@ impl Cluster {
         nodes.values().map(|node| (node.id, node.health())).collect()
     }
 
+    /// The nodes that the ring's view does not have, as far as this client has been told.
+    pub fn out_of_view(&self) -> Vec<NodeId> {
+        self.all_nodes().iter().filter(|node| !node.is_in_view()).map(|node| node.id).collect()
+    }
+
     pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
         self.nodes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }

@@ -117,6 +117,10 @@ impl Node {
         state.health == NodeHealth::Up && state.in_view
     }
 
+    pub(crate) fn is_in_view(&self) -> bool {
+        self.state().in_view
+    }
+
     /// Takes in the ring's word. A node that comes into the view is worth asking at once.
     pub(crate) fn ring_says(&self, in_view: bool, load: u16) {
         let mut state = self.state();

@@ -14,6 +14,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("ring_sees_kills_cuts_returns_and_partitions_in_time", &[Need::Namespaces], times),
     ("ring_excludes_nobody_on_a_busy_machine_and_costs_little", &[Need::Namespaces], busy),
     ("ring_uses_the_second_link_when_the_first_is_cut", &[Need::Namespaces], two_links),
+    ("ring_tells_every_client_who_is_gone_and_who_is_back", &[], clients),
     ("ring_says_farewell_and_survives_a_restart_of_all", &[], farewell),
 ];
 
@@ -198,6 +199,40 @@ fn two_links() -> anyhow::Result<()> {
         let last = log.lines().filter_map(view).next_back().context("a view")?;
         ensure!(last.1.len() == 6, "node {node} has the view {:?} with one of two cables pulled", last.1);
         ensure!(log.contains("link=0 up=false"), "node {node} does not see that the link is down");
+    }
+    Ok(())
+}
+
+/// Clients that have nothing to do with the node that dies: only the ring can tell them.
+fn clients() -> anyhow::Result<()> {
+    let mut cluster = TestCluster::start_without_volume(ClusterOptions::new(RAIN))?;
+    wait_for_all(&cluster, Duration::from_secs(10))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let connect = |node: u32| {
+        let options = rain_client::Options { label: "test".into(), ..rain_client::Options::default() };
+        runtime.block_on(rain_client::Cluster::connect(&[cluster.address(node)], options))
+    };
+    let clients = [connect(1)?, connect(2)?, connect(6)?];
+    std::thread::sleep(Duration::from_millis(500));
+    let until = |what: &str, out: &[u32]| -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while clients
+            .iter()
+            .any(|client| client.out_of_view().iter().map(|node| node.0).ne(out.iter().copied()))
+        {
+            ensure!(begun.elapsed() < Duration::from_secs(2), "{what}: clients do not know 2 s later");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        eprintln!("{what}: three clients know after {} ms", begun.elapsed().as_millis());
+        Ok(())
+    };
+    until("all there", &[])?;
+    cluster.kill(5)?;
+    until("a node was killed", &[5])?;
+    cluster.restart(5)?;
+    until("it started again", &[])?;
+    for client in &clients {
+        runtime.block_on(client.close());
     }
     Ok(())
 }
