@@ -149,8 +149,14 @@ impl Ring {
             let away: Vec<String> = away.iter().map(u32::to_string).collect();
             output::line(format!("\nanother view, or none, at node {}", away.join(", ")))?;
         }
-        for ring in &self.all {
-            for link in ring.links.iter().filter(|link| !link.up && best.eligible.contains(&link.peer)) {
+        let member = |node: &u32| best.members.iter().any(|member| member.node == *node);
+        let out: Vec<String> =
+            best.eligible.iter().filter(|node| !member(node)).map(u32::to_string).collect();
+        if !out.is_empty() {
+            output::line(format!("\neligible and not in the view: node {}", out.join(", ")))?;
+        }
+        for ring in self.all.iter().filter(|ring| member(&ring.node)) {
+            for link in ring.links.iter().filter(|link| !link.up && member(&link.peer)) {
                 output::line(format!(
                     "link {} of node {} to node {} is down",
                     link.link, ring.node, link.peer

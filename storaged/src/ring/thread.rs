@@ -393,7 +393,8 @@ impl Driver {
                     Step::Starves | Step::PassFailed { .. } => tracing::info!(?step, "the ring"),
                     _ => tracing::debug!(?step, "the ring"),
                 }
-                self.news |= matches!(step, Step::Took(_) | Step::Starves | Step::Synced { .. });
+                self.news |=
+                    matches!(step, Step::Took(_) | Step::Passed { .. } | Step::Starves | Step::Synced { .. });
             }
         }
     }

@@ -254,12 +254,16 @@ impl World {
         let machine = &mut self.machines[at];
         machine.endpoint = None;
         machine.clocks.clear();
-        // What is committed is promised to survive as long as no majority has forgotten.
-        let forgotten = self.machines.iter().filter(|machine| {
-            let node = machine.endpoint.as_ref().map(Endpoint::node);
-            node.is_none_or(|node| !node.is_synced() || node.lineage() == rain_ring::Stamp::default())
+        // What is committed is promised to survive as long as no majority of any eligible membership in force has forgotten.
+        let forgotten = |node: NodeId| {
+            self.node(node.0 as usize - 1)
+                .is_none_or(|node| !node.is_synced() || node.lineage() == rain_ring::Stamp::default())
+        };
+        let sets = self.machines.iter().flat_map(|machine| {
+            let known = &machine.disk.configuration;
+            [Some(&known.installed), known.pending.as_ref()].into_iter().flatten()
         });
-        if forgotten.count() * 2 > self.machines.len() {
+        if sets.filter(|set| set.version > 0).any(|set| set.has_majority(forgotten)) {
             self.comparing = false;
         }
     }
