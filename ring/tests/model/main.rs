@@ -5,7 +5,7 @@
 //! twice. Any timer that is set may run out at any time, so every slowness and clock drift is in it. The disk is at once: what a node asks to
 //! be durable is so before what it sends next goes out (it waits for that itself).
 //!
-//! `RAIN_MODEL_STATES` sets how many states each run may take (`cargo xtask model ring` takes 20 million).
+//! `RAIN_MODEL_STATES` sets how many states each run may take (`cargo xtask model ring` takes 5 million).
 
 use rain_ring::{
     Bytes, Change, Configuration, Detection, Durable, Effect, Eligible, Entry, Epoch, Input, Member, Message,
