@@ -111,35 +111,14 @@ fn main() -> anyhow::Result<()> {
         Verb::Model { states, .. } => {
             let mut command = cargo();
             command.env("RAIN_MODEL_STATES", states.to_string());
-            command.args([
-                "test",
-                "--release",
-                "--locked",
-                "-p",
-                "rain-ring",
-                "--test",
-                "model",
-                "--test",
-                "link",
-                "--",
-            ]);
+            command.args(["test", "--locked", "-p", "rain-ring", "--test", "model", "--test", "link", "--"]);
             run(command.args(["--nocapture", "--test-threads", "1"]))
         }
         Verb::RingLan { rounds, busy_seconds } => {
             let mut command = cargo();
             command.env("RAIN_RING_ROUNDS", rounds.to_string());
             command.env("RAIN_RING_BUSY_SECONDS", busy_seconds.to_string());
-            command.args([
-                "test",
-                "--release",
-                "--locked",
-                "-p",
-                "rain-tests",
-                "--test",
-                "real",
-                "--",
-                "ring_",
-            ]);
+            command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--", "ring_"]);
             run(command.args(["--nocapture", "--test-threads", "1"]))
         }
         Verb::BenchRing { seconds, json } => {
