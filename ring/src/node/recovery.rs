@@ -398,8 +398,9 @@ impl Node {
         if self.phase == Phase::Starving || !known || view.members.contains(&from) || view.rank() <= rank {
             return;
         }
+        let others = members.iter().map(|member| member.node);
         let outside: Vec<NodeId> =
-            members.iter().map(|member| member.node).filter(|node| !view.contains(*node)).collect();
+            others.filter(|node| !view.contains(*node) && self.is_known(*node)).collect();
         self.foreign.extend(outside);
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +25,8 @@ const RECEIVE_BUFFER: usize = 2 << 20;
 const NICENESS: i32 = -15;
 /// Without news the status is told so often, for its counters.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// After the disk has refused the ring's state.
+const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// Datagrams of one socket taken before timers are looked at again.
 const BATCH: usize = 64;
 
@@ -114,16 +116,25 @@ pub(super) fn spawn(
     let wake_after_write = wake.clone();
     let writer = std::thread::Builder::new().name("ring-disk".into()).spawn(move || {
         while let Ok(first) = to_write.recv() {
-            // Only the last of those that wait matters.
-            let durable = to_write.try_iter().last().unwrap_or(first);
-            let known = addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let kept = Kept { durable: durable.clone(), addresses: known };
-            while let Err(error) = file.write(&kept) {
-                tracing::error!(%error, "writing the ring's state; this node makes no new promises until it is written");
-                std::thread::sleep(Duration::from_millis(500));
-                if Arc::strong_count(&wake_after_write) == 1 {
-                    return;
+            let mut durable = first;
+            let mut failed = false;
+            loop {
+                // Only the last of those that wait matters.
+                durable = to_write.try_iter().last().unwrap_or(durable);
+                let known = addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let Err(error) = file.write(&Kept { durable: durable.clone(), addresses: known }) else { break };
+                if !failed {
+                    tracing::error!(%error, "writing the ring's state; this node makes no new promises until it is written");
+                    failed = true;
                 }
+                match to_write.recv_timeout(WRITE_AGAIN) {
+                    Ok(newer) => durable = newer,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            if failed {
+                tracing::info!("the ring's state is written again");
             }
             if orders.send(Order::Tell(Input::Persisted(durable))).is_err() {
                 return;
