@@ -410,7 +410,8 @@ impl Shared {
                 out.push(Notice::Created(key.clone()));
             }
             Change::Write { key, value } => {
-                self.items.insert(key.clone(), Item { value: value.clone(), version: index });
+                let item = self.items.get_mut(key).expect("checked");
+                *item = Item { value: value.clone(), version: index };
                 out.push(Notice::Written(key.clone()));
             }
             Change::Patch { key, offset, bytes } => {

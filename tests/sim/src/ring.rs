@@ -129,8 +129,9 @@ fn chaos(world: &mut World, chance: &mut fastrand::Rng) -> Result<(), Failure> {
 /// Single faults, from rest.
 fn measure(world: &mut World, chance: &mut fastrand::Rng, seen: &mut Run) -> Result<(), Failure> {
     let bound = agreement_bound(world.len() as u32);
+    let rotation = world.options.settings.rotation;
     let rest = |world: &mut World, chance: &mut fastrand::Rng| {
-        world.run_for(bound.min(MS * 1000) + MS * chance.u32(0..200))
+        world.run_for((MS * 1000).max(rotation * 10) + MS * chance.u32(0..200))
     };
     rest(world, chance)?;
     let victim = chance.usize(0..world.len());
