@@ -1,4 +1,4 @@
-//! What must always hold of the nodes of a cluster, written once: the model checker, the simulator and debug builds ask it here.
+//! What must always hold of the nodes of a cluster, written once: the model checker and the simulator ask it here.
 
 use crate::node::{Node, Phase};
 use rain_types::NodeId;

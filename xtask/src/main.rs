@@ -127,12 +127,7 @@ fn main() -> anyhow::Result<()> {
             run(command.args(["--seconds", &seconds.to_string()]).args(json.then_some("--json")))
         }
         Verb::BenchFs { size_mb, files, runtime, json } => {
-            run(Command::new(env!("CARGO")).current_dir(root()).args([
-                "build",
-                "--release",
-                "--package",
-                "rain",
-            ]))?;
+            run(cargo().args(["build", "--release", "--package", "rain"]))?;
             let mut args = vec!["--size-mb".into(), size_mb.to_string(), "--files".into(), files.to_string()];
             args.extend(["--runtime".into(), runtime.to_string()]);
             args.extend(json.then(|| "--json".into()));

@@ -77,23 +77,18 @@ impl Node {
     }
 
     fn whom_to_ask(&self, standing: Standing) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
-        let leaving = |node: &NodeId| {
-            let copy = self.copy.as_ref();
-            copy.and_then(|copy| copy.report(*node)).is_some_and(|report| report.leaving)
-        };
+        let leaving = |node: &NodeId| self.report(*node).is_some_and(|report| report.leaving);
         let view = self.view().into_iter().flat_map(|view| &view.members).map(|member| member.node);
         let members: BTreeSet<NodeId> = view.filter(|node| *node != self.me.node && !leaving(node)).collect();
         let others: BTreeSet<NodeId> = match standing {
             Standing::Holder => self.applicants_to_call(),
             Standing::Starving => {
-                let known = self.asked.configuration.nodes().chain(self.contacts.iter().copied());
-                known.filter(|node| *node != self.me.node && !leaving(node)).collect()
+                self.known().into_iter().filter(|node| *node != self.me.node && !leaving(node)).collect()
             }
         };
         let asked: BTreeSet<NodeId> = members.union(&others).copied().collect();
         let needed = if standing == Standing::Starving && !members.is_empty() { &members } else { &asked };
-        let expected = |node: &&NodeId| !self.suspects.contains(node) && !self.gone.contains(node);
-        let needed = needed.iter().filter(expected).copied().collect();
+        let needed = needed.iter().copied().filter(|node| self.is_expected(*node)).collect();
         (asked, needed)
     }
 
@@ -322,7 +317,6 @@ impl Node {
     /// The members of the new ring, this node first, and what is known of them.
     fn new_ring(&self, calling: &Calling) -> (Vec<Member>, Vec<Report>) {
         let mine = &self.log;
-        let about = |node: NodeId| self.copy.as_ref().and_then(|copy| copy.report(node));
         let mut order = vec![self.me.node];
         let old: Vec<NodeId> = self.ring_after_me();
         order.extend(calling.grants.keys().filter(|node| !old.contains(node)));
@@ -339,7 +333,7 @@ impl Node {
             } else {
                 // Kept though silent (conservative): what was known of it.
                 let view = self.view().expect("it was a member");
-                let known = about(node).cloned().unwrap_or_default();
+                let known = self.report(node).cloned().unwrap_or_default();
                 let member = view.members[view.position(node).expect("a member")];
                 // What members of an orphan ring say of their logs is not about one log.
                 let (synced, has) = if view.primary { (known.synced, known.has) } else { (false, mine.base) };
@@ -382,14 +376,28 @@ impl Node {
 
     /// Silent for the first time, as far as is known.
     fn is_doubtful(&self, node: NodeId) -> bool {
-        let report = self.copy.as_ref().and_then(|copy| copy.report(node));
         !self.gone.contains(&node)
-            && report.is_some_and(|report| report.doubted_by.is_none() && !report.leaving)
+            && self.report(node).is_some_and(|report| report.doubted_by.is_none() && !report.leaving)
     }
 
     /// Eligible, or perhaps about to be.
     pub(super) fn is_known(&self, node: NodeId) -> bool {
         self.asked.configuration.contains(node) || self.contacts.contains(&node)
+    }
+
+    /// All of those.
+    fn known(&self) -> BTreeSet<NodeId> {
+        self.asked.configuration.nodes().chain(self.contacts.iter().copied()).collect()
+    }
+
+    /// What the last token here told of a member.
+    fn report(&self, node: NodeId) -> Option<&Report> {
+        self.copy.as_ref()?.report(node)
+    }
+
+    /// Nothing speaks against an answer from it.
+    pub(super) fn is_expected(&self, node: NodeId) -> bool {
+        !self.suspects.contains(&node) && !self.gone.contains(&node)
     }
 
     pub(super) fn hello(&mut self, from: Member, rank: Rank, members: &[Member]) {
@@ -407,10 +415,8 @@ impl Node {
     pub(super) fn greet(&mut self, out: &mut Vec<Effect>) {
         out.push(Effect::Set(Timer::Hello, self.settings.hello_every));
         let Some(view) = self.view().filter(|_| self.phase != Phase::Starving) else { return };
-        let known: BTreeSet<NodeId> =
-            self.asked.configuration.nodes().chain(self.contacts.iter().copied()).collect();
         let hello = Message::Hello { rank: view.rank(), epoch: view.epoch, members: view.members.clone() };
-        for node in known.into_iter().filter(|node| !view.contains(*node)) {
+        for node in self.known().into_iter().filter(|node| !view.contains(*node)) {
             out.push(self.send(node, hello.clone()));
         }
     }

@@ -3,7 +3,7 @@
 use super::recovery::remembers;
 use super::{Master, Node, Phase, nonsense};
 use crate::effect::{Effect, Step, Timer};
-use crate::epoch::{Epoch, Fence, Stamp};
+use crate::epoch::{Epoch, Stamp};
 use crate::message::{Message, Standing};
 use crate::token::{Member, Token};
 use rain_types::NodeId;
@@ -101,14 +101,15 @@ impl Node {
     }
 
     fn hold(&mut self, out: &mut Vec<Effect>) {
-        let copy = self.copy.as_ref().expect("EATING has the token");
-        if self.master == Master::Wanted && copy.view.primary {
+        if self.master == Master::Wanted
+            && let Some(fence) = self.fence()
+        {
             self.master = Master::Held;
-            let fence = Fence { eligible: copy.eligible.version, stamp: copy.stamp };
             out.push(Effect::Master(fence));
             out.push(Effect::Set(Timer::Lease, self.settings.lease));
             return;
         }
+        let copy = self.copy.as_ref().expect("EATING has the token");
         // The first round of a view is quick: it tells everybody.
         let known = copy.reports.iter().all(|report| report.visited);
         let members = copy.view.members.len().max(1) as u32;
@@ -135,8 +136,9 @@ impl Node {
         }
         if self.view().is_some_and(|view| view.primary) {
             self.append_and_commit(out);
+        } else {
+            self.write_report();
         }
-        self.write_report();
         if self.leaving && self.view().is_some_and(|view| view.members.len() == 1) {
             return self.leave(out);
         }
@@ -174,11 +176,7 @@ impl Node {
         let outside = |node: &NodeId| !self.view().is_some_and(|view| view.contains(*node));
         let applied = self.applicants.iter().map(|member| member.node);
         let foreign = self.foreign.iter().copied().filter(outside);
-        applied
-            .chain(foreign)
-            .filter(|node| self.is_known(*node))
-            .filter(|node| !self.suspects.contains(node) && !self.gone.contains(node))
-            .collect()
+        applied.chain(foreign).filter(|node| self.is_known(*node) && self.is_expected(*node)).collect()
     }
 
     fn pass(&mut self, out: &mut Vec<Effect>) {

@@ -348,8 +348,9 @@ impl Driver {
         let Some(socket) = self.peers.get(&path) else { return };
         self.number += 1;
         let mut refused = false;
-        for datagram in self.seal.cut(self.number, envelope) {
-            match socket.send(&datagram) {
+        let datagrams = self.seal.cut(self.number, envelope);
+        for datagram in &datagrams {
+            match socket.send(datagram) {
                 Ok(len) => self.bytes_sent += len as u64,
                 Err(error) => refused |= error.kind() == ErrorKind::ConnectionRefused,
             }
@@ -357,8 +358,8 @@ impl Driver {
         if refused {
             // What was refused is an earlier packet; this one goes out now.
             if let Body::Ring(_) = envelope.body {
-                for datagram in self.seal.cut(self.number, envelope) {
-                    let _ = socket.send(&datagram);
+                for datagram in &datagrams {
+                    let _ = socket.send(datagram);
                 }
             }
             self.give(Event::Refused(path));
