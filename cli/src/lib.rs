@@ -82,6 +82,13 @@ async fn connect(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Cluster
     Ok(Cluster::connect(&addresses(given), options).await?)
 }
 
+/// A client that only looks: it needs no leader of the namespace.
+async fn observe(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Cluster>> {
+    let label = format!("rain {label}, pid {}", std::process::id());
+    let options = Options { label, observe: true, ..Options::default() };
+    Ok(Cluster::connect(&addresses(given), options).await?)
+}
+
 /// The program, by whatever name it was called.
 pub fn main_entry() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();

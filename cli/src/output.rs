@@ -64,6 +64,16 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// A span of time for people: `350 ms`, `12 s`, `4 min`, `7 h`.
+pub(crate) fn duration(time: std::time::Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        secs @ 1..120 => format!("{secs} s"),
+        secs @ 120..7200 => format!("{} min", secs / 60),
+        secs => format!("{} h", secs / 3600),
+    }
+}
+
 /// A progress bar on a terminal, nothing elsewhere.
 pub(crate) fn progress(total: Option<u64>) -> indicatif::ProgressBar {
     if !io::stderr().is_terminal() {

@@ -1,8 +1,10 @@
-//! What a node's own workers do with shares: repair, deletion, lists. The same block layer as everybody's.
+//! What a node's own workers do with shares (repair, deletion, lists; the same block layer as everybody's), and what an administrator
+//! does with nodes.
 
 use crate::block::{BlockPlace, Repaired};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
+use rain_namespace::command::{Command, NodeSpec, Outcome};
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
 use std::time::Duration;
@@ -10,6 +12,9 @@ use tonic::{Response, Status};
 
 /// Workers wait longer than people; the next round tries again.
 const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A node that is to be added says who it is within this.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Cluster {
     /// Makes missing shares (bits) of a block again, for those of its nodes that answer.
@@ -50,6 +55,39 @@ impl Cluster {
             );
         }
         Ok((shares, listed.more))
+    }
+
+    /// What the node at an address says of itself.
+    pub async fn describe_node(&self, address: &str) -> Result<v1::DescribeResponse, Error> {
+        let described = crate::leader::describe(address, ASK_TIMEOUT).await;
+        let (described, _) =
+            described.map_err(|why| Error::NoCluster { addresses: address.to_owned(), why })?;
+        Ok(described)
+    }
+
+    /// Takes the node that runs at an address into the cluster; its number.
+    pub async fn add_node(&self, address: &str) -> Result<NodeId, Error> {
+        let said = self.describe_node(address).await?;
+        let ours = self.cluster_id().to_string();
+        if !said.cluster.is_empty() && said.cluster != ours {
+            return Err(Error::Foreign { address: address.to_owned(), found: said.cluster, expected: ours });
+        }
+        let node = NodeSpec {
+            address: said.address,
+            domain: said.domain,
+            weight: said.weight,
+            witness: said.witness,
+            folder: said.folder,
+        };
+        match self.propose_internal(Command::RegisterNode { id: NodeId(0), node }).await? {
+            Outcome::Node(id) => Ok(id),
+            _ => Err(unexpected("a node's number")),
+        }
+    }
+
+    /// Lets a node go.
+    pub async fn remove_node(&self, id: NodeId) -> Result<(), Error> {
+        self.propose_internal(Command::RemoveNode { id }).await.map(|_| ())
     }
 }
 

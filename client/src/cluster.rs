@@ -1,4 +1,4 @@
-//! The cluster as a client sees it: who keeps the namespace, which nodes there are, and the session.
+//! The cluster as a client sees it: the namespace's leader, which nodes there are, and the session.
 //!
 //! A command carries the session and a number of its own, so that sending it again after a broken connection
 //! applies it once. A session that was ended behind the client's back (a long pause) is replaced; what
@@ -6,6 +6,7 @@
 
 use crate::block::{Blocks, ShareState};
 use crate::error::Error;
+use crate::leader::{self, Leader, refused_call};
 use crate::node::{Node, NodeHealth, grpc_endpoint, is_broken};
 use crate::options::Options;
 use crate::stats::{ClientStats, Counters, count};
@@ -17,27 +18,23 @@ use rain_namespace::record::{NodeRecord, VolumeRecord};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_client::NamespaceClient;
-use rain_proto::v1::node_client::NodeClient;
 use rain_types::{BlockId, ClusterId, CodeSpec, NodeId, RequestId, SessionId, ShareIndex, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::AbortHandle;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
-/// Between two tries of a call on a broken connection.
-const RETRY_EVERY: Duration = Duration::from_millis(40);
+/// A node without a leader that does not say within this what it has is passed over.
+const OLD_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// After the first such answer.
+const OLD_GRACE: Duration = Duration::from_millis(15);
 
 /// Placement groups of a new volume: many more than nodes, so that load and rebuild spread evenly.
 const GROUPS_OF_A_VOLUME: u32 = 64;
-
-#[derive(Debug, Clone)]
-struct Keeper {
-    address: String,
-    channel: Channel,
-}
 
 #[derive(Debug)]
 struct Session {
@@ -51,10 +48,12 @@ struct Session {
 /// A connected client. Share it by `Arc`; `close` it to end its session at once.
 #[derive(Debug)]
 pub struct Cluster {
-    addresses: Vec<String>,
     id: ClusterId,
     options: Options,
-    keeper: RwLock<Keeper>,
+    leader: Arc<Leader>,
+    pub(crate) ring_word: crate::ring::RingWord,
+    /// How old what a node without a leader answered last was, milliseconds.
+    age_ms: AtomicU64,
     nodes: RwLock<BTreeMap<NodeId, Arc<Node>>>,
     session: Mutex<Session>,
     /// Serialises replacing an ended session.
@@ -69,14 +68,21 @@ pub struct Cluster {
 impl Cluster {
     /// Finds the cluster from any of these addresses (`host:port`) and opens a session.
     pub async fn connect(addresses: &[String], options: Options) -> Result<Arc<Cluster>, Error> {
-        let (described, keeper) = find_keeper(addresses, None, options.dead_after).await?;
+        let (described, place) = if options.observe {
+            leader::find_any(addresses, options.dead_after).await?
+        } else {
+            let (described, place) = leader::find(addresses, options.dead_after).await?;
+            (described, Some(place))
+        };
         let id: ClusterId =
             described.cluster.parse().map_err(|error| Error::Protocol(format!("cluster id: {error}")))?;
+        let leader = Leader::new(id, addresses.to_vec(), place, options.dead_after);
         let counters = Arc::new(Counters::default());
         let cluster = Arc::new(Cluster {
-            addresses: addresses.to_vec(),
             id,
-            keeper: RwLock::new(keeper),
+            leader: leader.clone(),
+            ring_word: crate::ring::RingWord::default(),
+            age_ms: AtomicU64::new(0),
             nodes: RwLock::default(),
             session: Mutex::new(Session {
                 id: SessionId(0),
@@ -92,11 +98,17 @@ impl Cluster {
             counters,
             options,
         });
-        cluster.reopen_session(SessionId(0)).await?;
+        lock(&cluster.tasks).push(tokio::spawn(leader.look()).abort_handle());
+        if !cluster.options.observe {
+            cluster.reopen_session(SessionId(0)).await?;
+        }
         cluster.refresh_nodes().await?;
         let renewer = tokio::spawn(renew_for_ever(Arc::downgrade(&cluster)));
-        let watcher = tokio::spawn(crate::ring::watch(Arc::downgrade(&cluster)));
-        lock(&cluster.tasks).extend([renewer.abort_handle(), watcher.abort_handle()]);
+        lock(&cluster.tasks).push(renewer.abort_handle());
+        for watcher in 0..crate::ring::WATCHERS {
+            let watching = tokio::spawn(crate::ring::watch(Arc::downgrade(&cluster), watcher));
+            lock(&cluster.tasks).push(watching.abort_handle());
+        }
         Ok(cluster)
     }
 
@@ -171,6 +183,7 @@ impl Cluster {
                 nodes.insert(record.id, node);
             }
         }
+        self.leader.set_addresses(nodes.values().map(|node| node.address.clone()).collect());
         self.blocks.set_nodes(nodes.clone());
         Ok(())
     }
@@ -229,11 +242,19 @@ impl Cluster {
         self.blocks.share_state(&self.node(node)?, block, index).await
     }
 
-    /// Who the keeper of the namespace is.
-    pub async fn describe(&self) -> Result<v1::DescribeResponse, Error> {
-        let (described, _) =
-            find_keeper(&self.known_addresses(), Some(self.id), self.options.dead_after).await?;
-        Ok(described)
+    /// Who leads the namespace, as far as this client has been told.
+    pub fn leader(&self) -> Option<(NodeId, String)> {
+        self.leader.place().map(|place| (place.node, place.address))
+    }
+
+    pub(crate) fn told_leader(&self, leader: &v1::Leader) {
+        self.leader.told(leader);
+    }
+
+    /// How long this client has been without a leader, and how old what it is told may be: nothing while all is well.
+    pub fn without_leader(&self) -> Option<(Duration, Duration)> {
+        let since = self.leader.lost_since()?;
+        Some((since.elapsed(), Duration::from_millis(self.age_ms.load(Relaxed))))
     }
 
     /// What this client has met so far.
@@ -253,19 +274,60 @@ impl Cluster {
         BlockId { session: session.id, seq: session.next_block - 1 }
     }
 
-    /// Asks the namespace.
+    /// Asks the namespace. Without a majority the nodes that answer say what they have, which may be old
+    /// ([`Cluster::without_leader`]).
     pub async fn query(&self, query: &Query) -> Result<Answer, Error> {
         count(&self.counters.queries);
         let bytes: bytes::Bytes = wire::encode(query).into();
-        let response = self
-            .with_keeper("asking the namespace", |channel| {
-                let request = v1::QueryRequest { query: bytes.clone() };
-                let mut client = namespace_client(channel);
-                async move { client.query(request).await }
-            })
-            .await?;
+        let asked = self.call_leader("asking the namespace", |channel| {
+            let request = v1::QueryRequest { query: bytes.clone(), may_be_old: false };
+            let mut client = namespace_client(channel);
+            async move { client.query(request).await }
+        });
+        let response = match asked.await {
+            Err(error @ Error::NoMajority { .. }) => self.query_any(bytes.clone()).await.ok_or(error)?,
+            asked => asked?,
+        };
         let answered: Answered = wire::decode(&response.answered)?;
         answered.map_err(Error::Refused)
+    }
+
+    /// Asks all nodes for what they have, and takes the newest of the first answers.
+    async fn query_any(&self, query: bytes::Bytes) -> Option<v1::QueryResponse> {
+        let mut channels: Vec<Channel> = self.all_nodes().iter().map(|node| node.channel()).collect();
+        if channels.is_empty() {
+            let addresses = self.leader.addresses();
+            channels = addresses
+                .iter()
+                .filter_map(|address| Some(grpc_endpoint(address).ok()?.connect_lazy()))
+                .collect();
+        }
+        let asked = channels.into_iter().map(|channel| {
+            let request = v1::QueryRequest { query: query.clone(), may_be_old: true };
+            let mut client = namespace_client(channel);
+            async move { tokio::time::timeout(OLD_TIMEOUT, client.query(request)).await.ok()?.ok() }
+        });
+        let mut asked: futures::stream::FuturesUnordered<_> = asked.collect();
+        let mut best: Option<v1::QueryResponse> = None;
+        let mut until = None;
+        loop {
+            let next = futures::StreamExt::next(&mut asked);
+            let answer = match until {
+                None => next.await,
+                // The others have a moment to be newer.
+                Some(until) => tokio::time::timeout_at(until, next).await.unwrap_or(None),
+            };
+            let Some(answer) = answer else { break };
+            let Some(answer) = answer.map(tonic::Response::into_inner) else { continue };
+            until.get_or_insert_with(|| tokio::time::Instant::now() + OLD_GRACE);
+            if best.as_ref().is_none_or(|best| answer.age_ms < best.age_ms) {
+                best = Some(answer);
+            }
+        }
+        if let Some(best) = &best {
+            self.age_ms.store(best.age_ms, Relaxed);
+        }
+        best
     }
 
     /// Applies a command, once, however often it has to be sent.
@@ -305,7 +367,7 @@ impl Cluster {
         count(&self.counters.commands);
         let bytes: bytes::Bytes = wire::encode(request).into();
         let response = self
-            .with_keeper("changing the namespace", |channel| {
+            .call_leader("changing the namespace", |channel| {
                 let request = v1::ProposeRequest { request: bytes.clone() };
                 let mut client = namespace_client(channel);
                 async move { client.propose(request).await }
@@ -314,50 +376,11 @@ impl Cluster {
         Ok(wire::decode(&response.applied)?)
     }
 
-    /// Calls the keeper; on a broken connection looks for it again, until `dead_after` has passed without
-    /// any sign of life.
-    async fn with_keeper<T, F>(&self, what: &str, call: impl Fn(Channel) -> F) -> Result<T, Error>
+    async fn call_leader<T, F>(&self, what: &str, call: impl Fn(Channel) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let begun = Instant::now();
-        let mut broken_since: Option<Instant> = None;
-        loop {
-            let keeper = self.keeper.read().unwrap_or_else(PoisonError::into_inner).clone();
-            let left = self.options.slow_after.saturating_sub(begun.elapsed());
-            let status = match tokio::time::timeout(left, call(keeper.channel.clone())).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => status,
-                Err(_) => return Err(Error::TimedOut { what: what.into(), after: self.options.slow_after }),
-            };
-            let moved = status.code() == Code::FailedPrecondition;
-            if !moved && !is_broken(&status) {
-                return Err(refused_call(what, &status));
-            }
-            let since = *broken_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= self.options.dead_after {
-                tracing::warn!(keeper = %keeper.address, error = %status.message(), "{what}: the namespace does not answer");
-                return Err(Error::Unreachable { what: what.into(), missing: Vec::new() });
-            }
-            tokio::time::sleep(RETRY_EVERY).await;
-            let left = self.options.dead_after.saturating_sub(since.elapsed()).max(RETRY_EVERY);
-            if let Ok((_, found)) = find_keeper(&self.known_addresses(), Some(self.id), left).await {
-                let mut known = self.keeper.write().unwrap_or_else(PoisonError::into_inner);
-                if known.address != found.address {
-                    *known = found;
-                }
-            }
-        }
-    }
-
-    fn known_addresses(&self) -> Vec<String> {
-        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut addresses = vec![self.keeper.read().unwrap_or_else(PoisonError::into_inner).address.clone()];
-        addresses.extend(self.addresses.iter().cloned());
-        addresses.extend(nodes.values().map(|node| node.address.clone()));
-        let mut seen = BTreeSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
-        addresses
+        self.leader.call(what, self.options.slow_after, call).await
     }
 
     /// Opens a session in place of this one, unless somebody has done so meanwhile.
@@ -381,7 +404,7 @@ impl Cluster {
     async fn renew(&self) -> Result<(), Error> {
         let id = self.session();
         let response = self
-            .with_keeper("renewing the session", |channel| {
+            .call_leader("renewing the session", |channel| {
                 let mut client = namespace_client(channel);
                 async move { client.renew(v1::RenewRequest { session: id.0 }).await }
             })
@@ -405,6 +428,9 @@ impl Cluster {
             task.abort();
         }
         let session = self.session();
+        if session == SessionId(0) {
+            return;
+        }
         if let Err(error) = self.propose_internal(Command::EndSession { session }).await {
             tracing::warn!(%error, %session, "closing: the session will end by its time");
         }
@@ -455,14 +481,6 @@ pub(crate) fn unexpected(wanted: &str) -> Error {
     Error::Protocol(format!("the answer is not {wanted}"))
 }
 
-fn refused_call(what: &str, status: &Status) -> Error {
-    match status.code() {
-        Code::ResourceExhausted => Error::NoSpace { nodes: Vec::new() },
-        Code::DeadlineExceeded => Error::TimedOut { what: what.into(), after: Duration::ZERO },
-        code => Error::Protocol(format!("{what}: {code:?}: {}", status.message())),
-    }
-}
-
 /// A call to one node alone, with a short deadline and no second try.
 async fn direct<T>(
     node: NodeId,
@@ -476,82 +494,13 @@ async fn direct<T>(
     }
 }
 
-/// Asks all addresses at once who keeps the namespace, until one leads to a keeper that answers.
-async fn find_keeper(
-    addresses: &[String],
-    expected: Option<ClusterId>,
-    within: Duration,
-) -> Result<(v1::DescribeResponse, Keeper), Error> {
-    let begun = Instant::now();
-    let mut why = String::from("the list is empty");
-    while !addresses.is_empty() {
-        let mut asked: futures::stream::FuturesUnordered<_> =
-            addresses.iter().map(|address| ask_for_keeper(address.clone(), expected)).collect();
-        while let Some(answer) = futures::StreamExt::next(&mut asked).await {
-            match answer {
-                Ok(found) => return Ok(found),
-                Err(error @ Error::Foreign { .. }) => return Err(error),
-                Err(error) => why = error.to_string(),
-            }
-        }
-        if begun.elapsed() >= within {
-            break;
-        }
-        tokio::time::sleep(RETRY_EVERY).await;
-    }
-    Err(Error::NoCluster { addresses: addresses.join(","), why })
-}
-
-async fn ask_for_keeper(
-    address: String,
-    expected: Option<ClusterId>,
-) -> Result<(v1::DescribeResponse, Keeper), Error> {
-    let (mut described, mut channel) = describe_node(&address).await?;
-    let mut found_at = address.clone();
-    if described.keeper_address.is_empty() {
-        return Err(Error::Protocol(format!("{address} does not know yet who keeps the namespace")));
-    }
-    if described.keeper_node != described.node {
-        found_at = described.keeper_address.clone();
-        (described, channel) = describe_node(&found_at).await?;
-        if described.keeper_node != described.node {
-            return Err(Error::Protocol(format!(
-                "{found_at} does not keep the namespace, as {address} says"
-            )));
-        }
-    }
-    if let Some(expected) = expected
-        && described.cluster != expected.to_string()
-    {
-        return Err(Error::Foreign {
-            address: found_at,
-            found: described.cluster,
-            expected: expected.to_string(),
-        });
-    }
-    Ok((described, Keeper { address: found_at, channel }))
-}
-
-async fn describe_node(address: &str) -> Result<(v1::DescribeResponse, Channel), Error> {
-    let channel = grpc_endpoint(address)
-        .map_err(|error| Error::NoCluster { addresses: address.to_owned(), why: error.to_string() })?
-        .connect_lazy();
-    let mut client = NodeClient::new(channel.clone());
-    let answer =
-        tokio::time::timeout(Duration::from_millis(800), client.describe(v1::DescribeRequest {})).await;
-    let unheard = |why: String| Error::NoCluster { addresses: address.to_owned(), why };
-    match answer {
-        Ok(Ok(described)) => Ok((described.into_inner(), channel)),
-        Ok(Err(status)) => Err(unheard(status.message().to_owned())),
-        Err(_) => Err(unheard("no answer within 800 ms".into())),
-    }
-}
-
 async fn renew_for_ever(cluster: Weak<Cluster>) {
     loop {
         let Some(strong) = cluster.upgrade() else { return };
         let pause = Duration::from_millis(strong.ttl_ms.load(Relaxed) / 4);
-        if let Err(error) = strong.renew().await {
+        if strong.session() != SessionId(0)
+            && let Err(error) = strong.renew().await
+        {
             tracing::debug!(%error, "renewing the session");
         }
         strong.blocks.report_now(&strong).await;

@@ -23,6 +23,18 @@ pub enum Error {
         /// Nodes that were needed and did not answer.
         missing: Vec<NodeId>,
     },
+    /// Nodes answer, but no majority of those that keep the namespace.
+    #[error(
+        "{what}: no majority of the nodes that keep the namespace answers{}. Files can be read; nothing is changed until more nodes \
+         are back, and then everything goes on by itself",
+        if *may_be_done { ", and it may or may not have been done" } else { "" }
+    )]
+    NoMajority {
+        /// What was being done.
+        what: String,
+        /// It was sent before that was known.
+        may_be_done: bool,
+    },
     /// Too many nodes have no space left.
     #[error("no space left on nodes {}: delete something or add space there", list(nodes))]
     NoSpace {
@@ -46,7 +58,7 @@ pub enum Error {
     /// No data (or hole) at or after the offset.
     #[error("no data at or after this offset")]
     NoData,
-    /// No node of the list answers, or none knows who keeps the namespace.
+    /// No node of the list answers, or none knows who leads the namespace.
     #[error("no cluster at {addresses}: {why}")]
     NoCluster {
         /// Where it was looked for.
@@ -77,7 +89,7 @@ impl From<NsError> for Error {
 
 fn list(nodes: &[NodeId]) -> String {
     if nodes.is_empty() {
-        return "the node that keeps the namespace".into();
+        return "all nodes that keep the namespace".into();
     }
     nodes.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
 //! The client of a RAIN cluster: what a mount, a command, a program and a node's own workers use alike.
 //!
-//! - [`Cluster`] finds the node that keeps the namespace, sends it commands and queries, and renews the
+//! - [`Cluster`] finds the namespace's leader and follows it, sends it commands and queries, and renews the
 //!   session; [`block`] stores and retrieves blocks over the nodes.
 //! - [`Volume`] is a mountable tree: names and attributes. [`OpenFile`] is a file's data.
 //!
@@ -22,6 +22,7 @@ mod error;
 mod file;
 mod flush;
 pub mod hedge;
+mod leader;
 mod node;
 mod opening;
 mod options;

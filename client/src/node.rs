@@ -103,6 +103,10 @@ impl Node {
             .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
     }
 
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub(crate) fn control(&self) -> NodeClient<Channel> {
         NodeClient::new(self.channel.clone())
     }

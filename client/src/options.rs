@@ -46,6 +46,8 @@ pub struct Options {
     pub blocks_in_flight_max: usize,
     /// Which shares are read.
     pub read_policy: ReadPolicy,
+    /// It only looks: no session is opened, and no leader of the namespace is needed.
+    pub observe: bool,
 }
 
 impl Default for Options {
@@ -58,6 +60,7 @@ impl Default for Options {
             cache_bytes_max: 64 << 20,
             blocks_in_flight_max: 8,
             read_policy: ReadPolicy::default(),
+            observe: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The cluster's own word on who is alive: the token ring's view and load indices, watched on one node at a time.
+//! The cluster's own word on who is alive: the token ring's view and load indices, watched on two nodes at a time.
 //!
 //! A client finds out by itself, too, but only by a call that fails or is late; the ring says so to every client within a round of
 //! the token. Only a primary ring is believed: an orphan says who is on its side of a cut, and the client may be on the other. When no
@@ -6,7 +6,8 @@
 
 use crate::cluster::Cluster;
 use rain_proto::v1;
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// A watched node is silent for so long only when it is gone: it speaks every second.
@@ -17,20 +18,34 @@ const AGAIN_EVERY: Duration = Duration::from_millis(200);
 
 const BEGIN_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Watches for as long as the client lives.
-pub(crate) async fn watch(cluster: Weak<Cluster>) {
+/// So many nodes are watched at a time: one of them may be the very one that is cut off.
+pub(crate) const WATCHERS: usize = 2;
+
+/// A view as a watcher was told it: the epoch's number and founder, the members with their load, and who is eligible.
+#[derive(Debug, Clone)]
+struct Told {
+    epoch: (u64, u32),
+    members: BTreeMap<u32, u16>,
+    eligible: BTreeSet<u32>,
+}
+
+/// What the watchers were told last.
+#[derive(Debug, Default)]
+pub(crate) struct RingWord(Mutex<[Option<Told>; WATCHERS]>);
+
+/// Watches one node after the other for as long as the client lives.
+pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
     loop {
         let Some(strong) = cluster.upgrade() else { return };
-        let nodes = strong.nodes_best_first();
+        let nodes = strong.nodes_to_watch(watcher);
         drop(strong);
         for node in nodes {
             let mut control = node.control();
             let begun = tokio::time::timeout(BEGIN_TIMEOUT, control.watch_ring(v1::RingRequest {})).await;
             if let Ok(Ok(response)) = begun {
-                follow(&cluster, response.into_inner()).await;
-                // Another node may know better; until one says so nobody is away.
+                follow(&cluster, watcher, response.into_inner()).await;
                 match cluster.upgrade() {
-                    Some(strong) => strong.ring_is_silent(),
+                    Some(strong) => strong.hear_ring(watcher, None),
                     None => return,
                 }
             }
@@ -40,16 +55,21 @@ pub(crate) async fn watch(cluster: Weak<Cluster>) {
 }
 
 /// Takes in what one node says until it is silent, or has no primary ring to speak of.
-async fn follow(cluster: &Weak<Cluster>, mut said: tonic::Streaming<v1::RingResponse>) {
+async fn follow(cluster: &Weak<Cluster>, watcher: usize, mut said: tonic::Streaming<v1::RingResponse>) {
     let mut orphaned = 0;
     while let Ok(Ok(Some(ring))) = tokio::time::timeout(SILENCE_MAX, said.message()).await {
         let Some(cluster) = cluster.upgrade() else { return };
+        if let Some(leader) = &ring.leader {
+            cluster.told_leader(leader);
+        }
         if ring.primary && ring.phase != v1::ring_response::Phase::Starving as i32 {
             orphaned = 0;
-            cluster.take_ring(&ring);
+            let members = ring.members.iter().map(|member| (member.node, member.load as u16)).collect();
+            let eligible = ring.eligible.iter().copied().collect();
+            cluster.hear_ring(watcher, Some(Told { epoch: (ring.epoch, ring.founder), members, eligible }));
         } else {
             orphaned += 1;
-            cluster.ring_is_silent();
+            cluster.hear_ring(watcher, None);
             // Not at once: while a view is being made this is so for milliseconds.
             if orphaned > 3 {
                 return;
@@ -59,25 +79,34 @@ async fn follow(cluster: &Weak<Cluster>, mut said: tonic::Streaming<v1::RingResp
 }
 
 impl Cluster {
-    fn nodes_best_first(&self) -> Vec<Arc<crate::node::Node>> {
+    /// The best first, for the second watcher from the second on: the two watch different nodes where there are two.
+    fn nodes_to_watch(&self, watcher: usize) -> Vec<Arc<crate::node::Node>> {
         let mut nodes = self.all_nodes();
-        nodes.sort_by_key(|node| node.cost());
+        nodes.sort_by_key(|node| (node.cost().0, node.id));
+        let by = (watcher * nodes.len()) / WATCHERS;
+        nodes.rotate_left(by);
+        // Those that are up before those that are not, whoever begins.
+        nodes.sort_by_key(|node| node.cost().0);
         nodes
     }
 
-    /// The view as the ring tells it.
-    fn take_ring(&self, ring: &v1::RingResponse) {
+    /// A watcher was told of a view, or hears nothing more. The newest of all counts; without any nobody is known to be away.
+    fn hear_ring(&self, watcher: usize, told: Option<Told>) {
+        let newest = {
+            let mut word = self.ring_word.0.lock().unwrap_or_else(PoisonError::into_inner);
+            word[watcher] = told;
+            word.iter().flatten().max_by_key(|told| told.epoch).cloned()
+        };
         for node in self.all_nodes() {
-            let member = ring.members.iter().find(|member| member.node == node.id.0);
-            // A node that is not eligible yet is nobody the ring could know.
-            let known = ring.eligible.contains(&node.id.0);
-            node.ring_says(member.is_some() || !known, member.map_or(0, |member| member.load as u16));
-        }
-    }
-
-    fn ring_is_silent(&self) {
-        for node in self.all_nodes() {
-            node.ring_says(true, 0);
+            match &newest {
+                None => node.ring_says(true, 0),
+                Some(told) => {
+                    let member = told.members.get(&node.id.0);
+                    // A node that is not eligible yet is nobody the ring could know.
+                    let known = told.eligible.contains(&node.id.0);
+                    node.ring_says(member.is_some() || !known, member.copied().unwrap_or(0));
+                }
+            }
         }
     }
 }

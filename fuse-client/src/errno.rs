@@ -14,7 +14,10 @@ pub(crate) fn of(error: &Error) -> Errno {
         Error::Refused(refusal) => of_refusal(refusal),
         Error::NoSpace { .. } => Errno::ENOSPC,
         Error::NoData => Errno::ENXIO,
-        Error::Unreachable { .. }
+        // Nothing was changed, and nothing can be: the minority is read-only.
+        Error::NoMajority { may_be_done: false, .. } => Errno::EROFS,
+        Error::NoMajority { may_be_done: true, .. }
+        | Error::Unreachable { .. }
         | Error::Damaged { .. }
         | Error::TimedOut { .. }
         | Error::NoCluster { .. }
@@ -105,6 +108,8 @@ mod tests {
             (Error::Foreign { address: what(), found: what(), expected: what() }, libc::EIO),
             (Error::Protocol(what()), libc::EIO),
             (Error::NoSpace { nodes: vec![NodeId(1)] }, libc::ENOSPC),
+            (Error::NoMajority { what: what(), may_be_done: false }, libc::EROFS),
+            (Error::NoMajority { what: what(), may_be_done: true }, libc::EIO),
         ];
         for (error, expected) in table {
             assert_eq!(of(&error).code(), expected, "{error:?}");

@@ -35,19 +35,31 @@ pub struct Request {
     pub command: Command,
 }
 
+/// What a node says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// `host:port`.
+    pub address: String,
+    /// Failure domain, empty for its own.
+    pub domain: String,
+    /// 1 or more.
+    pub weight: u32,
+    /// It votes and keeps no shares.
+    pub witness: bool,
+    /// The mark of its data folder: random, made with the folder. Empty where nobody looks (tests).
+    pub folder: String,
+}
+
 /// A change of the namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// A node joins the eligible set, or tells a new address. Outcome: `Done`.
+    /// A node joins the eligible set, or tells a new address. Known by its data folder, it keeps its number; a number with
+    /// another folder is refused: what that node had promised is lost. Outcome: `Node`.
     RegisterNode {
-        /// Number.
+        /// Number; 0: the next that was never used.
         id: NodeId,
-        /// `host:port`.
-        address: String,
-        /// Failure domain, empty for its own.
-        domain: String,
-        /// 1 or more.
-        weight: u32,
+        /// What it is.
+        node: NodeSpec,
     },
     /// A new volume over the eligible nodes. Outcome: `Volume`.
     CreateVolume {
@@ -208,6 +220,11 @@ pub enum Command {
         /// Blocks with the bits of the shares that are gone.
         shares: Vec<(BlockId, u64)>,
     },
+    /// A node leaves the eligible set; refused while a placement group of a volume has it. Outcome: `Done`.
+    RemoveNode {
+        /// Which.
+        id: NodeId,
+    },
 }
 
 /// What `Rename` does with an existing new name.
@@ -311,6 +328,8 @@ pub enum Outcome {
     Session(SessionId),
     /// The new volume.
     Volume(VolumeId),
+    /// The node's number.
+    Node(NodeId),
 }
 
 /// A command's result, as it is recorded and sent.

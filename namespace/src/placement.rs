@@ -85,6 +85,8 @@ mod tests {
                 domain: String::new(),
                 weight: 1,
                 joined: Time::default(),
+                witness: false,
+                folder: String::new(),
             })
             .collect()
     }

@@ -156,6 +156,10 @@ pub struct NodeRecord {
     pub weight: u32,
     /// When it joined.
     pub joined: Time,
+    /// It votes and keeps no shares: no placement group has it.
+    pub witness: bool,
+    /// The mark of its data folder.
+    pub folder: String,
 }
 
 /// A client that may hold orphans and blocks not yet committed.

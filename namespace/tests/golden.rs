@@ -95,7 +95,15 @@ fn extent() -> Extent {
 }
 
 fn node() -> NodeRecord {
-    NodeRecord { id: NodeId(300), address: "h:1".into(), domain: "rack".into(), weight: 2, joined: TIME }
+    NodeRecord {
+        id: NodeId(300),
+        address: "h:1".into(),
+        domain: "rack".into(),
+        weight: 2,
+        joined: TIME,
+        witness: false,
+        folder: "f0".into(),
+    }
 }
 
 fn session() -> SessionRecord {
@@ -147,7 +155,16 @@ fn commands() -> Vec<Command> {
     };
     let xattr = |mode| Command::SetXattr { ino: INO, name: name(), value: vec![1, 2], mode };
     vec![
-        Command::RegisterNode { id: NodeId(300), address: "h:1".into(), domain: "rack".into(), weight: 2 },
+        Command::RegisterNode {
+            id: NodeId(300),
+            node: NodeSpec {
+                address: "h:1".into(),
+                domain: "rack".into(),
+                weight: 2,
+                witness: true,
+                folder: "f0".into(),
+            },
+        },
         Command::CreateVolume { name: "home".into(), code: CODE, groups: 128, uid: 1, gid: 2, mode: 0o755 },
         Command::OpenSession { label: "mount".into() },
         Command::EndSession { session: SessionId(300) },
@@ -187,6 +204,7 @@ fn commands() -> Vec<Command> {
         Command::MarkMissing { shares: vec![(BLOCK, 0b101)] },
         Command::MarkPresent { shares: vec![(BLOCK, 0b101)] },
         Command::Reclaimed { shares: vec![(BLOCK, 0b101)] },
+        Command::RemoveNode { id: NodeId(300) },
     ]
 }
 
@@ -197,6 +215,7 @@ fn results(lines: &mut Lines) {
         Outcome::Removed { ino: INO, orphaned: true },
         Outcome::Session(SessionId(300)),
         Outcome::Volume(VolumeId(3)),
+        Outcome::Node(NodeId(300)),
     ];
     for outcome in outcomes {
         lines.value::<Applied>("applied", Ok(outcome));

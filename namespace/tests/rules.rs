@@ -69,9 +69,9 @@ impl World {
     fn new() -> World {
         let mut world = World { kv: MemoryKv::default(), root: Ino(0), session: SessionId(0), now: 100 };
         for id in 1..=64 {
-            let (address, domain) = (format!("h{id}:1"), String::new());
-            let command = Command::RegisterNode { id: NodeId(id), address, domain, weight: 1 };
-            assert_eq!(world.run(command), Ok(Outcome::Done));
+            let node = NodeSpec { address: format!("h{id}:1"), weight: 1, ..NodeSpec::default() };
+            let command = Command::RegisterNode { id: NodeId(id), node };
+            assert_eq!(world.run(command), Ok(Outcome::Node(NodeId(id))));
         }
         world.root = world.volume("one", code(2, 1));
         let Ok(Outcome::Session(session)) = world.run(Command::OpenSession { label: "t".into() }) else {
@@ -645,4 +645,53 @@ fn what_is_in_a_wrong_place_is_noticed_by_the_check() {
         assert!(is_noticed(&world, |kv| kv.put(&stray, b"x")), "{}", stray.escape_ascii());
     }
     assert!(is_noticed(&world, |kv| kv.put(&key(b'I', a), &[1, 2, 3])), "an unreadable record");
+}
+
+#[test]
+fn a_node_is_known_by_its_folder_and_its_number_is_never_used_again() {
+    let mut world = World::new();
+    let node = |folder: &str, port: u32| NodeSpec {
+        address: format!("n:{port}"),
+        weight: 1,
+        folder: folder.into(),
+        ..NodeSpec::default()
+    };
+    let register = |id, node| Command::RegisterNode { id: NodeId(id), node };
+    assert_eq!(world.run(register(0, node("a", 1))), Ok(Outcome::Node(NodeId(65))));
+    // Asked again, and from another address: the same node.
+    assert_eq!(world.run(register(0, node("a", 2))), Ok(Outcome::Node(NodeId(65))));
+    assert_eq!(world.run(register(65, node("a", 3))), Ok(Outcome::Node(NodeId(65))));
+    // Another folder at its address or with its number is another node.
+    assert!(matches!(world.run(register(0, node("b", 3))), Err(NsError::Invalid(_))));
+    assert!(matches!(world.run(register(65, node("b", 4))), Err(NsError::Invalid(_))));
+    assert!(matches!(world.run(register(66, node("a", 3))), Err(NsError::Invalid(_))));
+    let witness = NodeSpec { witness: true, ..node("a", 3) };
+    assert!(matches!(world.run(register(65, witness)), Err(NsError::Invalid(_))));
+    assert_eq!(world.run(Command::RemoveNode { id: NodeId(65) }), Ok(Outcome::Done));
+    assert_eq!(world.run(Command::RemoveNode { id: NodeId(65) }), Err(NsError::NotFound));
+    assert_eq!(world.run(register(0, node("b", 3))), Ok(Outcome::Node(NodeId(66))));
+}
+
+#[test]
+fn a_node_with_shares_stays_and_a_witness_never_has_any() {
+    let mut world = World::new();
+    for id in 1..=64 {
+        let gone = world.run(Command::RemoveNode { id: NodeId(id) });
+        assert!(gone == Ok(Outcome::Done) || matches!(gone, Err(NsError::Invalid(_))), "{gone:?}");
+    }
+    let Ok(Answer::Nodes(left)) = answer(&world.kv, &Query::Nodes) else { panic!() };
+    assert!(left.len() >= 3, "the volume's groups hold theirs");
+    let witness = NodeSpec { address: "w:1".into(), weight: 1, witness: true, ..NodeSpec::default() };
+    world.run(Command::RegisterNode { id: NodeId(0), node: witness }).expect("taken");
+    let all = left.len() as u8;
+    let create = |n: u8| Command::CreateVolume {
+        name: "wide".into(),
+        code: code(n - 1, 1),
+        groups: 1,
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+    };
+    assert!(matches!(world.run(create(all + 1)), Err(NsError::TooFewNodes { .. })));
+    assert!(world.run(create(all)).is_ok());
 }

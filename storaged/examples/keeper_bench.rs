@@ -3,7 +3,8 @@
 //! Real `Make` commands through `Keeper::propose` by 1, 64 and 256 callers, lookups from layers and from the base, the
 //! time of a restart, and an fdatasync of an append that grows a file against one into blocks that are there.
 
-use rain_namespace::command::{Command, Request};
+use keeper_support::Node;
+use rain_namespace::command::{Command, NodeSpec, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::FileKind;
 use rain_types::{CodeSpec, Codec, Ino, NodeId, RequestId, SessionId};
@@ -14,7 +15,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storaged::keeper::{Keeper, KeeperOptions};
+use storaged::keeper::{DiskMedia, Keeper, KeeperOptions, Namespace};
+use tokio::runtime::Runtime;
+
+#[path = "../tests/keeper_support/mod.rs"]
+mod keeper_support;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -51,8 +56,8 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&dir)?;
     syncs(&dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(&dir.join("namespace")))?;
-    runtime.block_on(without_layers(&dir.join("without-layers")))?;
+    run(&runtime, &dir.join("namespace"))?;
+    without_layers(&runtime, &dir.join("without-layers"))?;
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }
@@ -89,38 +94,42 @@ fn syncs(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn run(dir: &Path) -> Result<()> {
-    let keeper = Arc::new(Keeper::open(dir, KeeperOptions::default())?);
-    let root = set_up(&keeper).await?;
+fn open(dir: &Path, options: KeeperOptions) -> Result<Node> {
+    Ok(Node::open(dir, options, Arc::new(Namespace), Arc::new(DiskMedia))?)
+}
+
+fn run(runtime: &Runtime, dir: &Path) -> Result<()> {
+    let keeper = Arc::new(open(dir, KeeperOptions::default())?);
+    let root = runtime.block_on(set_up(&keeper))?;
     say(format_args!("idle: {} MiB resident", resident()?));
     for (callers, seconds) in [(1, 3), (64, 5), (256, 10)] {
-        creates(&keeper, root, callers, Duration::from_secs(seconds)).await?;
+        runtime.block_on(creates(&keeper, root, callers, Duration::from_secs(seconds)))?;
     }
-    lookups(&keeper, root, "with layers in memory").await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    lookups(&keeper, root, "from the base").await?;
+    lookups(&keeper, root, "with layers in memory")?;
+    std::thread::sleep(Duration::from_secs(3));
+    lookups(&keeper, root, "from the base")?;
     say(format_args!("after all this: {} MiB resident, {:?}", resident()?, keeper.stats()));
     let start = Instant::now();
-    keeper.close();
+    runtime.block_on(keeper.close());
     say(format_args!("close: {:?}", start.elapsed()));
     drop(keeper);
     let start = Instant::now();
-    let keeper = Keeper::open(dir, KeeperOptions::default())?;
+    let keeper = open(dir, KeeperOptions::default())?;
     say(format_args!("open again: {:?}, {} MiB resident", start.elapsed(), resident()?));
     drop(keeper);
     Ok(())
 }
 
 /// The base commits whatever there is, all the time: what the layers save.
-async fn without_layers(dir: &Path) -> Result<()> {
+fn without_layers(runtime: &Runtime, dir: &Path) -> Result<()> {
     let mut options = KeeperOptions::default();
     options.store.commit_interval = Duration::ZERO;
     options.store.layer_keys_max = 1;
-    let keeper = Arc::new(Keeper::open(dir, options)?);
-    let root = set_up(&keeper).await?;
+    let keeper = Arc::new(open(dir, options)?);
+    let root = runtime.block_on(set_up(&keeper))?;
     say(format_args!("with a commit of the base for every entry or two:"));
     for callers in [1, 64, 256] {
-        creates(&keeper, root, callers, Duration::from_secs(3)).await?;
+        runtime.block_on(creates(&keeper, root, callers, Duration::from_secs(3)))?;
     }
     Ok(())
 }
@@ -128,7 +137,8 @@ async fn without_layers(dir: &Path) -> Result<()> {
 async fn set_up(keeper: &Keeper) -> Result<Ino> {
     for id in 1..=3 {
         let address = format!("127.0.0.1:{}", 7000 + id);
-        let command = Command::RegisterNode { id: NodeId(id), address, domain: String::new(), weight: 1 };
+        let node = NodeSpec { address, weight: 1, ..NodeSpec::default() };
+        let command = Command::RegisterNode { id: NodeId(id), node };
         keeper.propose(request(command)).await??;
     }
     let code = CodeSpec { codec: Codec::Rs, k: 2, m: 1 };
@@ -140,7 +150,7 @@ async fn set_up(keeper: &Keeper) -> Result<Ino> {
     }
 }
 
-async fn creates(keeper: &Arc<Keeper>, root: Ino, callers: u64, time: Duration) -> Result<()> {
+async fn creates(keeper: &Arc<Node>, root: Ino, callers: u64, time: Duration) -> Result<()> {
     let mut sessions = Vec::new();
     for caller in 0..callers {
         let opened = keeper.propose(request(Command::OpenSession { label: format!("c{caller}") })).await??;
@@ -177,7 +187,7 @@ async fn creates(keeper: &Arc<Keeper>, root: Ino, callers: u64, time: Duration) 
 
 /// Makes files in a directory of its own, with requests that apply once, as a client does.
 async fn caller(
-    keeper: Arc<Keeper>,
+    keeper: Arc<Node>,
     root: Ino,
     session: SessionId,
     callers: u64,
@@ -201,7 +211,7 @@ async fn caller(
     Ok(times)
 }
 
-async fn lookups(keeper: &Arc<Keeper>, root: Ino, label: &str) -> Result<()> {
+fn lookups(keeper: &Arc<Node>, root: Ino, label: &str) -> Result<()> {
     let directories = match keeper.query(&Query::ReadDirectory { dir: root, after: None, limit: 400 })? {
         Answer::Directory { entries, .. } => entries,
         other => return Err(format!("{other:?}").into()),

@@ -11,10 +11,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const EXAMPLES: &str = "Examples:
-  The first node, which keeps the namespace:
-    storaged --node-id 1 --listen 127.0.0.1:7401 --data /srv/rain1 --keeper
-  Another one:
-    storaged --node-id 2 --listen 127.0.0.1:7402 --data /srv/rain2 --peers 127.0.0.1:7401
+  A cluster of three, the same command on each machine but for its own address:
+    storaged --data /srv/rain --advertise a:7400 --peers a:7400,b:7400,c:7400
+  A witness: it votes and keeps no shares:
+    storaged --data /srv/rain --advertise w:7400 --peers a:7400,b:7400,w:7400 --witness
+  One more, for a cluster that is there; then, anywhere: rain node add d:7400
+    storaged --data /srv/rain --advertise d:7400 --peers a:7400,b:7400
   The same from a file (the keys are the flags' names):
     storaged --config /etc/rain/node.toml";
 
@@ -34,10 +36,10 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
-    /// This node's number, 1 or more, different from all others'.
+    /// The number this node would like, 1 or more; by default its place in the list of peers.
     #[arg(long, value_name = "N")]
     pub node_id: Option<u32>,
-    /// Where to listen.
+    /// Where to listen; by default where it advertises, else 127.0.0.1:7400.
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
     /// Where others reach this node; by default where it listens.
@@ -46,12 +48,12 @@ pub struct Settings {
     /// The folder for everything this node keeps.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Addresses of other nodes, to find the one that keeps the namespace.
+    /// Addresses of all nodes that make up a new cluster, this one among them; or of some nodes of a cluster that is there.
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
-    /// This node keeps the namespace. Exactly one of a cluster does.
+    /// This node votes and keeps no shares: the third one of two servers.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
-    pub keeper: Option<bool>,
+    pub witness: Option<bool>,
     /// Failure domain: nodes with the same text fail together (a rack, a power strip).
     #[arg(long, value_name = "TEXT")]
     pub domain: Option<String>,
@@ -61,7 +63,7 @@ pub struct Settings {
     /// Use at most so much disk for shares, bytes; by default what the disk has.
     #[arg(long, value_name = "BYTES")]
     pub capacity: Option<u64>,
-    /// Listen on an address that others can reach, although nothing is encrypted or authenticated yet.
+    /// The network is trusted: do not warn that nothing is encrypted or authenticated yet.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
     /// End a client's session after this silence, seconds (5 to 3600; 30).
@@ -126,18 +128,20 @@ pub enum LogFormat {
 /// Settings checked and complete.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// This node.
-    pub node_id: NodeId,
+    /// The number it would like.
+    pub node_id: Option<NodeId>,
     /// Where it listens.
     pub listen: SocketAddr,
     /// Where others reach it; port 0 is replaced by the one that was bound.
     pub advertise: Option<String>,
     /// Its folder.
     pub data: PathBuf,
-    /// Where to look for the keeper of the namespace.
+    /// All nodes of a new cluster, or some of one that is there.
     pub peers: Vec<String>,
-    /// Whether it is this node.
-    pub keeper: bool,
+    /// It votes and keeps no shares.
+    pub witness: bool,
+    /// The network is trusted.
+    pub insecure: bool,
     /// Failure domain, empty for its own.
     pub domain: String,
     /// Relative capacity.
@@ -171,7 +175,7 @@ impl Settings {
             advertise: self.advertise.or(other.advertise),
             data: self.data.or(other.data),
             peers: self.peers.or(other.peers),
-            keeper: self.keeper.or(other.keeper),
+            witness: self.witness.or(other.witness),
             domain: self.domain.or(other.domain),
             weight: self.weight.or(other.weight),
             capacity: self.capacity.or(other.capacity),
@@ -189,27 +193,17 @@ impl Settings {
 
     /// Checks every setting and the relations between them.
     fn validate(self) -> anyhow::Result<Config> {
-        let node_id =
-            self.node_id.context("which node is this? Give --node-id N (or node-id in the file)")?;
-        if node_id == 0 {
+        if self.node_id == Some(0) {
             bail!("node-id is 0; it must be 1 or more");
         }
         let data = self.data.context("where shall the data be? Give --data DIR (or data in the file)")?;
-        let given = self.listen.unwrap_or_else(|| "127.0.0.1:7400".into());
+        let given = self.listen.or_else(|| self.advertise.clone()).unwrap_or_else(|| "127.0.0.1:7400".into());
         let listen = one_address("listen", &given)?;
         let ring_listen = self.ring_listen.unwrap_or_default();
         let ring_listen = ring_listen
             .iter()
             .map(|text| one_address("ring-listen", text))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        for address in [&listen].into_iter().chain(&ring_listen) {
-            if !address.ip().is_loopback() && !self.insecure.unwrap_or(false) {
-                bail!(
-                    "listen = {address} can be reached by others, and this version neither encrypts nor asks who is there: \
-                     listen on 127.0.0.1, or give --insecure if the network is trusted"
-                );
-            }
-        }
         let ring_advertise = self.ring_advertise.unwrap_or_default();
         let rings = ring_listen.len().max(1);
         if !ring_advertise.is_empty() && ring_advertise.len() != rings {
@@ -220,11 +214,10 @@ impl Settings {
         }
         let load_weights = self.load_weights.map(|text| text.parse()).transpose();
         let load_weights = load_weights.map_err(|why: String| anyhow::anyhow!("load-weights = {why}"))?;
-        let keeper = self.keeper.unwrap_or(false);
         let peers = self.peers.unwrap_or_default();
-        if !keeper && peers.is_empty() {
+        if peers.is_empty() {
             bail!(
-                "no way to find the cluster: give --peers with another node's address, or --keeper if this is the first"
+                "no way to find the cluster: give --peers with the addresses of all of its nodes (of this one alone for a cluster of one)"
             );
         }
         for peer in self.advertise.iter().chain(&peers).chain(&ring_advertise) {
@@ -245,12 +238,13 @@ impl Settings {
             bail!("capacity is {capacity} bytes; it must be at least 16777216 (16 MiB)");
         }
         Ok(Config {
-            node_id: NodeId(node_id),
+            node_id: self.node_id.map(NodeId),
             listen,
             advertise: self.advertise,
             data,
             peers,
-            keeper,
+            witness: self.witness.unwrap_or(false),
+            insecure: self.insecure.unwrap_or(false),
             domain: self.domain.unwrap_or_default(),
             weight,
             capacity: self.capacity,
@@ -313,7 +307,7 @@ mod tests {
     fn a_flag_overrides_the_file_and_the_rest_comes_from_it() {
         let file = "node-id = 3\ndata = \"/srv/x\"\npeers = [\"127.0.0.1:7401\"]\nlisten = \"127.0.0.1:9\"\n";
         let config = parse(&["--listen", "127.0.0.1:10"], Some(file)).expect("valid");
-        assert_eq!((config.node_id, config.listen.port()), (NodeId(3), 10));
+        assert_eq!((config.node_id, config.listen.port()), (Some(NodeId(3)), 10));
         assert_eq!(config.peers, ["127.0.0.1:7401"]);
         assert_eq!(config.session_ttl, Duration::from_secs(30));
     }
@@ -325,25 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn it_listens_where_it_advertises_unless_told_otherwise() {
+        let one = ["--data", "/x", "--peers", "127.0.0.1:77", "--advertise", "127.0.0.1:77"];
+        assert_eq!(parse(&one, None).expect("valid").listen.port(), 77);
+        let mut two = one.to_vec();
+        two.extend(["--listen", "0.0.0.0:78"]);
+        assert_eq!(parse(&two, None).expect("valid").listen.port(), 78);
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_said_with_its_value() {
+        let peers = "127.0.0.1:1";
         for (args, needle) in [
-            (&["--data", "/x", "--keeper"][..], "--node-id"),
-            (&["--node-id", "1", "--keeper"], "--data"),
-            (&["--node-id", "0", "--data", "/x", "--keeper"], "node-id is 0"),
-            (&["--node-id", "1", "--data", "/x"], "--peers"),
-            (&["--node-id", "1", "--data", "/x", "--peers", "nohost"], "\"nohost\""),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--listen", "0.0.0.0:7400"], "--insecure"),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--weight", "0"], "weight is 0"),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--capacity", "5"], "capacity is 5"),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--session-ttl", "1"], "session-ttl is 1"),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--load-weights", "1,2"], "load-weights"),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--ring-listen", "0.0.0.0:1"], "--insecure"),
-            (&["--node-id", "1", "--data", "/x", "--keeper", "--ring-advertise", "a:1,b:1"], "one for each"),
+            (&["--peers", peers][..], "--data"),
+            (&["--node-id", "0", "--data", "/x", "--peers", peers], "node-id is 0"),
+            (&["--data", "/x"], "--peers"),
+            (&["--data", "/x", "--peers", "nohost"], "\"nohost\""),
+            (&["--data", "/x", "--peers", peers, "--weight", "0"], "weight is 0"),
+            (&["--data", "/x", "--peers", peers, "--capacity", "5"], "capacity is 5"),
+            (&["--data", "/x", "--peers", peers, "--session-ttl", "1"], "session-ttl is 1"),
+            (&["--data", "/x", "--peers", peers, "--load-weights", "1,2"], "load-weights"),
+            (&["--data", "/x", "--peers", peers, "--ring-advertise", "a:1,b:1"], "one for each"),
         ] {
             let error = parse(args, None).expect_err("wrong");
             assert!(format!("{error:#}").contains(needle), "{args:?}: {error:#}");
         }
-        let open = ["--node-id", "1", "--data", "/x", "--keeper", "--listen", "0.0.0.0:7400", "--insecure"];
-        assert!(parse(&open, None).is_ok());
     }
 }

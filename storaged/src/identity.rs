@@ -1,22 +1,31 @@
 //! Who a data folder belongs to: one process at a time, one node, one cluster. A folder copied to another
 //! node, or a node pointed at a foreign cluster, is refused before anything is written.
+//!
+//! The folder has a mark of its own, random, made with it: a node that comes back with an empty folder is not the node that it was,
+//! because what that one had promised is lost.
 
 use anyhow::{Context, bail};
 use rain_types::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "identity.toml";
 
 /// Of everything in the folder. Raised with every change that an older version would misread.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {
     format: u32,
-    node_id: u32,
+    folder: String,
+    witness: bool,
     cluster: Option<String>,
+    node_id: Option<u32>,
+    /// This node has begun the cluster and has not yet taken in all that it was started with.
+    #[serde(default)]
+    founding: bool,
 }
 
 /// A data folder held by this process.
@@ -28,9 +37,18 @@ pub(crate) struct Identity {
     _lock: File,
 }
 
+/// 128 random bits.
+pub(crate) fn random() -> anyhow::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("reading /dev/urandom")?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
 impl Identity {
-    /// Takes the folder for this process and node; makes it when it is not there.
-    pub(crate) fn take(data: &Path, node: NodeId) -> anyhow::Result<Identity> {
+    /// Takes the folder for this process; makes it when it is not there.
+    pub(crate) fn take(data: &Path, wish: Option<NodeId>, witness: bool) -> anyhow::Result<Identity> {
         fs::create_dir_all(data).with_context(|| format!("making the data folder {}", data.display()))?;
         let lock_path = data.join("lock");
         let lock = File::create(&lock_path).with_context(|| format!("opening {}", lock_path.display()))?;
@@ -42,25 +60,18 @@ impl Identity {
         }
         let path = data.join(FILE);
         let (written, is_new) = match fs::read_to_string(&path) {
-            Ok(text) => {
-                let written: Written = toml::from_str(&text).with_context(|| {
-                    format!("{} is damaged; it should name the node and the cluster", path.display())
-                })?;
-                if written.format != FORMAT {
-                    bail!(
-                        "{} has format {}, this version reads and writes {FORMAT}: give an empty --data, or run the \
-                         version that wrote it",
-                        data.display(),
-                        written.format
-                    );
-                }
-                if written.node_id != node.0 {
-                    bail!("{} belongs to node {}, not to node {node}", data.display(), written.node_id);
-                }
-                (written, false)
-            }
+            Ok(text) => (read(&text, &path, data, wish, witness)?, false),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (Written { format: FORMAT, node_id: node.0, cluster: None }, true)
+                let folder = format!("{:032x}", random()?);
+                let written = Written {
+                    format: FORMAT,
+                    folder,
+                    witness,
+                    cluster: None,
+                    node_id: None,
+                    founding: false,
+                };
+                (written, true)
             }
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
@@ -72,21 +83,41 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The cluster it has joined.
-    pub(crate) fn cluster(&self) -> Option<ClusterId> {
-        self.written.cluster.as_deref().and_then(|id| id.parse().ok())
+    /// The cluster it has joined, and as which node.
+    pub(crate) fn seat(&self) -> Option<(ClusterId, NodeId)> {
+        let cluster = self.written.cluster.as_deref().and_then(|id| id.parse().ok())?;
+        Some((cluster, NodeId(self.written.node_id?)))
     }
 
-    /// Joins a cluster, once and for all.
-    pub(crate) fn join(&mut self, cluster: ClusterId) -> anyhow::Result<()> {
-        match self.cluster() {
-            Some(joined) if joined == cluster => Ok(()),
-            Some(joined) => bail!(
-                "{} belongs to cluster {joined}, the peers to cluster {cluster}: check --peers, or give an empty --data",
+    /// The folder's mark.
+    pub(crate) fn folder(&self) -> &str {
+        &self.written.folder
+    }
+
+    /// Whether this node has begun the cluster and is not done with it.
+    pub(crate) fn is_founding(&self) -> bool {
+        self.written.founding
+    }
+
+    /// All that the cluster was begun with are taken in.
+    pub(crate) fn founded(&mut self) -> anyhow::Result<()> {
+        self.written.founding = false;
+        self.write()
+    }
+
+    /// Joins a cluster, once and for all; or begins it.
+    pub(crate) fn join(&mut self, cluster: ClusterId, node: NodeId, founding: bool) -> anyhow::Result<()> {
+        match self.seat() {
+            Some(seat) if seat == (cluster, node) => Ok(()),
+            Some((joined, known)) => bail!(
+                "{} belongs to node {known} of cluster {joined}, not to node {node} of cluster {cluster}: check --peers, or \
+                 give an empty --data",
                 self.path.display()
             ),
             None => {
                 self.written.cluster = Some(cluster.to_string());
+                self.written.node_id = Some(node.0);
+                self.written.founding = founding;
                 self.write()
             }
         }
@@ -105,6 +136,40 @@ impl Identity {
     }
 }
 
+fn read(
+    text: &str,
+    path: &Path,
+    data: &Path,
+    wish: Option<NodeId>,
+    witness: bool,
+) -> anyhow::Result<Written> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let damaged = || format!("{} is damaged; it should name the node and the cluster", path.display());
+    let head: Head = toml::from_str(text).with_context(damaged)?;
+    if head.format != FORMAT {
+        bail!(
+            "{} has format {}, this version reads and writes {FORMAT}: give an empty --data, or run the version that wrote it",
+            data.display(),
+            head.format
+        );
+    }
+    let written: Written = toml::from_str(text).with_context(damaged)?;
+    if let (Some(known), Some(wish)) = (written.node_id, wish)
+        && known != wish.0
+    {
+        bail!("{} belongs to node {known}, not to node {wish}", data.display());
+    }
+    if written.witness != witness {
+        let (was, is) =
+            if witness { ("a node with shares", "--witness") } else { ("a witness", "no --witness") };
+        bail!("{} belongs to {was}, and it is started with {is}: give another --data", data.display());
+    }
+    Ok(written)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,23 +177,30 @@ mod tests {
     #[test]
     fn a_folder_is_held_by_one_process_node_and_cluster() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut mine = Identity::take(folder.path(), NodeId(1)).expect("free");
-        let error = Identity::take(folder.path(), NodeId(1)).expect_err("held");
+        let take = |wish: Option<u32>, witness| Identity::take(folder.path(), wish.map(NodeId), witness);
+        let mut mine = take(None, false).expect("free");
+        let mark = mine.folder().to_owned();
+        let error = take(None, false).expect_err("held");
         assert!(error.to_string().contains("in use"), "{error}");
-        mine.join(ClusterId(7)).expect("first");
-        mine.join(ClusterId(7)).expect("the same");
-        assert!(mine.join(ClusterId(8)).is_err());
+        assert_eq!(mine.seat(), None);
+        mine.join(ClusterId(7), NodeId(1), true).expect("first");
+        mine.join(ClusterId(7), NodeId(1), true).expect("the same");
+        assert!(mine.join(ClusterId(8), NodeId(1), false).is_err());
+        assert!(mine.join(ClusterId(7), NodeId(2), false).is_err());
+        assert!(mine.is_founding());
+        mine.founded().expect("written");
         drop(mine);
         let of_today = fs::read_to_string(folder.path().join(FILE)).expect("written");
-        fs::write(folder.path().join(FILE), of_today.replace("format = 2", "format = 1")).expect("older");
-        let error = Identity::take(folder.path(), NodeId(1)).expect_err("an older format");
-        assert!(error.to_string().contains("format 1"), "{error}");
+        fs::write(folder.path().join(FILE), of_today.replace("format = 3", "format = 2")).expect("older");
+        let error = take(None, false).expect_err("an older format");
+        assert!(error.to_string().contains("format 2"), "{error}");
         fs::write(folder.path().join(FILE), of_today).expect("as it was");
-        let error = Identity::take(folder.path(), NodeId(2)).expect_err("another node's");
+        let error = take(Some(2), false).expect_err("another node's");
         assert!(error.to_string().contains("node 1"), "{error}");
-        assert_eq!(
-            Identity::take(folder.path(), NodeId(1)).expect("free again").cluster(),
-            Some(ClusterId(7))
-        );
+        let error = take(None, true).expect_err("no witness's");
+        assert!(error.to_string().contains("shares"), "{error}");
+        let mine = take(Some(1), false).expect("free again");
+        assert_eq!((mine.seat(), mine.is_founding()), (Some((ClusterId(7), NodeId(1))), false));
+        assert_eq!(mine.folder(), mark);
     }
 }

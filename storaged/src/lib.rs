@@ -1,18 +1,22 @@
-//! RAIN's node daemon: keeps shares on this machine's disk, serves them, and, on one node of a cluster, keeps the
-//! namespace and the workers that repair and reclaim.
+//! RAIN's node daemon: keeps shares on this machine's disk and serves them, keeps the namespace together with the others, and, on
+//! the node that leads, runs the workers that repair and reclaim.
 //!
-//! - `ring`: the driver of the token ring. `share`: the share store. `keeper`: the durable namespace. `service`: what is answered over gRPC.
-//!   `worker`: what goes on by itself. `node`: a node's life. `config`: what it may be told.
+//! - `ring`: the driver of the token ring. `share`: the share store. `keeper`: the replicated namespace. `service`: what is answered over gRPC.
+//!   `transport`: between keepers. `worker`: what goes on by itself. `forming`: how a node finds its cluster. `node`: a node's life.
+//!   `config`: what it may be told.
 //!
 //! It knows nothing of FUSE or of the command line of `rain`.
 
 pub mod config;
+mod forming;
 mod identity;
 pub mod keeper;
 pub mod node;
 pub mod ring;
 mod service;
 pub mod share;
+mod slots;
+mod transport;
 mod worker;
 
 use clap::Parser;
@@ -45,14 +49,13 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_blocking(config: Config) -> anyhow::Result<()> {
-    let node = config.node_id;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .max_blocking_threads(16)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(node::run(config, move |address| {
+    let done = runtime.block_on(node::run(config, move |node, address| {
         // One line for whoever started it; a closed standard output is no reason to stop.
         let _ = writeln!(std::io::stdout(), "ready node={node} address={address}");
         tracing::info!(%node, %address, "ready");
@@ -62,7 +65,7 @@ fn run_blocking(config: Config) -> anyhow::Result<()> {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("RAIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("RAIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
     let log = tracing_subscriber::fmt()
         .log_internal_errors(false)
         .with_env_filter(filter)

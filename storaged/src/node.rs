@@ -1,27 +1,33 @@
-//! A node's life: take the folder, open the stores, serve, join the cluster, work, stop.
+//! A node's life: take the folder, open the stores, serve, find a place in a cluster, work, stop.
 //!
 //! Stopping (SIGTERM, SIGINT, the end of standard input where that was asked for) first says so to health
 //! checks, lets requests under way finish for a bounded time, then closes the stores cleanly. A node that is
 //! killed instead loses nothing: the stores are made for that.
 
 use crate::config::Config;
+use crate::forming::{self, Started};
 use crate::identity::Identity;
-use crate::keeper::{Keeper, KeeperOptions};
+use crate::keeper::raft::campaign::Campaign;
+use crate::keeper::{Keeper, KeeperOptions, ProposeError, Seat};
 use crate::ring::{self, Ring};
 use crate::service::files::StoreService;
+use crate::service::keepers::KeepersService;
 use crate::service::namespace::{Leases, NamespaceService};
 use crate::service::node::NodeService;
 use crate::service::shares::SharesService;
 use crate::share::{ShareStore, StoreOptions};
+use crate::transport::{Addresses, GrpcTransport};
 use crate::worker::{self, WorkerCounters};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rain_client::{Cluster, Error, Options, Volume, grpc_endpoint};
-use rain_namespace::command::{Command, Request};
+use rain_namespace::command::{Applied, Command, NodeSpec, Request};
+use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::NodeRecord;
 use rain_namespace::wire;
 use rain_proto::v1;
+use rain_proto::v1::keepers_server::KeepersServer;
 use rain_proto::v1::namespace_client::NamespaceClient;
 use rain_proto::v1::namespace_server::NamespaceServer;
-use rain_proto::v1::node_client::NodeClient;
 use rain_proto::v1::node_server::NodeServer;
 use rain_proto::v1::shares_server::SharesServer;
 use rain_proto::v1::store_server::StoreServer;
@@ -29,21 +35,38 @@ use rain_types::{ClusterId, NodeId};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
 use tonic::transport::Server;
 
 /// Requests under way may take so long to finish once the node stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Between two tries to join.
-const JOIN_EVERY: Duration = Duration::from_millis(200);
+const JOIN_EVERY: Duration = Duration::from_millis(100);
+
+/// A proposal of this node to the leader.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The ring is told so long that this node leaves.
 const FAREWELL: Duration = Duration::from_millis(300);
+
+/// A node says that it is ready without a place in the ring after this.
+const RING_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the namespace has a leader.
+const CAMPAIGN_EVERY: Duration = Duration::from_millis(15);
+
+/// Without word of a leader for so long the peers are asked where they are, and so often.
+const HEAR_AFTER: Duration = Duration::from_millis(400);
+const HEAR_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the namespace's log can be made shorter.
+const COMPACT_EVERY: Duration = Duration::from_secs(5);
 
 /// Memory for data of `Store` calls that is not stored yet, and for blocks read for them.
 const OWN_CLIENT_DIRTY: u64 = 48 << 20;
@@ -53,17 +76,23 @@ const OWN_CLIENT_CACHE: u64 = 24 << 20;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) store: ShareStore,
-    pub(crate) keeper: Option<Arc<Keeper>>,
+    /// What this node says of itself.
+    pub(crate) spec: NodeSpec,
+    /// None: a witness.
+    pub(crate) store: Option<Arc<ShareStore>>,
     pub(crate) shares_on: AtomicBool,
     pub(crate) started: Instant,
     pub(crate) repair: Arc<WorkerCounters>,
     pub(crate) reclaim: Arc<WorkerCounters>,
     /// Requests for shares under way.
     pub(crate) requests: AtomicU64,
+    /// True once this node stops: streams end then.
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Where the nodes are.
+    pub(crate) addresses: Arc<Addresses>,
+    keeper: OnceLock<Arc<Keeper>>,
     ring: OnceLock<Ring>,
-    cluster: OnceLock<ClusterId>,
-    keeper_place: RwLock<Option<(NodeId, String)>>,
+    seat: OnceLock<(ClusterId, NodeId)>,
     /// Where this node itself listens: its own client begins there.
     own_address: String,
     client: tokio::sync::Mutex<Option<Arc<Cluster>>>,
@@ -72,7 +101,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
-        self.cluster.get().copied()
+        self.seat.get().map(|(cluster, _)| *cluster)
+    }
+
+    /// This node's number, once it has one.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.seat.get().map(|(_, node)| *node)
     }
 
     /// The token ring, once this node knows its cluster.
@@ -80,14 +114,39 @@ impl Shared {
         self.ring.get()
     }
 
-    /// The node that keeps the namespace and where it is, as far as it is known.
-    pub(crate) fn keeper_place(&self) -> Option<(NodeId, String)> {
-        self.keeper_place.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The namespace here, once this node knows its cluster.
+    pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.get()
     }
 
-    fn set_keeper_place(&self, node: NodeId, address: &str) {
-        let mut place = self.keeper_place.write().unwrap_or_else(PoisonError::into_inner);
-        *place = Some((node, address.to_owned()));
+    pub(crate) fn keeper_or_status(&self) -> Result<&Arc<Keeper>, Status> {
+        self.keeper().ok_or_else(|| Status::failed_precondition("this node is not in a cluster yet"))
+    }
+
+    /// Who leads the namespace and where, as far as this node knows.
+    pub(crate) fn leader(&self) -> Option<v1::Leader> {
+        let keeper = self.keeper()?;
+        let leadership = keeper.leadership();
+        let leadership = leadership.borrow();
+        let leader = leadership.leader?;
+        if leadership.mine && !keeper.is_confirmed() {
+            // It may have been replaced without having heard of it.
+            return None;
+        }
+        let address = if leadership.mine {
+            self.spec.address.clone()
+        } else {
+            self.addresses.get(leader).unwrap_or_else(|| leadership.address.clone())
+        };
+        Some(v1::Leader { term: leadership.term, node: leader.0, address })
+    }
+
+    /// The eligible nodes, as far as this node knows.
+    pub(crate) fn nodes(&self) -> Vec<NodeRecord> {
+        match self.keeper().map(|keeper| keeper.query(&Query::Nodes)) {
+            Some(Ok(Answer::Nodes(nodes))) => nodes,
+            _ => Vec::new(),
+        }
     }
 
     /// This node's own client of the cluster, connected when it is first needed.
@@ -97,7 +156,7 @@ impl Shared {
             return Ok(client.clone());
         }
         let options = Options {
-            label: format!("node {}, for itself", self.config.node_id),
+            label: format!("node {}, for itself", self.node().unwrap_or_default()),
             dirty_bytes_max: OWN_CLIENT_DIRTY,
             cache_bytes_max: OWN_CLIENT_CACHE,
             ..Options::default()
@@ -120,9 +179,12 @@ impl Shared {
     }
 }
 
-/// Runs a node until it is told to stop. `ready` is called with the address once it serves and has joined.
-pub async fn run(config: Config, ready: impl FnOnce(SocketAddr) + Send + 'static) -> anyhow::Result<()> {
-    let mut identity = Identity::take(&config.data, config.node_id)?;
+/// Runs a node until it is told to stop. `ready` is called with its number and address once it serves and has joined.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(NodeId, SocketAddr) + Send + 'static,
+) -> anyhow::Result<()> {
+    let identity = Identity::take(&config.data, config.node_id, config.witness)?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!(
             "cannot listen on {}: is another program using the port? Choose another --listen",
@@ -130,49 +192,60 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr) + Send + 'static
         )
     })?;
     let bound = listener.local_addr().context("asking for the bound address")?;
-    let advertise = config.advertise.clone().unwrap_or_else(|| bound.to_string());
-    let (store, keeper) = open_stores(&config).await?;
-    let cluster = OnceLock::new();
-    if let Some(keeper) = &keeper {
-        identity.join(keeper.cluster_id())?;
+    if !bound.ip().is_loopback() && !config.insecure {
+        tracing::warn!(
+            "nothing is encrypted or authenticated yet: whoever reaches {bound} can read and change everything. Use a trusted \
+             network (--insecure says that it is one)"
+        );
     }
-    if let Some(id) = identity.cluster() {
-        cluster.get_or_init(|| id);
-    }
+    let spec = NodeSpec {
+        address: config.advertise.clone().unwrap_or_else(|| bound.to_string()),
+        domain: config.domain.clone(),
+        weight: config.weight,
+        witness: config.witness,
+        folder: identity.folder().to_owned(),
+    };
+    let store = if config.witness { None } else { Some(Arc::new(open_store(&config).await?)) };
+    // An address that means all of this machine's is reached as the machine itself.
+    let own_ip = if bound.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
     let shared = Arc::new(Shared {
+        spec,
         store,
-        keeper: keeper.clone(),
         shares_on: AtomicBool::new(true),
         started: Instant::now(),
         repair: Arc::default(),
         reclaim: Arc::default(),
         requests: AtomicU64::new(0),
+        stopping: watch::Sender::new(false),
+        addresses: Arc::default(),
+        keeper: OnceLock::new(),
         ring: OnceLock::new(),
-        cluster,
-        keeper_place: RwLock::default(),
-        own_address: bound.to_string(),
+        seat: OnceLock::new(),
+        own_address: SocketAddr::new(own_ip, bound.port()).to_string(),
         client: tokio::sync::Mutex::default(),
         volumes: Mutex::default(),
         config,
     });
-    if keeper.is_some() {
-        shared.set_keeper_place(shared.config.node_id, &advertise);
-    }
     let leases = Arc::new(Leases::new(shared.config.session_ttl));
-    let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(serve(listener, shared.clone(), leases.clone(), stopped));
-    let (ring, mut ring_failed) = mpsc::channel(1);
-    let place = Place { bound, advertise, failed: ring };
-    let work = tokio::spawn(live(shared.clone(), leases, identity, place, move || ready(bound)));
+    let serving = tokio::spawn(serve(listener, shared.clone(), leases.clone()));
+    let (fail, mut failed) = mpsc::channel(1);
+    let life = live(shared.clone(), leases, identity, bound, ready);
+    let work = tokio::spawn(async move {
+        if let Err(error) = life.await {
+            let _ = fail.send(error).await;
+        }
+        // Its end is no failure; who listens must not think so.
+        std::future::pending::<()>().await;
+    });
     let failed = tokio::select! {
         () = wait_for_stop(shared.config.exit_with_parent) => None,
-        failed = ring_failed.recv() => failed,
+        failed = failed.recv() => failed,
     };
     tracing::info!("stopping");
     if let Some(ring) = shared.ring() {
         ring.leave(FAREWELL).await;
     }
-    let _ = stop.send(true);
+    shared.stopping.send_replace(true);
     work.abort();
     let client = shared.client.lock().await.take();
     if let Some(client) = client
@@ -185,51 +258,38 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr) + Send + 'static
         Ok(Err(error)) => tracing::error!(%error, "the server ended badly"),
         Err(_) => tracing::warn!("some requests did not end within {DRAIN:?}"),
     }
-    let closing = tokio::task::spawn_blocking(move || {
-        if let Some(keeper) = &shared.keeper {
-            keeper.close();
-        }
-        shared.store.shut_down()
-    });
+    if let Some(keeper) = shared.keeper() {
+        keeper.close().await;
+    }
+    let closing =
+        tokio::task::spawn_blocking(move || shared.store.as_ref().map_or(Ok(()), |store| store.shut_down()));
     closing.await.context("closing the stores")?.context("closing the share store")?;
     tracing::info!("stopped");
     failed.map_or(Ok(()), Err)
 }
 
-async fn open_stores(config: &Config) -> anyhow::Result<(ShareStore, Option<Arc<Keeper>>)> {
-    let (data, keeps) = (config.data.clone(), config.keeper);
+async fn open_store(config: &Config) -> anyhow::Result<ShareStore> {
+    let data = config.data.clone();
     let options = StoreOptions { capacity_bytes: config.capacity, ..StoreOptions::default() };
-    let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let store = ShareStore::open(&data.join("shares"), options).context("opening the share store")?;
-        let keeper = if keeps {
-            let keeper = Keeper::open(&data.join("namespace"), KeeperOptions::default());
-            Some(Arc::new(keeper.context("opening the namespace")?))
-        } else {
-            None
-        };
-        Ok((store, keeper))
+    let opening = tokio::task::spawn_blocking(move || {
+        ShareStore::open(&data.join("shares"), options).context("opening the share store")
     });
     opening.await.context("opening the stores")?
 }
 
-async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    leases: Arc<Leases>,
-    mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<Shared>, leases: Arc<Leases>) -> anyhow::Result<()> {
+    let mut stopped = shared.stopping.subscribe();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SharesServer<SharesService>>().await;
     health.set_serving::<StoreServer<StoreService>>().await;
-    if shared.keeper.is_some() {
-        health.set_serving::<NamespaceServer<NamespaceService>>().await;
-    }
+    health.set_serving::<NamespaceServer<NamespaceService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(rain_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("preparing reflection")?;
-    let namespace = NamespaceService { keeper: shared.keeper.clone(), leases };
+    let namespace = NamespaceService { shared: shared.clone(), leases };
+    let keepers = KeepersServer::new(KeepersService { shared: shared.clone() });
     let max = rain_proto::MESSAGE_BYTES_MAX;
     let shares = SharesServer::new(SharesService::new(shared.clone()));
     let files = StoreServer::new(StoreService { shared: shared.clone(), puts: AtomicU64::new(0) });
@@ -254,6 +314,7 @@ async fn serve(
         .add_service(
             NamespaceServer::new(namespace).max_decoding_message_size(max).max_encoding_message_size(max),
         )
+        .add_service(keepers.max_decoding_message_size(max).max_encoding_message_size(max))
         .add_service(files.max_decoding_message_size(max).max_encoding_message_size(max))
         .serve_with_incoming_shutdown(incoming, async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -264,160 +325,187 @@ async fn serve(
         .context("serving")
 }
 
-/// Where this node is, and whom to tell that its ring cannot be started.
-struct Place {
-    bound: SocketAddr,
-    advertise: String,
-    failed: mpsc::Sender<anyhow::Error>,
-}
-
-/// Starts the ring as soon as the node knows its cluster; that may be before the keeper of the namespace answers.
-async fn start_ring(shared: &Arc<Shared>, place: &Place) {
-    let Some(cluster) = shared.cluster().filter(|_| shared.ring().is_none()) else { return };
-    let (starting, bound, advertise) = (shared.clone(), place.bound, place.advertise.clone());
-    let started =
-        tokio::task::spawn_blocking(move || ring::follow::start(&starting, cluster, bound, &advertise));
-    match started.await.context("starting the ring").and_then(|started| started) {
-        Ok(ring) => {
-            if shared.ring.set(ring).is_ok() {
-                tokio::spawn(ring::follow::run(shared.clone()));
-            }
-        }
-        Err(error) => {
-            let _ = place.failed.send(error.context("the token ring")).await;
-        }
-    }
-}
-
-/// Joins the cluster, tells that it is ready, then keeps the workers of the node that keeps the namespace.
+/// Finds this node's place in a cluster, takes it, tells that it is ready, and works for as long as the node runs.
 async fn live(
     shared: Arc<Shared>,
     leases: Arc<Leases>,
     mut identity: Identity,
-    place: Place,
-    ready: impl FnOnce() + Send,
-) {
-    if shared.keeper.is_none() {
-        start_ring(&shared, &place).await;
+    bound: SocketAddr,
+    ready: impl FnOnce(NodeId, SocketAddr) + Send,
+) -> anyhow::Result<()> {
+    let started = Started {
+        spec: shared.spec.clone(),
+        wish: shared.config.node_id,
+        peers: shared.config.peers.clone(),
+    };
+    let (cluster, node) = forming::find_seat(&started, &mut identity).await?;
+    shared.seat.get_or_init(|| (cluster, node));
+    let seat = Seat { cluster, node, address: shared.spec.address.clone() };
+    let transport = Arc::new(Arc::new(GrpcTransport::new(shared.addresses.clone())));
+    let dir = shared.config.data.join("namespace");
+    let opened = Keeper::open(&dir, seat, KeeperOptions::default(), transport).await;
+    let keeper = Arc::new(opened.context("opening the namespace")?);
+    shared.keeper.get_or_init(|| keeper.clone());
+    if identity.is_founding() {
+        keeper.found().await.context("beginning the namespace")?;
     }
+    let (starting, birth) = (shared.clone(), identity.is_founding());
+    let ring =
+        tokio::task::spawn_blocking(move || ring::follow::start(&starting, cluster, node, bound, birth));
+    let ring = ring.await.context("starting the ring")?.context("the token ring")?;
+    if shared.ring.set(ring).is_ok() {
+        tokio::spawn(ring::follow::run(shared.clone()));
+    }
+    tokio::spawn(hear_peers(shared.clone(), keeper.clone(), started.clone()));
+    tokio::spawn(campaign(shared.clone(), keeper.clone()));
+    tokio::spawn(compact(keeper.clone()));
+    tokio::spawn(worker::lead(shared.clone(), keeper.clone(), leases));
+    if identity.is_founding() {
+        take_in_peers(&shared, &started).await?;
+        identity.founded()?;
+    }
+    register(&shared).await?;
+    in_ring(&shared).await;
+    ready(node, bound);
+    Ok(())
+}
+
+/// Registers all that the cluster is begun with; in the order of their numbers.
+async fn take_in_peers(shared: &Shared, started: &Started) -> anyhow::Result<()> {
+    let heard = forming::describe_all(started).await;
+    let mut wishes: std::collections::BTreeMap<String, u32> =
+        heard.iter().map(|(peer, other)| (peer.clone(), other.wish)).collect();
+    wishes.insert(shared.spec.address.clone(), shared.config.node_id.map_or(0, |wish| wish.0));
+    let numbers = forming::numbers(&started.peers, &wishes);
+    let mut nodes: Vec<(NodeId, NodeSpec)> = Vec::new();
+    for (peer, number) in numbers {
+        if peer == shared.spec.address {
+            nodes.push((number, shared.spec.clone()));
+        } else if let Some(other) = heard.get(&peer) {
+            let (address, domain, folder) = (peer, other.domain.clone(), other.folder.clone());
+            let spec = NodeSpec { address, domain, weight: other.weight, witness: other.witness, folder };
+            nodes.push((number, spec));
+        }
+    }
+    nodes.sort_by_key(|(number, _)| *number);
+    for (id, node) in nodes {
+        // A node that went away just now is added by hand, as any other.
+        propose_patiently(shared, Command::RegisterNode { id, node }).await?;
+    }
+    Ok(())
+}
+
+/// Waits until this node is in a primary ring, so that nobody takes it for one that is gone; not for ever, because most of what it
+/// does needs no ring.
+async fn in_ring(shared: &Shared) {
+    let Some(ring) = shared.ring() else { return };
+    let mut status = ring.status();
+    let there =
+        status.wait_for(|status| status.in_a_ring() && status.view.as_ref().is_some_and(|view| view.primary));
+    if tokio::time::timeout(RING_WITHIN, there).await.is_err() {
+        tracing::warn!("no place in the ring of a majority within {RING_WITHIN:?}");
+    }
+}
+
+/// Tells the cluster what this node says of itself, unless it knows.
+async fn register(shared: &Shared) -> anyhow::Result<()> {
+    let id = shared.node().context("a number")?;
+    let known = shared.nodes().into_iter().find(|known| known.id == id);
+    let spec = &shared.spec;
+    let same = known.is_some_and(|known| {
+        (&known.address, &known.domain, known.weight, known.witness, &known.folder)
+            == (&spec.address, &spec.domain, spec.weight, spec.witness, &spec.folder)
+    });
+    if same {
+        return Ok(());
+    }
+    propose_patiently(shared, Command::RegisterNode { id, node: spec.clone() }).await
+}
+
+/// Has a command applied, however long it takes to find a leader; a refusal is final.
+async fn propose_patiently(shared: &Shared, command: Command) -> anyhow::Result<()> {
+    let request = Request { id: None, done_below: 0, command };
     let mut said = String::new();
     loop {
-        match join(&shared, &mut identity, &place.advertise).await {
-            Ok(()) => break,
+        match propose(shared, &request).await {
+            Ok(applied) => {
+                applied.context("the cluster refuses this node")?;
+                return Ok(());
+            }
             Err(error) => {
                 let text = format!("{error:#}");
                 if text != said {
-                    tracing::warn!("joining the cluster: {text}; trying on");
+                    tracing::info!("telling the cluster of this node: {text}; trying on");
                     said = text;
                 }
             }
         }
         tokio::time::sleep(JOIN_EVERY).await;
     }
-    start_ring(&shared, &place).await;
-    ready();
-    let Some(keeper) = shared.keeper.clone() else {
-        follow_keeper(shared).await;
-        return;
-    };
-    let cluster = loop {
-        match shared.client().await {
-            Ok(cluster) => break cluster,
-            Err(error) => tracing::warn!(%error, "the workers' client; trying on"),
-        }
-        tokio::time::sleep(JOIN_EVERY).await;
-    };
-    let (ended, to_sweep) = mpsc::channel(256);
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(worker::leases::run(keeper, leases, ended));
-    tasks.spawn(worker::repair::run(cluster.clone(), shared.repair.clone()));
-    tasks.spawn(worker::reclaim::run(cluster.clone(), shared.reclaim.clone()));
-    tasks.spawn(worker::sweep::run(cluster.clone(), to_sweep));
-    tasks.spawn(follow_nodes(cluster));
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            tracing::error!(%error, "a worker broke an invariant and stopped; restart this node");
-        }
-    }
 }
 
-/// The workers' client learns of new nodes and new addresses.
-async fn follow_nodes(cluster: Arc<Cluster>) {
+async fn propose(shared: &Shared, request: &Request) -> anyhow::Result<Applied> {
+    let keeper = shared.keeper().context("no namespace here")?;
+    match keeper.propose(request.clone()).await {
+        Ok(applied) => return Ok(applied),
+        Err(ProposeError::NotLeader) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let leader = shared.leader().context("the namespace has no leader yet")?;
+    if Some(leader.node) == shared.node().map(|node| node.0) {
+        bail!("this node is just becoming the leader");
+    }
+    let mut client = NamespaceClient::new(grpc_endpoint(&leader.address)?.connect_lazy());
+    let message = v1::ProposeRequest { request: wire::encode(request).into() };
+    let asked = tokio::time::timeout(REGISTER_TIMEOUT, client.propose(message)).await;
+    let answer = asked.with_context(|| format!("{} does not answer", leader.address))?;
+    let answer = answer.map_err(|status| anyhow::anyhow!("{}: {}", leader.address, status.message()))?;
+    wire::decode(&answer.get_ref().applied).context("the leader's answer")
+}
+
+/// Stands for leader when that is due.
+async fn campaign(shared: Arc<Shared>, keeper: Arc<Keeper>) {
+    let Some(ring) = shared.ring() else { return };
+    let mut status = ring.status();
+    let mut campaign = Campaign::default();
     loop {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        if let Err(error) = cluster.refresh_nodes().await {
-            tracing::debug!(%error, "asking for the nodes");
-        }
+        let view: Option<Vec<NodeId>> = {
+            let status = status.borrow_and_update();
+            status.view.as_ref().map(|view| view.members.iter().map(|member| member.node).collect())
+        };
+        keeper.campaign(&mut campaign, view.as_deref());
+        tokio::time::sleep(CAMPAIGN_EVERY).await;
     }
 }
 
-/// The keeper may come back at another address: asks the peers now and then.
-async fn follow_keeper(shared: Arc<Shared>) {
+/// While there is no leader, asks the peers who and where they are: all may have moved.
+async fn hear_peers(shared: Arc<Shared>, keeper: Arc<Keeper>, started: Started) {
+    let mut leadership = keeper.leadership();
     loop {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let Some((node, address)) = shared.keeper_place() else { continue };
-        if matches!(describe(&address).await, Ok(described) if described.keeper_node == node.0) {
-            continue;
-        }
-        if let Ok((node, address)) = find_keeper(&shared.config.peers).await {
-            shared.set_keeper_place(node, &address);
-        }
-    }
-}
-
-async fn join(shared: &Shared, identity: &mut Identity, advertise: &str) -> anyhow::Result<()> {
-    let config = &shared.config;
-    let command = Command::RegisterNode {
-        id: config.node_id,
-        address: advertise.to_owned(),
-        domain: config.domain.clone(),
-        weight: config.weight,
-    };
-    let request = Request { id: None, done_below: 0, command };
-    if let Some(keeper) = &shared.keeper {
-        keeper.propose(request).await.context("registering this node")?.context("registering this node")?;
-        return Ok(());
-    }
-    let (node, address) = find_keeper(&config.peers).await?;
-    let described = describe(&address).await?;
-    let cluster: ClusterId = described.cluster.parse().context("the keeper's cluster id")?;
-    identity.join(cluster)?;
-    shared.cluster.get_or_init(|| cluster);
-    let channel = grpc_endpoint(&address)?.connect_lazy();
-    let answer = NamespaceClient::new(channel)
-        .propose(v1::ProposeRequest { request: wire::encode(&request).into() })
-        .await
-        .with_context(|| format!("registering at {address}"))?;
-    let applied: rain_namespace::command::Applied =
-        wire::decode(&answer.get_ref().applied).context("the keeper's answer")?;
-    applied.context("registering this node")?;
-    shared.set_keeper_place(node, &address);
-    Ok(())
-}
-
-async fn find_keeper(peers: &[String]) -> anyhow::Result<(NodeId, String)> {
-    let mut last = anyhow::anyhow!("no peers are given");
-    for peer in peers {
-        match describe(peer).await {
-            Ok(described) if !described.keeper_address.is_empty() => {
-                return Ok((NodeId(described.keeper_node), described.keeper_address));
+        if keeper.age() > HEAR_AFTER {
+            let cluster = shared.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
+            for (address, other) in forming::describe_all(&started).await {
+                if other.cluster == cluster && other.node != 0 {
+                    shared.addresses.hear(NodeId(other.node), other.address);
+                } else if !other.cluster.is_empty() && other.cluster != cluster {
+                    tracing::warn!(
+                        "{address} of --peers belongs to cluster {}, this node to {cluster}: check --peers",
+                        other.cluster
+                    );
+                }
             }
-            Ok(_) => last = anyhow::anyhow!("{peer} does not know yet who keeps the namespace"),
-            Err(error) => last = error,
         }
+        let _ = tokio::time::timeout(HEAR_EVERY, leadership.changed()).await;
     }
-    Err(last)
 }
 
-async fn describe(address: &str) -> anyhow::Result<v1::DescribeResponse> {
-    let channel = grpc_endpoint(address).with_context(|| format!("address {address:?}"))?.connect_lazy();
-    let mut client = NodeClient::new(channel);
-    let asked = tokio::time::timeout(Duration::from_secs(1), client.describe(v1::DescribeRequest {})).await;
-    let answer = asked.with_context(|| format!("{address} does not answer"))?;
-    let answer = answer.map_err(|status| anyhow::anyhow!("{address}: {}", status.message()))?;
-    Ok(answer.into_inner())
+async fn compact(keeper: Arc<Keeper>) {
+    loop {
+        tokio::time::sleep(COMPACT_EVERY).await;
+        if let Err(error) = keeper.compact().await {
+            tracing::debug!(%error, "making the namespace's log shorter");
+        }
+    }
 }
 
 /// Waits for a signal, or for the parent's end of standard input.

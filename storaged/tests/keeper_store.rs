@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use storaged::keeper::{Media, MetaStore, StoreError, StoreOptions};
+use storaged::keeper::{Mark, Media, MetaStore, StoreError, StoreOptions};
 use tempfile::TempDir;
 
 /// Commits only when told to.
@@ -26,11 +26,11 @@ fn manual() -> StoreOptions {
 }
 
 fn open(dir: &Path, options: StoreOptions) -> MetaStore {
-    MetaStore::open(&SimMedia::default(), &dir.join("base.redb"), options).unwrap()
+    MetaStore::open(Arc::new(SimMedia::default()), dir, options).unwrap()
 }
 
-fn time(secs: i64) -> Time {
-    Time { secs, nanos: 5 }
+fn mark(index: u64, secs: i64) -> Mark {
+    Mark { index, term: 3, node: 7, time: Time { secs, nanos: 5 } }
 }
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -118,7 +118,7 @@ proptest! {
             let (writes, rest): (Vec<&Step>, Vec<&Step>) =
                 entry.iter().partition(|step| !matches!(step, Step::Flush | Step::Reopen));
             index += 1;
-            store.apply(index, time(index as i64), |kv| {
+            store.apply(mark(index, index as i64), |kv| {
                 for step in &writes {
                     write(kv, &mut model, step);
                     check_inside(kv, &model, step);
@@ -134,7 +134,7 @@ proptest! {
                     }
                 }
             }
-            prop_assert_eq!(store.applied(), (index, time(index as i64)));
+            prop_assert_eq!(store.applied(), mark(index, index as i64));
             for step in entry {
                 if let Step::Scan(from, to, limit) = step {
                     let found = store.read(|kv| scan(kv, &key(*from), &key(*to), *limit)).unwrap();
@@ -156,7 +156,7 @@ fn layers_read_as_one_ordered_map_while_the_flusher_works() {
     let (mut model, mut dice) = (Model::new(), Dice::new(3));
     for index in 1..1500u64 {
         store
-            .apply(index, time(0), |kv| {
+            .apply(mark(index, 0), |kv| {
                 for _ in 0..dice.roll(6) {
                     let number = dice.roll(500).to_be_bytes();
                     if dice.roll(3) == 0 {
@@ -201,7 +201,7 @@ fn readers_see_whole_entries_only() {
         .collect();
     for index in 1..3000u64 {
         store
-            .apply(index, time(0), |kv| {
+            .apply(mark(index, 0), |kv| {
                 for number in 0..20u8 {
                     kv.put(&[number], &index.to_be_bytes());
                 }
@@ -218,17 +218,17 @@ fn readers_see_whole_entries_only() {
 fn a_panic_in_the_middle_leaves_nothing() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), manual());
-    store.apply(1, time(1), |kv| kv.put(b"kept", b"1")).unwrap();
-    let error = store.apply(2, time(2), |kv| -> () {
+    store.apply(mark(1, 1), |kv| kv.put(b"kept", b"1")).unwrap();
+    let error = store.apply(mark(2, 2), |kv| -> () {
         kv.put(b"half", b"2");
         kv.delete(b"kept");
         panic!("in the middle");
     });
     assert!(matches!(error, Err(StoreError::Panicked(ref text)) if text == "in the middle"), "{error:?}");
-    assert_eq!(store.applied().0, 1);
+    assert_eq!(store.applied().index, 1);
     assert_eq!(store.read(contents).unwrap(), [(b"kept".to_vec(), b"1".to_vec())]);
     // It can be applied again.
-    store.apply(2, time(2), |kv| kv.put(b"whole", b"2")).unwrap();
+    store.apply(mark(2, 2), |kv| kv.put(b"whole", b"2")).unwrap();
     assert_eq!(store.read(|kv| kv.get(b"whole")).unwrap(), Some(b"2".to_vec()));
 }
 
@@ -237,8 +237,8 @@ fn an_idle_store_does_not_commit() {
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();
     let options = StoreOptions { commit_interval: Duration::from_millis(5), ..manual() };
-    let store = MetaStore::open(&media, &dir.path().join("base.redb"), options).unwrap();
-    store.apply(1, time(1), |kv| kv.put(b"a", b"1")).unwrap();
+    let store = MetaStore::open(Arc::new(media.clone()), dir.path(), options).unwrap();
+    store.apply(mark(1, 1), |kv| kv.put(b"a", b"1")).unwrap();
     store.flush().unwrap();
     let (acts, commits) = (media.acts(), store.stats().commits);
     std::thread::sleep(Duration::from_millis(100));
@@ -251,7 +251,7 @@ fn writes_are_committed_after_the_interval_without_more_of_them() {
     let dir = TempDir::new().unwrap();
     let options = StoreOptions { commit_interval: Duration::from_millis(20), ..manual() };
     let store = open(dir.path(), options);
-    store.apply(1, time(1), |kv| kv.put(b"a", b"1")).unwrap();
+    store.apply(mark(1, 1), |kv| kv.put(b"a", b"1")).unwrap();
     let start = std::time::Instant::now();
     while store.durable() < 1 {
         assert!(start.elapsed() < Duration::from_secs(10), "the flusher sleeps");
@@ -268,11 +268,11 @@ fn a_lost_flush_leaves_the_last_commit_whole() {
         let mut base = 0;
         for _ in 0..3 {
             let media = SimMedia::default();
-            let store = MetaStore::open(&media, &dir.path().join("base.redb"), manual())
+            let store = MetaStore::open(Arc::new(media.clone()), dir.path(), manual())
                 .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             // The name of the file is its owner's business.
             media.sync_directory(dir.path()).unwrap();
-            let applied = store.applied().0;
+            let applied = store.applied().index;
             assert!(applied >= base, "seed {seed}: {base} was durable, {applied} is there");
             let expected: Vec<_> =
                 (1..=applied).map(|index| (index.to_be_bytes().to_vec(), vec![1; 700])).collect();
@@ -283,7 +283,7 @@ fn a_lost_flush_leaves_the_last_commit_whole() {
             loop {
                 index += 1;
                 let put = |kv: &mut dyn KvTxn| kv.put(&index.to_be_bytes(), &[1; 700]);
-                if store.apply(index, time(0), put).is_err() {
+                if store.apply(mark(index, 0), put).is_err() {
                     break;
                 }
                 if dice.roll(3) == 0 && store.flush().is_err() {
@@ -303,13 +303,13 @@ fn a_full_disk_under_the_base_waits_and_passes() {
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();
     let options = StoreOptions { layer_keys_max: 8, ..manual() };
-    let store = Arc::new(MetaStore::open(&media, &dir.path().join("base.redb"), options).unwrap());
+    let store = Arc::new(MetaStore::open(Arc::new(media.clone()), dir.path(), options).unwrap());
     media.set_fault(|act, _| matches!(act, Act::Write | Act::Length).then(full));
     let writer = {
         let store = store.clone();
         std::thread::spawn(move || {
             for index in 1..100u64 {
-                store.apply(index, time(0), |kv| kv.put(&index.to_be_bytes(), &[1; 3000])).unwrap();
+                store.apply(mark(index, 0), |kv| kv.put(&index.to_be_bytes(), &[1; 3000])).unwrap();
             }
         })
     };
@@ -319,7 +319,7 @@ fn a_full_disk_under_the_base_waits_and_passes() {
         std::thread::sleep(Duration::from_millis(2));
     }
     std::thread::sleep(Duration::from_millis(30));
-    assert!(store.applied().0 < 20, "memory is bounded: {:?}", store.stats());
+    assert!(store.applied().index < 20, "memory is bounded: {:?}", store.stats());
     media.heal();
     writer.join().unwrap();
     store.flush().unwrap();
@@ -332,15 +332,69 @@ fn a_broken_disk_under_the_base_is_an_error_not_an_answer() {
     use keeper_support::{Act, broken};
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();
-    let store = MetaStore::open(&media, &dir.path().join("base.redb"), manual()).unwrap();
-    store.apply(1, time(0), |kv| kv.put(b"a", b"1")).unwrap();
+    let store = MetaStore::open(Arc::new(media.clone()), dir.path(), manual()).unwrap();
+    store.apply(mark(1, 0), |kv| kv.put(b"a", b"1")).unwrap();
     store.flush().unwrap();
-    store.apply(2, time(0), |kv| kv.put(b"b", b"1")).unwrap();
+    store.apply(mark(2, 0), |kv| kv.put(b"b", b"1")).unwrap();
     media.set_fault(|act, _| (act == Act::Sync).then(broken));
     assert!(matches!(store.flush(), Err(StoreError::Base { .. })));
-    assert!(matches!(store.apply(3, time(0), |_| ()), Err(StoreError::Base { .. })));
+    assert!(matches!(store.apply(mark(3, 0), |_| ()), Err(StoreError::Base { .. })));
     assert!(
         matches!(store.read(|kv| kv.get(b"a")), Err(StoreError::Base { .. }) | Ok(Some(_))),
         "never: not there"
     );
+}
+
+#[test]
+fn a_received_snapshot_replaces_everything_at_once() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let sender = open(from.path(), manual());
+    for index in 1..=300u64 {
+        sender.apply(mark(index, 4), |kv| kv.put(&index.to_be_bytes(), &[7; 100])).unwrap();
+    }
+    sender.apply_membership(mark(301, 4), b"who".to_vec()).unwrap();
+    sender.flush().unwrap();
+    let held = sender.snapshot().unwrap();
+    // Later changes do not show in it.
+    sender.apply(mark(302, 5), |kv| kv.put(b"later", b"1")).unwrap();
+    sender.flush().unwrap();
+    assert_eq!((held.mark(), held.membership()), (mark(301, 4), &b"who"[..]));
+    for seed in seeds(40) {
+        let mut dice = Dice::new(seed);
+        let dir = TempDir::new().unwrap();
+        let media = SimMedia::default();
+        let store = MetaStore::open(Arc::new(media.clone()), dir.path(), manual()).unwrap();
+        store.apply(mark(1, 1), |kv| kv.put(b"mine", b"1")).unwrap();
+        store.flush().unwrap();
+        store.apply(mark(2, 1), |kv| kv.put(b"not yet durable", b"1")).unwrap();
+        media.power_fails_in(1 + dice.roll(60));
+        let receive = || -> Result<Mark, StoreError> {
+            let mut incoming = store.incoming()?;
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let page = held.page(after.as_deref(), 3000).unwrap();
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                incoming.put(&page)?;
+            }
+            incoming.finish(held.mark(), held.membership())?;
+            store.install(incoming)
+        };
+        let received = receive().is_ok();
+        if received && !media.is_off() {
+            assert_eq!(store.applied(), mark(301, 4));
+            assert_eq!(store.read(contents).unwrap().len(), 300);
+            store.apply(mark(302, 6), |kv| kv.put(b"next", b"1")).unwrap();
+        }
+        drop(store);
+        media.lose_power(&mut dice);
+        let store = open(dir.path(), manual());
+        let (applied, held_now) = (store.applied().index, store.read(contents).unwrap().len());
+        assert!(
+            matches!((applied, held_now), (1, 1) | (301, 300) | (302, 301)),
+            "seed {seed}: {applied} with {held_now} pairs, received {received}"
+        );
+        assert_eq!(&*store.membership(), if applied == 1 { &b""[..] } else { b"who" });
+    }
+    drop(open(to.path(), manual()));
 }

@@ -149,11 +149,8 @@ fn node_args(data: &Path, node: usize, ports: &[u16]) -> Vec<String> {
     args.push(node.to_string());
     args.extend(["--listen".into(), format!("127.0.0.1:{}", ports[node - 1])]);
     args.extend(["--data".into(), node_folder(data, node).display().to_string()]);
-    if node == 1 {
-        args.push("--keeper".into());
-    } else {
-        args.extend(["--peers".into(), format!("127.0.0.1:{}", ports[0])]);
-    }
+    let peers: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    args.extend(["--peers".into(), peers.join(",")]);
     args
 }
 
@@ -332,7 +329,7 @@ impl Dev {
             self.mountpoint.as_ref().map_or_else(|| "the mount".into(), |path| path.display().to_string());
         let copy = format!("cp -r /usr/include {place}/");
         output::line(format!(
-            "\nvolume main, code {}, namespace on node 1. Try:\n  \
+            "\nvolume main, code {}. Try:\n  \
              {copy:<38} copy a tree in\n  \
              {kill:<38} kill two nodes, and read and write on; then: rain status\n  \
              rain explain /main/include/stdio.h     where a file's bytes are (or: cargo run --release -- explain ...)\n\

@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod mount;
 pub(crate) mod names;
 pub(crate) mod node;
+mod quorum;
 mod ring;
 pub(crate) mod status;
 pub(crate) mod volume;

@@ -1,13 +1,14 @@
 //! `rain status`: the state of the cluster, with one sentence first that says how it is.
 //!
-//! JSON: `headline`, `state` (healthy, degraded, failed), `cluster`, `keeper`, `nodes` (id, address, state up or
-//! down, error, pid, version, uptime_ms, data, shares, payload_bytes, used_bytes, free_bytes, damaged_found,
-//! index_rebuilds, resident_bytes, shares_on, keeps_namespace), `volumes` (name, code, groups, inodes, bytes),
+//! JSON: `headline`, `state` (healthy, degraded, failed), `cluster`, `namespace` (see the module `quorum`), `nodes` (id, address,
+//! state up or down, error, pid, version, uptime_ms, data, witness, shares, payload_bytes, used_bytes, free_bytes, damaged_found,
+//! index_rebuilds, resident_bytes, shares_on, leads), `volumes` (name, code, groups, inodes, bytes),
 //! `missing` (blocks, shares, without_margin), `garbage`, `repair` (done, failed, waiting, bytes, running,
 //! last_error), `ring` (see the module `ring`; null when no node has one).
 
+use super::quorum::Quorum;
 use super::ring::Ring;
-use crate::{connect, output};
+use crate::{observe, output};
 use anyhow::bail;
 use clap::Args;
 use rain_client::Cluster;
@@ -31,7 +32,7 @@ pub(crate) struct Status {
 
 struct Report {
     cluster: String,
-    keeper: u32,
+    quorum: Quorum,
     nodes: Vec<(NodeRecord, Result<NodeStatusResponse, String>)>,
     volumes: Vec<VolumeRecord>,
     totals: Totals,
@@ -43,7 +44,7 @@ fn headline(report: &Report) -> (&'static str, String) {
     let away: Vec<u32> = report
         .nodes
         .iter()
-        .filter(|(_, status)| !matches!(status, Ok(status) if status.shares_on))
+        .filter(|(_, status)| !matches!(status, Ok(status) if status.shares_on || status.witness))
         .map(|(node, _)| node.id.0)
         .collect();
     let list = away.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
@@ -64,6 +65,9 @@ fn headline(report: &Report) -> (&'static str, String) {
             (worst as i64 - i64::from(volume.code.m), volume.code)
         })
         .max_by_key(|(over, _)| *over);
+    if let Some(failure) = report.quorum.failure() {
+        return ("failed", format!("failed: {failure}"));
+    }
     if let Some((over, code)) = weakest.filter(|(over, _)| *over > 0) {
         let text = format!(
             "failed: {who}, {over} more than code {code} bears; reads and writes fail until one returns"
@@ -77,6 +81,7 @@ fn headline(report: &Report) -> (&'static str, String) {
             words.push("without margin: one more loss stops them".into());
         }
     }
+    words.extend(report.quorum.warning());
     if totals.shares_missing > 0 {
         words.push(format!("{} shares are missing", totals.shares_missing));
         if totals.blocks_without_margin > 0 {
@@ -94,7 +99,6 @@ fn headline(report: &Report) -> (&'static str, String) {
 }
 
 async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
-    let described = cluster.describe().await?;
     cluster.refresh_nodes().await?;
     let records = cluster.nodes().await?;
     let asked = records.iter().map(|node| cluster.node_status(node.id));
@@ -103,11 +107,12 @@ async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
     let Answer::Totals(totals) = cluster.query(&Query::Totals).await? else {
         bail!("the namespace gives no totals")
     };
+    let quorum = Quorum::of(answers.iter().flatten());
     let nodes =
         records.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())));
     Ok(Report {
-        cluster: described.cluster,
-        keeper: described.keeper_node,
+        cluster: cluster.cluster_id().to_string(),
+        quorum,
         nodes: nodes.collect(),
         volumes: cluster.volumes().await?,
         totals,
@@ -132,7 +137,7 @@ fn as_json(report: &Report) -> Value {
                 "payload_bytes": status.payload_bytes, "used_bytes": status.used_bytes,
                 "free_bytes": status.free_bytes, "damaged_found": status.damaged_found,
                 "index_rebuilds": status.index_rebuilds, "resident_bytes": status.resident_bytes,
-                "shares_on": status.shares_on, "keeps_namespace": status.keeps_namespace,
+                "shares_on": status.shares_on, "leads": status.leads, "witness": status.witness,
             }),
             Err(error) => json!({"id": record.id.0, "address": record.address, "state": "down", "error": error}),
         })
@@ -147,12 +152,9 @@ fn as_json(report: &Report) -> Value {
             })
         })
         .collect();
-    let keeper = report
-        .nodes
-        .iter()
-        .filter_map(|(_, status)| status.as_ref().ok())
-        .find(|status| status.keeps_namespace);
-    let repair = keeper.and_then(|status| status.repair.as_ref()).map(|repair| {
+    let leader =
+        report.nodes.iter().filter_map(|(_, status)| status.as_ref().ok()).find(|status| status.leads);
+    let repair = leader.and_then(|status| status.repair.as_ref()).map(|repair| {
         json!({
             "done": repair.done, "failed": repair.failed, "waiting": repair.waiting, "bytes": repair.bytes,
             "running": repair.running, "last_error": repair.last_error,
@@ -160,8 +162,8 @@ fn as_json(report: &Report) -> Value {
     });
     let totals = &report.totals;
     json!({
-        "headline": headline, "state": state, "cluster": report.cluster, "keeper": report.keeper, "nodes": nodes,
-        "volumes": volumes,
+        "headline": headline, "state": state, "cluster": report.cluster, "nodes": nodes,
+        "namespace": report.quorum.as_json(), "volumes": volumes,
         "missing": {
             "blocks": totals.blocks_missing, "shares": totals.shares_missing,
             "without_margin": totals.blocks_without_margin,
@@ -172,14 +174,23 @@ fn as_json(report: &Report) -> Value {
 
 fn print(report: &Report) -> anyhow::Result<()> {
     output::line(headline(report).1)?;
-    output::line(format!("cluster {}, namespace on node {}\n", report.cluster, report.keeper))?;
+    output::line(format!("cluster {}", report.cluster))?;
+    for line in report.quorum.lines(report.nodes.len()) {
+        output::line(line)?;
+    }
+    output::line("")?;
     let head = ["node", "address", "state", "pid", "shares", "used", "free", "memory", "damaged"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (record, status) in &report.nodes {
         let mut row = vec![record.id.to_string(), record.address.clone()];
         match status {
             Ok(status) => row.extend([
-                if status.shares_on { "up" } else { "up, shares off" }.to_owned(),
+                match (status.witness, status.shares_on) {
+                    (true, _) => "up, witness",
+                    (false, true) => "up",
+                    (false, false) => "up, shares off",
+                }
+                .to_owned(),
                 status.pid.to_string(),
                 status.shares.to_string(),
                 output::bytes(status.used_bytes),
@@ -200,11 +211,8 @@ fn print(report: &Report) -> anyhow::Result<()> {
     }
     output::table(&rows)?;
     let totals = &report.totals;
-    let keeper = report
-        .nodes
-        .iter()
-        .filter_map(|(_, status)| status.as_ref().ok())
-        .find(|status| status.keeps_namespace);
+    let leader =
+        report.nodes.iter().filter_map(|(_, status)| status.as_ref().ok()).find(|status| status.leads);
     if totals.shares_missing > 0 {
         output::line(format!(
             "\nmissing: {} shares of {} blocks, {} blocks without margin",
@@ -212,7 +220,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
         ))?;
     }
     if let Some(repair) =
-        keeper.and_then(|status| status.repair.as_ref()).filter(|repair| repair.done + repair.failed > 0)
+        leader.and_then(|status| status.repair.as_ref()).filter(|repair| repair.done + repair.failed > 0)
     {
         let all = repair.done + totals.shares_missing;
         output::line(format!(
@@ -234,7 +242,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
 
 impl Status {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "status").await?;
+        let cluster = observe(given, "status").await?;
         loop {
             let report = gather(&cluster).await?;
             if self.watch {
@@ -267,7 +275,15 @@ mod tests {
             .map(|id| {
                 let address = format!("h:{id}");
                 let joined = Time::default();
-                let record = NodeRecord { id: NodeId(id), address, domain: String::new(), weight: 1, joined };
+                let record = NodeRecord {
+                    id: NodeId(id),
+                    address,
+                    domain: String::new(),
+                    weight: 1,
+                    joined,
+                    witness: false,
+                    folder: String::new(),
+                };
                 let up = NodeStatusResponse { shares_on: true, ..NodeStatusResponse::default() };
                 (record, if away.contains(&id) { Err("refused".into()) } else { Ok(up) })
             })
@@ -282,7 +298,14 @@ mod tests {
             held: 0,
             created: Time::default(),
         };
-        Report { cluster: "c".into(), keeper: 1, nodes, volumes: vec![volume], totals, ring: None }
+        Report {
+            cluster: "c".into(),
+            quorum: Quorum::default(),
+            nodes,
+            volumes: vec![volume],
+            totals,
+            ring: None,
+        }
     }
 
     #[test]

@@ -65,9 +65,8 @@ pub fn apply_entry(kv: &mut dyn KvTxn, entry: &Entry) -> Vec<Applied> {
 
 fn run(table: &mut Table<'_>, request: &Request) -> Applied {
     match &request.command {
-        Command::RegisterNode { id, address, domain, weight } => {
-            table.register_node(*id, address, domain, *weight)
-        }
+        Command::RegisterNode { id, node } => table.register_node(*id, node),
+        Command::RemoveNode { id } => table.remove_node(*id),
         Command::CreateVolume { name, code, groups, uid, gid, mode } => {
             table.create_volume(name, *code, *groups, (*uid, *gid, *mode))
         }

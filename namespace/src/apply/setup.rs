@@ -1,9 +1,9 @@
 //! Nodes, volumes and sessions.
 
 use super::table::Table;
-use super::table::counters::{NEXT_INO, NEXT_SESSION, NEXT_VOLUME};
+use super::table::counters::{NEXT_INO, NEXT_NODE, NEXT_SESSION, NEXT_VOLUME};
 use super::{DONE, names::fresh};
-use crate::command::{Applied, Outcome};
+use crate::command::{Applied, NodeSpec, Outcome};
 use crate::error::NsError;
 use crate::key;
 use crate::placement;
@@ -12,13 +12,76 @@ use rain_types::{CodeSpec, Ino, NodeId, SessionId, VolumeId};
 use std::ops::ControlFlow;
 
 impl Table<'_> {
-    pub(super) fn register_node(&mut self, id: NodeId, address: &str, domain: &str, weight: u32) -> Applied {
-        if id.0 == 0 || address.is_empty() || weight == 0 {
+    fn nodes(&self) -> Vec<NodeRecord> {
+        self.keys(b"N", usize::MAX).iter().filter_map(|key| self.read(key)).collect()
+    }
+
+    pub(super) fn register_node(&mut self, id: NodeId, node: &NodeSpec) -> Applied {
+        let NodeSpec { address, domain, weight, witness, folder } = node.clone();
+        if address.is_empty() || weight == 0 {
             return Err(NsError::Invalid(format!("node {id} at {address:?} with weight {weight}")));
         }
-        let joined = self.read::<NodeRecord>(&key::node(id)).map_or(self.time, |known| known.joined);
-        let record = NodeRecord { id, address: address.into(), domain: domain.into(), weight, joined };
-        self.write(&key::node(id), &record);
+        let nodes = self.nodes();
+        let by_folder = nodes.iter().find(|known| !folder.is_empty() && known.folder == folder);
+        let id = match (by_folder, id) {
+            (Some(known), NodeId(0)) => known.id,
+            (Some(known), id) if known.id != id => {
+                return Err(NsError::Invalid(format!(
+                    "the data folder of node {} says that it is node {id}",
+                    known.id
+                )));
+            }
+            (None, NodeId(0)) => {
+                if let Some(known) = nodes.iter().find(|known| known.address == address) {
+                    return Err(NsError::Invalid(format!(
+                        "{address} is node {}'s address, and this is another data folder",
+                        known.id
+                    )));
+                }
+                NodeId(self.read::<u64>(&key::counter(NEXT_NODE)).unwrap_or(1) as u32)
+            }
+            (_, id) => id,
+        };
+        let known = nodes.into_iter().find(|known| known.id == id);
+        if let Some(known) = &known
+            && (known.folder != folder || known.witness != witness)
+        {
+            let why = if known.witness != witness {
+                "was not a witness then, or is none now"
+            } else {
+                "has another data folder"
+            };
+            return Err(NsError::Invalid(format!(
+                "node {id} is known, and this one {why}: it is another node"
+            )));
+        }
+        let next = self.read::<u64>(&key::counter(NEXT_NODE)).unwrap_or(1);
+        if known.is_none() && u64::from(id.0) < next {
+            return Err(NsError::Invalid(format!(
+                "node {id} was removed from the cluster; its number is not used again"
+            )));
+        }
+        let joined = known.map_or(self.time, |known| known.joined);
+        if u64::from(id.0) >= next {
+            self.write(&key::counter(NEXT_NODE), &(u64::from(id.0) + 1));
+        }
+        self.write(&key::node(id), &NodeRecord { id, address, domain, weight, joined, witness, folder });
+        Ok(Outcome::Node(id))
+    }
+
+    pub(super) fn remove_node(&mut self, id: NodeId) -> Applied {
+        if self.kv.get(&key::node(id)).is_none() {
+            return Err(NsError::NotFound);
+        }
+        for key in self.keys(b"V", usize::MAX) {
+            let volume: Option<VolumeRecord> = self.read(&key);
+            if let Some(volume) =
+                volume.filter(|volume| volume.groups.iter().any(|group| group.contains(&id)))
+            {
+                return Err(NsError::Invalid(format!("node {id} holds shares of volume {}", volume.name)));
+            }
+        }
+        self.kv.delete(&key::node(id));
         DONE
     }
 
@@ -41,10 +104,8 @@ impl Table<'_> {
         if code.k == 0 || code.n() > 64 || !(1..=4096).contains(&groups) {
             return Err(NsError::Invalid(format!("code {code} with {groups} groups")));
         }
-        let mut nodes = Vec::new();
-        for key in self.keys(b"N", usize::MAX) {
-            nodes.extend(self.read::<NodeRecord>(&key));
-        }
+        let mut nodes = self.nodes();
+        nodes.retain(|node| !node.witness);
         if nodes.len() < code.n() {
             let (needed, have) = (code.n() as u32, nodes.len() as u32);
             return Err(NsError::TooFewNodes { code: code.to_string(), needed, have });

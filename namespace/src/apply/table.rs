@@ -32,6 +32,7 @@ struct Tally {
 pub(crate) mod counters {
     pub(crate) const NEXT_INO: &str = "next-ino";
     pub(crate) const NEXT_SESSION: &str = "next-session";
+    pub(crate) const NEXT_NODE: &str = "next-node";
     pub(crate) const NEXT_VOLUME: &str = "next-volume";
     pub(crate) const BLOCKS: &str = "blocks";
     pub(crate) const BLOCKS_MISSING: &str = "blocks-missing";

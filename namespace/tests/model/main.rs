@@ -105,9 +105,9 @@ impl World {
         let (kv, tree) = (MemoryKv::default(), Tree::default());
         let mut world = World { kv, tree, entries: vec![], inos: vec![], session: 0, seq: 0, next_block: 1 };
         for id in 1..=5 {
-            let (address, domain) = (format!("h{id}:1"), String::new());
-            let command = Command::RegisterNode { id: NodeId(id), address, domain, weight: 1 };
-            assert_eq!(world.internal(command), Ok(Outcome::Done));
+            let node = NodeSpec { address: format!("h{id}:1"), weight: 1, ..NodeSpec::default() };
+            let command = Command::RegisterNode { id: NodeId(id), node };
+            assert_eq!(world.internal(command), Ok(Outcome::Node(NodeId(id))));
         }
         for (name, m) in [("one", 2), ("two", 1)] {
             let code = CodeSpec { codec: Codec::Rs, k: 2, m };

@@ -4,15 +4,15 @@
 //! A failed read of the base cannot be told through `KvRead`, whose callers expect a store that answers. It is kept in
 //! the view, which answers "nothing" from then on, and whoever made the view throws the result away.
 
-use super::store::{State, StoreError};
+use super::store::{Mark, State, StoreError};
 use rain_namespace::kv::{KvRead, KvTxn};
-use rain_namespace::record::Time;
 use redb::{AccessGuard, ReadOnlyTable};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 pub(super) type BaseTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -24,8 +24,9 @@ const PAIR_OVERHEAD: usize = 112;
 pub(super) struct Layer {
     map: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
-    index: u64,
-    time: Time,
+    mark: Mark,
+    /// Set in this layer.
+    membership: Option<Arc<[u8]>>,
 }
 
 fn value_len(value: &Option<Vec<u8>>) -> usize {
@@ -55,13 +56,20 @@ impl Layer {
     }
 
     /// Notes the last entry whose writes are in it.
-    pub(super) fn mark(&mut self, index: u64, time: Time) {
-        self.index = index;
-        self.time = time;
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.mark = mark;
     }
 
-    pub(super) fn last(&self) -> (u64, Time) {
-        (self.index, self.time)
+    pub(super) fn last(&self) -> Mark {
+        self.mark
+    }
+
+    pub(super) fn set_membership(&mut self, membership: Arc<[u8]>) {
+        self.membership = Some(membership);
+    }
+
+    pub(super) fn membership(&self) -> Option<&[u8]> {
+        self.membership.as_deref()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -208,6 +208,51 @@ impl CommandLog {
             + self.spares.len() as u64 * self.segment_bytes
     }
 
+    /// Bytes that appends can take without asking the disk for more: of the segment in use and the spares.
+    pub fn room(&self) -> u64 {
+        let active = self.active();
+        let spares = self.spares.len() as u64 * (self.segment_bytes - SEGMENT_HEAD as u64);
+        active.size - active.end + spares
+    }
+
+    /// Takes nothing any more.
+    pub fn stop(&mut self, reason: &str) {
+        self.stopped.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// Waits until nothing is being prepared.
+    pub fn settle(&mut self) {
+        self.await_prepared();
+    }
+
+    /// Asks the disk for the next segment now, if the one in use has not so many bytes left and none is there. An append that
+    /// needs more than a segment has asks for itself.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), LogError> {
+        self.check_running()?;
+        if self.active().size - self.active().end >= bytes {
+            return Ok(());
+        }
+        self.await_prepared();
+        if self.spares.is_empty() {
+            let path = self.next_spare_path();
+            prepare(&*self.media, &path, self.segment_bytes)?;
+            self.spares.push(path);
+        }
+        Ok(())
+    }
+
+    /// The index below which records may go so that segments of so many bytes stay.
+    pub fn first_keeping(&self, bytes: u64) -> u64 {
+        let mut kept = 0;
+        for segment in self.segments.iter().rev() {
+            kept += segment.end;
+            if kept >= bytes {
+                return segment.head.first_index;
+            }
+        }
+        self.first_index()
+    }
+
     /// How many segments hold records.
     pub fn segments(&self) -> usize {
         self.segments.len()

@@ -1,50 +1,74 @@
-//! The namespace, kept: durable, in order, and fast enough to be everybody's.
+//! The namespace, kept: durable on a majority, in order, and fast enough to be everybody's.
 //!
 //! ```text
-//!   propose -> proposer -> log (durable) -> machine.apply over store -> outcome
-//!   query   -> store (one consistent state) -> machine.answer
+//!   propose -> proposer -> raft (log of a majority, durable) -> machine.apply over store -> outcome
+//!   ask     -> store (one consistent state), if this node is certainly the leader -> machine.answer
 //! ```
 //!
-//! - [`log`]: numbered entries on disk; the seam where Raft comes in. [`store`]: the ordered store under the namespace.
-//!   [`proposer`]: gathers requests into entries. [`machine`]: what is driven, normally [`Namespace`].
+//! - [`log`]: numbered records on disk. [`store`]: the ordered store under the namespace. [`proposer`]: gathers requests into
+//!   entries. [`machine`]: what is driven, normally [`Namespace`]. [`raft`]: the driver of openraft, and the decisions around it.
 //! - A directory belongs to one process; a lock file says so.
 //!
-//! Invariants: an acknowledged request survives a crash at any point (`acknowledged_requests_survive_a_power_loss`,
-//! `acknowledged_requests_survive_kill_9`); a replay gives the same store as never having crashed
-//! (`replay_gives_the_same_bytes_as_never_crashing`).
-//!
-//! In this version one node keeps the namespace; nothing here speaks to another.
+//! Invariants: an acknowledged request survives a crash of any minority at any point, and of all at once
+//! (`acknowledged_requests_survive_a_power_loss`, `acknowledged_requests_survive_kill_9`); every node applies the same entries and
+//! has the same store (`a_replay_gives_the_same_bytes_as_never_crashing`).
 
 mod layers;
 pub mod log;
 pub mod machine;
 pub mod media;
 pub mod proposer;
+pub mod raft;
 pub mod store;
 
 pub use log::{CommandLog, LogError};
 pub use machine::{Machine, Namespace};
 pub use media::{DiskMedia, Media, MediaFile};
-pub use proposer::{ProposeError, Proposer, ProposerOptions};
-pub use store::{MetaStore, StoreError, StoreOptions, StoreStats};
+pub use proposer::{ProposeError, ProposerOptions};
+pub use raft::network::{Line, ReceiveError, Transport, TransportError};
+pub use raft::standing::Times;
+pub use store::{Mark, MetaStore, StoreError, StoreOptions, StoreStats};
 
+use bytes::Bytes;
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState, SnapshotPolicy};
+use proposer::Proposer;
+use raft::log_store::{LogStore, OpenError};
+use raft::machine::{Applying, StateMachine};
+use raft::network::{Network, Receiver};
+use raft::standing::Standing;
+use raft::types::{Membership, Place, Raft, Vote, position_of};
+use raft::voters::Step;
+use raft::wire::Addressee;
 use rain_namespace::command::{Applied, Request};
 use rain_namespace::error::NsError;
 use rain_namespace::kv::KvRead;
 use rain_namespace::query::{Answered, Query};
-use rain_types::ClusterId;
+use rain_types::{ClusterId, NodeId};
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 const LOCK: &str = "LOCK";
-const CLUSTER_ID: &str = "cluster-id";
-const BASE: &str = "base.redb";
-const LOG: &str = "log";
+
+/// Records of the log that followers may still want stay within these bytes.
+const LOG_KEEP_BYTES: u64 = 32 << 20;
+
+/// A learner that lacks so many entries is not ready to vote.
+const READY_WITHIN: u64 = 1000;
+
+/// A read that a majority does not confirm within this has failed.
+const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// Readers that wait for a majority's word.
+const READERS_MAX: usize = 4096;
 
 /// Why a namespace cannot be opened or closed.
 #[derive(Debug, Error)]
@@ -65,20 +89,9 @@ pub enum KeeperError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The file with the cluster's id says something else.
-    #[error("{path} does not hold a cluster id: {text:?}", path = path.display())]
-    ClusterId {
-        /// The file.
-        path: PathBuf,
-        /// What it holds.
-        text: String,
-    },
-    /// The file with the cluster's id is gone while the namespace is there.
-    #[error("{path} is missing though there is a namespace beside it: bring it back (32 hex digits, every node of the cluster has them)", path = path.display())]
-    ClusterIdMissing {
-        /// The file.
-        path: PathBuf,
-    },
+    /// The directory is another node's, or of another cluster.
+    #[error("{0}")]
+    Foreign(String),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -86,29 +99,42 @@ pub enum KeeperError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Entries between the store and the log are gone.
-    #[error(
-        "the namespace store has entries up to {applied}, the log begins at {first}: those between are missing"
-    )]
-    Gap {
-        /// Last entry in the store.
-        applied: u64,
-        /// First in the log.
-        first: u64,
-    },
-    /// An entry of the log cannot be understood or applied.
-    #[error("entry {index} of the namespace log: {reason}")]
-    Entry {
-        /// Which.
-        index: u64,
-        /// Why.
-        reason: String,
-    },
+    #[error("{0}")]
+    Gap(String),
+    /// Raft does not start, or refuses.
+    #[error("the namespace's consensus: {0}")]
+    Raft(String),
 }
 
 impl KeeperError {
     fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeeperError {
         move |source| KeeperError::Io { doing, path: path.to_owned(), source }
     }
+}
+
+impl From<OpenError> for KeeperError {
+    fn from(error: OpenError) -> KeeperError {
+        match error {
+            OpenError::Log(error) => KeeperError::Log(error),
+            OpenError::State { path, source } => KeeperError::Io { doing: "opening", path, source },
+            OpenError::Gap { .. } => KeeperError::Gap(error.to_string()),
+            OpenError::Foreign { .. } => KeeperError::Foreign(error.to_string()),
+        }
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum AskError {
+    /// Another node leads, or none is known.
+    #[error("this node does not lead the namespace")]
+    NotLeader,
+    /// A majority does not confirm that this node leads.
+    #[error("no majority of the namespace's voters answers")]
+    NoMajority,
+    /// The store cannot be read.
+    #[error("{0}")]
+    Store(String),
 }
 
 /// Limits of a keeper.
@@ -118,8 +144,12 @@ pub struct KeeperOptions {
     pub store: StoreOptions,
     /// Of the proposer.
     pub proposer: ProposerOptions,
+    /// Of the protocol.
+    pub times: Times,
     /// Size of a log segment, bytes. Two or three exist: one in use, the next, and one not yet purged.
     pub segment_bytes: u64,
+    /// Bytes of records that stay for followers that lag.
+    pub keep_bytes: u64,
 }
 
 impl Default for KeeperOptions {
@@ -127,9 +157,41 @@ impl Default for KeeperOptions {
         KeeperOptions {
             store: StoreOptions::default(),
             proposer: ProposerOptions::default(),
+            times: Times::default(),
             segment_bytes: 16 << 20,
+            keep_bytes: LOG_KEEP_BYTES,
         }
     }
+}
+
+/// Which keeper this is.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// Which node.
+    pub node: NodeId,
+    /// Where the others reach it.
+    pub address: String,
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Grows with every election.
+    pub term: u64,
+    /// The leader; none while one is being found.
+    pub leader: Option<NodeId>,
+    /// Where it was when it was taken in; the namespace's record may be newer.
+    pub address: String,
+    /// It is this node.
+    pub mine: bool,
+    /// Since when, if it is this node.
+    pub since: Option<Instant>,
+    /// Who votes.
+    pub voters: Vec<NodeId>,
+    /// Who only follows.
+    pub learners: Vec<NodeId>,
 }
 
 /// Figures since the start.
@@ -137,66 +199,202 @@ impl Default for KeeperOptions {
 pub struct KeeperStats {
     /// Of the store.
     pub store: StoreStats,
-    /// Entries logged.
+    /// Entries proposed here.
     pub entries: u64,
     /// Requests in them.
     pub requests: u64,
     /// fdatasyncs of the log.
     pub syncs: u64,
-    /// First entry in the log.
+    /// Position of the first entry in the log.
     pub log_first: u64,
-    /// Last entry in the log.
+    /// Of the last entry in the log.
     pub log_last: u64,
     /// Bytes of disk that the log takes.
     pub log_bytes: u64,
+    /// Of the leader: how far each member's log is known to match, by position.
+    pub matched: Vec<(NodeId, u64)>,
     /// Why nothing is taken any more, if so.
     pub stopped: Option<String>,
 }
 
 /// The namespace on this node's disk.
-#[derive(Debug)]
 pub struct Keeper {
+    seat: Seat,
+    options: KeeperOptions,
+    raft: Raft,
+    receiver: Receiver,
+    standing: Arc<Mutex<Standing>>,
+    log: LogStore,
+    applying: Arc<Applying>,
     proposer: Proposer,
-    store: Arc<MetaStore>,
-    machine: Arc<dyn Machine>,
-    cluster: ClusterId,
+    readers: mpsc::Sender<oneshot::Sender<Result<(), AskError>>>,
+    leadership: watch::Receiver<Leadership>,
     lock: File,
 }
 
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("seat", &self.seat).finish_non_exhaustive()
+    }
+}
+
 impl Keeper {
-    /// Opens the namespace in a directory, or makes an empty one with a new cluster id. Replays what the store
-    /// lacks. Blocks on the disk.
-    pub fn open(dir: &Path, options: KeeperOptions) -> Result<Keeper, KeeperError> {
-        Keeper::open_with(dir, options, Arc::new(Namespace), Arc::new(DiskMedia))
+    /// Opens the namespace in a directory, or begins an empty one that waits to be founded or to be taken into a cluster.
+    pub async fn open(
+        dir: &Path,
+        seat: Seat,
+        options: KeeperOptions,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Keeper, KeeperError> {
+        Keeper::open_with(dir, seat, options, transport, Arc::new(Namespace), Arc::new(DiskMedia)).await
     }
 
     /// As [`Keeper::open`], over another machine and other files: for tests and simulation.
-    pub fn open_with(
+    pub async fn open_with(
         dir: &Path,
+        seat: Seat,
         options: KeeperOptions,
+        transport: Arc<dyn Transport>,
         machine: Arc<dyn Machine>,
         media: Arc<dyn Media>,
     ) -> Result<Keeper, KeeperError> {
         std::fs::create_dir_all(dir).map_err(KeeperError::io("creating", dir))?;
         let lock = lock(dir)?;
-        let cluster = cluster_id(dir)?;
-        let base = dir.join(BASE);
-        let store = Arc::new(MetaStore::open(&*media, &base, options.store)?);
-        media.sync_directory(dir).map_err(KeeperError::io("fsync of", dir))?;
-        let applied = store.applied().0;
-        let mut log = CommandLog::open(media, &dir.join(LOG), options.segment_bytes, applied + 1)?;
-        replay(&mut log, &store, &*machine)?;
-        let proposer = Proposer::start(log, store.clone(), machine.clone(), options.proposer)
-            .map_err(KeeperError::io("starting threads for", dir))?;
-        Ok(Keeper { proposer, store, machine, cluster, lock })
+        let store = Arc::new(MetaStore::open(media.clone(), dir, options.store.clone())?);
+        let who = (seat.cluster, seat.node);
+        let log = LogStore::open(media, dir, options.segment_bytes, who, store.clone())?;
+        let standing = Arc::new(Mutex::new(Standing::new(seat.node, options.times, Instant::now())));
+        let (applied, stopped) = (watch::Sender::new(store.applied().index), std::sync::OnceLock::new());
+        let applying = Arc::new(Applying { store, machine, applied, stopped });
+        let heartbeat = options.times.heartbeat;
+        let network = Network { cluster: seat.cluster, transport, standing: standing.clone(), heartbeat };
+        let config =
+            Arc::new(raft_config(&options.times)?);
+        let machine = StateMachine(applying.clone());
+        let raft = Raft::new(seat.node, config, network, log.clone(), machine).await;
+        let raft = raft.map_err(|error| KeeperError::Raft(error.to_string()))?;
+        // Who votes alone asks nobody.
+        let me = seat.node;
+        let alone = raft.with_raft_state(move |state| {
+            state.membership_state.effective().membership().voter_ids().eq([me])
+        });
+        if alone.await.map_err(|error| KeeperError::Raft(error.to_string()))? {
+            let elected = raft.trigger().elect().await;
+            elected.map_err(|error| KeeperError::Raft(error.to_string()))?;
+        }
+        let proposer = Proposer::start(raft.clone(), log.clone(), applying.clone(), options.proposer.clone());
+        let me = Addressee { cluster: seat.cluster, node: seat.node };
+        let receiver = Receiver { me, raft: raft.clone(), standing: standing.clone() };
+        let (readers, waiting) = mpsc::channel(READERS_MAX);
+        tokio::spawn(confirm_reads(raft.clone(), applying.clone(), waiting));
+        let leadership = follow_leadership(seat.node, &raft, standing.clone());
+        Ok(Keeper {
+            seat,
+            options,
+            raft,
+            receiver,
+            standing,
+            log,
+            applying,
+            proposer,
+            readers,
+            leadership,
+            lock,
+        })
     }
 
-    /// Has a request logged, made durable and applied. Only then there is an outcome.
+    /// Begins a new cluster with this node alone; others are taken in later. Does nothing where there is one.
+    pub async fn found(&self) -> Result<(), KeeperError> {
+        let raft = |error: &dyn std::fmt::Display| KeeperError::Raft(error.to_string());
+        if self.raft.is_initialized().await.map_err(|error| raft(&error))? {
+            return Ok(());
+        }
+        let place = Place { address: self.seat.address.clone() };
+        let members = std::collections::BTreeMap::from([(self.seat.node, place)]);
+        self.raft.initialize(members).await.map_err(|error| raft(&error))
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which keeper it is.
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Has a request logged by a majority, made durable and applied. Only then there is an outcome.
     pub async fn propose(&self, request: Request) -> Result<Applied, ProposeError> {
-        self.proposer.propose(request).await
+        let leads = || {
+            let now = Instant::now();
+            let leadership = self.leadership.borrow();
+            if !leadership.mine {
+                return Err(ProposeError::NotLeader);
+            }
+            // One that has just begun has not heard from the others yet.
+            let since = leadership.since.max(self.leads_until());
+            let heard = since.is_some_and(|since| since + self.options.times.silence > now);
+            if heard { Ok(()) } else { Err(ProposeError::NoMajority) }
+        };
+        self.proposer.propose(request, &leads).await
     }
 
-    /// Answers from one consistent state that has every outcome told so far. May read the disk: for
+    /// Answers from one consistent state that has every outcome told so far, on any node: linearizable. Only the leader can.
+    pub async fn ask(&self, query: &Query) -> Result<Answered, AskError> {
+        if !self.leadership.borrow().mine {
+            return Err(AskError::NotLeader);
+        }
+        let read = || self.try_query(query).map_err(|error| AskError::Store(error.to_string()));
+        let answered = read()?;
+        if self.may_answer_alone() {
+            return Ok(answered);
+        }
+        let (confirmed, confirmation) = oneshot::channel();
+        self.readers.try_send(confirmed).map_err(|_| AskError::NoMajority)?;
+        confirmation.await.unwrap_or(Err(AskError::NotLeader))?;
+        read()
+    }
+
+    /// Whether what was read before this call was the newest: no other leader can have been there.
+    fn may_answer_alone(&self) -> bool {
+        let Some((vote, until)) = self.lease() else { return false };
+        // A new leader knows what its predecessors committed only behind its own first entry.
+        let mark = self.applying.store.applied();
+        let ready = (mark.term, mark.node) == (vote.leader_id.term, vote.leader_id.node_id.0);
+        ready && Instant::now() < until
+    }
+
+    fn lease(&self) -> Option<(Vote, Instant)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return None;
+        }
+        let membership = metrics.membership_config.membership();
+        let until = self.standing().leads_until(&metrics.vote, membership, Instant::now())?;
+        Some((metrics.vote, until))
+    }
+
+    /// Until when this node is certainly the leader; none: it does not lead.
+    pub fn leads_until(&self) -> Option<Instant> {
+        self.lease().map(|(_, until)| until)
+    }
+
+    /// Whether a majority has confirmed lately that this node leads.
+    pub fn is_confirmed(&self) -> bool {
+        self.leads_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// How old what this node knows may be at most: since when it has not heard of a leader, or nothing where it leads.
+    pub fn age(&self) -> Duration {
+        let now = Instant::now();
+        if self.may_answer_alone() {
+            return Duration::ZERO;
+        }
+        self.standing().heard().map_or(Duration::MAX, |heard| now.duration_since(heard))
+    }
+
+    /// Answers from this node's own state, which may lack the newest outcomes. May read the disk: for
     /// answers of many records call it where blocking is allowed. Where the store cannot be read it says
     /// `Malformed` with the reason, never "not found"; [`Keeper::try_query`] tells the two apart.
     pub fn query(&self, query: &Query) -> Answered {
@@ -205,52 +403,170 @@ impl Keeper {
 
     /// As [`Keeper::query`], with the store's failures told as such.
     pub fn try_query(&self, query: &Query) -> Result<Answered, StoreError> {
-        self.store.read(|kv| self.machine.answer(kv, query))
+        self.applying.store.read(|kv| self.applying.machine.answer(kv, query))
     }
 
-    /// Reads one consistent state directly; see [`MetaStore::read`].
+    /// Reads one consistent state of this node directly; see [`MetaStore::read`].
     pub fn read<R>(&self, read: impl FnOnce(&dyn KvRead) -> R) -> Result<R, StoreError> {
-        self.store.read(read)
+        self.applying.store.read(read)
     }
 
-    /// The last entry applied.
+    /// The position of the last entry applied here.
     pub fn applied_index(&self) -> u64 {
-        self.store.applied().0
+        self.applying.store.applied().index
     }
 
-    /// Which cluster this namespace is of.
-    pub fn cluster_id(&self) -> ClusterId {
-        self.cluster
-    }
-
-    /// The applied index as it grows.
+    /// The applied position as it grows.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.proposer.subscribe()
+        self.applying.applied.subscribe()
+    }
+
+    /// Who leads, as it changes.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// A message of another keeper, and the answer to it.
+    pub async fn message(&self, message: Bytes) -> Result<Bytes, ReceiveError> {
+        self.receiver.answer(message).await
+    }
+
+    /// A snapshot of the leader: its head and its pieces, the last one empty.
+    pub async fn snapshot(&self, head: Bytes, pieces: mpsc::Receiver<Bytes>) -> Result<Bytes, ReceiveError> {
+        self.receiver.take(head, pieces).await
+    }
+
+    /// Asks the others for their votes, unless this node has promised a leader not to. `campaign` decides under the lock.
+    fn stand(&self, decide: impl FnOnce(&Standing) -> bool) -> bool {
+        let trigger = self.raft.trigger();
+        let mut electing = Box::pin(trigger.elect());
+        let standing = self.standing();
+        if !decide(&standing) || !standing.may_stand(Instant::now()) {
+            return false;
+        }
+        // Under the lock up to where openraft has it in its queue, as a leader's messages are.
+        let waker = futures::task::noop_waker();
+        let sent = electing.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+        drop(standing);
+        matches!(sent, std::task::Poll::Ready(Ok(())))
+    }
+
+    /// Stands for leader when that is due; `view` is who answers, by the ring. To be called often.
+    pub(crate) fn campaign(&self, campaign: &mut raft::campaign::Campaign, view: Option<&[NodeId]>) {
+        let metrics = self.raft.server_metrics();
+        let (voters, leader) = {
+            let metrics = metrics.borrow();
+            (metrics.membership_config.membership().get_joint_config().clone(), metrics.current_leader)
+        };
+        let stood = self.stand(|standing| {
+            let heard = standing.heard();
+            let (me, now) = (self.seat.node, Instant::now());
+            let facts = raft::campaign::Facts { me, now, voters: &voters, leader, heard, view };
+            campaign.decide(&self.options.times, &facts)
+        });
+        if stood {
+            tracing::info!(?leader, "no leader of the namespace answers: standing for it");
+        }
+    }
+
+    /// Takes the next step towards the voters that should be; true if there was one. Only the leader can.
+    pub async fn settle_membership(
+        &self,
+        nodes: &[rain_namespace::record::NodeRecord],
+        losses: u8,
+        away: &BTreeSet<NodeId>,
+    ) -> Result<bool, KeeperError> {
+        let membership = self.raft.server_metrics().borrow().membership_config.membership().clone();
+        let ready = self.ready_learners(&membership, away);
+        let facts = raft::voters::Facts { nodes, losses, away, ready: &ready };
+        let Some(step) = raft::voters::step(&facts, &membership) else { return Ok(false) };
+        tracing::info!(?step, "the namespace's membership changes");
+        let changed = match step {
+            Step::AddLearner(id, place) => self.raft.add_learner(id, place, false).await,
+            Step::SetVoters(voters) => self.raft.change_membership(voters, true).await,
+            Step::Remove(id) => {
+                let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+                self.raft.change_membership(gone, false).await
+            }
+        };
+        match changed {
+            Ok(_) => Ok(true),
+            // The next leader goes on.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Ok(false),
+            Err(error) => Err(KeeperError::Raft(error.to_string())),
+        }
+    }
+
+    fn ready_learners(&self, membership: &Membership, away: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let Some(replication) = &metrics.replication else { return BTreeSet::new() };
+        membership
+            .learner_ids()
+            .filter(|id| !away.contains(id))
+            .filter(|id| {
+                replication.get(id).is_some_and(|matched| position_of(matched.as_ref()) + READY_WITHIN > last)
+            })
+            .collect()
+    }
+
+    /// Lets go of records that the store has and followers hardly want. To be called now and then.
+    pub async fn compact(&self) -> Result<(), KeeperError> {
+        let raft = |error: &dyn std::fmt::Display| KeeperError::Raft(error.to_string());
+        let first = self.log.counters().first.load(Ordering::Relaxed);
+        let point = self.log.purge_point(self.options.keep_bytes).min(self.applying.store.durable());
+        if point <= first {
+            return Ok(());
+        }
+        self.raft.trigger().snapshot().await.map_err(|error| raft(&error))?;
+        let upto = raft::types::index_at(point.saturating_sub(1));
+        match upto {
+            Some(upto) => self.raft.trigger().purge_log(upto).await.map_err(|error| raft(&error)),
+            None => Ok(()),
+        }
     }
 
     /// Figures.
     pub fn stats(&self) -> KeeperStats {
-        let counters = self.proposer.counters();
+        let counters = self.log.counters();
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let metrics = self.raft.metrics();
+        let matched = metrics.borrow().replication.as_ref().map(|replication| {
+            replication.iter().map(|(id, matched)| (*id, position_of(matched.as_ref()))).collect()
+        });
         KeeperStats {
-            store: self.store.stats(),
-            entries: get(&counters.entries),
-            requests: get(&counters.requests),
+            store: self.applying.store.stats(),
+            entries: get(&self.proposer.counters().entries),
+            requests: get(&self.proposer.counters().requests),
             syncs: get(&counters.syncs),
-            log_first: get(&counters.log_first),
-            log_last: get(&counters.log_last),
-            log_bytes: get(&counters.log_bytes),
-            stopped: self.proposer.stopped(),
+            log_first: get(&counters.first),
+            log_last: get(&counters.last),
+            log_bytes: get(&counters.disk_bytes),
+            matched: matched.unwrap_or_default(),
+            stopped: self.stopped(),
         }
     }
 
-    /// Finishes the requests it has, makes the store durable and stops. Blocks; may be called again. Without
-    /// it nothing is lost, but the next start replays the log's end.
-    pub fn close(&self) {
+    /// Why nothing is taken any more, if so.
+    pub fn stopped(&self) -> Option<String> {
+        self.log.stopped().or_else(|| self.applying.stopped.get().cloned())
+    }
+
+    /// Finishes the requests it has, makes the store durable and stops. May be called again. Without
+    /// it nothing is lost, but the next start applies the log's end again.
+    pub async fn close(&self) {
+        self.proposer.close().await;
         // Else an entry that waits for room in memory would wait for room on the disk.
-        self.store.stop_waiting();
-        self.proposer.close();
-        if let Err(error) = self.store.close() {
+        self.applying.store.stop_waiting();
+        self.log.stop_waiting();
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "stopping the namespace's consensus");
+        }
+        self.log.settle().await;
+        let store = self.applying.store.clone();
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if let Ok(Err(error)) = closed {
             tracing::error!(%error, "closing the namespace store; the log still has what is missing in it");
         }
     }
@@ -258,12 +574,36 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.close();
+        // Tasks of openraft may have parts of it for a while.
+        self.log.shut();
+        if let Err(error) = self.applying.store.close() {
+            tracing::error!(%error, "closing the namespace store; the log still has what is missing in it");
+        }
         // Not left to closing the file: a process that is just being started by this one has the descriptor until its exec.
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, "unlocking the namespace's directory");
         }
     }
+}
+
+fn raft_config(times: &Times) -> Result<openraft::Config, KeeperError> {
+    let millis = |time: Duration| time.as_millis() as u64;
+    openraft::Config {
+        cluster_name: "rain".into(),
+        heartbeat_interval: millis(times.heartbeat),
+        // When to stand is decided by `campaign`; the larger one is the voters' lease.
+        enable_elect: false,
+        election_timeout_min: millis(times.lease) - 1,
+        election_timeout_max: millis(times.lease),
+        snapshot_policy: SnapshotPolicy::Never,
+        // `compact` decides what goes.
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        max_payload_entries: 1024,
+        ..openraft::Config::default()
+    }
+    .validate()
+    .map_err(|error| KeeperError::Raft(error.to_string()))
 }
 
 fn lock(dir: &Path) -> Result<File, KeeperError> {
@@ -277,67 +617,75 @@ fn lock(dir: &Path) -> Result<File, KeeperError> {
     }
 }
 
-/// Reads the cluster's id, or makes one when there is no namespace yet.
-fn cluster_id(dir: &Path) -> Result<ClusterId, KeeperError> {
-    let path = dir.join(CLUSTER_ID);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim_end().parse().map_err(|_| KeeperError::ClusterId { path, text }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if dir.join(BASE).exists() {
-                return Err(KeeperError::ClusterIdMissing { path });
+/// Tells who leads, whenever that changes.
+fn follow_leadership(me: NodeId, raft: &Raft, standing: Arc<Mutex<Standing>>) -> watch::Receiver<Leadership> {
+    let mut metrics = raft.server_metrics();
+    let (tell, told) = watch::channel(Leadership::default());
+    tokio::spawn(async move {
+        let mut told_before: Option<(u64, Instant)> = None;
+        loop {
+            let now = {
+                let metrics = metrics.borrow_and_update();
+                let membership = metrics.membership_config.membership();
+                let leader = metrics.current_leader;
+                let place = leader.and_then(|leader| membership.get_node(&leader));
+                let mine = metrics.state == ServerState::Leader && leader == Some(me);
+                let term = metrics.vote.leader_id.term;
+                let before = told_before.filter(|(before, _)| mine && *before == term);
+                told_before = mine.then(|| before.unwrap_or_else(|| (term, Instant::now())));
+                Leadership {
+                    since: told_before.map(|(_, since)| since),
+                    term,
+                    leader,
+                    address: place.map(|place| place.address.clone()).unwrap_or_default(),
+                    mine,
+                    voters: membership.voter_ids().collect(),
+                    learners: membership.learner_ids().collect(),
+                }
+            };
+            let learners = now.learners.iter().copied().collect();
+            standing.lock().unwrap_or_else(PoisonError::into_inner).set_learners(learners);
+            tell.send_if_modified(|told| {
+                let changed = *told != now;
+                *told = now;
+                changed
+            });
+            if metrics.changed().await.is_err() || tell.is_closed() {
+                return;
             }
-            let id = new_cluster_id().map_err(KeeperError::io("reading", Path::new("/dev/urandom")))?;
-            write_whole(dir, &path, format!("{id}\n").as_bytes())
-                .map_err(KeeperError::io("writing", &path))?;
-            tracing::info!(cluster = %id, dir = %dir.display(), "a new namespace");
-            Ok(id)
         }
-        Err(error) => Err(KeeperError::io("reading", &path)(error)),
-    }
+    });
+    told
 }
 
-fn new_cluster_id() -> io::Result<ClusterId> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(ClusterId(u128::from_be_bytes(bytes)))
-}
-
-/// A file that is there whole or not at all.
-fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
-}
-
-/// Brings the store to the log's end.
-fn replay(log: &mut CommandLog, store: &MetaStore, machine: &dyn Machine) -> Result<(), KeeperError> {
-    let (applied, _) = store.applied();
-    if log.first_index() > applied + 1 {
-        return Err(KeeperError::Gap { applied, first: log.first_index() });
+/// Has a majority confirm that this node leads, for all readers that wait, one round after the other.
+async fn confirm_reads(
+    raft: Raft,
+    applying: Arc<Applying>,
+    mut waiting: mpsc::Receiver<oneshot::Sender<Result<(), AskError>>>,
+) {
+    while let Some(first) = waiting.recv().await {
+        let mut readers = vec![first];
+        while let Ok(next) = waiting.try_recv() {
+            readers.push(next);
+        }
+        let round = async {
+            let (read, _) = raft.get_read_log_id().await.map_err(|error| match error {
+                RaftError::APIError(openraft::error::CheckIsLeaderError::ForwardToLeader(_)) => {
+                    AskError::NotLeader
+                }
+                _ => AskError::NoMajority,
+            })?;
+            let mut applied = applying.applied.subscribe();
+            let wanted = position_of(read.as_ref());
+            applied.wait_for(|applied| *applied >= wanted).await.map_err(|_| AskError::NotLeader)?;
+            Ok(())
+        };
+        let result = tokio::time::timeout(READ_INDEX_TIMEOUT, round).await;
+        let result = result.unwrap_or(Err(AskError::NoMajority));
+        for reader in readers {
+            // Who asked may be gone.
+            let _ = reader.send(result.clone());
+        }
     }
-    if log.next_index() <= applied {
-        // The base is committed only from what was durable in the log, so this is damage to the log's last append, or a log
-        // that was removed. The base has it all; nothing is lost.
-        tracing::error!(
-            applied,
-            log_next = log.next_index(),
-            "the namespace log lost acknowledged entries; the store has them and a new log begins. Look for disk errors"
-        );
-        log.reset(applied + 1)?;
-        return Ok(());
-    }
-    for record in log.read(applied + 1)? {
-        let (index, payload) = record?;
-        let entry = machine.decode(&payload).map_err(|reason| KeeperError::Entry { index, reason })?;
-        proposer::apply_one(store, machine, index, &entry)
-            .map_err(|reason| KeeperError::Entry { index, reason })?;
-    }
-    let now = store.applied().0;
-    if now > applied {
-        tracing::info!(from = applied + 1, to = now, "replayed the namespace log");
-    }
-    Ok(())
 }

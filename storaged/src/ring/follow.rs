@@ -5,26 +5,17 @@ use super::load::{self, Cpu};
 use super::{Ring, RingOptions};
 use crate::config::{Config, DetectionWord, PathsWord};
 use crate::node::Shared;
-use anyhow::Context;
-use rain_client::grpc_endpoint;
-use rain_namespace::query::{Answer, Answered, Query};
-use rain_namespace::record::NodeRecord;
-use rain_namespace::wire;
-use rain_proto::v1;
-use rain_proto::v1::namespace_client::NamespaceClient;
 use rain_ring::paths::Strategy;
 use rain_ring::{Detection, Eligible, Input, Settings};
 use rain_types::{ClusterId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// The keeper looks at its own record so often, the others ask it.
+/// How often the namespace's list of nodes is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const ASK_EVERY: Duration = Duration::from_secs(1);
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The times of a ring of so many nodes, as this node was told to judge.
 fn settings(config: &Config, nodes: usize, links: usize) -> Settings {
@@ -47,80 +38,51 @@ fn settings(config: &Config, nodes: usize, links: usize) -> Settings {
     }
 }
 
-/// Starts the ring of a node that knows its cluster. Blocks on the disk.
+/// Starts the ring of a node that knows its cluster; `birth`: it has just begun it. Blocks on the disk.
 pub(crate) fn start(
     shared: &Shared,
     cluster: ClusterId,
+    node: NodeId,
     bound: SocketAddr,
-    advertise: &str,
+    birth: bool,
 ) -> anyhow::Result<Ring> {
     let config = &shared.config;
     let listen = if config.ring_listen.is_empty() { vec![bound] } else { config.ring_listen.clone() };
     let advertise = match (&config.ring_advertise[..], &config.ring_listen[..]) {
-        ([], []) => vec![advertise.to_owned()],
+        ([], []) => vec![shared.spec.address.clone()],
         ([], listen) => listen.iter().map(SocketAddr::to_string).collect(),
         (given, _) => given.to_vec(),
     };
-    let birth = match &shared.keeper {
-        Some(keeper) => {
-            let version = keeper.applied_index().max(1);
-            let nodes = records(keeper.query(&Query::Nodes))?.iter().map(|record| record.id).collect();
-            Some(Eligible { version, nodes })
-        }
-        None => None,
-    };
     Ring::start(RingOptions {
-        node: config.node_id,
+        node,
         cluster,
         file: config.data.join("ring-state"),
         settings: settings(config, 1, listen.len()),
         listen,
         advertise,
-        birth,
+        birth: birth.then(|| Eligible { version: 1, nodes: BTreeSet::from([node]) }),
     })
-}
-
-fn records(answered: Answered) -> anyhow::Result<Vec<NodeRecord>> {
-    match answered.context("asking for the nodes")? {
-        Answer::Nodes(nodes) => Ok(nodes),
-        _ => anyhow::bail!("the namespace answers something else than nodes"),
-    }
-}
-
-async fn ask_keeper(shared: &Shared) -> anyhow::Result<Vec<NodeRecord>> {
-    let (_, address) = shared.keeper_place().context("nobody knows yet who keeps the namespace")?;
-    let mut client = NamespaceClient::new(grpc_endpoint(&address)?.connect_lazy());
-    let request = v1::QueryRequest { query: wire::encode(&Query::Nodes).into() };
-    let answer = tokio::time::timeout(ASK_TIMEOUT, client.query(request)).await??;
-    records(wire::decode(&answer.get_ref().answered)?)
 }
 
 /// Keeps the ring told. Ends with the node.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let Some(ring) = shared.ring() else { return };
+    let (Some(ring), Some(keeper)) = (shared.ring(), shared.keeper()) else { return };
+    let leadership = keeper.leadership();
     let mut known: BTreeMap<NodeId, Vec<String>> = ring.known.clone();
-    let mut records: Vec<NodeRecord> = Vec::new();
     let (mut cpu, mut sampled) = (Cpu::default(), None::<tokio::time::Instant>);
-    let mut asked = None::<tokio::time::Instant>;
     let mut count = 0;
     loop {
-        if let Some(keeper) = &shared.keeper {
-            let version = keeper.applied_index();
-            if let Ok(found) = self::records(keeper.query(&Query::Nodes)) {
-                let nodes = found.iter().map(|record| record.id).collect();
-                ring.tell(Input::Eligible(Eligible { version, nodes }));
-                records = found;
-            }
-        } else if asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
-            asked = Some(tokio::time::Instant::now());
-            match ask_keeper(&shared).await {
-                Ok(found) => records = found,
-                Err(error) => tracing::debug!(%error, "who the other nodes are"),
-            }
+        // Read before the nodes: they are at least so new.
+        let version = keeper.applied_index();
+        let records = shared.nodes();
+        if leadership.borrow().mine && !records.is_empty() {
+            let nodes = records.iter().map(|record| record.id).collect();
+            ring.tell(Input::Eligible(Eligible { version, nodes }));
         }
+        shared.addresses.record(records.iter().map(|record| (record.id, record.address.clone())).collect());
         for record in &records {
-            known.entry(record.id).or_insert_with(|| vec![record.address.clone()])[0]
-                .clone_from(&record.address);
+            let address = shared.addresses.get(record.id).unwrap_or_else(|| record.address.clone());
+            known.entry(record.id).or_insert_with(|| vec![address.clone()])[0].clone_from(&address);
         }
         // What a member says of itself is better: it may have several addresses.
         let status = ring.status().borrow().clone();
@@ -131,7 +93,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
         }
-        known.remove(&shared.config.node_id);
+        known.remove(&keeper.seat().node);
         ring.set_peers(resolve(&known).await, known.clone());
         if known.len() + 1 != count {
             count = known.len() + 1;
@@ -140,10 +102,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         if sampled.is_none_or(|at| at.elapsed() >= load::EVERY) {
             sampled = Some(tokio::time::Instant::now());
-            let usage = shared.store.usage();
+            let usage = shared.store.as_ref().map(|store| store.usage());
+            let (used, free) = usage.map_or((0, 1), |usage| (usage.used_bytes, usage.free_bytes));
             let under_way = shared.requests.load(Relaxed);
-            let weights = shared.config.load_weights;
-            ring.set_load(load::index(weights, cpu.sample(), under_way, usage.used_bytes, usage.free_bytes));
+            ring.set_load(load::index(shared.config.load_weights, cpu.sample(), under_way, used, free));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -118,7 +118,8 @@ impl Store for StoreService {
         }
         let session = target.volume.cluster().session();
         let number = self.puts.fetch_add(1, Relaxed);
-        let temporary = format!(".rain-put-{session}-{}-{number}", self.shared.config.node_id).into_bytes();
+        let temporary =
+            format!(".rain-put-{session}-{}-{number}", self.shared.node().unwrap_or_default()).into_bytes();
         let rename = if first.must_not_exist { RenameMode::NoReplace } else { RenameMode::Replace };
         let work = async {
             let new = NewInode::new(FileKind::File, mode, 0, 0);
@@ -331,6 +332,7 @@ fn status(path: &str, error: &Error) -> Status {
         Error::Damaged { .. } => Status::data_loss(text),
         Error::TimedOut { .. } => Status::deadline_exceeded(text),
         Error::Unreachable { .. } | Error::NoCluster { .. } => Status::unavailable(text),
+        Error::NoMajority { .. } => Status::aborted(text),
         Error::NoData => Status::out_of_range(text),
         Error::Foreign { .. } | Error::Protocol(_) => Status::internal(text),
     }

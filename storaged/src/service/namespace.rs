@@ -1,9 +1,10 @@
-//! `Namespace`: commands and queries, answered by the node that keeps the namespace, and the leases of sessions.
+//! `Namespace`: commands and queries, answered by the node that leads the namespace, and the leases of sessions.
 //!
-//! A session's lease lives in this node's memory only: after a restart every open session has a whole lease
-//! again, so that no client loses its session because the keeper was away.
+//! A session's lease lives in the leader's memory only: a new leader gives every open session a whole lease
+//! again, so that no client loses its session because the leader was away.
 
-use crate::keeper::{Keeper, ProposeError};
+use crate::keeper::{AskError, Keeper, ProposeError};
+use crate::node::Shared;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::wire;
@@ -39,6 +40,11 @@ impl Leases {
         self.seen().insert(session, Instant::now());
     }
 
+    /// Every open session has a whole lease again.
+    pub(crate) fn forget(&self) {
+        self.seen().clear();
+    }
+
     /// Which of the open sessions were silent for longer than a lease. One not heard of yet begins its lease now.
     pub(crate) fn expired(&self, open: &[SessionId], now: Instant) -> Vec<SessionId> {
         let mut seen = self.seen();
@@ -50,18 +56,16 @@ impl Leases {
     }
 }
 
-/// The service. Without a keeper it says so.
+/// The service. On a node that does not lead it says so.
 #[derive(Debug)]
 pub(crate) struct NamespaceService {
-    pub(crate) keeper: Option<Arc<Keeper>>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) leases: Arc<Leases>,
 }
 
 impl NamespaceService {
     fn keeper(&self) -> Result<&Arc<Keeper>, Status> {
-        self.keeper
-            .as_ref()
-            .ok_or_else(|| Status::failed_precondition("this node does not keep the namespace"))
+        self.shared.keeper_or_status()
     }
 }
 
@@ -77,9 +81,6 @@ impl Namespace for NamespaceService {
         if let Some(id) = request.id {
             self.leases.renew(id.session);
         }
-        if matches!(request.command, Command::RegisterNode { id, .. } if id.0 == 0) {
-            return Err(Status::invalid_argument("a node's number is 1 or more"));
-        }
         if let Command::CreateVolume { code, .. } = &request.command {
             // The namespace knows nothing of codes; every node that gets here does.
             rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
@@ -94,10 +95,17 @@ impl Namespace for NamespaceService {
         request: tonic::Request<v1::QueryRequest>,
     ) -> Result<tonic::Response<v1::QueryResponse>, Status> {
         let keeper = self.keeper()?;
+        let may_be_old = request.get_ref().may_be_old;
         let query: Query = wire::decode(&request.get_ref().query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let answered = keeper.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(tonic::Response::new(v1::QueryResponse { answered: wire::encode(&answered).into() }))
+        let (answered, age) = if may_be_old {
+            let answered = keeper.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
+            (answered, keeper.age())
+        } else {
+            (keeper.ask(&query).await.map_err(ask_status)?, Duration::ZERO)
+        };
+        let (answered, age_ms) = (wire::encode(&answered).into(), age.as_millis() as u64);
+        Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms }))
     }
 
     async fn renew(
@@ -105,10 +113,8 @@ impl Namespace for NamespaceService {
         request: tonic::Request<v1::RenewRequest>,
     ) -> Result<tonic::Response<v1::RenewResponse>, Status> {
         let session = SessionId(request.get_ref().session);
-        let open = matches!(
-            self.keeper()?.query(&Query::Session { session }),
-            Ok(Answer::Sessions(sessions)) if !sessions.is_empty()
-        );
+        let asked = self.keeper()?.ask(&Query::Session { session }).await.map_err(ask_status)?;
+        let open = matches!(asked, Ok(Answer::Sessions(sessions)) if !sessions.is_empty());
         if open {
             self.leases.renew(session);
         }
@@ -120,7 +126,19 @@ fn propose_status(error: ProposeError) -> Status {
     match error {
         ProposeError::NoSpace { .. } => Status::resource_exhausted(error.to_string()),
         ProposeError::Busy { .. } => Status::deadline_exceeded(error.to_string()),
+        ProposeError::NotLeader => Status::failed_precondition(error.to_string()),
+        ProposeError::NoMajority | ProposeError::Stuck { .. } => Status::aborted(error.to_string()),
+        // The node is going away, and another takes over.
+        ProposeError::Closed | ProposeError::Stopped { .. } => Status::unavailable(error.to_string()),
         other => Status::internal(other.to_string()),
+    }
+}
+
+fn ask_status(error: AskError) -> Status {
+    match error {
+        AskError::NotLeader => Status::failed_precondition(error.to_string()),
+        AskError::NoMajority => Status::aborted(error.to_string()),
+        AskError::Store(why) => Status::internal(why),
     }
 }
 

@@ -1,11 +1,13 @@
 //! `Node`: who this node is and how it does.
 
+use crate::keeper::Keeper;
 use crate::node::Shared;
 use crate::ring::RingStatus;
 use crate::worker::WorkerCounters;
 use rain_proto::v1;
 use rain_proto::v1::node_server::Node;
 use rain_ring::{Eligible, Phase};
+use rain_types::NodeId;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,15 +28,43 @@ impl Node for NodeService {
         _request: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
         let shared = &self.shared;
-        let keeper = shared.keeper_place();
+        let spec = shared.spec.clone();
         Ok(Response::new(v1::DescribeResponse {
-            node: shared.config.node_id.0,
+            node: shared.node().map_or(0, |node| node.0),
             cluster: shared.cluster().map(|id| id.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").into(),
-            keeper_address: keeper.as_ref().map(|(_, address)| address.clone()).unwrap_or_default(),
-            keeper_node: keeper.map_or(0, |(node, _)| node.0),
+            leader: shared.leader(),
             session_ttl_ms: shared.config.session_ttl.as_millis() as u64,
+            address: spec.address,
+            domain: spec.domain,
+            weight: spec.weight,
+            witness: spec.witness,
+            folder: spec.folder,
+            peers: shared.config.peers.clone(),
+            wish: shared.config.node_id.map_or(0, |node| node.0),
         }))
+    }
+
+    async fn admit(&self, request: Request<v1::AdmitRequest>) -> Result<Response<v1::AdmitResponse>, Status> {
+        let shared = &self.shared;
+        let asked = request.into_inner();
+        let cluster = shared.cluster().map(|id| id.to_string()).unwrap_or_default();
+        let mut response = v1::AdmitResponse { cluster, ..v1::AdmitResponse::default() };
+        for node in shared.nodes() {
+            if node.folder == asked.folder {
+                response.node = node.id.0;
+                response.refused = String::new();
+                break;
+            }
+            if node.address == asked.address {
+                response.refused = format!(
+                    "{} is the address of node {} of cluster {}, which has another data folder: start that node with its own \
+                     folder, or let it go first (rain node remove {})",
+                    node.address, node.id, response.cluster, node.id
+                );
+            }
+        }
+        Ok(Response::new(response))
     }
 
     async fn status(
@@ -42,9 +72,10 @@ impl Node for NodeService {
         _request: Request<v1::NodeStatusRequest>,
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
         let shared = &self.shared;
-        let usage = shared.store.usage();
+        let leads = shared.keeper().is_some_and(|keeper| keeper.leadership().borrow().mine);
+        let usage = shared.store.as_ref().map(|store| store.usage()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusResponse {
-            node: shared.config.node_id.0,
+            node: shared.node().map_or(0, |node| node.0),
             cluster: shared.cluster().map(|id| id.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -58,10 +89,12 @@ impl Node for NodeService {
             index_rebuilds: u64::from(usage.rebuilt.is_some()),
             resident_bytes: resident_bytes(),
             shares_on: shared.shares_on.load(Relaxed),
-            keeps_namespace: shared.keeper.is_some(),
-            applied_index: shared.keeper.as_ref().map_or(0, |keeper| keeper.applied_index()),
-            repair: shared.keeper.as_ref().map(|_| worker_status(&shared.repair)),
-            reclaim: shared.keeper.as_ref().map(|_| worker_status(&shared.reclaim)),
+            leads,
+            applied_index: shared.keeper().map_or(0, |keeper| keeper.applied_index()),
+            repair: leads.then(|| worker_status(&shared.repair)),
+            reclaim: leads.then(|| worker_status(&shared.reclaim)),
+            witness: shared.spec.witness,
+            consensus: shared.keeper().map(|keeper| consensus(shared, keeper)),
         }))
     }
 
@@ -79,6 +112,8 @@ impl Node for NodeService {
     ) -> Result<Response<Self::WatchRingStream>, Status> {
         let ring = self.shared.ring().ok_or_else(|| Status::unavailable("the ring has not started here"))?;
         let (shared, mut status) = (self.shared.clone(), ring.status());
+        let mut leadership = self.shared.keeper_or_status()?.leadership();
+        let mut stopping = self.shared.stopping.subscribe();
         let (send, receive) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut told = None;
@@ -97,11 +132,18 @@ impl Node for NodeService {
                 // The status changes with each token; nobody wants to hear of that more often than this.
                 let changed = async {
                     tokio::time::sleep(WATCH_AT_MOST_EVERY).await;
-                    status.changed().await
+                    tokio::select! {
+                        changed = status.changed() => changed,
+                        changed = leadership.changed() => changed,
+                    }
                 };
-                match tokio::time::timeout(WATCH_EVERY, changed).await {
-                    Ok(Ok(())) | Err(_) => {}
-                    Ok(Err(_)) => return,
+                let changed = tokio::time::timeout(WATCH_EVERY, changed);
+                tokio::select! {
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                    changed = changed => match changed {
+                        Ok(Ok(())) | Err(_) => {}
+                        Ok(Err(_)) => return,
+                    },
                 }
             }
         });
@@ -128,7 +170,8 @@ const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 /// What a watcher is told of at once: not the token's hops and the counters.
 fn what_matters(response: &v1::RingResponse) -> impl PartialEq + use<> {
     let starving = response.phase == v1::ring_response::Phase::Starving as i32;
-    (response.epoch, response.founder, starving, response.members.clone(), response.links.clone())
+    let view = (response.epoch, response.founder, starving, response.members.clone());
+    (view, response.links.clone(), response.leader.clone())
 }
 
 fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
@@ -153,7 +196,7 @@ fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
     });
     let counts = status.counts;
     v1::RingResponse {
-        node: shared.config.node_id.0,
+        node: shared.node().map_or(0, |node| node.0),
         phase: match status.phase {
             None => v1::ring_response::Phase::Unspecified,
             Some(Phase::Hungry) => v1::ring_response::Phase::Hungry,
@@ -184,6 +227,25 @@ fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
         cpu_us: status.cpu.as_micros() as u64,
         dropped: status.dropped + counts.nonsense,
         uptime_ms: shared.started.elapsed().as_millis() as u64,
+        leader: shared.leader(),
+    }
+}
+
+fn consensus(shared: &Shared, keeper: &Keeper) -> v1::Consensus {
+    let (stats, leadership) = (keeper.stats(), keeper.leadership());
+    let leadership = leadership.borrow();
+    let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+    let matched =
+        stats.matched.iter().map(|(node, position)| v1::MemberProgress { node: node.0, position: *position });
+    v1::Consensus {
+        leader: shared.leader(),
+        voters: numbers(&leadership.voters),
+        learners: numbers(&leadership.learners),
+        log_last: stats.log_last,
+        log_bytes: stats.log_bytes,
+        age_ms: keeper.age().as_millis().min(u128::from(u64::MAX)) as u64,
+        matched: matched.collect(),
+        stopped: stats.stopped.unwrap_or_default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `Shares`: this node's shares. Lengths and checksums are checked before anything is kept.
 
 use crate::node::Shared;
-use crate::share::{GetError, PutError, ShareKey, ShareMeta};
+use crate::share::{GetError, PutError, ShareKey, ShareMeta, ShareStore};
 use rain_proto::v1::shares_server::Shares;
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, SessionId, ShareIndex};
@@ -28,10 +28,13 @@ impl SharesService {
     }
 
     /// Counts the request until the guard is dropped.
-    fn begin(&self) -> Result<UnderWay, Status> {
+    fn begin(&self) -> Result<(Arc<ShareStore>, UnderWay), Status> {
+        let store = self.shared.store.clone();
+        let store =
+            store.ok_or_else(|| Status::failed_precondition("this node is a witness: it keeps no shares"))?;
         if self.shared.shares_on.load(Relaxed) {
             self.shared.requests.fetch_add(1, Relaxed);
-            Ok(UnderWay(self.shared.clone()))
+            Ok((store, UnderWay(self.shared.clone())))
         } else {
             Err(Status::unavailable("the shares of this node are switched off"))
         }
@@ -52,7 +55,7 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::PutShareRequest>,
     ) -> Result<Response<v1::PutShareResponse>, Status> {
-        let _under_way = self.begin()?;
+        let (store, _under_way) = self.begin()?;
         let request = request.into_inner();
         let (block, index) = convert::read_share_key(request.key)?;
         let code = convert::read_code(request.code)?;
@@ -83,7 +86,7 @@ impl Shares for SharesService {
         let room = self.room.clone().acquire_many_owned(kib).await;
         let room = room.map_err(|_| Status::unavailable("the node is stopping"))?;
         let (done, durable) = tokio::sync::oneshot::channel();
-        self.shared.store.put_with(meta, crcs, request.payload, move |result| {
+        store.put_with(meta, crcs, request.payload, move |result| {
             drop(room);
             // A caller that went away has no use for the answer; the share is kept all the same.
             let _ = done.send(result);
@@ -99,13 +102,13 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::GetShareRequest>,
     ) -> Result<Response<v1::GetShareResponse>, Status> {
-        let _under_way = self.begin()?;
+        let (store, _under_way) = self.begin()?;
         let request = request.into_inner();
         let (block, index) = convert::read_share_key(request.key)?;
         let key = ShareKey { block, index };
         // A read of cached pages takes microseconds; from the disk it may take long, and other requests go on
         // in the runtime's other workers.
-        let read = tokio::task::block_in_place(|| self.shared.store.get(key, request.offset, request.length));
+        let read = tokio::task::block_in_place(|| store.get(key, request.offset, request.length));
         match read {
             Ok(read) => Ok(Response::new(v1::GetShareResponse {
                 first_byte: read.first_byte,
@@ -115,7 +118,7 @@ impl Shares for SharesService {
             Err(error) => {
                 let status = get_status(&error);
                 if status.code() == tonic::Code::DataLoss {
-                    tracing::error!(%block, share = %index, node = %self.shared.config.node_id, %error, "damaged share");
+                    tracing::error!(%block, share = %index, node = %self.shared.node().unwrap_or_default(), %error, "damaged share");
                 }
                 Err(status)
             }
@@ -126,14 +129,13 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::DeleteSharesRequest>,
     ) -> Result<Response<v1::DeleteSharesResponse>, Status> {
-        let _under_way = self.begin()?;
+        let (store, _under_way) = self.begin()?;
         let mut keys = Vec::new();
         for key in request.into_inner().keys {
             let (block, index) = convert::read_share_key(Some(key))?;
             keys.push(ShareKey { block, index });
         }
-        let shared = self.shared.clone();
-        let deleted = tokio::task::spawn_blocking(move || shared.store.delete(&keys))
+        let deleted = tokio::task::spawn_blocking(move || store.delete(&keys))
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::internal(error.to_string()))?;
@@ -144,7 +146,7 @@ impl Shares for SharesService {
         &self,
         request: Request<v1::ListSharesRequest>,
     ) -> Result<Response<v1::ListSharesResponse>, Status> {
-        let _under_way = self.begin()?;
+        let (store, _under_way) = self.begin()?;
         let request = request.into_inner();
         let after = match request.after {
             None => None,
@@ -154,15 +156,14 @@ impl Shares for SharesService {
             }
         };
         let limit = (request.limit as usize).clamp(1, LIST_MAX);
-        let shared = self.shared.clone();
         let listed =
-            tokio::task::spawn_blocking(move || list(&shared, request.session, after, limit, request.verify));
+            tokio::task::spawn_blocking(move || list(&store, request.session, after, limit, request.verify));
         listed.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
 }
 
 fn list(
-    shared: &Shared,
+    store: &ShareStore,
     session: u64,
     after: Option<ShareKey>,
     limit: usize,
@@ -177,7 +178,7 @@ fn list(
             index: ShareIndex(u8::MAX),
         }),
     };
-    let found = shared.store.list(start, limit).map_err(|error| Status::internal(error.to_string()))?;
+    let found = store.list(start, limit).map_err(|error| Status::internal(error.to_string()))?;
     let full = found.len() == limit;
     let mut shares = Vec::with_capacity(found.len());
     for meta in found {
@@ -185,7 +186,7 @@ fn list(
             return Ok(v1::ListSharesResponse { shares, more: false });
         }
         let damaged =
-            verify && matches!(shared.store.get(meta.key, 0, meta.share_len), Err(GetError::Corrupt { .. }));
+            verify && matches!(store.get(meta.key, 0, meta.share_len), Err(GetError::Corrupt { .. }));
         shares.push(v1::ShareEntry {
             key: Some(convert::share_key(meta.key.block, meta.key.index)),
             block_len: meta.block_len,

@@ -66,7 +66,7 @@ impl StoreOptions {
 }
 
 /// What a store holds and has met.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Shares.
     pub shares: u64,

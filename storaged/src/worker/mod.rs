@@ -1,14 +1,86 @@
-//! The work that goes on behind the services, on the node that keeps the namespace. Each worker is a loop with
+//! The work that goes on behind the services, on the node that leads the namespace. Each worker is a loop with
 //! a pause, a bound on what it does at a time, and counters that anybody can look at; what to do is planned by
 //! pure functions elsewhere.
 
 pub(crate) mod leases;
+pub(crate) mod members;
 pub(crate) mod reclaim;
 pub(crate) mod repair;
 pub(crate) mod sweep;
 
+use crate::keeper::Keeper;
+use crate::node::Shared;
+use crate::service::namespace::Leases;
+use rain_client::Cluster;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Between two tries to connect the workers' client.
+const CONNECT_EVERY: Duration = Duration::from_millis(300);
+
+/// How often the workers' client learns of new nodes.
+const NODES_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs the workers while this node leads, and stops them when it does not. Ends with the node.
+pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
+    let mut leadership = keeper.leadership();
+    loop {
+        if leadership.wait_for(|now| now.mine).await.is_err() {
+            return;
+        }
+        tracing::info!(term = leadership.borrow().term, "this node leads the namespace");
+        // Under another leader the sessions were renewed elsewhere.
+        leases.forget();
+        let work = work(shared.clone(), keeper.clone(), leases.clone());
+        tokio::select! {
+            () = work => {}
+            lost = leadership.wait_for(|now| !now.mine) => {
+                if lost.is_err() {
+                    return;
+                }
+                tracing::info!("this node leads the namespace no more");
+            }
+        }
+    }
+}
+
+async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(members::run(shared.clone(), keeper.clone()));
+    let cluster = loop {
+        match shared.client().await {
+            Ok(cluster) => break cluster,
+            Err(error) => tracing::debug!(%error, "the workers' client; trying on"),
+        }
+        tokio::time::sleep(CONNECT_EVERY).await;
+    };
+    let (ended, to_sweep) = mpsc::channel(256);
+    tasks.spawn(leases::run(keeper, leases, ended));
+    tasks.spawn(repair::run(cluster.clone(), shared.repair.clone()));
+    tasks.spawn(reclaim::run(cluster.clone(), shared.reclaim.clone()));
+    tasks.spawn(sweep::run(cluster.clone(), to_sweep));
+    tasks.spawn(follow_nodes(cluster));
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            tracing::error!(%error, "a worker broke an invariant and stopped; restart this node");
+        }
+    }
+}
+
+/// The workers' client learns of new nodes and new addresses.
+async fn follow_nodes(cluster: Arc<Cluster>) {
+    loop {
+        tokio::time::sleep(NODES_EVERY).await;
+        if let Err(error) = cluster.refresh_nodes().await {
+            tracing::debug!(%error, "asking for the nodes");
+        }
+    }
+}
 
 /// What a worker has done since the start.
 #[derive(Debug, Default)]

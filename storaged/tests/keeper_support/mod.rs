@@ -3,10 +3,10 @@
 #![allow(dead_code)] // Each test file uses its part.
 #![allow(clippy::unwrap_used)] // A helper of tests.
 
-use rain_namespace::command::{Command, Entry, Request};
+use rain_namespace::command::{Command, Entry, NodeSpec, Request};
 use rain_namespace::kv::KvRead;
 use rain_namespace::record::{FileKind, Time};
-use rain_types::{Codec, Ino, NodeId};
+use rain_types::{ClusterId, Codec, Ino, NodeId};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -14,7 +14,9 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use storaged::keeper::{Media, MediaFile};
+use storaged::keeper::{
+    Keeper, KeeperError, KeeperOptions, Line, Machine, Media, MediaFile, Seat, Transport, TransportError,
+};
 
 /// Small, seeded, good enough to choose sectors.
 pub(crate) struct Dice(u64);
@@ -347,9 +349,7 @@ pub(crate) fn request(command: Command) -> Request {
 pub(crate) fn setup() -> Vec<Request> {
     let node = |id: u32| Command::RegisterNode {
         id: NodeId(id),
-        address: format!("127.0.0.1:{}", 7000 + id),
-        domain: String::new(),
-        weight: 1,
+        node: NodeSpec { address: format!("127.0.0.1:{}", 7000 + id), weight: 1, ..NodeSpec::default() },
     };
     let volume = Command::CreateVolume {
         name: "v".into(),
@@ -389,4 +389,101 @@ pub(crate) fn contents(kv: &dyn KvRead) -> Vec<(Vec<u8>, Vec<u8>)> {
         ControlFlow::Continue(())
     });
     all
+}
+
+/// The cluster of all tests.
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
+
+/// Nobody else is there.
+#[derive(Debug)]
+pub(crate) struct Alone;
+
+impl Line for Alone {
+    fn ask<'a>(
+        &'a mut self,
+        _message: bytes::Bytes,
+    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>> {
+        Box::pin(async { Err(TransportError("nobody is there".into())) })
+    }
+}
+
+impl Transport for Alone {
+    fn line(&self, _to: NodeId, _address: &str) -> Box<dyn Line> {
+        Box::new(Alone)
+    }
+
+    fn call<'a>(
+        &'a self,
+        _to: NodeId,
+        _address: &'a str,
+        _message: bytes::Bytes,
+    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>> {
+        Box::pin(async { Err(TransportError("nobody is there".into())) })
+    }
+
+    fn send<'a>(
+        &'a self,
+        _to: NodeId,
+        _address: &'a str,
+        _message: bytes::Bytes,
+        _pieces: tokio::sync::mpsc::Receiver<bytes::Bytes>,
+    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>> {
+        Box::pin(async { Err(TransportError("nobody is there".into())) })
+    }
+}
+
+/// A keeper alone in its cluster, on a runtime of its own: dropping it is its death.
+#[derive(Debug)]
+pub(crate) struct Node {
+    keeper: Option<Keeper>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl std::ops::Deref for Node {
+    type Target = Keeper;
+
+    fn deref(&self) -> &Keeper {
+        self.keeper.as_ref().unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(std::time::Duration::from_secs(20));
+        drop(self.keeper.take());
+    }
+}
+
+impl Node {
+    /// Opens or begins it, and waits until it leads and has applied what its log has.
+    pub(crate) fn open(
+        dir: &Path,
+        options: KeeperOptions,
+        machine: Arc<dyn Machine>,
+        media: Arc<dyn Media>,
+    ) -> Result<Node, KeeperError> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let seat = Seat { cluster: CLUSTER, node: NodeId(1), address: "here:1".into() };
+        let keeper = runtime.block_on(async {
+            let keeper = Keeper::open_with(dir, seat, options, Arc::new(Alone), machine, media).await?;
+            keeper.found().await?;
+            let begun = std::time::Instant::now();
+            while keeper.ask(&rain_namespace::query::Query::Nodes).await.is_err() {
+                if let Some(reason) = keeper.stopped() {
+                    return Err(KeeperError::Raft(reason));
+                }
+                assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it does not lead");
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            Ok(keeper)
+        });
+        match keeper {
+            Ok(keeper) => Ok(Node { keeper: Some(keeper), runtime: Some(runtime) }),
+            Err(error) => {
+                runtime.shutdown_timeout(std::time::Duration::from_secs(20));
+                Err(error)
+            }
+        }
+    }
 }

@@ -164,11 +164,7 @@ impl TestCluster {
             command.args(["--insecure", "--ring-listen", &rings.join(",")]);
         }
         command.arg("--data").arg(self.data(node)).arg("--exit-with-parent");
-        if node == 1 {
-            command.arg("--keeper");
-        } else {
-            command.args(["--peers", &self.address(1)]);
-        }
+        command.args(["--peers", &self.addresses()]);
         command.args(&self.options.args).args(more);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn();
         self.children[node as usize - 1] = Some(child.context("starting a node")?);

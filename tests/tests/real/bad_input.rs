@@ -243,7 +243,7 @@ fn storaged(args: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
 fn unknown_key() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("node.toml");
-    fs::write(&path, "node-id = 1\nkeeper = true\ndata = \"/nowhere\"\ncolour = \"red\"\n")?;
+    fs::write(&path, "node-id = 1\nwitness = true\ndata = \"/nowhere\"\ncolour = \"red\"\n")?;
     let (code, said) = storaged(&["--config", &path.display().to_string()])?;
     ensure!(code == Some(2) && said.contains("colour") && said.contains("node.toml"), "{code:?}: {said}");
     Ok(())
@@ -252,8 +252,13 @@ fn unknown_key() -> anyhow::Result<()> {
 fn beyond_loopback() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().display().to_string();
-    let (code, said) = storaged(&["--node-id", "1", "--keeper", "--data", &data, "--listen", "0.0.0.0:0"])?;
-    ensure!(code == Some(2) && said.contains("--insecure"), "{code:?}: {said}");
+    let args =
+        ["--data", &data, "--listen", "0.0.0.0:0", "--peers", "10.255.255.1:7400", "--exit-with-parent"];
+    let (code, said) = storaged(&args)?;
+    ensure!(code == Some(0) && said.contains("nothing is encrypted"), "{code:?}: {said}");
+    let trusted = [&args[..], &["--insecure"]].concat();
+    let (code, said) = storaged(&trusted)?;
+    ensure!(code == Some(0) && !said.contains("nothing is encrypted"), "{code:?}: {said}");
     Ok(())
 }
 

@@ -1,0 +1,168 @@
+//! The namespace's part of `rain status`: who leads it, who votes, who lags, and how many more losses it bears.
+//!
+//! JSON: `leader` (null: none), `term`, `voters` and `learners` (node, answers, lag in entries; null where unknown), `bears` (how many
+//! more voters may be lost), `age_ms` (without a leader: how old what can be read may be; else null), `log_bytes`.
+
+use crate::output;
+use rain_proto::v1::{Consensus, NodeStatusResponse};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// What the nodes say of the namespace.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Quorum {
+    pub(super) leader: Option<u32>,
+    term: u64,
+    voters: Vec<u32>,
+    learners: Vec<u32>,
+    answers: Vec<u32>,
+    /// Entries that a node's log lacks.
+    lag: BTreeMap<u32, u64>,
+    log_bytes: u64,
+    age_ms: Option<u64>,
+}
+
+impl Quorum {
+    /// `all`: the nodes that answer.
+    pub(super) fn of<'a>(all: impl Iterator<Item = &'a NodeStatusResponse>) -> Quorum {
+        let said: Vec<(u32, &Consensus)> =
+            all.filter_map(|status| Some((status.node, status.consensus.as_ref()?))).collect();
+        let term = |consensus: &Consensus| consensus.leader.as_ref().map_or(0, |leader| leader.term);
+        // The leader's own word first, then that of who heard of one last.
+        let leads = |node: u32, consensus: &Consensus| {
+            consensus.leader.as_ref().is_some_and(|leader| leader.node == node && consensus.age_ms == 0)
+        };
+        let best = said.iter().max_by_key(|(node, consensus)| {
+            (leads(*node, consensus), term(consensus), std::cmp::Reverse(consensus.age_ms))
+        });
+        let Some((node, best)) = best else { return Quorum::default() };
+        let led = leads(*node, best);
+        let last = said.iter().map(|(_, consensus)| consensus.log_last).max().unwrap_or(0);
+        let lag =
+            said.iter().map(|(node, consensus)| (*node, last.saturating_sub(consensus.log_last))).collect();
+        Quorum {
+            leader: led.then_some(*node),
+            term: term(best),
+            voters: best.voters.clone(),
+            learners: best.learners.clone(),
+            answers: said.iter().map(|(node, _)| *node).collect(),
+            lag,
+            log_bytes: best.log_bytes,
+            age_ms: (!led).then_some(best.age_ms),
+        }
+    }
+
+    fn up(&self) -> usize {
+        self.voters.iter().filter(|voter| self.answers.contains(voter)).count()
+    }
+
+    fn majority(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    /// How many more voters may be lost; none: there is no majority now.
+    fn bears(&self) -> Option<usize> {
+        self.up().checked_sub(self.majority())
+    }
+
+    /// What is wrong, if no majority answers.
+    pub(super) fn failure(&self) -> Option<String> {
+        if self.voters.is_empty() || self.bears().is_some() {
+            return None;
+        }
+        Some(format!(
+            "{} of the {} nodes that vote on the namespace answer, {} are needed: files can be read as they were {} ago, \
+             nothing can be changed until one more is back",
+            self.up(),
+            self.voters.len(),
+            self.majority(),
+            output::duration(std::time::Duration::from_millis(self.age_ms.unwrap_or(0)))
+        ))
+    }
+
+    /// What one more loss would do, where it would do something because some are lost already.
+    pub(super) fn warning(&self) -> Option<String> {
+        let lost = self.up() < self.voters.len();
+        (lost && self.bears() == Some(0))
+            .then(|| "one more loss of a node that votes stops all changes".to_owned())
+    }
+
+    pub(super) fn as_json(&self) -> Value {
+        let member = |node: &u32| {
+            let lag = self.lag.get(node);
+            json!({"node": node, "answers": self.answers.contains(node), "lag": lag})
+        };
+        json!({
+            "leader": self.leader, "term": self.term, "bears": self.bears(), "age_ms": self.age_ms,
+            "voters": self.voters.iter().map(member).collect::<Vec<_>>(),
+            "learners": self.learners.iter().map(member).collect::<Vec<_>>(),
+            "log_bytes": self.log_bytes,
+        })
+    }
+
+    pub(super) fn lines(&self, nodes: usize) -> Vec<String> {
+        let member = |node: &u32| match self.lag.get(node) {
+            None => format!("{node} (does not answer)"),
+            Some(lag) if *lag > 1000 => format!("{node} ({lag} entries behind)"),
+            Some(_) => node.to_string(),
+        };
+        let list = |nodes: &[u32]| nodes.iter().map(member).collect::<Vec<_>>().join(", ");
+        let led = match self.leader {
+            Some(leader) => format!("led by node {leader}"),
+            None => "without a leader".to_owned(),
+        };
+        let mut lines = vec![format!("namespace {led}, term {}; voters: {}", self.term, list(&self.voters))];
+        if !self.learners.is_empty() {
+            lines[0] += &format!("; followers without a vote: {}", list(&self.learners));
+        }
+        lines.push(match (self.bears(), self.voters.len()) {
+            (None, _) => "no majority: nothing can be changed".into(),
+            (Some(0), 1) => "one node alone keeps the namespace: its loss stops everything; start more nodes".into(),
+            (Some(0), 2) => {
+                "the loss of either voter stops all changes: a witness mends that (storaged --witness ..., then rain node add)"
+                    .into()
+            }
+            (Some(0), _) => "one more loss of a voter stops all changes".into(),
+            (Some(some), _) if nodes > 3 && self.voters.len() == 3 => {
+                format!("changes go on with {some} voter lost")
+            }
+            (Some(some), _) => format!("changes go on with up to {some} more voters lost"),
+        });
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rain_proto::v1::Leader;
+
+    fn node(node: u32, leader: u32, age_ms: u64, voters: &[u32]) -> NodeStatusResponse {
+        let leader = Some(Leader { term: 7, node: leader, address: "h:1".into() });
+        let consensus =
+            Consensus { leader, voters: voters.to_vec(), log_last: 100, age_ms, ..Consensus::default() };
+        NodeStatusResponse { node, consensus: Some(consensus), ..NodeStatusResponse::default() }
+    }
+
+    #[test]
+    fn what_one_more_loss_does_is_said() {
+        let five = [1, 2, 3, 4, 5];
+        let of = |up: &[u32]| {
+            let all: Vec<_> =
+                up.iter().map(|id| node(*id, 2, if *id == 2 { 0 } else { 30 }, &five)).collect();
+            Quorum::of(all.iter())
+        };
+        let all = of(&five);
+        assert_eq!((all.leader, all.bears(), all.warning(), all.failure()), (Some(2), Some(2), None, None));
+        let three = of(&[1, 2, 5]);
+        assert!(three.warning().is_some_and(|text| text.contains("one more loss")));
+        let two = of(&[1, 5]);
+        assert!(
+            two.failure().is_some_and(|text| text.contains("2 of the 5") && text.contains("3 are needed"))
+        );
+        assert_eq!(two.as_json()["leader"], Value::Null);
+        let pair: Vec<_> =
+            [1, 2].iter().map(|id| node(*id, 1, if *id == 1 { 0 } else { 9 }, &[1, 2])).collect();
+        assert!(Quorum::of(pair.iter()).lines(2)[1].contains("witness"));
+    }
+}

@@ -1,0 +1,200 @@
+//! When this node asks for votes. Pure: facts and time come in, a decision goes out.
+//!
+//! openraft would do it by a timeout alone. Here the ring's word comes first: who answers is known within a tenth of a second, so a
+//! leader that is gone is replaced at once, and one that is only slow is not. Nothing of this is needed for safety: a campaign at a wrong
+//! moment is refused by those who still hear the leader (their lease, see `standing`).
+//!
+//! | the ring says | the leader | then |
+//! |---|---|---|
+//! | too few voters answer | any | nothing: a candidate could not win, and its higher term would only disturb the others later |
+//! | it is gone, or none is known | not heard within its lease | stand, in turn |
+//! | it is there | silent for [`Times::silence`] | stand, in turn: its disk hangs, or its Raft does |
+//! | nothing (no ring here) | silent for [`Times::blind`] | stand, in turn |
+
+use super::standing::Times;
+use rain_types::NodeId;
+use std::collections::BTreeSet;
+use tokio::time::Instant;
+
+/// What is known at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) now: Instant,
+    /// Who votes; while the membership changes, each of the two sets.
+    pub(crate) voters: &'a [BTreeSet<NodeId>],
+    /// The leader, as far as it is known; this node itself means that it leads.
+    pub(crate) leader: Option<NodeId>,
+    /// When a leader was heard last.
+    pub(crate) heard: Option<Instant>,
+    /// Who answers, by the ring; none: there is no ring here.
+    pub(crate) view: Option<&'a [NodeId]>,
+}
+
+/// The time that a reason to stand has been there, and the last try.
+#[derive(Debug, Default)]
+pub(crate) struct Campaign {
+    since: Option<Instant>,
+    tried: Option<Instant>,
+}
+
+impl Campaign {
+    /// Whether to stand now. Whoever is told so does.
+    pub(crate) fn decide(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
+        if !self.has_reason(times, facts) {
+            *self = Campaign::default();
+            return false;
+        }
+        let since = *self.since.get_or_insert(facts.now);
+        let order = turn_order(facts);
+        let Some(turn) = order.iter().position(|node| *node == facts.me) else { return false };
+        // A round of turns is over before somebody tries again, so turns do not drift into each other.
+        let round = times.step * (order.len() as u32 + 1);
+        let due = self.tried.map_or(since + times.step * turn as u32, |tried| tried + round);
+        if facts.now < due {
+            return false;
+        }
+        self.tried = Some(facts.now);
+        true
+    }
+
+    fn has_reason(&self, times: &Times, facts: &Facts<'_>) -> bool {
+        let votes = facts.voters.iter().any(|voters| voters.contains(&facts.me));
+        if !votes || facts.leader == Some(facts.me) {
+            return false;
+        }
+        let silent = |limit| facts.heard.is_none_or(|heard| facts.now > heard + limit);
+        match facts.view {
+            None => silent(times.blind),
+            Some(view) => {
+                let there =
+                    |voters: &BTreeSet<NodeId>| view.iter().filter(|node| voters.contains(node)).count();
+                if facts.voters.iter().any(|voters| there(voters) * 2 <= voters.len()) {
+                    return false;
+                }
+                let present = facts.leader.is_some_and(|leader| view.contains(&leader));
+                silent(if present { times.silence } else { times.lease })
+            }
+        }
+    }
+}
+
+/// Voters that answer, beginning behind the leader that is gone, so that it is not always the same one's turn.
+fn turn_order(facts: &Facts<'_>) -> Vec<NodeId> {
+    let voters: BTreeSet<NodeId> = facts.voters.iter().flatten().copied().collect();
+    let mut order: Vec<NodeId> = voters
+        .into_iter()
+        .filter(|node| facts.view.is_none_or(|view| view.contains(node)) && Some(*node) != facts.leader)
+        .collect();
+    let after = facts.leader.unwrap_or_default();
+    let first = order.iter().position(|node| *node > after).unwrap_or(0);
+    order.rotate_left(first);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn nodes(ids: &[u32]) -> Vec<NodeId> {
+        ids.iter().map(|id| NodeId(*id)).collect()
+    }
+
+    struct Scene {
+        start: Instant,
+        voters: Vec<BTreeSet<NodeId>>,
+        leader: Option<u32>,
+        view: Option<Vec<NodeId>>,
+        heard: Duration,
+    }
+
+    impl Scene {
+        fn new(leader: u32, view: Option<&[u32]>) -> Scene {
+            let voters = vec![nodes(&[1, 2, 3, 4, 5]).into_iter().collect()];
+            let view = view.map(nodes);
+            Scene { start: Instant::now(), voters, leader: Some(leader), view, heard: ms(0) }
+        }
+
+        /// The first millisecond at which a node stands.
+        fn stands(&self, me: u32, until: u64) -> Option<u64> {
+            let mut campaign = Campaign::default();
+            (0..until).find(|at| {
+                let facts = Facts {
+                    me: NodeId(me),
+                    now: self.start + ms(*at),
+                    voters: &self.voters,
+                    leader: self.leader.map(NodeId),
+                    heard: Some(self.start + self.heard),
+                    view: self.view.as_deref(),
+                };
+                campaign.decide(&Times::default(), &facts)
+            })
+        }
+    }
+
+    #[test]
+    fn a_leader_that_is_gone_is_replaced_when_its_lease_is_over_in_turn() {
+        let scene = Scene::new(2, Some(&[1, 3, 4, 6]));
+        assert_eq!(scene.stands(3, 1000), Some(201));
+        assert_eq!(scene.stands(4, 1000), Some(261));
+        assert_eq!(scene.stands(1, 1000), Some(321));
+        assert_eq!(scene.stands(6, 1000), None, "it does not vote");
+        assert_eq!(scene.stands(5, 1000), None, "it is not in the view it is told of");
+    }
+
+    #[test]
+    fn a_leader_that_is_heard_stays_whatever_the_ring_says() {
+        let mut scene = Scene::new(2, Some(&[1, 3, 4]));
+        scene.heard = ms(10_000);
+        assert_eq!(scene.stands(3, 10_000), None);
+    }
+
+    #[test]
+    fn a_leader_that_is_there_and_silent_is_replaced_after_longer() {
+        let scene = Scene::new(2, Some(&[1, 2, 3, 4, 5]));
+        assert_eq!(scene.stands(3, 5000), Some(1501));
+    }
+
+    #[test]
+    fn a_minority_stays_quiet() {
+        let scene = Scene::new(2, Some(&[3, 4]));
+        assert_eq!(scene.stands(3, 60_000), None);
+        let mut joint = Scene::new(2, Some(&[1, 3, 4]));
+        joint.voters.push(nodes(&[5, 6, 7]).into_iter().collect());
+        assert_eq!(joint.stands(3, 60_000), None, "both majorities are needed");
+    }
+
+    #[test]
+    fn without_a_ring_the_long_timeout_decides() {
+        let scene = Scene::new(2, None);
+        assert_eq!(scene.stands(3, 5000), Some(2501));
+        assert_eq!(scene.stands(4, 5000), Some(2561));
+    }
+
+    #[test]
+    fn the_leader_does_not_stand_and_a_candidate_tries_again_after_a_round() {
+        assert_eq!(Scene::new(3, Some(&[1, 2, 3])).stands(3, 60_000), None);
+        let (times, scene) = (Times::default(), Scene::new(2, Some(&[1, 3, 4])));
+        let mut campaign = Campaign::default();
+        let tries: Vec<u64> = (0..900)
+            .filter(|at| {
+                let facts = Facts {
+                    me: NodeId(3),
+                    now: scene.start + ms(*at),
+                    voters: &scene.voters,
+                    leader: None,
+                    heard: Some(scene.start),
+                    view: scene.view.as_deref(),
+                };
+                campaign.decide(&times, &facts)
+            })
+            .collect();
+        // Without a leader the order begins with node 1.
+        assert_eq!(tries, [261, 501, 741]);
+    }
+}

@@ -1,0 +1,206 @@
+//! gRPC between keepers.
+//!
+//! A connection that has not answered for a while is thrown away: after a cut, TCP itself would wait for seconds before it tries
+//! again.
+
+use crate::keeper::{Line, Transport, TransportError};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use rain_client::grpc_endpoint;
+use rain_proto::v1::KeeperMessage;
+use rain_proto::v1::keepers_client::KeepersClient;
+use rain_types::NodeId;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// A connection that has been asked and has not answered for so long is replaced.
+const STUCK_AFTER: Duration = Duration::from_millis(600);
+
+/// Where the nodes are: as the namespace has it, or as they said themselves since. Nodes that have all moved must find each other before
+/// the namespace can be told.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses(RwLock<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    recorded: BTreeMap<NodeId, String>,
+    heard: BTreeMap<NodeId, String>,
+}
+
+impl Addresses {
+    fn known(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, node: NodeId) -> Option<String> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.heard.get(&node).or_else(|| known.recorded.get(&node)).cloned()
+    }
+
+    /// What the namespace has. A record that changes is newer than what was heard.
+    pub(crate) fn record(&self, recorded: BTreeMap<NodeId, String>) {
+        let mut known = self.known();
+        let Known { recorded: before, heard } = &mut *known;
+        heard.retain(|node, _| !before.contains_key(node) || before.get(node) == recorded.get(node));
+        *before = recorded;
+    }
+
+    /// What a node said of itself just now.
+    pub(crate) fn hear(&self, node: NodeId, address: String) {
+        self.known().heard.insert(node, address);
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    address: String,
+    channel: Channel,
+    /// Since when it is asked without an answer.
+    asked: Option<Instant>,
+}
+
+/// The connections to the others.
+#[derive(Debug)]
+pub(crate) struct GrpcTransport {
+    addresses: Arc<Addresses>,
+    lines: Mutex<HashMap<NodeId, Connection>>,
+}
+
+impl GrpcTransport {
+    pub(crate) fn new(addresses: Arc<Addresses>) -> GrpcTransport {
+        GrpcTransport { addresses, lines: Mutex::default() }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, HashMap<NodeId, Connection>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self, to: NodeId, address: &str) -> Result<KeepersClient<Channel>, TransportError> {
+        let address = self.addresses.get(to).unwrap_or_else(|| address.to_owned());
+        let mut lines = self.lines();
+        let stuck = |line: &Connection| line.asked.is_some_and(|asked| asked.elapsed() > STUCK_AFTER);
+        if lines.get(&to).is_none_or(|line| line.address != address || stuck(line)) {
+            let endpoint =
+                grpc_endpoint(&address).map_err(|error| TransportError(format!("{address}: {error}")))?;
+            lines.insert(to, Connection { address, channel: endpoint.connect_lazy(), asked: None });
+        }
+        let line = lines.get_mut(&to).expect("just put there");
+        line.asked.get_or_insert_with(Instant::now);
+        Ok(KeepersClient::new(line.channel.clone())
+            .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX))
+    }
+
+    fn asked(&self, to: NodeId) {
+        if let Some(line) = self.lines().get_mut(&to) {
+            line.asked.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn answered(&self, to: NodeId) {
+        if let Some(line) = self.lines().get_mut(&to) {
+            line.asked = None;
+        }
+    }
+}
+
+/// Messages on their way over one stream, and who waits for their answers, in their order.
+#[derive(Debug)]
+struct GrpcLine {
+    transport: Arc<GrpcTransport>,
+    to: NodeId,
+    address: String,
+    stream: Option<(mpsc::Sender<KeeperMessage>, Streaming<KeeperMessage>)>,
+}
+
+impl Line for GrpcLine {
+    fn ask<'a>(&'a mut self, message: Bytes) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: &str| TransportError(format!("node {}: {why}", self.to));
+            let message = KeeperMessage { bytes: message };
+            let (send, mut answers) = match self.stream.take() {
+                Some((send, answers)) => {
+                    self.transport.asked(self.to);
+                    send.send(message).await.map_err(|_| failed("the line is broken"))?;
+                    (send, answers)
+                }
+                None => {
+                    let mut client = self.transport.client(self.to, &self.address)?;
+                    let (send, messages) = mpsc::channel(1);
+                    send.try_send(message).map_err(|_| failed("a new line takes no message"))?;
+                    let opened = client.talk(ReceiverStream::new(messages)).await;
+                    (send, opened.map_err(|status| failed(status.message()))?.into_inner())
+                }
+            };
+            let answer = answers.message().await.map_err(|status| failed(status.message()))?;
+            let answer = answer.ok_or_else(|| failed("the line has ended"))?;
+            self.transport.answered(self.to);
+            self.stream = Some((send, answers));
+            Ok(answer.bytes)
+        })
+    }
+}
+
+impl Transport for Arc<GrpcTransport> {
+    fn line(&self, to: NodeId, address: &str) -> Box<dyn Line> {
+        Box::new(GrpcLine { transport: self.clone(), to, address: address.to_owned(), stream: None })
+    }
+
+    fn call<'a>(
+        &'a self,
+        to: NodeId,
+        address: &'a str,
+        message: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+        Box::pin(async move {
+            let mut client = self.client(to, address)?;
+            let answer = client.tell(KeeperMessage { bytes: message }).await;
+            let answer =
+                answer.map_err(|status| TransportError(format!("node {to}: {}", status.message())))?;
+            self.answered(to);
+            Ok(answer.into_inner().bytes)
+        })
+    }
+
+    fn send<'a>(
+        &'a self,
+        to: NodeId,
+        address: &'a str,
+        message: Bytes,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+        Box::pin(async move {
+            let mut client = self.client(to, address)?;
+            let messages = tokio_stream::once(message).chain(ReceiverStream::new(pieces));
+            let answer = client.send(messages.map(|bytes| KeeperMessage { bytes })).await;
+            let answer =
+                answer.map_err(|status| TransportError(format!("node {to}: {}", status.message())))?;
+            self.answered(to);
+            Ok(answer.into_inner().bytes)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_says_counts_until_its_record_changes() {
+        let addresses = Addresses::default();
+        let record = |address: &str| addresses.record(BTreeMap::from([(NodeId(1), address.to_owned())]));
+        record("a:1");
+        addresses.hear(NodeId(1), "b:1".into());
+        record("a:1");
+        assert_eq!(addresses.get(NodeId(1)).as_deref(), Some("b:1"));
+        record("b:1");
+        record("c:1");
+        assert_eq!(addresses.get(NodeId(1)).as_deref(), Some("c:1"));
+    }
+}
