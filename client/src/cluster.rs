@@ -251,6 +251,11 @@ impl Cluster {
         self.leader.told(leader);
     }
 
+    /// Whether changes are taken, as far as this client knows; why not.
+    pub(crate) fn can_change(&self, what: &str) -> Result<(), Error> {
+        self.leader.is_there(what)
+    }
+
     /// How long this client has been without a leader, and how old what it is told may be: nothing while all is well.
     pub fn without_leader(&self) -> Option<(Duration, Duration)> {
         let since = self.leader.lost_since()?;

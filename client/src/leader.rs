@@ -149,6 +149,15 @@ impl Leader {
         since
     }
 
+    /// Whether a leader is known or at least being looked for; else what a call would say.
+    pub(crate) fn is_there(&self, what: &str) -> Result<(), Error> {
+        if self.lost_since().is_none() {
+            return Ok(());
+        }
+        self.doubt();
+        Err(self.failure(what, false))
+    }
+
     /// Since when no leader has answered, where that is longer than calls wait.
     pub(crate) fn lost_since(&self) -> Option<Instant> {
         self.doubts().since.filter(|since| since.elapsed() >= self.dead_after)
@@ -173,10 +182,7 @@ impl Leader {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let begun = Instant::now();
-        if self.lost_since().is_some() {
-            self.doubt();
-            return Err(self.failure(what, false));
-        }
+        self.is_there(what)?;
         let mut sent = false;
         loop {
             let place = self.place();

@@ -31,6 +31,7 @@ use rain_proto::v1::namespace_server::NamespaceServer;
 use rain_proto::v1::node_server::NodeServer;
 use rain_proto::v1::shares_server::SharesServer;
 use rain_proto::v1::store_server::StoreServer;
+use rain_ring::View;
 use rain_types::{ClusterId, NodeId};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -471,7 +472,12 @@ async fn campaign(shared: Arc<Shared>, keeper: Arc<Keeper>) {
     loop {
         let view: Option<Vec<NodeId>> = {
             let status = status.borrow_and_update();
-            status.view.as_ref().map(|view| view.members.iter().map(|member| member.node).collect())
+            // The namespace goes over the first link.
+            let cut = |node: NodeId| {
+                status.links.iter().any(|(path, up, _)| path.peer == node && path.link == 0 && !up)
+            };
+            let members = |view: &View| view.members.iter().map(|member| member.node).collect::<Vec<_>>();
+            status.view.as_ref().map(|view| members(view).into_iter().filter(|node| !cut(*node)).collect())
         };
         keeper.campaign(&mut campaign, view.as_deref());
         tokio::time::sleep(CAMPAIGN_EVERY).await;

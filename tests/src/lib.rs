@@ -2,10 +2,12 @@
 //!
 //! - [`real`]: processes, mounts, kills. Everything started here is ended when its handle is dropped, also
 //!   when a test fails.
+//! - [`failover`]: what programs see while parts of a cluster fail.
 //! - [`needs`]: what a test needs of the machine; where it is missing the test is reported as ignored, with
 //!   the reason in its name.
 //! - [`data`]: bytes made from a seed, so that a file can be checked without a copy of it.
 
 pub mod data;
+pub mod failover;
 pub mod needs;
 pub mod real;

@@ -62,6 +62,18 @@ enum Verb {
         #[arg(long, default_value_t = 600)]
         busy_seconds: u32,
     },
+    /// The longest stalls that programs on a mount see while nodes and links fail: real processes in network namespaces (as root).
+    Failover {
+        /// How often each fault is made.
+        #[arg(long, default_value_t = 1)]
+        rounds: u32,
+        /// Only faults whose name has one of these in it.
+        #[arg(long, value_name = "TEXT,TEXT")]
+        only: Option<String>,
+        /// For scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// Raincore's figure: processor time of mirroring 10,000 shared items, beside the paper's.
     BenchRing {
         /// Seconds for each row.
@@ -120,6 +132,28 @@ fn main() -> anyhow::Result<()> {
             command.env("RAIN_RING_BUSY_SECONDS", busy_seconds.to_string());
             command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--", "ring_"]);
             run(command.args(["--nocapture", "--test-threads", "1"]))
+        }
+        Verb::Failover { rounds, only, json } => {
+            run(cargo().args(["build", "--release", "--locked", "-p", "rain"]))?;
+            let target =
+                std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+            let mut command = cargo();
+            command.args([
+                "run",
+                "--release",
+                "--locked",
+                "-p",
+                "rain-tests",
+                "--bin",
+                "failover",
+                "--",
+                "--rain",
+            ]);
+            command.arg(target.join("release/rain")).args(["--rounds", &rounds.to_string()]);
+            command
+                .args(only.iter().flat_map(|only| ["--only", only.as_str()]))
+                .args(json.then_some("--json"));
+            run(&mut command)
         }
         Verb::BenchRing { seconds, json } => {
             let mut command = cargo();

@@ -8,7 +8,7 @@ use crate::output;
 use crate::source::Source;
 use anyhow::{Context, bail};
 use clap::Args;
-use rain_client::{Cluster, Options, ReadPolicy, Volume};
+use rain_client::{Cluster, Error, Options, ReadPolicy, Volume};
 use rain_fuse::MountOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -16,9 +16,17 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Servers that do not answer are waited for so long, as NFS does in the foreground.
+const RETRY: Duration = Duration::from_secs(120);
+
+const AGAIN_EVERY: Duration = Duration::from_millis(500);
+
+/// A mount that waits says so after this.
+const SAY_AFTER: Duration = Duration::from_secs(3);
 
 /// Mount a volume.
 #[derive(Debug, Args)]
@@ -31,8 +39,8 @@ pub(crate) struct Mount {
     source: Source,
     /// A folder, empty.
     mountpoint: PathBuf,
-    /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (give up on nodes that are away); unknown ones are
-    /// passed over.
+    /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (give up on nodes that are away), fail-fast (do not wait for servers that
+    /// do not answer), retry=SECONDS (wait so long for them; 120); unknown ones are passed over.
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground and log to standard error.
@@ -92,7 +100,7 @@ impl Mount {
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
         options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
-        let (mut log, mut timeout, mut policy) = (None, None, None);
+        let (mut log, mut timeout, mut policy, mut retry) = (None, None, None, RETRY);
         for text in &self.options {
             for unknown in options.parse(text)? {
                 match unknown.split_once('=') {
@@ -102,6 +110,12 @@ impl Mount {
                             millis.parse().with_context(|| format!("timeout={millis}: not milliseconds"))?;
                         timeout = Some(Duration::from_millis(millis));
                     }
+                    Some(("retry", secs)) => {
+                        let secs =
+                            secs.parse().with_context(|| format!("retry={secs}: not whole seconds"))?;
+                        retry = Duration::from_secs(secs);
+                    }
+                    None if unknown == "fail-fast" => retry = Duration::ZERO,
                     Some(("read_policy", word)) => {
                         let word: ReadPolicy =
                             word.parse().map_err(anyhow::Error::msg).context("read_policy")?;
@@ -120,11 +134,35 @@ impl Mount {
         let mut client = Options { label, ..Options::default() };
         client.dead_after = timeout.unwrap_or(client.dead_after);
         client.read_policy = policy.unwrap_or(client.read_policy);
-        let volume = runtime.block_on(async {
-            let cluster = Cluster::connect(&self.source.addresses, client).await?;
-            open_volume(&cluster, &self.source.volume).await
-        })?;
+        let volume = runtime.block_on(self.connect(client, retry))?;
         stay_mounted(runtime, &volume, &self.mountpoint, options, || output::line("mounted"))
+    }
+
+    /// Connects and opens the volume; servers that do not answer, or have no majority yet, are waited for, as NFS does.
+    async fn connect(&self, client: Options, retry: Duration) -> anyhow::Result<Arc<Volume>> {
+        let begun = Instant::now();
+        let mut said = false;
+        loop {
+            let cluster = match Cluster::connect(&self.source.addresses, client.clone()).await {
+                Ok(cluster) => cluster,
+                Err(error) => {
+                    let may_come = matches!(
+                        error,
+                        Error::NoCluster { .. } | Error::Unreachable { .. } | Error::NoMajority { .. }
+                    );
+                    if !may_come || begun.elapsed() >= retry {
+                        return Err(error.into());
+                    }
+                    if !said {
+                        tracing::warn!(%error, "waiting for the servers, at most {retry:?}");
+                        said = true;
+                    }
+                    tokio::time::sleep(AGAIN_EVERY).await;
+                    continue;
+                }
+            };
+            return open_volume(&cluster, &self.source.volume).await;
+        }
     }
 
     /// Runs this program again in the foreground of its own and waits for its word.
@@ -153,8 +191,20 @@ impl Mount {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).process_group(0);
         let mut child = command.spawn().context("starting the mount")?;
         let stdout = child.stdout.take().context("the mount's word")?;
-        let mut word = String::new();
-        BufReader::new(stdout).read_line(&mut word)?;
+        let (send, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut word = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut word);
+            let _ = send.send(word);
+        });
+        let word = match said.recv_timeout(SAY_AFTER) {
+            Ok(word) => word,
+            Err(_) => {
+                let servers = self.source.addresses.join(", ");
+                output::say(format!("rain: waiting for {servers} (-o fail-fast does not wait)"));
+                said.recv().unwrap_or_default()
+            }
+        };
         if word.trim() == "mounted" {
             return Ok(());
         }

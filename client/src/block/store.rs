@@ -7,10 +7,12 @@ use super::{Blocks, ShareFault, chunk_checksums};
 use crate::error::Error;
 use crate::hedge;
 use crate::node::{Node, is_broken};
+use crate::options::Options;
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, CodeSpec, NodeId, ShareIndex};
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -20,6 +22,9 @@ const AGAIN_EVERY: Duration = Duration::from_millis(60);
 
 /// With only k shares durable, the others are waited for so long before the block goes on without margin.
 const WITHOUT_MARGIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the late are still worth waiting for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A share on its way to its node.
 #[derive(Debug, Clone)]
@@ -158,19 +163,12 @@ impl Blocks {
         }
         drop(answers);
         let mut durable = 0u64;
-        let patience = tokio::time::sleep(self.options.slow_after);
+        let begun = Instant::now();
+        let patience = tokio::time::sleep(LOOK_EVERY);
         tokio::pin!(patience);
-        // With k + 1 the late are left behind soon; with k, without margin, only after more patience.
-        let mut reached = 0;
+        let mut waits = Waits { begun, needed, got: placed.count_ones() as usize, reached: begun };
         loop {
-            let got = (placed | durable).count_ones() as usize;
-            if got > reached && got >= needed {
-                let grace = if got > needed { late_after } else { late_after.max(WITHOUT_MARGIN_AFTER) };
-                if reached <= needed {
-                    patience.as_mut().reset(tokio::time::Instant::now() + grace);
-                }
-                reached = got;
-            }
+            waits.has((placed | durable).count_ones() as usize);
             tokio::select! {
                 answer = answered.recv() => match answer {
                     None => break,
@@ -184,6 +182,17 @@ impl Blocks {
                     }
                 },
                 () = &mut patience => {
+                    let elapsed = begun.elapsed();
+                    if waits.got < needed && elapsed >= self.options.dead_after / 2 {
+                        // Whoever is only slow answers the probe and counts again.
+                        out.iter().for_each(|node| node.lags());
+                    }
+                    let away = out.iter().all(|node| !node.is_in_view());
+                    let silent = out.iter().all(|node| !node.is_up());
+                    if !waits.is_over(&self.options, late_after, away, silent) {
+                        patience.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
+                        continue;
+                    }
                     for node in &out {
                         node.lags();
                         faults.push((node.id, ShareFault::Unreachable));
@@ -193,6 +202,41 @@ impl Blocks {
             }
         }
         (durable, faults)
+    }
+}
+
+/// How long late shares are waited for.
+struct Waits {
+    begun: Instant,
+    needed: usize,
+    got: usize,
+    /// Since when there are so many.
+    reached: Instant,
+}
+
+impl Waits {
+    fn has(&mut self, got: usize) {
+        // With one more than is needed the clock runs: others that come do not set it back.
+        if got > self.got {
+            if self.got <= self.needed {
+                self.reached = Instant::now();
+            }
+            self.got = got;
+        }
+    }
+
+    /// Who is `away` by the ring is waited for only where it is needed. With k + 1 the late are left behind soon; with k, without margin,
+    /// only after more patience. With fewer they are needed, until they are `silent` for long.
+    fn is_over(&self, options: &Options, late_after: Duration, away: bool, silent: bool) -> bool {
+        let since = self.reached.elapsed();
+        match self.got.cmp(&self.needed) {
+            Ordering::Greater => away || since >= late_after,
+            Ordering::Equal => away || since >= late_after.max(WITHOUT_MARGIN_AFTER),
+            Ordering::Less => {
+                let elapsed = self.begun.elapsed();
+                elapsed >= options.slow_after || (silent && elapsed >= options.dead_after)
+            }
+        }
     }
 }
 

@@ -72,6 +72,8 @@ impl FileState {
 
     /// Takes out some of the written data, stores and commits it. Gives how many bytes. The caller has the turn.
     pub(super) async fn flush_round(&self, volume: &Volume, whole_only: bool) -> Result<u64, Error> {
+        // Blocks that nobody could commit are not stored in vain.
+        volume.cluster().can_change("storing written data")?;
         let (segments, attr, size, mtime) = {
             let mut inner = self.inner();
             let segments = inner.dirty.take(whole_only, FLUSH_ROUND_BYTES);

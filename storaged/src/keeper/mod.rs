@@ -268,8 +268,7 @@ impl Keeper {
         let applying = Arc::new(Applying { store, machine, applied, stopped });
         let heartbeat = options.times.heartbeat;
         let network = Network { cluster: seat.cluster, transport, standing: standing.clone(), heartbeat };
-        let config =
-            Arc::new(raft_config(&options.times)?);
+        let config = Arc::new(raft_config(&options.times)?);
         let machine = StateMachine(applying.clone());
         let raft = Raft::new(seat.node, config, network, log.clone(), machine).await;
         let raft = raft.map_err(|error| KeeperError::Raft(error.to_string()))?;
@@ -391,7 +390,8 @@ impl Keeper {
         if self.may_answer_alone() {
             return Duration::ZERO;
         }
-        self.standing().heard().map_or(Duration::MAX, |heard| now.duration_since(heard))
+        let until = self.leads_until();
+        self.standing().age(until, now).unwrap_or(Duration::MAX)
     }
 
     /// Answers from this node's own state, which may lack the newest outcomes. May read the disk: for
@@ -452,14 +452,18 @@ impl Keeper {
     }
 
     /// Stands for leader when that is due; `view` is who answers, by the ring. To be called often.
-    pub(crate) fn campaign(&self, campaign: &mut raft::campaign::Campaign, view: Option<&[NodeId]>) {
+    pub fn campaign(&self, campaign: &mut raft::campaign::Campaign, view: Option<&[NodeId]>) {
         let metrics = self.raft.server_metrics();
         let (voters, leader) = {
             let metrics = metrics.borrow();
             (metrics.membership_config.membership().get_joint_config().clone(), metrics.current_leader)
         };
+        if leader == Some(self.seat.node) {
+            // Should it lose its place, it keeps out of the way of whoever takes it.
+            self.standing().leads_now(Instant::now());
+        }
         let stood = self.stand(|standing| {
-            let heard = standing.heard();
+            let heard = Some(standing.led());
             let (me, now) = (self.seat.node, Instant::now());
             let facts = raft::campaign::Facts { me, now, voters: &voters, leader, heard, view };
             campaign.decide(&self.options.times, &facts)

@@ -132,6 +132,11 @@ impl SimMedia {
         sim.power_fails_at = Some(sim.acts + acts);
     }
 
+    /// Off from now on.
+    pub(crate) fn switch_off(&self) {
+        self.0.lock().unwrap().off = true;
+    }
+
     pub(crate) fn is_off(&self) -> bool {
         self.0.lock().unwrap().off
     }

@@ -17,8 +17,10 @@ use tempfile::TempDir;
 pub struct ClusterOptions {
     /// The command under test.
     pub rain: PathBuf,
-    /// Nodes; the first keeps the namespace.
+    /// Nodes, witnesses among them.
     pub nodes: u32,
+    /// So many of them, the last ones, are witnesses.
+    pub witnesses: u32,
     /// The volume `main`'s code.
     pub code: &'static str,
     /// More arguments for every node.
@@ -35,6 +37,7 @@ impl ClusterOptions {
         ClusterOptions {
             rain: rain.into(),
             nodes: 6,
+            witnesses: 0,
             code: "4+2",
             args: Vec::new(),
             disks: Vec::new(),
@@ -115,7 +118,7 @@ impl TestCluster {
     }
 
     /// `rain` where node 0, the client, or a node is.
-    fn command(&self, machine: u32) -> Command {
+    pub(super) fn command(&self, machine: u32) -> Command {
         match &self.lan {
             Some(lan) => lan.on(machine, &self.options.rain),
             None => Command::new(&self.options.rain),
@@ -165,6 +168,9 @@ impl TestCluster {
         }
         command.arg("--data").arg(self.data(node)).arg("--exit-with-parent");
         command.args(["--peers", &self.addresses()]);
+        if node > self.options.nodes - self.options.witnesses {
+            command.arg("--witness");
+        }
         command.args(&self.options.args).args(more);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn();
         self.children[node as usize - 1] = Some(child.context("starting a node")?);
@@ -202,6 +208,36 @@ impl TestCluster {
             }
         }
         Ok(())
+    }
+
+    /// SIGSTOP, or SIGCONT: the process is paused or goes on.
+    pub fn pause(&self, node: u32, paused: bool) -> anyhow::Result<()> {
+        let child = self.children[node as usize - 1].as_ref().context("the node does not run")?;
+        let signal = if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        Ok(rustix::process::kill_process(rustix::process::Pid::from_child(child), signal)?)
+    }
+
+    /// Who leads the namespace now.
+    pub fn leader(&self) -> anyhow::Result<u32> {
+        let status = self.status()?;
+        let leader = status["namespace"]["leader"].as_u64();
+        Ok(leader.with_context(|| format!("nobody leads: {status}"))? as u32)
+    }
+
+    /// Waits until so many nodes vote, all nodes answer and are in one ring.
+    pub fn wait_settled(&self, voters: usize, within: Duration) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let status = self.status()?;
+            let votes = status["namespace"]["voters"].as_array().map_or(0, Vec::len);
+            let members = status["ring"]["members"].as_array().map_or(0, Vec::len);
+            let led = status["namespace"]["leader"].is_u64() && status["ring"]["primary"] == true;
+            if votes == voters && members == self.options.nodes as usize && led {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < within, "not settled after {within:?}: {status}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// SIGTERM, and waits for the end.

@@ -63,8 +63,9 @@ impl Lan {
 
     /// A command that runs on a machine; 0 is the client's.
     pub fn on(&self, machine: u32, program: &std::path::Path) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.machine(machine)]).arg(program);
+        // Not `ip netns exec`: that hides what is mounted from everybody else.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/var/run/netns/{}", self.machine(machine))).arg(program);
         command
     }
 

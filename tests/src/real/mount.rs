@@ -27,7 +27,8 @@ impl TestMount {
         std::fs::create_dir_all(&path)?;
         let log = cluster.folder().join(format!("{name}.log"));
         let source = format!("{}:/{volume}", cluster.addresses());
-        let child = Command::new(cluster.binary())
+        let child = cluster
+            .command(0)
             .args(["mount", "-f", &source])
             .arg(&path)
             .stdin(Stdio::null())

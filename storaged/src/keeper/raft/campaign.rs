@@ -9,11 +9,13 @@
 //! | too few voters answer | any | nothing: a candidate could not win, and its higher term would only disturb the others later |
 //! | it is gone, or none is known | not heard within its lease | stand, in turn |
 //! | it is there | silent for [`Times::silence`] | stand, in turn: its disk hangs, or its Raft does |
+//! | enough voters answer again | any | give whoever leads [`Times::settle`] to find this node |
 //! | nothing (no ring here) | silent for [`Times::blind`] | stand, in turn |
 
 use super::standing::Times;
 use rain_types::NodeId;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What is known at a moment.
@@ -31,9 +33,18 @@ pub(crate) struct Facts<'a> {
     pub(crate) view: Option<&'a [NodeId]>,
 }
 
+/// The ring's view loses members for moments while it is made anew; a node that was really away has been for longer.
+const APART_FOR: Duration = Duration::from_millis(400);
+
 /// The time that a reason to stand has been there, and the last try.
 #[derive(Debug, Default)]
-pub(crate) struct Campaign {
+pub struct Campaign {
+    /// Since when enough voters answer; a moment without is none.
+    connected: Option<Instant>,
+    /// Since when too few do.
+    apart: Option<Instant>,
+    /// The last decision: a node that has not decided anything for long was stopped itself.
+    decided: Option<Instant>,
     since: Option<Instant>,
     tried: Option<Instant>,
 }
@@ -41,8 +52,12 @@ pub(crate) struct Campaign {
 impl Campaign {
     /// Whether to stand now. Whoever is told so does.
     pub(crate) fn decide(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
+        let before = self.decided.replace(facts.now);
+        if before.is_some_and(|before| facts.now.duration_since(before) > APART_FOR) {
+            self.connected = None;
+        }
         if !self.has_reason(times, facts) {
-            *self = Campaign::default();
+            (self.since, self.tried) = (None, None);
             return false;
         }
         let since = *self.since.get_or_insert(facts.now);
@@ -58,7 +73,7 @@ impl Campaign {
         true
     }
 
-    fn has_reason(&self, times: &Times, facts: &Facts<'_>) -> bool {
+    fn has_reason(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
         let votes = facts.voters.iter().any(|voters| voters.contains(&facts.me));
         if !votes || facts.leader == Some(facts.me) {
             return false;
@@ -70,10 +85,18 @@ impl Campaign {
                 let there =
                     |voters: &BTreeSet<NodeId>| view.iter().filter(|node| voters.contains(node)).count();
                 if facts.voters.iter().any(|voters| there(voters) * 2 <= voters.len()) {
+                    let apart = *self.apart.get_or_insert(facts.now);
+                    if facts.now.duration_since(apart) > APART_FOR {
+                        self.connected = None;
+                    }
                     return false;
                 }
+                self.apart = None;
+                let connected = *self.connected.get_or_insert(facts.now);
                 let present = facts.leader.is_some_and(|leader| view.contains(&leader));
-                silent(if present { times.silence } else { times.lease })
+                let (limit, settle) =
+                    if present { (times.silence, times.silence) } else { (times.lease, times.settle) };
+                silent(limit) && facts.now >= connected + settle
             }
         }
     }
@@ -95,7 +118,6 @@ fn turn_order(facts: &Facts<'_>) -> Vec<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -120,9 +142,14 @@ mod tests {
             Scene { start: Instant::now(), voters, leader: Some(leader), view, heard: ms(0) }
         }
 
-        /// The first millisecond at which a node stands.
+        /// The first millisecond at which a node stands that has been there for long.
         fn stands(&self, me: u32, until: u64) -> Option<u64> {
-            let mut campaign = Campaign::default();
+            let long_ago = self.start.checked_sub(ms(60_000)).unwrap_or(self.start);
+            self.stands_connected(me, until, Some(long_ago))
+        }
+
+        fn stands_connected(&self, me: u32, until: u64, connected: Option<Instant>) -> Option<u64> {
+            let mut campaign = Campaign { connected, ..Campaign::default() };
             (0..until).find(|at| {
                 let facts = Facts {
                     me: NodeId(me),
@@ -161,6 +188,43 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_has_been_away_lets_itself_be_found() {
+        // Its old leader is gone for all it knows, and there is a new one.
+        assert_eq!(Scene::new(2, Some(&[1, 3, 4])).stands_connected(3, 5000, None), Some(800));
+        assert_eq!(Scene::new(2, Some(&[1, 2, 3, 4])).stands_connected(3, 5000, None), Some(1501));
+        let mut found = Scene::new(2, Some(&[1, 3, 4]));
+        found.heard = ms(10_000);
+        assert_eq!(found.stands_connected(3, 5000, None), None);
+    }
+
+    #[test]
+    fn a_moment_without_the_others_is_none_and_a_pause_of_its_own_is_one() {
+        let (times, scene) = (Times::default(), Scene::new(2, Some(&[1, 3, 4])));
+        let stands = |gap: std::ops::Range<u64>, seen: &[NodeId]| {
+            let connected = scene.start.checked_sub(ms(60_000));
+            let mut campaign = Campaign { connected, ..Campaign::default() };
+            (0..5000).find(|at| {
+                let view = if gap.contains(at) { seen } else { &nodes(&[1, 3, 4]) };
+                if gap.contains(at) && seen.is_empty() {
+                    return false;
+                }
+                let facts = Facts {
+                    me: NodeId(3),
+                    now: scene.start + ms(*at),
+                    voters: &scene.voters,
+                    leader: Some(NodeId(2)),
+                    heard: Some(scene.start),
+                    view: Some(view),
+                };
+                campaign.decide(&times, &facts)
+            })
+        };
+        assert_eq!(stands(50..150, &nodes(&[3])), Some(201));
+        assert_eq!(stands(50..650, &nodes(&[3])), Some(1450), "it was apart for long");
+        assert_eq!(stands(50..650, &[]), Some(1450), "it decided nothing for long");
+    }
+
+    #[test]
     fn a_minority_stays_quiet() {
         let scene = Scene::new(2, Some(&[3, 4]));
         assert_eq!(scene.stands(3, 60_000), None);
@@ -180,7 +244,8 @@ mod tests {
     fn the_leader_does_not_stand_and_a_candidate_tries_again_after_a_round() {
         assert_eq!(Scene::new(3, Some(&[1, 2, 3])).stands(3, 60_000), None);
         let (times, scene) = (Times::default(), Scene::new(2, Some(&[1, 3, 4])));
-        let mut campaign = Campaign::default();
+        let connected = scene.start.checked_sub(ms(60_000));
+        let mut campaign = Campaign { connected, ..Campaign::default() };
         let tries: Vec<u64> = (0..900)
             .filter(|at| {
                 let facts = Facts {

@@ -21,3 +21,5 @@ pub(crate) mod standing;
 pub mod types;
 pub(crate) mod voters;
 pub(crate) mod wire;
+
+pub use campaign::Campaign;

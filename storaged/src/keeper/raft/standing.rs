@@ -29,6 +29,8 @@ pub struct Times {
     pub lease: Duration,
     /// A leader that is not heard for so long is replaced even if the ring thinks it well.
     pub silence: Duration,
+    /// A node that has been away gives a leader so long to find it before it stands itself.
+    pub settle: Duration,
     /// The same where there is no ring to ask.
     pub blind: Duration,
     /// The next candidate waits so much longer than the one before, so that they do not stand against each other.
@@ -41,6 +43,7 @@ impl Default for Times {
             heartbeat: Duration::from_millis(70),
             lease: Duration::from_millis(200),
             silence: Duration::from_millis(1500),
+            settle: Duration::from_millis(800),
             blind: Duration::from_millis(2500),
             step: Duration::from_millis(60),
         }
@@ -56,6 +59,8 @@ pub(crate) struct Standing {
     highest: Vote,
     /// When a message of a leader arrived last.
     heard: Option<Instant>,
+    /// When this node started, or led last.
+    own: Instant,
     /// Members without a vote.
     learners: BTreeSet<NodeId>,
     /// The vote under which these nodes have acknowledged, and when what they acknowledged was sent.
@@ -69,7 +74,8 @@ impl Standing {
             me,
             times,
             highest: Vote::default(),
-            heard: Some(now),
+            heard: None,
+            own: now,
             learners: BTreeSet::new(),
             acknowledged: (Vote::default(), BTreeMap::new()),
         }
@@ -101,14 +107,19 @@ impl Standing {
         }
     }
 
-    /// When a leader was heard last.
-    pub(crate) fn heard(&self) -> Option<Instant> {
-        self.heard
+    /// This node leads.
+    pub(crate) fn leads_now(&mut self, now: Instant) {
+        self.own = now;
+    }
+
+    /// When there was last a leader for all this node knows: it was heard, or this node was one, or has just started.
+    pub(crate) fn led(&self) -> Instant {
+        self.heard.map_or(self.own, |heard| heard.max(self.own))
     }
 
     /// Whether this node's own promise to the leader it has heard is over: only then it may vote for itself.
     pub(crate) fn may_stand(&self, now: Instant) -> bool {
-        self.heard.is_none_or(|heard| now > heard + self.times.lease)
+        now > self.led() + self.times.lease
     }
 
     /// A node has acknowledged a message that was sent under this vote at this moment.
@@ -144,6 +155,13 @@ impl Standing {
             earliest = Some(earliest.map_or(of_majority, |earliest| earliest.min(of_majority)));
         }
         Some(earliest? + self.times.lease * 3 / 4)
+    }
+
+    /// How old what this node knows may be: since it heard a leader, or, if it leads itself until `leads_until`, since a majority has
+    /// confirmed that. None: it has not heard of one since it started.
+    pub(crate) fn age(&self, leads_until: Option<Instant>, now: Instant) -> Option<Duration> {
+        let confirmed = leads_until.and_then(|until| until.checked_sub(self.times.lease * 3 / 4));
+        Some(now.saturating_duration_since(confirmed.or(self.heard)?))
     }
 }
 
@@ -220,6 +238,19 @@ mod tests {
         let others = Vote::new_committed(9, NodeId(2));
         assert_eq!(standing.leads_until(&others, &membership(&[&[1]]), start), None);
         assert_eq!(standing.leads_until(&Vote::new(9, NodeId(1)), &membership(&[&[1]]), start), None);
+    }
+
+    #[test]
+    fn a_leader_without_a_majority_gets_older() {
+        let (mut standing, vote, start) = leading();
+        let three = membership(&[&[1, 2, 3]]);
+        standing.acknowledged(&vote, NodeId(2), start);
+        standing.leads_now(start + ms(5000));
+        let later = start + ms(5000);
+        assert_eq!(standing.age(standing.leads_until(&vote, &three, later), later), Some(ms(5000)));
+        assert_eq!(standing.age(None, later), None, "it has never heard of another");
+        standing.hears(&Vote::new_committed(9, NodeId(2)), start + ms(6000));
+        assert_eq!(standing.age(None, start + ms(6100)), Some(ms(100)));
     }
 
     #[test]
