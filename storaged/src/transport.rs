@@ -43,6 +43,14 @@ impl Addresses {
         known.heard.get(&node).or_else(|| known.recorded.get(&node)).cloned()
     }
 
+    /// Where all known nodes are.
+    pub(crate) fn all(&self) -> BTreeMap<NodeId, String> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all = known.recorded.clone();
+        all.extend(known.heard.clone());
+        all
+    }
+
     /// What the namespace has. A record that changes is newer than what was heard.
     pub(crate) fn record(&self, recorded: BTreeMap<NodeId, String>) {
         let mut known = self.known();

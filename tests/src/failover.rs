@@ -427,16 +427,11 @@ impl Stage {
         Ok(())
     }
 
-    /// What the mount has logged.
-    pub fn mount_log(&self) -> String {
-        self.mount.log()
-    }
-
     /// Ends the programs, the mount and the cluster.
     pub fn end(self) -> anyhow::Result<()> {
         self.workload.end();
         if std::env::var_os("RAIN_TEST_LOGS").is_some() {
-            eprintln!("--- log of the mount\n{}", self.mount_log());
+            eprintln!("--- log of the mount\n{}", self.mount.log());
         }
         self.mount.unmount()
     }

@@ -80,9 +80,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             ring.tell(Input::Eligible(Eligible { version, nodes }));
         }
         shared.addresses.record(records.iter().map(|record| (record.id, record.address.clone())).collect());
-        for record in &records {
-            let address = shared.addresses.get(record.id).unwrap_or_else(|| record.address.clone());
-            known.entry(record.id).or_insert_with(|| vec![address.clone()])[0].clone_from(&address);
+        for (node, address) in shared.addresses.all() {
+            known.entry(node).or_insert_with(|| vec![address.clone()])[0].clone_from(&address);
         }
         // What a member says of itself is better: it may have several addresses.
         let status = ring.status().borrow().clone();

@@ -21,6 +21,8 @@ pub struct ClusterOptions {
     pub nodes: u32,
     /// So many of them, the last ones, are witnesses.
     pub witnesses: u32,
+    /// So many, the last ones, are not of the cluster at first ([`TestCluster::start_later`]).
+    pub later: u32,
     /// The volume `main`'s code.
     pub code: &'static str,
     /// More arguments for every node.
@@ -38,6 +40,7 @@ impl ClusterOptions {
             rain: rain.into(),
             nodes: 6,
             witnesses: 0,
+            later: 0,
             code: "4+2",
             args: Vec::new(),
             disks: Vec::new(),
@@ -80,10 +83,11 @@ impl TestCluster {
                 &["-t", "tmpfs", "-o", &format!("size={mib}m"), "rain-test", &at.to_string_lossy()],
             )?;
         }
-        for node in 1..=cluster.options.nodes {
+        let first = cluster.options.nodes - cluster.options.later;
+        for node in 1..=first {
             cluster.spawn(node, &[])?;
         }
-        for node in 1..=cluster.options.nodes {
+        for node in 1..=first {
             cluster.wait_ready(node)?;
         }
         Ok(cluster)
@@ -125,9 +129,12 @@ impl TestCluster {
         }
     }
 
-    /// All addresses, for `--cluster`.
+    /// All addresses of the cluster as it begins, for `--cluster` and `--peers`.
     pub fn addresses(&self) -> String {
-        (1..=self.options.nodes).map(|node| self.address(node)).collect::<Vec<_>>().join(",")
+        (1..=self.options.nodes - self.options.later)
+            .map(|node| self.address(node))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Fills the disk of a node (one of `disks`) from outside until so many MiB are free; zero takes the last byte.
@@ -177,7 +184,19 @@ impl TestCluster {
         Ok(())
     }
 
-    fn wait_ready(&mut self, node: u32) -> anyhow::Result<()> {
+    /// Starts a node that was not of the cluster at first; it waits to be added.
+    pub fn start_later(&mut self, node: u32) -> anyhow::Result<()> {
+        self.spawn(node, &[])
+    }
+
+    /// Other ports for all nodes, from their next start on.
+    pub fn move_ports(&mut self) -> anyhow::Result<()> {
+        self.ports = free_ports(self.ports.len())?;
+        Ok(())
+    }
+
+    /// Waits for a node's word that it has joined.
+    pub fn wait_ready(&mut self, node: u32) -> anyhow::Result<()> {
         let child = self.children[node as usize - 1].as_mut().context("the node was not started")?;
         if let Some(stdout) = child.stdout.take() {
             let mut line = String::new();

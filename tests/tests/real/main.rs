@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod crashes;
+mod failover;
 mod main_job;
 mod programs;
 mod quickstart;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         programs::PROMISES,
         quickstart::PROMISES,
         ring::PROMISES,
+        failover::PROMISES,
     ];
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {
         let missing = wanted.iter().find_map(|need| needs::missing(*need));

@@ -9,7 +9,7 @@
 //! | too few voters answer | any | nothing: a candidate could not win, and its higher term would only disturb the others later |
 //! | it is gone, or none is known | not heard within its lease | stand, in turn |
 //! | it is there | silent for [`Times::silence`] | stand, in turn: its disk hangs, or its Raft does |
-//! | enough voters answer again | any | give whoever leads [`Times::settle`] to find this node |
+//! | enough voters answer again | not heard for [`Times::silence`] | give whoever leads [`Times::settle`] to find this node |
 //! | nothing (no ring here) | silent for [`Times::blind`] | stand, in turn |
 
 use super::standing::Times;
@@ -94,9 +94,11 @@ impl Campaign {
                 self.apart = None;
                 let connected = *self.connected.get_or_insert(facts.now);
                 let present = facts.leader.is_some_and(|leader| view.contains(&leader));
-                let (limit, settle) =
-                    if present { (times.silence, times.silence) } else { (times.lease, times.settle) };
-                silent(limit) && facts.now >= connected + settle
+                if present {
+                    return silent(times.silence) && facts.now >= connected + times.silence;
+                }
+                // Whoever has heard a leader lately can hardly have missed the next one.
+                silent(times.lease) && (!silent(times.silence) || facts.now >= connected + times.settle)
             }
         }
     }
@@ -190,7 +192,24 @@ mod tests {
     #[test]
     fn a_node_that_has_been_away_lets_itself_be_found() {
         // Its old leader is gone for all it knows, and there is a new one.
-        assert_eq!(Scene::new(2, Some(&[1, 3, 4])).stands_connected(3, 5000, None), Some(800));
+        let mut away = Scene::new(2, Some(&[1, 3, 4]));
+        assert_eq!(away.stands_connected(3, 5000, None), Some(201), "it has heard one just now");
+        away.start += ms(3000);
+        let long_ago = |scene: &Scene| {
+            let mut campaign = Campaign::default();
+            (0..5000).find(|at| {
+                let facts = Facts {
+                    me: NodeId(3),
+                    now: scene.start + ms(*at),
+                    voters: &scene.voters,
+                    leader: Some(NodeId(2)),
+                    heard: scene.start.checked_sub(ms(3000)),
+                    view: scene.view.as_deref(),
+                };
+                campaign.decide(&Times::default(), &facts)
+            })
+        };
+        assert_eq!(long_ago(&away), Some(800));
         assert_eq!(Scene::new(2, Some(&[1, 2, 3, 4])).stands_connected(3, 5000, None), Some(1501));
         let mut found = Scene::new(2, Some(&[1, 3, 4]));
         found.heard = ms(10_000);
@@ -220,8 +239,9 @@ mod tests {
             })
         };
         assert_eq!(stands(50..150, &nodes(&[3])), Some(201));
-        assert_eq!(stands(50..650, &nodes(&[3])), Some(1450), "it was apart for long");
-        assert_eq!(stands(50..650, &[]), Some(1450), "it decided nothing for long");
+        assert_eq!(stands(50..650, &nodes(&[3])), Some(650), "the others were gone, and no leader for long");
+        assert_eq!(stands(50..2650, &nodes(&[3])), Some(3450), "it was apart for long");
+        assert_eq!(stands(50..2650, &[]), Some(3450), "it decided nothing for long");
     }
 
     #[test]
