@@ -47,6 +47,7 @@ enum Verb {
     Stat(verbs::names::Stat),
     Status(verbs::status::Status),
     Explain(verbs::explain::Explain),
+    Fsck(verbs::fsck::Fsck),
     #[command(subcommand)]
     Node(verbs::node::Node),
     #[command(subcommand)]
@@ -132,6 +133,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Ls(ls) => runtime.block_on(ls.run(cluster)),
         Verb::Rm(rm) => runtime.block_on(rm.run(cluster)),
         Verb::Stat(stat) => runtime.block_on(stat.run(cluster)),
+        Verb::Fsck(fsck) => runtime.block_on(fsck.run(cluster)),
         Verb::Status(status) => runtime.block_on(status.run(cluster)),
         Verb::Explain(explain) => runtime.block_on(explain.run(cluster)),
         Verb::Node(node) => runtime.block_on(node.run(cluster)),

@@ -16,6 +16,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// A node that is to be added says who it is within this.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A million files take seconds.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
+
 impl Cluster {
     /// Makes missing shares (bits) of a block again, for those of its nodes that answer.
     pub async fn repair_block(&self, place: &BlockPlace, missing: u64) -> Result<Repaired, Error> {
@@ -55,6 +58,17 @@ impl Cluster {
             );
         }
         Ok((shares, listed.more))
+    }
+
+    /// Has a node check the namespace as it has it. Takes as long as reading all of it does.
+    pub async fn check_node(&self, node: NodeId) -> Result<v1::CheckResponse, Error> {
+        let mut control = self.node(node)?.control();
+        let call = control.check(v1::CheckRequest {});
+        match tokio::time::timeout(CHECK_TIMEOUT, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Error::Protocol(format!("node {node}: {}", status.message()))),
+            Err(_) => Err(Error::TimedOut { what: format!("node {node}'s check"), after: CHECK_TIMEOUT }),
+        }
     }
 
     /// What the node at an address says of itself.

@@ -62,6 +62,13 @@ enum Verb {
         #[arg(long, default_value_t = 600)]
         busy_seconds: u32,
     },
+    /// Kills all processes of a cluster at random moments under a metadata-heavy load, again and again: nothing acknowledged is missing, and
+    /// the tree is sound.
+    PowerLoss {
+        /// How often.
+        #[arg(long, default_value_t = 200)]
+        rounds: u32,
+    },
     /// The longest stalls that programs on a mount see while nodes and links fail: real processes in network namespaces (as root).
     Failover {
         /// How often each fault is made.
@@ -132,6 +139,12 @@ fn main() -> anyhow::Result<()> {
             command.env("RAIN_RING_BUSY_SECONDS", busy_seconds.to_string());
             command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--", "ring_"]);
             run(command.args(["--nocapture", "--test-threads", "1"]))
+        }
+        Verb::PowerLoss { rounds } => {
+            let mut command = cargo();
+            command.env("RAIN_POWER_ROUNDS", rounds.to_string());
+            command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--"]);
+            run(command.args(["killed_at_random_moments", "--nocapture", "--test-threads", "1"]))
         }
         Verb::Failover { rounds, only, json } => {
             run(cargo().args(["build", "--release", "--locked", "-p", "rain"]))?;

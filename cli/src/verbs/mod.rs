@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod dev;
 pub(crate) mod explain;
 pub(crate) mod files;
+pub(crate) mod fsck;
 pub(crate) mod mount;
 pub(crate) mod names;
 pub(crate) mod node;

@@ -194,6 +194,17 @@ pub struct Leadership {
     pub learners: Vec<NodeId>,
 }
 
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The last entry in what was checked.
+    pub position: u64,
+    /// blake3 over all pairs: nodes at one position must have the same.
+    pub digest: [u8; 32],
+    /// What is wrong; empty: sound.
+    pub violations: Vec<String>,
+}
+
 /// Figures since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeeperStats {
@@ -550,6 +561,27 @@ impl Keeper {
             matched: matched.unwrap_or_default(),
             stopped: self.stopped(),
         }
+    }
+
+    /// Checks every invariant of the namespace as it is here now. Blocks, and reads all of it; nobody waits for it.
+    pub fn check(&self) -> Result<Checked, StoreError> {
+        self.applying.store.flush()?;
+        let snapshot = self.applying.store.snapshot()?;
+        let violations = snapshot.read(rain_namespace::check::check)?;
+        let mut hasher = blake3::Hasher::new();
+        snapshot.read(|kv| {
+            kv.scan(&[], &[0xff; 64], &mut |key, value| {
+                for part in [key, value] {
+                    hasher.update(&(part.len() as u32).to_le_bytes()).update(part);
+                }
+                std::ops::ControlFlow::Continue(())
+            });
+        })?;
+        Ok(Checked {
+            position: snapshot.mark().index,
+            digest: *hasher.finalize().as_bytes(),
+            violations: violations.iter().map(|violation| format!("{violation:?}")).collect(),
+        })
     }
 
     /// Why nothing is taken any more, if so.

@@ -24,7 +24,8 @@ use super::media::{BaseFile, BaseHealth, Media};
 use rain_namespace::kv::{KvRead, KvTxn};
 use rain_namespace::record::Time;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
-use std::ops::Bound;
+use std::cell::RefCell;
+use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -651,6 +652,46 @@ impl StoreSnapshot {
             }
         }
         Ok(page)
+    }
+}
+
+/// A snapshot, read as the namespace's functions read. The first failure is kept, and nothing counts then.
+struct Frozen<'a> {
+    table: &'a BaseTable,
+    trouble: RefCell<Option<StoreError>>,
+}
+
+impl Frozen<'_> {
+    fn note<T>(&self, result: Result<T, redb::StorageError>) -> Option<T> {
+        result.map_err(|error| *self.trouble.borrow_mut() = Some(StoreError::base("reading", error))).ok()
+    }
+}
+
+impl KvRead for Frozen<'_> {
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.note(self.table.get(key)).flatten().map(|value| value.value().to_vec())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        if from >= to {
+            return;
+        }
+        let Some(range) = self.note(self.table.range::<&[u8]>(from..to)) else { return };
+        for pair in range {
+            let Some((key, value)) = self.note(pair) else { return };
+            if visit(key.value(), value.value()).is_break() {
+                return;
+            }
+        }
+    }
+}
+
+impl StoreSnapshot {
+    /// Reads it without keeping anybody from writing.
+    pub fn read<R>(&self, read: impl FnOnce(&dyn KvRead) -> R) -> Result<R, StoreError> {
+        let frozen = Frozen { table: &self.table, trouble: RefCell::new(None) };
+        let result = read(&frozen);
+        frozen.trouble.into_inner().map_or(Ok(result), Err)
     }
 }
 

@@ -98,6 +98,20 @@ impl Node for NodeService {
         }))
     }
 
+    async fn check(
+        &self,
+        _request: Request<v1::CheckRequest>,
+    ) -> Result<Response<v1::CheckResponse>, Status> {
+        let keeper = self.shared.keeper_or_status()?.clone();
+        let checked = tokio::task::spawn_blocking(move || keeper.check()).await;
+        let checked = checked
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let violations = checked.violations.into_iter().take(VIOLATIONS_MAX).collect();
+        let (position, digest) = (checked.position, checked.digest.to_vec().into());
+        Ok(Response::new(v1::CheckResponse { position, digest, violations }))
+    }
+
     async fn ring(&self, _request: Request<v1::RingRequest>) -> Result<Response<v1::RingResponse>, Status> {
         let shared = &self.shared;
         let status = shared.ring().map(|ring| ring.status().borrow().clone()).unwrap_or_default();
@@ -162,6 +176,9 @@ impl Node for NodeService {
         Ok(Response::new(v1::SwitchSharesResponse { was_on }))
     }
 }
+
+/// Violations that are sent.
+const VIOLATIONS_MAX: usize = 100;
 
 /// Of a watched ring: the time without news, and between two pieces of it.
 const WATCH_EVERY: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("another_node_leads_when_the_leader_dies_and_no_program_sees_an_error", &[Need::Mount], leaders_die),
     ("without_a_majority_files_are_read_changes_are_erofs_and_all_resumes", &[Need::Mount], minority),
     ("two_servers_and_a_witness_survive_the_loss_of_any_one", &[Need::Mount], pair),
+    ("nothing_acknowledged_is_lost_when_all_nodes_are_killed_at_random_moments", &[Need::Mount], power),
     ("a_node_is_added_later_and_let_go_again", &[], add_and_remove),
     ("all_nodes_may_move_to_other_ports_at_once", &[], all_move),
     ("a_mount_waits_for_its_servers_unless_told_to_fail_fast", &[Need::Mount], mount_waits),
@@ -142,6 +143,88 @@ fn pair() -> anyhow::Result<()> {
     let resident = witness["resident_bytes"].as_u64().context("its memory")?;
     ensure!(resident < 64 << 20, "the witness has {} MiB", resident >> 20);
     mount.unmount()
+}
+
+/// Makes, renames, links and removes names, each durable before the next; what must be there, and what must not.
+fn churn(dir: &Path, stop: &AtomicBool, seed: u64) -> (Vec<String>, Vec<String>) {
+    let (mut there, mut gone) = (Vec::new(), Vec::new());
+    let synced = |path: &Path, text: &str| -> std::io::Result<()> {
+        let mut file = fs::File::create(path)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        file.sync_all()
+    };
+    for number in 0u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let name = format!("{seed}-{number}");
+        let new = format!("{name}.new");
+        if synced(&dir.join(&new), &name).is_err() || fs::rename(dir.join(&new), dir.join(&name)).is_err() {
+            break;
+        }
+        there.push(name.clone());
+        if number % 3 == 2 {
+            let old = there.remove((number as usize / 3) % there.len());
+            if fs::remove_file(dir.join(&old)).is_err() {
+                // Done or not: nobody knows.
+                break;
+            }
+            gone.push(old);
+        }
+    }
+    (there, gone)
+}
+
+fn power() -> anyhow::Result<()> {
+    let rounds: u64 = std::env::var("RAIN_POWER_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let mut cluster =
+        TestCluster::start(ClusterOptions { nodes: 3, code: "2+1", ..ClusterOptions::new(RAIN) })?;
+    cluster.wait_settled(3, Duration::from_secs(30))?;
+    let (mut total, mut dice) = (0, 88_172_645_463_325_252u64);
+    for round in 0..rounds {
+        let mount = TestMount::new(&cluster, "mnt")?;
+        let dir = mount.path().join(format!("round{round}"));
+        fs::create_dir(&dir)?;
+        let stop = AtomicBool::new(false);
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        let churned: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..3)
+                .map(|seed| {
+                    let (dir, stop) = (&dir, &stop);
+                    scope.spawn(move || churn(dir, stop, seed))
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(100 + dice % 900));
+            let killed = cluster.kill_all();
+            stop.store(true, Ordering::Relaxed);
+            killed.map(|()| workers.into_iter().map(|worker| worker.join().expect("no panic")).collect())
+        })?;
+        mount.kill()?;
+        cluster.restart_all()?;
+        let mount = TestMount::new(&cluster, "mnt")?;
+        let dir = mount.path().join(format!("round{round}"));
+        for (there, gone) in &churned {
+            total += there.len() + gone.len();
+            for name in there {
+                let held = fs::read_to_string(dir.join(name));
+                ensure!(
+                    held.with_context(|| format!("round {round}: {name} is lost"))? == *name,
+                    "round {round}: {name}"
+                );
+            }
+            for name in gone {
+                ensure!(!dir.join(name).exists(), "round {round}: {name} is back");
+            }
+        }
+        mount.unmount()?;
+        let checked = cluster.rain(&["fsck"])?;
+        ensure!(checked.contains("3 of 3 nodes checked: sound"), "{checked}");
+    }
+    eprintln!("{rounds} times all nodes were killed; {total} names held");
+    ensure!(total as u64 > rounds * 10, "there was too little to lose: {total}");
+    Ok(())
 }
 
 fn add_and_remove() -> anyhow::Result<()> {
