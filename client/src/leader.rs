@@ -117,7 +117,8 @@ impl Leader {
         let newer = known.as_ref().is_none_or(|known| {
             leader.term > known.term || (leader.term == known.term && leader.address != known.address)
         });
-        if !newer || leader.address.is_empty() {
+        // Another cluster's node may be where one of ours was.
+        if !newer || leader.address.is_empty() || leader.cluster != self.cluster.to_string() {
             return;
         }
         let Ok(endpoint) = grpc_endpoint(&leader.address) else { return };

@@ -139,7 +139,8 @@ impl Shared {
         } else {
             self.addresses.get(leader).unwrap_or_else(|| leadership.address.clone())
         };
-        Some(v1::Leader { term: leadership.term, node: leader.0, address })
+        let cluster = keeper.seat().cluster.to_string();
+        Some(v1::Leader { term: leadership.term, node: leader.0, address, cluster })
     }
 
     /// The eligible nodes, as far as this node knows.

@@ -138,7 +138,7 @@ mod tests {
     use rain_proto::v1::Leader;
 
     fn node(node: u32, leader: u32, age_ms: u64, voters: &[u32]) -> NodeStatusResponse {
-        let leader = Some(Leader { term: 7, node: leader, address: "h:1".into() });
+        let leader = Some(Leader { term: 7, node: leader, ..Leader::default() });
         let consensus =
             Consensus { leader, voters: voters.to_vec(), log_last: 100, age_ms, ..Consensus::default() };
         NodeStatusResponse { node, consensus: Some(consensus), ..NodeStatusResponse::default() }
