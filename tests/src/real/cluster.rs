@@ -139,11 +139,20 @@ impl TestCluster {
 
     /// Fills the disk of a node (one of `disks`) from outside until so many MiB are free; zero takes the last byte.
     pub fn fill_disk(&self, node: u32, mib_left: u64) -> anyhow::Result<()> {
-        let stat = rustix::fs::statvfs(self.data(node))?;
-        let ballast = (stat.f_bavail * stat.f_frsize).saturating_sub(mib_left << 20);
         let file = File::create(self.data(node).join("ballast"))?;
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ballast)?;
-        Ok(())
+        let mut tries = 0;
+        loop {
+            // What was there already counts, too; the node itself may take some in between.
+            let stat = rustix::fs::statvfs(self.data(node))?;
+            let free = (stat.f_bavail * stat.f_frsize).saturating_sub(mib_left << 20);
+            let ballast = file.metadata()?.len() + free;
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ballast) {
+                Ok(()) => return Ok(()),
+                Err(rustix::io::Errno::NOSPC) if tries < 50 => tries += 1,
+                Err(error) => return Err(error).context("filling a disk"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Takes away what [`TestCluster::fill_disk`] put there.
