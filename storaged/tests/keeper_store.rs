@@ -389,12 +389,13 @@ fn a_received_snapshot_replaces_everything_at_once() {
         drop(store);
         media.lose_power(&mut dice);
         let store = open(dir.path(), manual());
+        // Closing commits what was not durable yet, and that may be on the disk though the power went.
         let (applied, held_now) = (store.applied().index, store.read(contents).unwrap().len());
         assert!(
-            matches!((applied, held_now), (1, 1) | (301, 300) | (302, 301)),
+            matches!((applied, held_now), (1, 1) | (2, 2) | (301, 300) | (302, 301)),
             "seed {seed}: {applied} with {held_now} pairs, received {received}"
         );
-        assert_eq!(&*store.membership(), if applied == 1 { &b""[..] } else { b"who" });
+        assert_eq!(&*store.membership(), if applied <= 2 { &b""[..] } else { b"who" });
     }
     drop(open(to.path(), manual()));
 }
