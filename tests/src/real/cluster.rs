@@ -193,9 +193,15 @@ impl TestCluster {
         Ok(())
     }
 
-    /// Starts a node that was not of the cluster at first; it waits to be added.
+    /// Starts a node that was not of the cluster at first, and waits until it says how it can be added.
     pub fn start_later(&mut self, node: u32) -> anyhow::Result<()> {
-        self.spawn(node, &[])
+        self.spawn(node, &[])?;
+        let begun = Instant::now();
+        while !self.log(node).contains("node add") {
+            ensure!(begun.elapsed() < Duration::from_secs(20), "it does not say so: {}", self.log(node));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Other ports for all nodes, from their next start on.
