@@ -8,6 +8,7 @@ use crate::block::{Blocks, ShareState};
 use crate::error::Error;
 use crate::leader::{self, Leader, refused_call};
 use crate::node::{Node, NodeHealth, grpc_endpoint, is_broken};
+use crate::opening::Openings;
 use crate::options::Options;
 use crate::stats::{ClientStats, Counters, count};
 use crate::volume::Volume;
@@ -22,7 +23,7 @@ use rain_types::{BlockId, ClusterId, CodeSpec, NodeId, RequestId, SessionId, Sha
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -36,13 +37,26 @@ const OLD_GRACE: Duration = Duration::from_millis(15);
 /// Placement groups of a new volume: many more than nodes, so that load and rebuild spread evenly.
 const GROUPS_OF_A_VOLUME: u32 = 64;
 
+/// A session says what it has open at least so often: a removed file takes its room until two such words.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+
+/// Open files that are told one by one; with more, none is taken for closed.
+const OPEN_TOLD_MAX: usize = 1 << 16;
+
 #[derive(Debug)]
 struct Session {
     id: SessionId,
     next_request: u64,
     next_block: u64,
+    next_ticket: u64,
     /// Requests sent and not answered: everything below the first is done.
     under_way: BTreeSet<u64>,
+}
+
+impl Session {
+    fn new(id: SessionId) -> Session {
+        Session { id, next_request: 1, next_block: 1, next_ticket: 1, under_way: BTreeSet::new() }
+    }
 }
 
 /// A connected client. Share it by `Arc`; `close` it to end its session at once.
@@ -56,6 +70,9 @@ pub struct Cluster {
     age_ms: AtomicU64,
     nodes: RwLock<BTreeMap<NodeId, Arc<Node>>>,
     session: Mutex<Session>,
+    pub(crate) openings: Openings,
+    /// When the session was last certainly alive: no later than the leader heard of it.
+    renewed: Mutex<Instant>,
     /// Serialises replacing an ended session.
     reopening: tokio::sync::Mutex<()>,
     ttl_ms: AtomicU64,
@@ -84,12 +101,9 @@ impl Cluster {
             ring_word: crate::ring::RingWord::default(),
             age_ms: AtomicU64::new(0),
             nodes: RwLock::default(),
-            session: Mutex::new(Session {
-                id: SessionId(0),
-                next_request: 1,
-                next_block: 1,
-                under_way: BTreeSet::new(),
-            }),
+            session: Mutex::new(Session::new(SessionId(0))),
+            openings: Openings::default(),
+            renewed: Mutex::new(Instant::now()),
             reopening: tokio::sync::Mutex::new(()),
             ttl_ms: AtomicU64::new(described.session_ttl_ms.max(1000)),
             tasks: Mutex::default(),
@@ -272,6 +286,18 @@ impl Cluster {
         lock(&self.session).id
     }
 
+    /// Whether the session may have been ended, by this client's own clock.
+    pub(crate) fn lease_is_over(&self) -> bool {
+        lock(&self.renewed).elapsed() > Duration::from_millis(self.ttl_ms.load(Relaxed))
+    }
+
+    /// A number for a place in a queue that this session has not used.
+    pub(crate) fn new_ticket(&self) -> u64 {
+        let mut session = lock(&self.session);
+        session.next_ticket += 1;
+        session.next_ticket - 1
+    }
+
     /// A block id that nobody has used.
     pub(crate) fn new_block(&self) -> BlockId {
         let mut session = lock(&self.session);
@@ -282,19 +308,33 @@ impl Cluster {
     /// Asks the namespace. Without a majority the nodes that answer say what they have, which may be old
     /// ([`Cluster::without_leader`]).
     pub async fn query(&self, query: &Query) -> Result<Answer, Error> {
-        count(&self.counters.queries);
         let bytes: bytes::Bytes = wire::encode(query).into();
-        let asked = self.call_leader("asking the namespace", |channel| {
-            let request = v1::QueryRequest { query: bytes.clone(), may_be_old: false };
-            let mut client = namespace_client(channel);
-            async move { client.query(request).await }
-        });
-        let response = match asked.await {
-            Err(error @ Error::NoMajority { .. }) => self.query_any(bytes.clone()).await.ok_or(error)?,
+        let response = match self.query_leader(bytes.clone(), Duration::ZERO).await {
+            Err(error @ Error::NoMajority { .. }) if self.options.may_be_old => {
+                self.query_any(bytes).await.ok_or(error)?
+            }
             asked => asked?,
         };
         let answered: Answered = wire::decode(&response.answered)?;
         answered.map_err(Error::Refused)
+    }
+
+    /// Asks the leader, and nobody else, about a lock; the answer may wait so long for it.
+    pub(crate) async fn query_waiting(&self, query: &Query, wait: Duration) -> Result<Answer, Error> {
+        let response = self.query_leader(wire::encode(query).into(), wait).await?;
+        let answered: Answered = wire::decode(&response.answered)?;
+        answered.map_err(Error::Refused)
+    }
+
+    async fn query_leader(&self, query: bytes::Bytes, wait: Duration) -> Result<v1::QueryResponse, Error> {
+        count(&self.counters.queries);
+        self.call_leader("asking the namespace", |channel| {
+            let wait_ms = wait.as_millis() as u32;
+            let request = v1::QueryRequest { query: query.clone(), may_be_old: false, wait_ms };
+            let mut client = namespace_client(channel);
+            async move { client.query(request).await }
+        })
+        .await
     }
 
     /// Asks all nodes for what they have, and takes the newest of the first answers.
@@ -308,7 +348,7 @@ impl Cluster {
                 .collect();
         }
         let asked = channels.into_iter().map(|channel| {
-            let request = v1::QueryRequest { query: query.clone(), may_be_old: true };
+            let request = v1::QueryRequest { query: query.clone(), may_be_old: true, wait_ms: 0 };
             let mut client = namespace_client(channel);
             async move { tokio::time::timeout(OLD_TIMEOUT, client.query(request)).await.ok()?.ok() }
         });
@@ -337,9 +377,21 @@ impl Cluster {
 
     /// Applies a command, once, however often it has to be sent.
     pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        self.propose_in(None, command).await
+    }
+
+    /// As [`Cluster::propose`]; where a session is named, in that one or not at all.
+    pub(crate) async fn propose_in(
+        &self,
+        bound: Option<SessionId>,
+        command: Command,
+    ) -> Result<Outcome, Error> {
         loop {
             let (id, done_below) = {
                 let mut session = lock(&self.session);
+                if let Some(ended) = bound.filter(|bound| *bound != session.id) {
+                    return Err(Error::Refused(NsError::SessionEnded(ended)));
+                }
                 let seq = session.next_request;
                 session.next_request += 1;
                 session.under_way.insert(seq);
@@ -354,7 +406,7 @@ impl Cluster {
                 // Blocks belong to their session: only the flush, which has their data, can go on.
                 Err(NsError::SessionEnded(ended)) if ended == id.session => {
                     self.reopen_session(ended).await?;
-                    if matches!(command, Command::Commit { .. }) {
+                    if bound.is_some() || matches!(command, Command::Commit { .. }) {
                         return Err(Error::Refused(NsError::SessionEnded(ended)));
                     }
                 }
@@ -395,6 +447,7 @@ impl Cluster {
             return Ok(());
         }
         let command = Command::OpenSession { label: self.options.label.clone() };
+        let asked = Instant::now();
         let Outcome::Session(id) = self.propose_internal(command).await? else {
             return Err(unexpected("a session"));
         };
@@ -402,20 +455,34 @@ impl Cluster {
             tracing::warn!(%ended, new = %id, "the session had ended; a new one is open");
         }
         let mut session = lock(&self.session);
-        *session = Session { id, next_request: 1, next_block: 1, under_way: BTreeSet::new() };
+        *session = Session::new(id);
+        *lock(&self.renewed) = asked;
         Ok(())
     }
 
     async fn renew(&self) -> Result<(), Error> {
         let id = self.session();
+        let asked = Instant::now();
+        // In this order: what was opened before is settled is in the list.
+        let settled = self.openings.settled();
+        let volumes: Vec<_> = lock(&self.volumes).iter().filter_map(Weak::upgrade).collect();
+        let mut open: Vec<u64> =
+            volumes.iter().flat_map(|volume| volume.open_files()).map(|ino| ino.0).collect();
+        let more_open = open.len() > OPEN_TOLD_MAX;
+        open.truncate(OPEN_TOLD_MAX);
         let response = self
             .call_leader("renewing the session", |channel| {
                 let mut client = namespace_client(channel);
-                async move { client.renew(v1::RenewRequest { session: id.0 }).await }
+                let request = v1::RenewRequest { session: id.0, open: open.clone(), more_open, settled };
+                async move { client.renew(request).await }
             })
             .await?;
+        self.openings.answered();
         if !response.open {
-            self.reopen_session(id).await?;
+            return self.reopen_session(id).await;
+        }
+        if self.session() == id {
+            *lock(&self.renewed) = asked;
         }
         Ok(())
     }
@@ -510,6 +577,6 @@ async fn renew_for_ever(cluster: Weak<Cluster>) {
         }
         strong.blocks.report_now(&strong).await;
         drop(strong);
-        tokio::time::sleep(pause.min(Duration::from_secs(2))).await;
+        tokio::time::sleep(pause.min(RENEW_EVERY)).await;
     }
 }

@@ -55,6 +55,12 @@ pub enum Error {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The locks on a file are lost: the session that had them has ended, or may have.
+    #[error(
+        "the locks on this file are lost: this client was away for too long, and others may have had them since. Close the file, open it \
+         and lock it again"
+    )]
+    LockLost,
     /// No data (or hole) at or after the offset.
     #[error("no data at or after this offset")]
     NoData,

@@ -34,7 +34,7 @@ mod volume;
 pub use block::{BlockPlace, Repaired, ShareState};
 pub use cluster::Cluster;
 pub use error::Error;
-pub use file::OpenFile;
+pub use file::{Granted, OpenFile};
 pub use node::{NodeHealth, grpc_endpoint};
 pub use options::{Options, ReadPolicy};
 pub use stats::ClientStats;

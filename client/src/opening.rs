@@ -1,78 +1,81 @@
-//! Opens under way, so that a name removed at that moment takes no data from who is about to have the file open.
+//! Opens and creates under way in this client, for what it says it has open: a removed file lives on while somebody says so (the rule
+//! that makes this right is with the worker that frees them, in `storaged`).
 //!
-//! Invariants:
-//! 1. A removal that is not told to keep the inode ([`Opens::removal`]) is over before an open that began later
-//!    asks for the inode.
-//! 2. An inode orphaned while it is being opened is released by that open's end, or by the file's.
+//! Invariant: what [`Openings::settled`] says is asked before the list of open files is made, and an [`Opening`] ends only after its file
+//! is in that list.
 
-use crate::volume::Volume;
-use rain_types::Ino;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{RwLock, RwLockReadGuard};
 
-#[derive(Debug, Default, Clone, Copy)]
-struct UnderWay {
-    opens: u32,
-    /// Its last name went meanwhile.
-    orphaned: bool,
-}
-
-/// Of a volume.
 #[derive(Debug, Default)]
-pub(crate) struct Opens {
-    under_way: Mutex<HashMap<Ino, UnderWay>>,
-    /// Read by removals that keep nothing; an open waits for those before it.
-    unkept: RwLock<()>,
+struct Numbers {
+    next: u64,
+    under_way: BTreeSet<u64>,
+    /// Those below began before the last report was answered.
+    answered: u64,
 }
 
-impl Opens {
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Ino, UnderWay>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+/// Of a client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Openings(Arc<Mutex<Numbers>>);
+
+impl Openings {
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the removed inode must be kept; if not, to be held until the removal is done.
-    pub(crate) async fn removal(&self, is_open: impl FnOnce() -> bool) -> Option<RwLockReadGuard<'_, ()>> {
-        let unkept = self.unkept.read().await;
-        (!is_open() && self.under_way().is_empty()).then_some(unkept)
+    /// An open or create begins.
+    pub(crate) fn begin(&self) -> Opening {
+        let mut numbers = self.numbers();
+        let number = numbers.next;
+        numbers.next += 1;
+        numbers.under_way.insert(number);
+        Opening { all: self.clone(), number }
     }
 
-    /// An inode was orphaned by this client. Whether an open under way takes care of it.
-    pub(crate) fn orphaned(&self, ino: Ino) -> bool {
-        self.under_way().get_mut(&ino).map(|open| open.orphaned = true).is_some()
+    /// Whether everything that began before the last report was answered is over.
+    pub(crate) fn settled(&self) -> bool {
+        let numbers = self.numbers();
+        numbers.under_way.first().is_none_or(|first| *first >= numbers.answered)
+    }
+
+    /// A report was answered.
+    pub(crate) fn answered(&self) {
+        let mut numbers = self.numbers();
+        numbers.answered = numbers.next;
     }
 }
 
-/// An open under way.
+/// An open or create under way.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    volume: Arc<Volume>,
-    ino: Ino,
-}
-
-impl Opening {
-    /// From here on a removal keeps the inode; those that do not are over.
-    pub(crate) async fn begin(volume: &Arc<Volume>, ino: Ino) -> Opening {
-        volume.opens.under_way().entry(ino).or_default().opens += 1;
-        let opening = Opening { volume: volume.clone(), ino };
-        drop(volume.opens.unkept.write().await);
-        opening
-    }
+    all: Openings,
+    number: u64,
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let files = self.volume.files();
-        let mut under_way = self.volume.opens.under_way();
-        let Some(open) = under_way.get_mut(&self.ino) else { return };
-        open.opens -= 1;
-        if open.opens > 0 {
-            return;
-        }
-        let orphaned = open.orphaned;
-        under_way.remove(&self.ino);
-        if orphaned && !files.get(&self.ino).is_some_and(|file| file.orphan()) {
-            self.volume.release(self.ino);
-        }
+        self.all.numbers().under_way.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_began_before_the_last_answer_unsettles() {
+        let openings = Openings::default();
+        let early = openings.begin();
+        assert!(openings.settled(), "nothing was answered yet");
+        openings.answered();
+        assert!(!openings.settled());
+        let late = openings.begin();
+        drop(early);
+        assert!(openings.settled());
+        openings.answered();
+        assert!(!openings.settled());
+        drop(late);
+        assert!(openings.settled());
     }
 }

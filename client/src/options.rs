@@ -48,6 +48,8 @@ pub struct Options {
     pub read_policy: ReadPolicy,
     /// It only looks: no session is opened, and no leader of the namespace is needed.
     pub observe: bool,
+    /// Without a majority, what a node has is an answer, which may be old; else there is none. True.
+    pub may_be_old: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             blocks_in_flight_max: 8,
             read_policy: ReadPolicy::default(),
             observe: false,
+            may_be_old: true,
         }
     }
 }

@@ -7,12 +7,11 @@ use crate::block::BlockPlace;
 use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
 use crate::file::{FileState, OpenFile};
-use crate::opening::{Opening, Opens};
 use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
-use rain_types::{GroupId, Ino, NodeId, SessionId};
+use rain_types::{GroupId, Ino, NodeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -100,7 +99,6 @@ pub struct Volume {
     groups: Vec<Arc<[NodeId]>>,
     next_group: AtomicU64,
     pub(crate) files: Mutex<HashMap<Ino, Arc<FileState>>>,
-    pub(crate) opens: Opens,
     versions: Mutex<BTreeMap<Ino, u64>>,
     pub(crate) budget: DirtyBudget,
     pub(crate) runtime: Handle,
@@ -115,7 +113,6 @@ impl Volume {
             groups: record.groups.iter().map(|group| group.as_slice().into()).collect(),
             next_group: AtomicU64::new(u64::from(std::process::id())),
             files: Mutex::default(),
-            opens: Opens::default(),
             versions: Mutex::default(),
             budget: DirtyBudget {
                 bytes: AtomicU64::new(0),
@@ -240,15 +237,27 @@ impl Volume {
         self.attr_from(Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing }).await
     }
 
+    /// Makes a file and opens it. With `or_existing` the file of that name, if there is one.
+    pub async fn create(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &[u8],
+        new: NewInode,
+    ) -> Result<(Attr, Arc<OpenFile>), Error> {
+        let _opening = self.cluster.openings.begin();
+        let made = !new.or_existing;
+        let attr = self.make(parent, name, new).await?;
+        Ok((attr.clone(), self.open_with(attr, made)))
+    }
+
     /// Gives a file another name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Error> {
         self.attr_from(Command::Link { ino, parent, name: name.to_vec() }).await
     }
 
-    /// Takes a name away. A file that is open in this client lives on until it is closed.
+    /// Takes a name away. A file that is open, here or elsewhere, lives on until it is closed.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
-        let name = name.to_vec();
-        self.remove(|keep| Command::Unlink { parent, name, keep }).await
+        self.remove(Command::Unlink { parent, name: name.to_vec() }).await
     }
 
     /// Takes an empty directory away.
@@ -266,41 +275,25 @@ impl Volume {
         mode: RenameMode,
     ) -> Result<(), Error> {
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        self.remove(|keep| Command::Rename { parent, name, new_parent, new_name, mode, keep }).await
+        self.remove(Command::Rename { parent, name, new_parent, new_name, mode }).await
     }
 
-    /// Has a name removed. The session keeps the inode when any file is open here: the kernel does not say which
-    /// inode a name means, so the answer decides whether it was one of ours.
-    async fn remove(&self, command: impl FnOnce(Option<SessionId>) -> Command) -> Result<(), Error> {
-        let unkept = self.opens.removal(|| !self.files().is_empty()).await;
-        let keep = unkept.is_none().then(|| self.cluster.session());
-        let removed = self.cluster.propose(command(keep)).await;
-        drop(unkept);
-        let Outcome::Removed { ino, orphaned } = removed? else {
+    async fn remove(&self, command: Command) -> Result<(), Error> {
+        let Outcome::Removed { ino, orphaned } = self.cluster.propose(command).await? else {
             return Err(unexpected("what was removed"));
         };
-        if !orphaned {
+        if orphaned {
             self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
-            return Ok(());
-        }
-        let files = self.files();
-        let open_here = files.get(&ino).is_some_and(|file| file.orphan());
-        if !open_here && !self.opens.orphaned(ino) {
-            self.release(ino);
+            if let Some(file) = self.file(ino) {
+                file.orphan();
+            }
         }
         Ok(())
     }
 
-    /// Lets an orphan go, in the background: its end is nobody's concern but the namespace's, which would
-    /// also do it when the session ends.
-    pub(crate) fn release(&self, ino: Ino) {
-        let cluster = self.cluster.clone();
-        self.runtime.spawn(async move {
-            let command = Command::Release { session: cluster.session(), inos: vec![ino] };
-            if let Err(error) = cluster.propose(command).await {
-                tracing::debug!(%error, %ino, "releasing a removed file; the session's end will do it");
-            }
-        });
+    /// Which files are open in this client, or closed and not stored yet.
+    pub(crate) fn open_files(&self) -> Vec<Ino> {
+        self.files().keys().copied().collect()
     }
 
     /// The target of a symlink.
@@ -401,10 +394,13 @@ impl Volume {
         Ok(Space { total_bytes: data_part(total), free_bytes: data_part(free_raw), inodes: now.inodes })
     }
 
-    /// Opens a file. What others committed before is seen from here on (close-to-open).
+    /// Opens a file. What others committed before is seen from here on (close-to-open). Whoever has looked its name up just before
+    /// still gets it when that has gone meanwhile.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
-        let _opening = Opening::begin(self, ino).await;
-        let Answer::Attr(attr) = self.cluster.query(&Query::GetAttr { ino }).await? else {
+        let _opening = self.cluster.openings.begin();
+        let open_here = self.file(ino).is_some_and(|file| file.is_open());
+        let query = if open_here { Query::GetAttr { ino } } else { Query::Open { ino } };
+        let Answer::Attr(attr) = self.cluster.query(&query).await? else {
             return Err(unexpected("an inode"));
         };
         match attr.kind {
@@ -412,11 +408,6 @@ impl Volume {
             FileKind::Directory => Err(NsError::IsDirectory.into()),
             _ => Err(NsError::Invalid("only files have data".into()).into()),
         }
-    }
-
-    /// Opens a file that this client has just made.
-    pub fn open_made(self: &Arc<Self>, attr: Attr) -> Arc<OpenFile> {
-        self.open_with(attr, true)
     }
 
     fn open_with(self: &Arc<Self>, attr: Attr, made: bool) -> Arc<OpenFile> {
@@ -446,10 +437,11 @@ impl Volume {
 
     /// Stores and commits everything written so far to any file. Tries them all; gives the first error.
     pub async fn flush_all(&self) -> Result<(), Error> {
-        let dirty: Vec<_> = self.files().values().filter(|file| file.is_dirty()).cloned().collect();
+        let waits = |file: &&Arc<FileState>| file.is_dirty() || file.is_leaving();
+        let dirty: Vec<_> = self.files().values().filter(waits).cloned().collect();
         let mut first = Ok(());
         for file in dirty {
-            let flushed = file.flush(self).await;
+            let flushed = file.flush(self).await.and(file.let_go(self).await);
             self.close_if_idle(&file);
             if first.is_ok() {
                 first = flushed;

@@ -18,6 +18,7 @@ pub(crate) fn of(error: &Error) -> Errno {
         Error::NoMajority { may_be_done: false, .. } => Errno::EROFS,
         Error::NoMajority { may_be_done: true, .. }
         | Error::Unreachable { .. }
+        | Error::LockLost
         | Error::Damaged { .. }
         | Error::TimedOut { .. }
         | Error::NoCluster { .. }
@@ -44,6 +45,8 @@ pub(crate) fn of_refusal(refusal: &NsError) -> Errno {
         NsError::FileTooLarge => Errno::EFBIG,
         NsError::NotPermitted(_) => Errno::EPERM,
         NsError::CrossVolume => Errno::EXDEV,
+        NsError::Deadlock => Errno::EDEADLK,
+        NsError::TooManyLocks => Errno::ENOLCK,
         // The client answers these itself (blocks instead of inline data, a new session). One that comes
         // this far is a fault, not a program's mistake.
         NsError::NotInline | NsError::SessionEnded(_) => Errno::EIO,
@@ -85,6 +88,8 @@ mod tests {
             (NsError::FileTooLarge, libc::EFBIG),
             (NsError::NotPermitted("x".into()), libc::EPERM),
             (NsError::CrossVolume, libc::EXDEV),
+            (NsError::Deadlock, libc::EDEADLK),
+            (NsError::TooManyLocks, libc::ENOLCK),
             (NsError::SessionEnded(SessionId(3)), libc::EIO),
             (NsError::TooFewNodes { code: "rdp 4+2".into(), needed: 6, have: 3 }, libc::EIO),
             (NsError::Malformed("x".into()), libc::EIO),
@@ -107,6 +112,7 @@ mod tests {
             (Error::NoCluster { addresses: what(), why: what() }, libc::EIO),
             (Error::Foreign { address: what(), found: what(), expected: what() }, libc::EIO),
             (Error::Protocol(what()), libc::EIO),
+            (Error::LockLost, libc::EIO),
             (Error::NoSpace { nodes: vec![NodeId(1)] }, libc::ENOSPC),
             (Error::NoMajority { what: what(), may_be_done: false }, libc::EROFS),
             (Error::NoMajority { what: what(), may_be_done: true }, libc::EIO),

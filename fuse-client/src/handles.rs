@@ -6,8 +6,9 @@
 use crate::listing::Listing;
 use fuser::FileHandle;
 use rain_client::OpenFile;
+use rain_namespace::lock::LockKind;
 use rain_types::Ino;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,14 @@ pub(crate) struct Opened {
     pub(crate) writable: bool,
     /// Opened past the kernel's cache (O_DIRECT).
     pub(crate) direct: bool,
+    /// Who has taken locks through it.
+    pub(crate) lockers: Mutex<BTreeSet<(LockKind, u64)>>,
+}
+
+impl Opened {
+    pub(crate) fn lockers(&self) -> MutexGuard<'_, BTreeSet<(LockKind, u64)>> {
+        self.lockers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A directory opened by a program.

@@ -58,6 +58,8 @@ struct Known {
     parent: Ino,
     /// The version of the contents in the attributes that the kernel was last given.
     told: u64,
+    /// When the kernel was last told that a name means it, until it was opened.
+    named: Option<Instant>,
     /// Until when it is taken for granted that there is no `security.capability`.
     no_capability_until: Option<Instant>,
 }
@@ -89,7 +91,13 @@ impl Inodes {
         let mut shard = self.shard(attr.ino);
         let known = shard.entry(attr.ino).or_default();
         known.lookups += 1;
+        known.named = Some(Instant::now());
         known.tell(attr);
+    }
+
+    /// The inode is opened: how long ago the kernel was told a name of it, if it was since the last open.
+    pub(crate) fn opened(&self, ino: Ino) -> Option<Duration> {
+        self.shard(ino).get_mut(&ino).and_then(|known| known.named.take()).map(|named| named.elapsed())
     }
 
     /// A reply is about to give the kernel attributes of an inode it has.
@@ -268,6 +276,15 @@ pub(crate) mod tests {
         inodes.looked_up(&attr(7));
         inodes.learn_no_capability(Ino(7), inodes.now());
         assert!(!inodes.lacks_capability(Ino(7)));
+    }
+
+    #[test]
+    fn a_name_is_fresh_for_one_open() {
+        let inodes = table();
+        assert_eq!(inodes.opened(Ino(7)), None);
+        inodes.looked_up(&attr(7));
+        assert!(inodes.opened(Ino(7)).is_some_and(|age| age < Duration::from_secs(5)));
+        assert_eq!(inodes.opened(Ino(7)), None, "the kernel has it from memory");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::apply::{counters, extents_over};
 use crate::error::NsError;
 use crate::key;
 use crate::kv::KvRead;
+use crate::lock::LockRecord;
 use crate::query::{Answer, Answered, BlockEntry, DirectoryEntry, Query, Totals};
 use crate::record::{Attr, BlockRecord, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord};
 use crate::wire;
@@ -71,6 +72,23 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
                 )));
             }
             Answer::Blocks(ids.iter().filter_map(|id| block(kv, *id)).collect())
+        }
+        Query::Open { ino } => match read(kv, &key::orphan(*ino)) {
+            Some(true) => return Err(NsError::Stale),
+            _ => Answer::Attr(attr(kv, *ino)?),
+        },
+        Query::Orphans { after, limit } => Answer::Orphans(orphans(kv, *after, rows(*limit))),
+        Query::Ticket { ino, session, ticket } => {
+            if kv.get(&key::session(*session)).is_none() {
+                return Err(NsError::SessionEnded(*session));
+            }
+            let waiting = locks(kv, *ino).is_waiting(*session, *ticket);
+            Answer::Ticket { waiting, attr: attr(kv, *ino)? }
+        }
+        Query::Conflict { ino, session, lock } => {
+            attr(kv, *ino)?;
+            let held = locks(kv, *ino).conflict(*session, lock);
+            Answer::Conflict(held.map(|held| (held.session, held.lock)))
         }
         Query::Totals => {
             let count = |name: &str| read::<u64>(kv, &key::counter(name)).unwrap_or(0);
@@ -184,6 +202,21 @@ fn missing(kv: &dyn KvRead, after: Option<(u8, BlockId)>, limit: usize) -> Vec<B
         if ids.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     ids.into_iter().filter_map(|id| block(kv, id)).collect()
+}
+
+fn locks(kv: &dyn KvRead, ino: Ino) -> LockRecord {
+    read(kv, &key::locks(ino)).unwrap_or_default()
+}
+
+fn orphans(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino, bool)> {
+    let from = after.map_or_else(|| b"O".to_vec(), |ino| key::orphan(Ino(ino.0.saturating_add(1))));
+    let mut found = Vec::new();
+    kv.scan(&from, &key::after_prefix(b"O"), &mut |key, value| {
+        let sealed = wire::decode(value).expect("a record of the namespace is readable");
+        found.extend(key::last_number(key).map(|ino| (Ino(ino), sealed)));
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    found
 }
 
 fn garbage(kv: &dyn KvRead, after: Option<BlockId>, limit: usize) -> Vec<(BlockId, GarbageRecord)> {

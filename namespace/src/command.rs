@@ -8,6 +8,7 @@
 //! `apply` reads a clock, a random number or the order of a hash map.
 
 use crate::error::NsError;
+use crate::lock::{Lock, LockState};
 use crate::record::{Attr, FileKind, Time};
 use rain_types::{BlockId, CodeSpec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -81,8 +82,8 @@ pub enum Command {
         /// For people.
         label: String,
     },
-    /// A client ends, or was silent for too long: its orphans are freed, its request results dropped, and
-    /// its later commands refused with `SessionEnded`. Outcome: `Done`, also when it had ended.
+    /// A client ends, or was silent for too long: its locks go, its request results are dropped, and its later
+    /// commands refused with `SessionEnded`. Outcome: `Done`, also when it had ended.
     EndSession {
         /// Which.
         session: SessionId,
@@ -117,14 +118,12 @@ pub enum Command {
         /// Name.
         name: Name,
     },
-    /// A name goes. Outcome: `Removed`.
+    /// A name goes. A file without a name is an orphan until `Free`: somebody may have it open. Outcome: `Removed`.
     Unlink {
         /// Where.
         parent: Ino,
         /// Name.
         name: Name,
-        /// Keep the last name's inode as an orphan of this session, because it may be open there.
-        keep: Option<SessionId>,
     },
     /// An empty directory goes. Outcome: `Removed`.
     RemoveDirectory {
@@ -145,8 +144,6 @@ pub enum Command {
         new_name: Name,
         /// What to do with an existing new name.
         mode: RenameMode,
-        /// As in `Unlink`, for what is replaced.
-        keep: Option<SessionId>,
     },
     /// Attributes change. A size makes the file shorter (extents trimmed) or longer (a hole). Outcome: `Attr`.
     SetAttr {
@@ -198,11 +195,9 @@ pub enum Command {
         /// How much.
         len: u64,
     },
-    /// Orphans that the session has closed are freed. Outcome: `Done`.
-    Release {
-        /// Whose.
-        session: SessionId,
-        /// Which; those that are no orphans of it are passed over.
+    /// Orphans that nobody has open are freed. Outcome: `Done`.
+    Free {
+        /// Which; those that are no orphans are passed over.
         inos: Vec<Ino>,
     },
     /// Shares were found lost or damaged. Blocks that are gone are passed over. Outcome: `Done`.
@@ -225,6 +220,48 @@ pub enum Command {
         /// Which.
         id: NodeId,
     },
+    /// A lock on a file, for the request's session. Outcome: `Lock`.
+    Lock {
+        /// On which inode.
+        ino: Ino,
+        /// What is asked for.
+        lock: Lock,
+        /// Queue for it under this number of the session when it is not free; none: only say so.
+        ticket: Option<u64>,
+    },
+    /// Locks of the request's session go. Outcome: `Done`, also when there are none.
+    Unlock {
+        /// On which inode.
+        ino: Ino,
+        /// Whose, and which bytes; whether it is exclusive does not matter.
+        lock: Lock,
+    },
+    /// The request's session waits for a lock no more. Outcome: `Lock`: `Granted` if it has come meanwhile, else `Held`.
+    GiveUp {
+        /// On which inode.
+        ino: Ino,
+        /// As it was queued.
+        ticket: u64,
+    },
+    /// Orphans are opened no more by those who have not opened them yet. Outcome: `Done`.
+    Seal {
+        /// Which; those that are no orphans are passed over.
+        inos: Vec<Ino>,
+    },
+}
+
+impl Command {
+    /// Whether a lock that somebody waits for may be granted by it.
+    pub fn may_grant(&self) -> bool {
+        matches!(
+            self,
+            Command::Lock { .. }
+                | Command::Unlock { .. }
+                | Command::GiveUp { .. }
+                | Command::EndSession { .. }
+                | Command::Free { .. }
+        )
+    }
 }
 
 /// What `Rename` does with an existing new name.
@@ -317,11 +354,11 @@ pub enum Outcome {
     Done,
     /// The inode as it is now.
     Attr(Attr),
-    /// The name is gone; `freed` tells whether the inode went with it (else it has other names or is kept).
+    /// The name is gone.
     Removed {
         /// What the name meant.
         ino: Ino,
-        /// Whether the inode is an orphan of the asking session now, to be released by it.
+        /// Whether the inode is an orphan now.
         orphaned: bool,
     },
     /// A session's number.
@@ -330,6 +367,15 @@ pub enum Outcome {
     Volume(VolumeId),
     /// The node's number.
     Node(NodeId),
+    /// How it stands with the lock.
+    Lock {
+        /// Whose it is.
+        session: SessionId,
+        /// How it stands.
+        state: LockState,
+        /// The inode as it is now: what was written under the lock before is in it.
+        attr: Attr,
+    },
 }
 
 /// A command's result, as it is recorded and sent.

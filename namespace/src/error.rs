@@ -76,4 +76,10 @@ pub enum NsError {
     /// A copy of a request that was answered, come late: nobody waits for it, and it must not apply again.
     #[error("request {0} was answered before")]
     Answered(u64),
+    /// Waiting for the lock would never end: its holder waits for one of ours.
+    #[error("waiting for this lock would be a deadlock")]
+    Deadlock,
+    /// Too many locks on one file, or too many that wait.
+    #[error("too many locks on this file")]
+    TooManyLocks,
 }

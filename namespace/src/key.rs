@@ -58,14 +58,24 @@ pub fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
     key(b'X', &[&ino.0.to_be_bytes(), name])
 }
 
-/// An orphan of a session: nothing.
-pub fn orphan(session: SessionId, ino: Ino) -> Vec<u8> {
-    key(b'O', &[&session.0.to_be_bytes(), &ino.0.to_be_bytes()])
+/// A file without a name, which may be open somewhere: whether it is sealed.
+pub fn orphan(ino: Ino) -> Vec<u8> {
+    key(b'O', &[&ino.0.to_be_bytes()])
 }
 
-/// All orphans of a session.
-pub fn orphans(session: SessionId) -> Vec<u8> {
-    key(b'O', &[&session.0.to_be_bytes()])
+/// The locks of an inode: `LockRecord`.
+pub fn locks(ino: Ino) -> Vec<u8> {
+    key(b'M', &[&ino.0.to_be_bytes()])
+}
+
+/// An inode of which a session holds a lock or waits for one: nothing.
+pub fn locked_by(session: SessionId, ino: Ino) -> Vec<u8> {
+    key(b'Y', &[&session.0.to_be_bytes(), &ino.0.to_be_bytes()])
+}
+
+/// All inodes of which a session holds a lock or waits for one.
+pub fn all_locked_by(session: SessionId) -> Vec<u8> {
+    key(b'Y', &[&session.0.to_be_bytes()])
 }
 
 /// A block in use: `BlockRecord`.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod extent;
 pub mod key;
 pub mod kv;
+pub mod lock;
 pub mod placement;
 pub mod query;
 pub mod record;

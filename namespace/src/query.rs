@@ -4,6 +4,7 @@
 pub use crate::answer::answer;
 use crate::command::Name;
 use crate::error::NsError;
+use crate::lock::Lock;
 use crate::record::{Attr, BlockRecord, Extent, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord};
 use rain_types::{BlockId, Ino, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,36 @@ pub enum Query {
         /// Number.
         id: VolumeId,
     },
+    /// Files without a name, by number. Answer: `Orphans`.
+    Orphans {
+        /// After this one.
+        after: Option<Ino>,
+        /// At most so many (the namespace's own limit is 4096).
+        limit: u32,
+    },
+    /// Whether a lock that a session queued for has been granted. Answer: `Ticket`.
+    Ticket {
+        /// On which inode.
+        ino: Ino,
+        /// Whose.
+        session: SessionId,
+        /// As it was queued.
+        ticket: u64,
+    },
+    /// What stands in the way of a lock. Answer: `Conflict`.
+    Conflict {
+        /// On which inode.
+        ino: Ino,
+        /// Whose it would be.
+        session: SessionId,
+        /// What would be asked for.
+        lock: Lock,
+    },
+    /// An inode, to open it: refused where it is sealed. Answer: `Attr`.
+    Open {
+        /// Which.
+        ino: Ino,
+    },
 }
 
 /// A name in a directory with what it names.
@@ -174,6 +205,17 @@ pub enum Answer {
     Garbage(Vec<(BlockId, GarbageRecord)>),
     /// Counts.
     Totals(Totals),
+    /// Files without a name, by number, and whether they are sealed.
+    Orphans(Vec<(Ino, bool)>),
+    /// How it stands with a queued lock.
+    Ticket {
+        /// It is not there yet.
+        waiting: bool,
+        /// The inode as it is now.
+        attr: Attr,
+    },
+    /// A lock that is in the way, and whose.
+    Conflict(Option<(SessionId, Lock)>),
 }
 
 /// A query's result, as it is sent.

@@ -162,7 +162,7 @@ pub struct NodeRecord {
     pub folder: String,
 }
 
-/// A client that may hold orphans and blocks not yet committed.
+/// A client that may hold locks, open files and blocks not yet committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// Number.

@@ -9,6 +9,7 @@
 use rain_namespace::command::*;
 use rain_namespace::error::NsError;
 use rain_namespace::key;
+use rain_namespace::lock::*;
 use rain_namespace::query::*;
 use rain_namespace::record::*;
 use rain_namespace::wire::{decode, encode};
@@ -46,6 +47,9 @@ const TIME: Time = Time { secs: -5, nanos: 999_999_999 };
 const BLOCK: BlockId = BlockId { session: SessionId(300), seq: 2 };
 const CODE: CodeSpec = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
 const INO: Ino = Ino(1 << 48 | 77);
+
+const LOCK: Lock =
+    Lock { kind: LockKind::Flock, owner: u64::MAX, exclusive: true, first: 1, last: 1 << 33, pid: 300 };
 
 fn attr() -> Attr {
     Attr {
@@ -118,6 +122,9 @@ fn records(lines: &mut Lines) {
     lines.value("record", volume());
     lines.value("record", node());
     lines.value("record", session());
+    let wanted = SessionLock { session: SessionId(300), lock: LOCK };
+    let locks = LockRecord { held: vec![wanted], waiting: vec![Waiting { ticket: 300, wanted }] };
+    lines.value("record", locks);
     lines.value("record.entry", (INO, Directory));
     lines.value("record.counts", (10u64, 20u64));
     lines.value("record.counter", 300u64);
@@ -136,7 +143,6 @@ fn name() -> Vec<u8> {
 }
 
 fn commands() -> Vec<Command> {
-    let keep = Some(SessionId(300));
     let change = AttrChange {
         mode: Some(0o644),
         uid: Some(1),
@@ -145,13 +151,12 @@ fn commands() -> Vec<Command> {
         atime: Some(TimeChange::Now),
         mtime: Some(TimeChange::At(TIME)),
     };
-    let rename = |mode, keep| Command::Rename {
+    let rename = |mode| Command::Rename {
         parent: INO,
         name: name(),
         new_parent: Ino(2),
         new_name: b"new".to_vec(),
         mode,
-        keep,
     };
     let xattr = |mode| Command::SetXattr { ino: INO, name: name(), value: vec![1, 2], mode };
     vec![
@@ -180,11 +185,11 @@ fn commands() -> Vec<Command> {
             or_existing: true,
         },
         Command::Link { ino: INO, parent: Ino(2), name: name() },
-        Command::Unlink { parent: INO, name: name(), keep },
+        Command::Unlink { parent: INO, name: name() },
         Command::RemoveDirectory { parent: INO, name: name() },
-        rename(RenameMode::Replace, keep),
-        rename(RenameMode::NoReplace, None),
-        rename(RenameMode::Exchange, None),
+        rename(RenameMode::Replace),
+        rename(RenameMode::NoReplace),
+        rename(RenameMode::Exchange),
         Command::SetAttr { ino: INO, change },
         Command::SetAttr { ino: INO, change: AttrChange::default() },
         xattr(XattrMode::Any),
@@ -200,15 +205,21 @@ fn commands() -> Vec<Command> {
             mtime: Some(TIME),
         },
         Command::Punch { ino: INO, offset: 1, len: 2 },
-        Command::Release { session: SessionId(300), inos: vec![INO] },
+        Command::Free { inos: vec![INO] },
         Command::MarkMissing { shares: vec![(BLOCK, 0b101)] },
         Command::MarkPresent { shares: vec![(BLOCK, 0b101)] },
         Command::Reclaimed { shares: vec![(BLOCK, 0b101)] },
         Command::RemoveNode { id: NodeId(300) },
+        Command::Lock { ino: INO, lock: LOCK, ticket: Some(300) },
+        Command::Lock { ino: INO, lock: Lock { kind: LockKind::Record, ..LOCK }, ticket: None },
+        Command::Unlock { ino: INO, lock: Lock { kind: LockKind::Either, exclusive: false, ..LOCK } },
+        Command::GiveUp { ino: INO, ticket: 300 },
+        Command::Seal { inos: vec![INO] },
     ]
 }
 
 fn results(lines: &mut Lines) {
+    let lock = |state| Outcome::Lock { session: SessionId(300), state, attr: attr() };
     let outcomes = [
         Outcome::Done,
         Outcome::Attr(attr()),
@@ -216,6 +227,9 @@ fn results(lines: &mut Lines) {
         Outcome::Session(SessionId(300)),
         Outcome::Volume(VolumeId(3)),
         Outcome::Node(NodeId(300)),
+        lock(LockState::Granted),
+        lock(LockState::Waiting),
+        lock(LockState::Held),
     ];
     for outcome in outcomes {
         lines.value::<Applied>("applied", Ok(outcome));
@@ -240,6 +254,8 @@ fn results(lines: &mut Lines) {
         NsError::CrossVolume,
         NsError::Malformed("why".into()),
         NsError::Answered(7),
+        NsError::Deadlock,
+        NsError::TooManyLocks,
     ];
     for error in errors {
         lines.value::<Applied>("applied", Err(error));
@@ -265,6 +281,10 @@ fn queries() -> Vec<Query> {
         Query::Session { session: SessionId(300) },
         Query::Totals,
         Query::VolumeById { id: VolumeId(3) },
+        Query::Orphans { after: Some(INO), limit: 5 },
+        Query::Ticket { ino: INO, session: SessionId(300), ticket: 300 },
+        Query::Conflict { ino: INO, session: SessionId(300), lock: LOCK },
+        Query::Open { ino: INO },
     ]
 }
 
@@ -283,6 +303,9 @@ fn answers() -> Vec<Answer> {
         Answer::Blocks(vec![BlockEntry { id: BLOCK, record: block() }]),
         Answer::Garbage(vec![(BLOCK, garbage())]),
         Answer::Totals(totals),
+        Answer::Orphans(vec![(INO, true)]),
+        Answer::Ticket { waiting: true, attr: attr() },
+        Answer::Conflict(Some((SessionId(300), LOCK))),
     ]
 }
 
@@ -295,7 +318,9 @@ fn keys(lines: &mut Lines) {
         ("inline", key::inline(INO)),
         ("target", key::target(INO)),
         ("xattr", key::xattr(INO, b"name")),
-        ("orphan", key::orphan(SessionId(300), INO)),
+        ("orphan", key::orphan(INO)),
+        ("locks", key::locks(INO)),
+        ("locked_by", key::locked_by(SessionId(300), INO)),
         ("block", key::block(BLOCK)),
         ("missing", key::missing(129, BLOCK)),
         ("garbage", key::garbage(BLOCK)),

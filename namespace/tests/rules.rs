@@ -9,6 +9,7 @@ use rain_namespace::check::check;
 use rain_namespace::command::*;
 use rain_namespace::error::NsError;
 use rain_namespace::kv::{KvRead, KvTxn, MemoryKv};
+use rain_namespace::lock::{Lock, LockKind, LockState};
 use rain_namespace::query::{Answer, Query, Totals, answer};
 use rain_namespace::record::{Attr, Extent, FileKind, Time};
 use rain_namespace::repair;
@@ -35,8 +36,8 @@ fn make(parent: Ino, name: &str, kind: FileKind) -> Command {
     Command::Make { parent, name, kind, mode: 0o644, uid: 7, gid: 8, rdev: 9, target, or_existing: false }
 }
 
-fn unlink(parent: Ino, name: &str, keep: Option<SessionId>) -> Command {
-    Command::Unlink { parent, name: name.into(), keep }
+fn unlink(parent: Ino, name: &str) -> Command {
+    Command::Unlink { parent, name: name.into() }
 }
 
 fn link(ino: Ino, parent: Ino, name: &str) -> Command {
@@ -44,7 +45,7 @@ fn link(ino: Ino, parent: Ino, name: &str) -> Command {
 }
 
 fn rename(parent: Ino, name: &str, new_parent: Ino, new_name: &str, mode: RenameMode) -> Command {
-    Command::Rename { parent, name: name.into(), new_parent, new_name: new_name.into(), mode, keep: None }
+    Command::Rename { parent, name: name.into(), new_parent, new_name: new_name.into(), mode }
 }
 
 fn set_attr(ino: Ino, change: AttrChange) -> Command {
@@ -74,11 +75,15 @@ impl World {
             assert_eq!(world.run(command), Ok(Outcome::Node(NodeId(id))));
         }
         world.root = world.volume("one", code(2, 1));
-        let Ok(Outcome::Session(session)) = world.run(Command::OpenSession { label: "t".into() }) else {
-            panic!()
-        };
-        world.session = session;
+        world.session = world.open_session();
         world
+    }
+
+    fn open_session(&mut self) -> SessionId {
+        match self.run(Command::OpenSession { label: "t".into() }) {
+            Ok(Outcome::Session(session)) => session,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn volume(&mut self, name: &str, code: CodeSpec) -> Ino {
@@ -103,6 +108,14 @@ impl World {
     fn numbered(&mut self, seq: u64, done_below: u64, command: Command) -> Applied {
         let id = Some(RequestId { session: self.session, seq });
         apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &Request { id, done_below, command })
+    }
+
+    /// As another session than the first; the records must agree.
+    fn as_session(&mut self, session: SessionId, seq: u64, command: Command) -> Applied {
+        let request = Request { id: Some(RequestId { session, seq }), done_below: 0, command };
+        let applied = apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &request);
+        assert_eq!(check(&self.kv), []);
+        applied
     }
 
     fn made(&mut self, parent: Ino, name: &str, kind: FileKind) -> Ino {
@@ -301,39 +314,80 @@ fn names_stay_in_their_volume_and_directories_have_one() {
 }
 
 #[test]
-fn an_orphan_is_whole_until_it_is_released_and_gets_no_new_name() {
+fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
     let mut world = World::new();
     let (root, session) = (world.root, world.session);
     let file = world.made(root, "f", FileKind::File);
-    let removed = world.run(unlink(root, "f", Some(session)));
+    let removed = world.run(unlink(root, "f"));
     assert_eq!(removed, Ok(Outcome::Removed { ino: file, orphaned: true }));
     assert_eq!(world.run(link(file, root, "g")), Err(NsError::NotFound));
     world.commit(file, 1, &[(0, 900)], 0).unwrap();
     world.run(set_attr(file, size(500))).unwrap();
     assert_eq!((world.attr(file).nlink, world.attr(file).held), (0, 500));
-    world.run(Command::Release { session: SessionId(99), inos: vec![file] }).unwrap();
-    assert_eq!(world.attr(file).size, 500, "only its own session releases it");
-    world.run(Command::Release { session, inos: vec![root, file, file] }).unwrap();
+    world.run(Command::EndSession { session }).unwrap();
+    assert_eq!(world.attr(file).size, 500, "others may have it open");
+    let orphans = |after| answer(&world.kv, &Query::Orphans { after, limit: 9 });
+    assert_eq!(orphans(None), Ok(Answer::Orphans(vec![(file, false)])));
+    assert_eq!(orphans(Some(file)), Ok(Answer::Orphans(vec![])));
+    assert!(answer(&world.kv, &Query::Open { ino: file }).is_ok(), "its name was there a moment ago");
+    world.run(Command::Seal { inos: vec![root, file] }).unwrap();
+    assert_eq!(answer(&world.kv, &Query::Open { ino: file }), Err(NsError::Stale));
+    assert!(answer(&world.kv, &Query::Open { ino: root }).is_ok());
+    world.run(Command::Free { inos: vec![root, file, file] }).unwrap();
     assert_eq!(answer(&world.kv, &Query::GetAttr { ino: file }), Err(NsError::NotFound));
     assert_eq!(world.totals(), Totals { garbage: 1, ..Totals::default() });
 }
 
 #[test]
-fn the_end_of_a_session_frees_its_orphans_and_refuses_its_requests() {
+fn the_end_of_a_session_frees_its_locks_and_refuses_its_requests() {
     let mut world = World::new();
     let (root, session) = (world.root, world.session);
     let file = world.made(root, "f", FileKind::File);
-    world.numbered(1, 0, unlink(root, "f", Some(session))).unwrap();
+    let lock = Lock { kind: LockKind::Flock, owner: 1, exclusive: true, first: 0, last: u64::MAX, pid: 1 };
+    world.numbered(1, 0, Command::Lock { ino: file, lock, ticket: None }).unwrap();
+    let next = world.open_session();
+    let mut state = |seq, command| match world.as_session(next, seq, command) {
+        Ok(Outcome::Lock { state, .. }) => state,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(state(1, Command::Lock { ino: file, lock, ticket: None }), LockState::Held);
+    assert_eq!(state(2, Command::Lock { ino: file, lock, ticket: Some(7) }), LockState::Waiting);
     for _ in 0..2 {
         assert_eq!(world.run(Command::EndSession { session }), Ok(Outcome::Done));
     }
-    assert_eq!(answer(&world.kv, &Query::GetAttr { ino: file }), Err(NsError::NotFound));
-    for (seq, command) in [(1, unlink(root, "f", None)), (2, make(root, "g", FileKind::File))] {
+    let ticket = answer(&world.kv, &Query::Ticket { ino: file, session: next, ticket: 7 });
+    assert!(matches!(ticket, Ok(Answer::Ticket { waiting: false, .. })), "{ticket:?}");
+    let old = answer(&world.kv, &Query::Ticket { ino: file, session, ticket: 7 });
+    assert_eq!(old, Err(NsError::SessionEnded(session)));
+    for (seq, command) in [(1, unlink(root, "f")), (2, make(root, "g", FileKind::File))] {
         assert_eq!(world.numbered(seq, 0, command), Err(NsError::SessionEnded(session)));
     }
-    let late = world.made(root, "h", FileKind::File);
-    let removed = world.run(unlink(root, "h", Some(session)));
-    assert_eq!(removed, Ok(Outcome::Removed { ino: late, orphaned: false }), "nobody would release it");
+    world.run(unlink(root, "f")).unwrap();
+    world.run(Command::Free { inos: vec![file] }).unwrap();
+}
+
+#[test]
+fn a_circle_of_waiters_is_refused_over_any_number_of_files() {
+    let mut world = World::new();
+    let root = world.root;
+    let files: Vec<Ino> = ["a", "b", "c"].map(|name| world.made(root, name, FileKind::File)).into();
+    let lock = Lock { kind: LockKind::Record, owner: 1, exclusive: true, first: 5, last: 9, pid: 1 };
+    let sessions: Vec<SessionId> = (0..3).map(|_| world.open_session()).collect();
+    for (session, file) in sessions.iter().zip(&files) {
+        world.as_session(*session, 1, Command::Lock { ino: *file, lock, ticket: None }).unwrap();
+    }
+    let wait = |world: &mut World, who: usize, file: usize| {
+        world.as_session(sessions[who], 2, Command::Lock { ino: files[file], lock, ticket: Some(1) })
+    };
+    for who in 0..2 {
+        let waiting = wait(&mut world, who, who + 1).unwrap();
+        assert!(matches!(waiting, Outcome::Lock { state: LockState::Waiting, .. }));
+    }
+    assert_eq!(wait(&mut world, 2, 0), Err(NsError::Deadlock));
+    // The last lets go, and the wait before it ends.
+    world.as_session(sessions[2], 3, Command::Unlock { ino: files[2], lock }).unwrap();
+    let ticket = answer(&world.kv, &Query::Ticket { ino: files[2], session: sessions[1], ticket: 1 });
+    assert!(matches!(ticket, Ok(Answer::Ticket { waiting: false, .. })));
 }
 
 #[test]
@@ -341,19 +395,19 @@ fn a_repeated_request_gives_its_first_result_and_old_results_go() {
     let mut world = World::new();
     let root = world.root;
     let first = world.numbered(1, 0, make(root, "f", FileKind::File));
-    world.numbered(2, 0, unlink(root, "f", None)).unwrap();
+    world.numbered(2, 0, unlink(root, "f")).unwrap();
     assert_eq!(world.numbered(1, 0, make(root, "f", FileKind::File)), first);
-    assert_eq!(world.numbered(3, 0, unlink(root, "f", None)), Err(NsError::NotFound));
+    assert_eq!(world.numbered(3, 0, unlink(root, "f")), Err(NsError::NotFound));
     world.run(make(root, "f", FileKind::File)).unwrap();
-    assert_eq!(world.numbered(3, 0, unlink(root, "f", None)), Err(NsError::NotFound), "refusals count too");
+    assert_eq!(world.numbered(3, 0, unlink(root, "f")), Err(NsError::NotFound), "refusals count too");
     let results = |world: &World| world.kv.0.keys().filter(|key| key[0] == b'R').count();
     assert_eq!(results(&world), 3);
     world.numbered(4, 4, make(root, "g", FileKind::File)).unwrap();
     assert_eq!(results(&world), 1);
     // A copy that the network kept back until nobody knows its result any more does not apply again.
-    world.run(unlink(root, "f", None)).unwrap();
+    world.run(unlink(root, "f")).unwrap();
     assert_eq!(world.numbered(1, 0, make(root, "f", FileKind::File)), Err(NsError::Answered(1)));
-    assert_eq!(world.run(unlink(root, "f", None)), Err(NsError::NotFound));
+    assert_eq!(world.run(unlink(root, "f")), Err(NsError::NotFound));
     // A request that claims to be done itself keeps its result all the same.
     let made = world.numbered(5, 9, make(root, "h", FileKind::File));
     assert_eq!(world.numbered(5, 9, make(root, "h", FileKind::File)), made);
@@ -547,7 +601,8 @@ fn extended_attributes_follow_their_modes_and_limits() {
     world.run(remove("user.0")).unwrap();
     let query = Query::GetXattr { ino, name: b"user.0".to_vec() };
     assert_eq!(answer(&world.kv, &query), Err(NsError::NoAttribute));
-    world.run(unlink(world.root, "f", None)).unwrap();
+    world.run(unlink(world.root, "f")).unwrap();
+    world.run(Command::Free { inos: vec![ino] }).unwrap();
     assert!(!world.kv.any(b"X", b"Y"), "they go with their inode");
 }
 
@@ -590,7 +645,9 @@ fn a_volume_counts_its_inodes_and_bytes() {
         other => panic!("{other:?}"),
     };
     assert_eq!(counts(&world), (3, 703));
-    world.run(unlink(world.root, "f", None)).unwrap();
+    world.run(unlink(world.root, "f")).unwrap();
+    assert_eq!(counts(&world), (3, 703), "somebody may have it open");
+    world.run(Command::Free { inos: vec![file] }).unwrap();
     assert_eq!(counts(&world), (2, 0));
     assert_eq!(answer(&world.kv, &Query::VolumeById { id: VolumeId(9) }), Err(NsError::NotFound));
 }
@@ -613,11 +670,15 @@ fn every_key_that_goes_missing_is_noticed_by_the_check() {
     world.commit(file, 1, &[(0, 100), (200, 100)], 0b1).unwrap();
     world.commit(file, 9, &[(200, 100)], 0).unwrap();
     world.made(root, "o", FileKind::File);
-    world.run(unlink(root, "o", Some(world.session))).unwrap();
+    world.run(unlink(root, "o")).unwrap();
+    let lock = Lock { kind: LockKind::Flock, owner: 1, exclusive: true, first: 0, last: 9, pid: 1 };
+    let session = world.session;
+    world.as_session(session, 1, Command::Lock { ino: file, lock, ticket: None }).unwrap();
     assert_eq!(check(&world.kv), []);
     for key in world.kv.0.keys() {
         // What nothing else counts: numbers given out, and nodes.
-        let counted = key[0] != b'N' && !key.starts_with(b"Cnext-");
+        // And results of requests, which may go at any time.
+        let counted = key[0] != b'N' && key[0] != b'R' && !key.starts_with(b"Cnext-");
         let noticed = is_noticed(&world, |kv| kv.delete(key));
         assert!(noticed || !counted, "nobody misses {}", key.escape_ascii());
     }

@@ -17,6 +17,7 @@ use crate::service::node::NodeService;
 use crate::service::shares::SharesService;
 use crate::share::{ShareStore, StoreOptions};
 use crate::transport::{Addresses, GrpcTransport};
+use crate::worker::orphans::Reports;
 use crate::worker::{self, WorkerCounters};
 use anyhow::{Context, bail};
 use rain_client::{Cluster, Error, Options, Volume, grpc_endpoint};
@@ -85,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     pub(crate) repair: Arc<WorkerCounters>,
     pub(crate) reclaim: Arc<WorkerCounters>,
+    /// What the sessions have open.
+    pub(crate) reports: Arc<Reports>,
     /// Requests for shares under way.
     pub(crate) requests: AtomicU64,
     /// True once this node stops: streams end then.
@@ -217,6 +220,7 @@ pub async fn run(
         started: Instant::now(),
         repair: Arc::default(),
         reclaim: Arc::default(),
+        reports: Arc::default(),
         requests: AtomicU64::new(0),
         stopping: watch::Sender::new(false),
         addresses: Arc::default(),

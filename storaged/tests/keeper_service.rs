@@ -305,14 +305,13 @@ fn replayed(log: &CommandLog) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn some_request(root: Ino, dice: &mut Dice) -> Request {
     let name = |dice: &mut Dice| format!("n{}", dice.roll(40)).into_bytes();
     let command = match dice.roll(6) {
-        0 => Command::Unlink { parent: root, name: name(dice), keep: None },
+        0 => Command::Unlink { parent: root, name: name(dice) },
         1 => Command::Rename {
             parent: root,
             name: name(dice),
             new_parent: root,
             new_name: name(dice),
             mode: rain_namespace::command::RenameMode::Replace,
-            keep: None,
         },
         _ => return make(root, &String::from_utf8(name(dice)).unwrap()),
     };

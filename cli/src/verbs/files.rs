@@ -55,10 +55,10 @@ impl Put {
         let temporary = format!(".rain-put-{}-{}", cluster.session(), std::process::id());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let new = NewInode::new(FileKind::File, 0o644, uid, gid);
-        let made = volume.make(parent, temporary.as_bytes(), new).await.with_context(|| self.to.clone())?;
+        let created = volume.create(parent, temporary.as_bytes(), new).await;
+        let (_, file) = created.with_context(|| self.to.clone())?;
         let bar = output::progress(total);
         let write = async {
-            let file = volume.open_made(made);
             let mut piece = vec![0; PIECE_BYTES];
             let mut offset = 0;
             loop {

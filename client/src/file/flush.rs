@@ -13,7 +13,7 @@ use futures::StreamExt;
 use rain_namespace::command::{AttrChange, Command, InlinePiece, NewBlock, NewExtent, Outcome, TimeChange};
 use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, Extent, Time};
-use rain_types::Ino;
+use rain_types::{Ino, SessionId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A file with so much unstored data in fragments shorter than a block begins to store everything, bytes.
@@ -28,6 +28,8 @@ const FLUSH_ROUND_BYTES: u64 = 32 << 20;
 impl FileState {
     /// Stores and commits everything written before the call.
     pub(crate) async fn flush(&self, volume: &Volume) -> Result<(), Error> {
+        // Whoever asks is told, also where the background has met it before.
+        self.bound(volume)?;
         if !self.is_dirty() {
             return self.take_failure();
         }
@@ -74,6 +76,7 @@ impl FileState {
     pub(super) async fn flush_round(&self, volume: &Volume, whole_only: bool) -> Result<u64, Error> {
         // Blocks that nobody could commit are not stored in vain.
         volume.cluster().can_change("storing written data")?;
+        let bound = self.bound(volume)?;
         let (segments, attr, size, mtime) = {
             let mut inner = self.inner();
             let segments = inner.dirty.take(whole_only, FLUSH_ROUND_BYTES);
@@ -84,7 +87,7 @@ impl FileState {
             return Ok(0);
         }
         let bytes = segments.iter().map(|segment| segment.data.len() as u64).sum();
-        let stored = self.store_and_commit(volume, &segments, &attr, size, mtime).await;
+        let stored = self.store_and_commit(volume, bound, &segments, &attr, size, mtime).await;
         let mut inner = self.inner();
         inner.flushing.clear();
         match stored {
@@ -99,6 +102,12 @@ impl FileState {
                 drop(inner);
                 volume.budget.remove(bytes);
                 Err(Error::Refused(gone))
+            }
+            Err(Error::Refused(NsError::SessionEnded(_))) if bound.is_some() => {
+                // Somebody else may have the lock by now.
+                drop(inner);
+                volume.budget.remove(bytes);
+                Err(self.bound(volume).err().unwrap_or(Error::LockLost))
             }
             Err(error) => {
                 let before = inner.dirty.bytes();
@@ -117,6 +126,7 @@ impl FileState {
     pub(super) async fn store_and_commit(
         &self,
         volume: &Volume,
+        bound: Option<SessionId>,
         segments: &[Segment],
         attr: &Attr,
         size: u64,
@@ -138,10 +148,10 @@ impl FileState {
                 size_at_least,
                 mtime,
             };
-            match volume.cluster.propose(command).await {
+            match volume.cluster.propose_in(bound, command).await {
                 Err(Error::Refused(NsError::NotInline)) => {}
-                // Inline data belongs to no session: with the new one it is simply sent again.
-                Err(Error::Refused(NsError::SessionEnded(_))) => {}
+                // Inline data belongs to no session, unless it was written under a lock: with the new one it is simply sent again.
+                Err(Error::Refused(NsError::SessionEnded(_))) if bound.is_none() => {}
                 Ok(Outcome::Attr(attr)) => return Ok((attr, Vec::new())),
                 Ok(_) => return Err(unexpected("an inode")),
                 Err(error) => return Err(error),
@@ -151,9 +161,9 @@ impl FileState {
         let mut tries = 3;
         loop {
             tries -= 1;
-            match self.store_blocks(volume, attr.ino, &packed, size_at_least, mtime).await {
+            match self.store_blocks(volume, bound, attr.ino, &packed, size_at_least, mtime).await {
                 // The blocks went with their session: store them under the new one.
-                Err(Error::Refused(NsError::SessionEnded(_))) if tries > 0 => {}
+                Err(Error::Refused(NsError::SessionEnded(_))) if tries > 0 && bound.is_none() => {}
                 done => return done,
             }
         }
@@ -162,6 +172,7 @@ impl FileState {
     pub(super) async fn store_blocks(
         &self,
         volume: &Volume,
+        bound: Option<SessionId>,
         ino: Ino,
         packed: &[Packed],
         size_at_least: u64,
@@ -194,7 +205,7 @@ impl FileState {
             }
         }
         let command = Command::Commit { ino, blocks, extents, inline: Vec::new(), size_at_least, mtime };
-        match volume.cluster.propose(command).await? {
+        match volume.cluster.propose_in(bound, command).await? {
             Outcome::Attr(attr) => Ok((attr, shown)),
             _ => Err(unexpected("an inode")),
         }
@@ -220,9 +231,8 @@ impl FileState {
         }
         let sized = change.size;
         let timed = change.mtime.is_some_and(|mtime| mtime != TimeChange::Now);
-        let Outcome::Attr(attr) =
-            volume.cluster.propose(Command::SetAttr { ino: self.ino(), change }).await?
-        else {
+        let command = Command::SetAttr { ino: self.ino(), change };
+        let Outcome::Attr(attr) = volume.cluster.propose_in(self.bound(volume)?, command).await? else {
             return Err(unexpected("an inode"));
         };
         let mut inner = self.inner();
@@ -244,7 +254,7 @@ impl FileState {
         self.flush(volume).await?;
         let _turn = self.turn.lock().await;
         let command = Command::Punch { ino: self.ino(), offset, len };
-        let Outcome::Attr(attr) = volume.cluster.propose(command).await? else {
+        let Outcome::Attr(attr) = volume.cluster.propose_in(self.bound(volume)?, command).await? else {
             return Err(unexpected("an inode"));
         };
         let mut inner = self.inner();

@@ -8,13 +8,15 @@
 //! 3. A failed flush puts its data back below what was written since; the error is told to the caller of the
 //!    flush, or, when nobody called, to the next one who flushes.
 //!
-//! [`flush`] is the way of written data to the cluster, [`read`] the way back, [`open`] what a program holds.
+//! [`flush`] is the way of written data to the cluster, [`read`] the way back, [`open`] what a program holds, [`locks`] who may.
 //! It leaves out names and attributes (`volume`) and how blocks are stored (`block`).
 
 mod flush;
+mod locks;
 mod open;
 mod read;
 
+pub use locks::Granted;
 pub use open::OpenFile;
 
 use crate::dirty::{Dirty, Segment};
@@ -35,6 +37,8 @@ pub(crate) struct FileState {
     inner: Mutex<Inner>,
     /// Held by whoever stores and commits, or changes the length.
     turn: tokio::sync::Mutex<()>,
+    /// Held by whoever lets locks go of those that have left.
+    letting_go: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -55,6 +59,7 @@ struct Inner {
     opens: u32,
     /// Of a flush that nobody waited for.
     failed: Option<Error>,
+    locks: locks::Locks,
 }
 
 impl FileState {
@@ -73,7 +78,9 @@ impl FileState {
                 orphan: false,
                 opens: 0,
                 failed: None,
+                locks: locks::Locks::default(),
             }),
+            letting_go: tokio::sync::Mutex::new(()),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -93,7 +100,7 @@ impl FileState {
 
     pub(crate) fn is_idle(&self) -> bool {
         let inner = self.inner();
-        inner.opens == 0 && inner.dirty.is_empty() && inner.flushing.is_empty()
+        inner.opens == 0 && inner.dirty.is_empty() && inner.flushing.is_empty() && inner.locks.is_empty()
     }
 
     /// The version whose contents the kernel's pages have, if that is certain.
@@ -102,11 +109,14 @@ impl FileState {
         (!inner.mistrusted && !inner.orphan).then_some(inner.attr.version)
     }
 
-    /// Marks that the last name is gone. Gives whether anybody has it open.
-    pub(crate) fn orphan(&self) -> bool {
-        let mut inner = self.inner();
-        inner.orphan = inner.opens > 0;
-        inner.orphan
+    /// Marks that the last name is gone: what nobody can read any more need not be stored.
+    pub(crate) fn orphan(&self) {
+        self.inner().orphan = true;
+    }
+
+    /// Whether a program has it open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.inner().opens > 0
     }
 
     /// Takes in what the namespace says at another open. Gives whether nothing changed behind this client.

@@ -22,8 +22,8 @@ const READ_LONG_BYTES: u32 = 64 << 10;
 /// a removed file lets it go.
 #[derive(Debug)]
 pub struct OpenFile {
-    volume: Arc<Volume>,
-    file: Arc<FileState>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) file: Arc<FileState>,
     keep_cache: bool,
     /// Where the last read ended, to know a sequential reader.
     read_end: AtomicU64,
@@ -46,6 +46,11 @@ impl OpenFile {
         self.keep_cache
     }
 
+    /// Whether others have it open in this client.
+    pub fn is_shared(&self) -> bool {
+        self.file.inner().opens > 1
+    }
+
     /// The length now, with this client's writes.
     pub fn size(&self) -> u64 {
         self.file.inner().size
@@ -60,6 +65,7 @@ impl OpenFile {
 
     /// Reads; short only at the end of the file.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes, Error> {
+        self.file.bound(&self.volume)?;
         let sequential = self.read_end.swap(offset.saturating_add(len.into()), Relaxed) == offset;
         let long = len >= READ_LONG_BYTES || sequential && offset > 0;
         let read = self.file.read(&self.volume, offset, len, long).await?;
@@ -71,7 +77,7 @@ impl OpenFile {
 
     /// Takes a write into the buffer without waiting, if there is room.
     pub fn write_now(&self, offset: u64, data: &[u8]) -> bool {
-        if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX {
+        if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX || self.file.may_have_lost() {
             return false;
         }
         let taken = self.file.buffer(&self.volume, Some(offset), data).is_some();
@@ -106,6 +112,7 @@ impl OpenFile {
         if end > FILE_BYTES_MAX {
             return Err(NsError::FileTooLarge.into());
         }
+        self.file.bound(&self.volume)?;
         let begun = Instant::now();
         loop {
             if let Some(offset) = self.file.buffer(&self.volume, offset, data) {
@@ -193,12 +200,11 @@ impl Drop for OpenFile {
         if !last {
             return;
         }
-        if orphan {
-            self.volume.release(ino);
-        } else if self.file.is_dirty() {
+        if self.file.leave_all() || !orphan && self.file.is_dirty() {
             let (volume, file) = (self.volume.clone(), self.file.clone());
             self.volume.runtime.spawn(async move {
-                if let Err(error) = file.flush(&volume).await {
+                let stored = file.flush(&volume).await;
+                if let Err(error) = stored.and(file.let_go(&volume).await) {
                     tracing::warn!(%error, %ino, "storing a closed file; it stays in memory and is tried again");
                 }
                 volume.close_if_idle(&file);

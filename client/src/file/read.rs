@@ -80,6 +80,8 @@ impl FileState {
                 continue; // Older than a commit of ours that was answered meanwhile.
             }
             if attr.version > inner.attr.version || inner.extents.len() > EXTENTS_KEPT_MAX {
+                // What was read before may be of older contents.
+                inner.mistrusted |= attr.version > inner.attr.version;
                 inner.forget_layout();
             }
             inner.take_attr(attr);

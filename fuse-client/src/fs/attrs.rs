@@ -189,7 +189,7 @@ impl Shared {
             self.volume.set_attr(ino, change).await
         };
         self.inodes.changed(ino);
-        changed.map_err(|error| self.errno("changing attributes", &error))
+        changed.map_err(|error| self.inode_errno("changing attributes", &error))
     }
 
     pub(super) async fn statfs(&self) -> Result<StatFs, Errno> {

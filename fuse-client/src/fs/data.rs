@@ -14,11 +14,13 @@ use rain_client::OpenFile;
 use rain_namespace::command::AttrChange;
 use rain_types::Ino;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Opened {
     pub(super) fn new(file: Arc<OpenFile>, flags: i32) -> Opened {
         let writable = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
-        Opened { file, writable, direct: flags & libc::O_DIRECT != 0 }
+        let direct = flags & libc::O_DIRECT != 0;
+        Opened { file, writable, direct, lockers: Default::default() }
     }
 
     /// How the kernel is to treat the handle. Never NOFLUSH: it would lose errors at close.
@@ -32,6 +34,9 @@ impl Opened {
         }
     }
 }
+
+/// Between a lookup and the open that it was for.
+const NAME_FRESH: Duration = Duration::from_millis(100);
 
 /// What a write needs besides its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +68,14 @@ impl Shared {
         ino: Ino,
         flags: i32,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        let file = self.volume.open(ino).await.map_err(|error| self.errno("opening", &error))?;
+        let named = self.inodes.opened(ino);
+        let file = self.volume.open(ino).await.map_err(|error| self.inode_errno("opening", &error))?;
+        // A name may have gone, or mean another file by now. Where the kernel had it from memory it is told to look again, which it
+        // does once; where it has just done so the file is as it was a moment ago, which is as good.
+        let fresh = named.is_some_and(|age| age < NAME_FRESH);
+        if file.attr().nlink == 0 && !file.is_shared() && !fresh {
+            return Err(Errno::ESTALE);
+        }
         let opened = Opened::new(file, flags);
         if opened.writable && flags & libc::O_TRUNC != 0 {
             self.empty(privileged, ino, &opened.file).await?;
@@ -89,7 +101,7 @@ impl Shared {
 
     /// Has the kernel ask for the attributes before it uses them again. It takes no lock that an open or a
     /// read holds, so it may be sent while one is being answered.
-    fn drop_kernel_attributes(&self, ino: Ino) {
+    pub(super) fn drop_kernel_attributes(&self, ino: Ino) {
         if let Some(notifier) = self.notifier.get() {
             // An inode that the kernel dropped meanwhile is as good (ENOENT).
             let _ = notifier.inval_inode(self.numbers.kernel(ino), -1, 0);
@@ -98,13 +110,16 @@ impl Shared {
 
     /// Has the kernel drop the pages of a file. It waits for those that a request under way has locked, so
     /// never from the task that answers such a request, and after the answer.
-    fn drop_kernel_pages(self: &Arc<Self>, ino: Ino) {
+    pub(super) fn drop_kernel_pages(self: &Arc<Self>, ino: Ino) -> impl Future<Output = ()> {
         let shared = self.clone();
-        self.runtime.spawn_blocking(move || {
+        let dropping = self.runtime.spawn_blocking(move || {
             if let Some(notifier) = shared.notifier.get() {
                 let _ = notifier.inval_inode(shared.numbers.kernel(ino), 0, 0);
             }
         });
+        async {
+            let _ = dropping.await;
+        }
     }
 
     /// Takes a write if that needs no waiting. O_APPEND is at the end of what this client knows, which may be
@@ -132,19 +147,19 @@ impl Shared {
             opened.file.write(write.offset, data).await.map(|()| write.offset)
         };
         self.inodes.changed(ino);
-        let at = written.map_err(|error| self.errno("writing", &error))?;
+        let at = written.map_err(|error| self.inode_errno("writing", &error))?;
         if write.sync {
             self.flush(&opened.file).await?;
         }
         if at != write.offset {
             // The kernel put the bytes into its pages where it believed the end to be.
-            self.drop_kernel_pages(ino);
+            drop(self.drop_kernel_pages(ino));
         }
         Ok(())
     }
 
     pub(super) async fn flush(&self, file: &OpenFile) -> Result<(), Errno> {
-        file.flush().await.map_err(|error| self.errno("storing written data", &error))
+        file.flush().await.map_err(|error| self.inode_errno("storing written data", &error))
     }
 
     /// fallocate(2): mode 0 makes the file as long as asked, by a hole; nothing is reserved, as everywhere

@@ -10,8 +10,7 @@
 //! - *Killing set-id bits* stays with the kernel: it sends a SETATTR before the write. Its version 2, where the
 //!   filesystem would do it, needs flags that fuser 0.18 does not pass on. So the kernel asks for
 //!   `security.capability` before every write(2); an absent one is remembered ([`crate::inodes`]).
-//! - *Locks* (flock, fcntl) are not asked for, so the kernel keeps them itself: they hold among the programs of
-//!   one mount, not across mounts.
+//! - *Locks* (flock, fcntl) are asked for, so that they hold across mounts ([`locks`]).
 //! - *ACLs* are not asked for: there are none.
 //!
 //! fuser answers an INTERRUPT with ENOSYS, so a killed program waits for its reply. The client gives every
@@ -20,6 +19,7 @@
 mod attrs;
 mod data;
 mod dirs;
+mod locks;
 mod names;
 mod shared;
 
@@ -27,6 +27,7 @@ pub(crate) use self::shared::{Shared, Times};
 
 use self::attrs::{CAPABILITY, XattrAnswer, change_of, xattr_is_kept};
 use self::data::Write;
+use self::locks::{Asked, kernel_end};
 use self::shared::Caller;
 use crate::handles::{Opened, OpenedDirectory};
 use crate::listing::Listing;
@@ -34,9 +35,10 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
     InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
+use rain_namespace::lock::LockKind;
 use rain_namespace::record::FileKind;
 use rain_types::Ino;
 use std::ffi::OsStr;
@@ -119,8 +121,10 @@ impl Filesystem for RainFs {
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_FLOCK_LOCKS,
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_POSIX_LOCKS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
         ] {
             if config.add_capabilities(wanted).is_err() {
@@ -150,7 +154,8 @@ impl Filesystem for RainFs {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let ino = self.ino(ino);
         self.answer(|fs| async move {
-            let attr = fs.volume.attr(ino).await.map_err(|error| fs.errno("reading attributes", &error));
+            let attr =
+                fs.volume.attr(ino).await.map_err(|error| fs.inode_errno("reading attributes", &error));
             fs.reply_attr(reply, attr);
         });
     }
@@ -306,7 +311,7 @@ impl Filesystem for RainFs {
         self.answer(|fs| async move {
             match opened.file.read(offset, size).await {
                 Ok(data) => reply.data(&data),
-                Err(error) => reply.error(fs.errno("reading", &error)),
+                Err(error) => reply.error(fs.inode_errno("reading", &error)),
             }
         });
     }
@@ -344,14 +349,15 @@ impl Filesystem for RainFs {
         _request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
-        if !opened.writable {
+        let had_locks = opened.file.leave(LockKind::Record, owner.0);
+        if !opened.writable && !had_locks {
             return reply.ok();
         }
-        self.answer(|fs| async move { reply_empty(reply, fs.flush(&opened.file).await) });
+        self.answer(|fs| async move { reply_empty(reply, fs.close_by(&opened).await) });
     }
 
     fn release(
@@ -365,9 +371,10 @@ impl Filesystem for RainFs {
         reply: ReplyEmpty,
     ) {
         // Nobody waits for this answer, and no program sees an error of it: FLUSH came before.
-        let closed = self.shared.files.remove(handle);
+        if let Some(closed) = self.shared.files.remove(handle) {
+            self.shared.release_locks(closed);
+        }
         reply.ok();
-        drop(closed);
     }
 
     fn fsync(
@@ -380,6 +387,53 @@ impl Filesystem for RainFs {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         self.answer(|fs| async move { reply_empty(reply, fs.flush(&opened.file).await) });
+    }
+
+    fn getlk(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let opened = or_reply!(self.opened(handle), reply);
+        let asked = Asked { owner: owner.0, start, end, typ, pid, thread: request.pid() };
+        self.answer(move |fs| async move {
+            match fs.get_lock(&opened, asked).await {
+                Ok(Some(lock)) => {
+                    let typ = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+                    reply.locked(lock.first, kernel_end(&lock), typ, lock.pid);
+                }
+                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let opened = or_reply!(self.opened(handle), reply);
+        let ino = self.ino(ino);
+        let asked = Asked { owner: owner.0, start, end, typ, pid, thread: request.pid() };
+        self.answer(move |fs| async move {
+            reply_empty(reply, fs.set_lock(ino, &opened, asked, sleep).await);
+        });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -72,14 +72,14 @@ impl Shared {
         mode: u32,
         flags: i32,
     ) -> Result<(Attr, FileHandle, FopenFlags), Errno> {
-        let made = self.volume.make(parent, name, caller.new_inode(FileKind::File, mode)).await;
+        let made = self.volume.create(parent, name, caller.new_inode(FileKind::File, mode)).await;
         self.inodes.changed(parent);
-        let attr = match made {
-            Ok(attr) => attr,
+        let (attr, file) = match made {
+            Ok(made) => made,
             Err(Error::Refused(NsError::Exists)) if flags & libc::O_EXCL == 0 => return Err(Errno::ESTALE),
             Err(error) => return Err(self.errno("making a file", &error)),
         };
-        let opened = Opened::new(self.volume.open_made(attr.clone()), flags);
+        let opened = Opened::new(file, flags);
         let reply = opened.reply_flags();
         Ok((attr, self.files.insert(opened), reply))
     }

@@ -9,6 +9,7 @@ use fuser::{
     Errno, FileHandle, FopenFlags, Generation, Notifier, ReplyAttr, ReplyCreate, ReplyEntry, Request,
 };
 use rain_client::{Error, NewInode, Space, Volume};
+use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, FileKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -111,6 +112,15 @@ impl Shared {
             }
         }
         errno
+    }
+
+    /// As [`Shared::errno`], for what was asked of an inode and not of a name: that it is gone is ESTALE, on which the
+    /// kernel looks the name up again.
+    pub(super) fn inode_errno(&self, doing: &'static str, error: &Error) -> Errno {
+        match error {
+            Error::Refused(NsError::NotFound) => Errno::ESTALE,
+            error => self.errno(doing, error),
+        }
     }
 
     pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>) {

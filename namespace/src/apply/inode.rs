@@ -112,6 +112,7 @@ impl Table<'_> {
                 self.kv.delete(&key);
             }
         }
+        self.end_locks(attr.ino);
         self.kv.delete(&key::inode(attr.ino));
         self.count_volume(attr.volume, -1, 0);
     }

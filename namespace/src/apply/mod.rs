@@ -9,6 +9,7 @@
 mod blocks;
 mod data;
 mod inode;
+mod locks;
 mod names;
 mod setup;
 mod table;
@@ -19,6 +20,7 @@ use crate::key;
 use crate::kv::KvTxn;
 use crate::record::{SessionRecord, Time};
 use crate::wire;
+use rain_types::SessionId;
 use table::Table;
 
 pub(crate) use blocks::margin;
@@ -77,10 +79,10 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
             table.make(*parent, name, &new, *or_existing)
         }
         Command::Link { ino, parent, name } => table.link(*ino, *parent, name),
-        Command::Unlink { parent, name, keep } => table.unlink(*parent, name, *keep),
+        Command::Unlink { parent, name } => table.unlink(*parent, name),
         Command::RemoveDirectory { parent, name } => table.remove_directory(*parent, name),
-        Command::Rename { parent, name, new_parent, new_name, mode, keep } => {
-            table.rename((*parent, name), (*new_parent, new_name), *mode, *keep)
+        Command::Rename { parent, name, new_parent, new_name, mode } => {
+            table.rename((*parent, name), (*new_parent, new_name), *mode)
         }
         Command::SetAttr { ino, change } => table.set_attr(*ino, change),
         Command::SetXattr { ino, name, value, mode } => table.set_xattr(*ino, name, value, *mode),
@@ -92,11 +94,21 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
             table.commit(*ino, session, &commit)
         }
         Command::Punch { ino, offset, len } => table.punch(*ino, *offset, *len),
-        Command::Release { session, inos } => table.release(*session, inos),
+        Command::Seal { inos } => table.seal(inos),
+        Command::Free { inos } => table.free_orphans(inos),
         Command::MarkMissing { shares } => table.mark(shares, true),
         Command::MarkPresent { shares } => table.mark(shares, false),
         Command::Reclaimed { shares } => table.reclaimed(shares),
+        Command::Lock { ino, lock, ticket } => table.lock(*ino, locker(request)?, lock, *ticket),
+        Command::Unlock { ino, lock } => table.unlock(*ino, locker(request)?, lock),
+        Command::GiveUp { ino, ticket } => table.give_up(*ino, locker(request)?, *ticket),
     }
+}
+
+/// Locks belong to sessions.
+fn locker(request: &Request) -> Result<SessionId, NsError> {
+    let id = request.id.ok_or_else(|| NsError::Invalid("a lock needs a session".into()))?;
+    Ok(id.session)
 }
 
 const DONE: Applied = Ok(Outcome::Done);

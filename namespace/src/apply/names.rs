@@ -1,5 +1,6 @@
 //! Names: make, link, unlink, rename.
 
+use super::DONE;
 use super::inode::NAME_BYTES_MAX;
 use super::table::Table;
 use super::table::counters::NEXT_INO;
@@ -7,7 +8,7 @@ use crate::command::{Applied, Outcome, RenameMode};
 use crate::error::NsError;
 use crate::key;
 use crate::record::{Attr, FileKind, Time};
-use rain_types::{Ino, SessionId, VolumeId};
+use rain_types::{Ino, VolumeId};
 
 const TARGET_BYTES_MAX: usize = 4095;
 const LINKS_MAX: u32 = 65_000;
@@ -144,24 +145,45 @@ impl Table<'_> {
         Ok(Outcome::Attr(attr))
     }
 
-    /// Takes one name of a file away from its count; gives whether it is kept as an orphan now.
-    fn drop_link(&mut self, mut attr: Attr, keep: Option<SessionId>) -> bool {
+    /// Takes one name of what is no directory away from its count; gives whether it is an orphan now.
+    fn drop_link(&mut self, mut attr: Attr) -> bool {
         attr.nlink -= 1;
         attr.ctime = self.time;
-        let keep = keep.filter(|session| {
-            attr.nlink == 0 && attr.kind == FileKind::File && self.kv.get(&key::session(*session)).is_some()
-        });
-        if let Some(session) = keep {
-            self.kv.put(&key::orphan(session, attr.ino), &[]);
+        let orphaned = attr.nlink == 0 && attr.kind == FileKind::File;
+        if orphaned {
+            self.write(&key::orphan(attr.ino), &false);
         } else if attr.nlink == 0 {
             self.free(&attr);
             return false;
         }
         self.put_attr(&attr);
-        keep.is_some()
+        orphaned
     }
 
-    pub(super) fn unlink(&mut self, parent: Ino, name: &[u8], keep: Option<SessionId>) -> Applied {
+    /// Nobody opens these orphans any more.
+    pub(super) fn seal(&mut self, inos: &[Ino]) -> Applied {
+        for ino in inos {
+            let orphan = key::orphan(*ino);
+            if self.kv.get(&orphan).is_some() {
+                self.write(&orphan, &true);
+            }
+        }
+        DONE
+    }
+
+    /// Ends orphans.
+    pub(super) fn free_orphans(&mut self, inos: &[Ino]) -> Applied {
+        for ino in inos {
+            let orphan = key::orphan(*ino);
+            if self.kv.get(&orphan).is_some() {
+                self.kv.delete(&orphan);
+                self.free(&self.attr(*ino)?);
+            }
+        }
+        DONE
+    }
+
+    pub(super) fn unlink(&mut self, parent: Ino, name: &[u8]) -> Applied {
         let mut dir = self.parent_for(parent, name)?;
         let ino = self.entry(parent, name).ok_or(NsError::NotFound)?;
         let attr = self.attr(ino)?;
@@ -170,7 +192,7 @@ impl Table<'_> {
         }
         self.kv.delete(&key::entry(parent, name));
         self.touch_directory(&mut dir, -1, 0);
-        Ok(Outcome::Removed { ino, orphaned: self.drop_link(attr, keep) })
+        Ok(Outcome::Removed { ino, orphaned: self.drop_link(attr) })
     }
 
     pub(super) fn remove_directory(&mut self, parent: Ino, name: &[u8]) -> Applied {
@@ -205,7 +227,6 @@ impl Table<'_> {
         (parent, name): (Ino, &[u8]),
         (new_parent, new_name): (Ino, &[u8]),
         mode: RenameMode,
-        keep: Option<SessionId>,
     ) -> Applied {
         let from = self.parent_for(parent, name)?;
         let to = self.parent_for(new_parent, new_name)?;
@@ -251,7 +272,7 @@ impl Table<'_> {
             self.free(&there);
             false
         } else {
-            self.drop_link(there, keep)
+            self.drop_link(there)
         };
         Ok(Outcome::Removed { ino, orphaned })
     }

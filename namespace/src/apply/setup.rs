@@ -9,7 +9,6 @@ use crate::key;
 use crate::placement;
 use crate::record::{FileKind, NodeRecord, SessionRecord, VolumeRecord};
 use rain_types::{CodeSpec, Ino, NodeId, SessionId, VolumeId};
-use std::ops::ControlFlow;
 
 impl Table<'_> {
     fn nodes(&self) -> Vec<NodeRecord> {
@@ -147,25 +146,7 @@ impl Table<'_> {
     pub(super) fn end_session(&mut self, session: SessionId) -> Applied {
         self.kv.delete(&key::session(session));
         self.forget_results(session, 0, u64::MAX);
-        let mut orphans = Vec::new();
-        let prefix = key::orphans(session);
-        self.kv.scan(&prefix, &key::after_prefix(&prefix), &mut |key, _| {
-            orphans.extend(key::last_number(key).map(Ino));
-            ControlFlow::Continue(())
-        });
-        self.release(session, &orphans)
-    }
-
-    pub(super) fn release(&mut self, session: SessionId, inos: &[Ino]) -> Applied {
-        for ino in inos {
-            let orphan = key::orphan(session, *ino);
-            if self.kv.get(&orphan).is_some() {
-                self.kv.delete(&orphan);
-                if let Ok(attr) = self.attr(*ino) {
-                    self.free(&attr);
-                }
-            }
-        }
+        self.drop_locks(session);
         DONE
     }
 }

@@ -4,6 +4,7 @@ use super::{Found, ino_in};
 use crate::command::Applied;
 use crate::key;
 use crate::kv::KvRead;
+use crate::lock::LockRecord;
 use crate::record::{
     Attr, BlockRecord, Extent, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord,
 };
@@ -32,7 +33,9 @@ fn is_readable(key: &[u8], value: &[u8]) -> Option<bool> {
         b'Z' => is::<SessionRecord>(value),
         b'R' => is::<Applied>(value),
         b'C' => is::<u64>(value),
-        b'O' | b'S' => value.is_empty(),
+        b'M' => is::<LockRecord>(value),
+        b'O' => is::<bool>(value),
+        b'S' | b'Y' => value.is_empty(),
         b'T' | b'L' | b'X' => true,
         _ => return None,
     })
@@ -68,7 +71,15 @@ pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
                 found.expect(|| about("volume with counts"), true, there);
             }
             Some(b'X') => found.expect(|| about("inode with an attribute"), true, kind.is_some()),
-            Some(b'O' | b'R') => {
+            Some(b'M') => check_locks(kv, ino, value, found),
+            Some(b'Y') => {
+                let session = session_in(key).unwrap_or_default();
+                let locked = key::last_number(key).map_or(Ino(0), Ino);
+                let record = kv.get(&key::locks(locked)).and_then(|bytes| wire::decode(&bytes).ok());
+                let has = record.is_some_and(|record: LockRecord| record.has(session));
+                found.expect(|| about("lock of the session"), true, has);
+            }
+            Some(b'R') => {
                 let open = session_in(key).is_some_and(|session| sessions.contains(&session));
                 found.expect(|| about("open session"), true, open);
             }
@@ -76,6 +87,20 @@ pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
         }
         ControlFlow::Continue(())
     });
+}
+
+/// An inode's locks keep to their rules, and each is noted for its session, which is open.
+fn check_locks(kv: &dyn KvRead, ino: Ino, value: &[u8], found: &mut Found) {
+    let Ok(locks) = wire::decode::<LockRecord>(value) else { return };
+    let about = |what: &str| format!("{what} of inode {ino}");
+    found.expect(|| about("locks"), Vec::new(), locks.faults());
+    found.expect(|| about("inode with locks"), true, found.inodes.contains_key(&ino));
+    let waiting = locks.waiting.iter().map(|one| one.wanted.session);
+    for session in locks.held.iter().map(|held| held.session).chain(waiting) {
+        let noted = kv.get(&key::locked_by(session, ino)).is_some();
+        let open = kv.get(&key::session(session)).is_some();
+        found.expect(|| about("note and session of a lock"), (true, true), (noted, open));
+    }
 }
 
 /// A volume has its counts, its root and its name, and the name leads back to it.

@@ -40,7 +40,6 @@ pub(crate) struct Node {
     /// Each byte with its block; 0 for inline bytes and holes.
     pub(crate) bytes: Vec<(u8, u64)>,
     pub(crate) inline_len: usize,
-    pub(crate) orphan_of: Option<u64>,
     /// The byte below a block's, which shows again when that is punched: inline bytes.
     pub(crate) below: Vec<u8>,
 }
@@ -55,7 +54,6 @@ impl Node {
             entries: BTreeMap::new(),
             bytes: Vec::new(),
             inline_len: 0,
-            orphan_of: None,
             below: Vec::new(),
         }
     }
@@ -145,12 +143,7 @@ impl Tree {
         Ok(())
     }
 
-    pub(crate) fn unlink(
-        &mut self,
-        dir: u64,
-        name: &[u8],
-        keep: Option<u64>,
-    ) -> Result<(u64, bool), Refusals> {
+    pub(crate) fn unlink(&mut self, dir: u64, name: &[u8]) -> Result<(u64, bool), Refusals> {
         let Some(ino) = self.directory(dir)?.entries.get(name).copied() else {
             return refuse(vec![NsError::NotFound]);
         };
@@ -158,7 +151,7 @@ impl Tree {
             return refuse(vec![NsError::IsDirectory]);
         }
         self.nodes.get_mut(&dir).unwrap().entries.remove(name);
-        Ok((ino, self.drop_name(ino, keep)))
+        Ok((ino, self.drop_name(ino)))
     }
 
     pub(crate) fn remove_directory(&mut self, dir: u64, name: &[u8]) -> Result<u64, Refusals> {
@@ -196,7 +189,6 @@ impl Tree {
         (dir, name): (u64, &[u8]),
         (to, to_name): (u64, &[u8]),
         mode: RenameMode,
-        keep: Option<u64>,
     ) -> Result<(u64, bool), Refusals> {
         let from_volume = self.directory(dir)?.volume;
         let to_volume = self.directory(to)?.volume;
@@ -241,7 +233,7 @@ impl Tree {
                         self.nodes.remove(&target);
                         false
                     }
-                    Some(target) => self.drop_name(target, keep),
+                    Some(target) => self.drop_name(target),
                     None => false,
                 };
                 self.recount_subdirectories(&[dir, to]);
@@ -266,14 +258,13 @@ impl Tree {
         }
     }
 
-    fn drop_name(&mut self, ino: u64, keep: Option<u64>) -> bool {
+    fn drop_name(&mut self, ino: u64) -> bool {
         let node = self.nodes.get_mut(&ino).unwrap();
         node.nlink -= 1;
         if node.nlink > 0 {
             return false;
         }
-        if keep.is_some() && node.kind == FileKind::File {
-            node.orphan_of = keep;
+        if node.kind == FileKind::File {
             return true;
         }
         self.nodes.remove(&ino);
@@ -281,16 +272,19 @@ impl Tree {
         false
     }
 
-    pub(crate) fn release(&mut self, session: u64, ino: u64) {
-        if self.nodes.get(&ino).is_some_and(|node| node.orphan_of == Some(session)) {
+    pub(crate) fn free(&mut self, ino: u64) {
+        if self.nodes.get(&ino).is_some_and(|node| node.kind == FileKind::File && node.nlink == 0) {
             self.nodes.remove(&ino);
             self.sweep();
         }
     }
 
-    pub(crate) fn end_session(&mut self, session: u64) {
-        self.nodes.retain(|_, node| node.orphan_of != Some(session));
-        self.sweep();
+    pub(crate) fn lockable(&self, ino: u64) -> Result<(), Refusals> {
+        match self.nodes.get(&ino) {
+            None => refuse(vec![NsError::NotFound]),
+            Some(node) if node.kind == FileKind::Directory => refuse(vec![NsError::IsDirectory]),
+            Some(_) => Ok(()),
+        }
     }
 
     pub(crate) fn truncate(&mut self, ino: u64, size: usize) -> Result<(), Refusals> {

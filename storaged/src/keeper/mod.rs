@@ -276,7 +276,7 @@ impl Keeper {
         let log = LogStore::open(media, dir, options.segment_bytes, who, store.clone())?;
         let standing = Arc::new(Mutex::new(Standing::new(seat.node, options.times, Instant::now())));
         let (applied, stopped) = (watch::Sender::new(store.applied().index), std::sync::OnceLock::new());
-        let applying = Arc::new(Applying { store, machine, applied, stopped });
+        let applying = Arc::new(Applying { store, machine, applied, grants: watch::Sender::new(0), stopped });
         let heartbeat = options.times.heartbeat;
         let network = Network { cluster: seat.cluster, transport, standing: standing.clone(), heartbeat };
         let config = Arc::new(raft_config(&options.times)?);
@@ -430,6 +430,11 @@ impl Keeper {
     /// The applied position as it grows.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.applying.applied.subscribe()
+    }
+
+    /// Changes whenever a lock that somebody waits for may have been granted.
+    pub fn grants(&self) -> watch::Receiver<u64> {
+        self.applying.grants.subscribe()
     }
 
     /// Who leads, as it changes.

@@ -6,7 +6,7 @@
 
 use crate::node::Shared;
 use bytes::Bytes;
-use rain_client::{Error, NewInode, Volume};
+use rain_client::{Error, NewInode, OpenFile, Volume};
 use rain_namespace::command::RenameMode;
 use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, FileKind};
@@ -123,9 +123,9 @@ impl Store for StoreService {
         let rename = if first.must_not_exist { RenameMode::NoReplace } else { RenameMode::Replace };
         let work = async {
             let new = NewInode::new(FileKind::File, mode, 0, 0);
-            let made =
-                target.volume.make(parent, &temporary, new).await.map_err(|error| status(&path, &error))?;
-            let (size, hash) = receive(&target.volume, made.clone(), first.data, &mut pieces, &path).await?;
+            let made = target.volume.create(parent, &temporary, new).await;
+            let (made, file) = made.map_err(|error| status(&path, &error))?;
+            let (size, hash) = receive(&file, first.data, &mut pieces, &path).await?;
             let renamed = target.volume.rename(parent, &temporary, parent, &name, rename).await;
             renamed.map_err(|error| status(&path, &error))?;
             Ok((size, made.ino, hash))
@@ -243,13 +243,11 @@ impl Store for StoreService {
 
 /// Writes what comes in, and makes it durable.
 async fn receive(
-    volume: &Arc<Volume>,
-    made: Attr,
+    file: &OpenFile,
     first: Bytes,
     pieces: &mut Streaming<v1::PutRequest>,
     path: &str,
 ) -> Result<(u64, blake3::Hash), Status> {
-    let file = volume.open_made(made);
     let mut hasher = blake3::Hasher::new();
     let mut size = 0;
     let mut next = Some(first);
@@ -332,7 +330,7 @@ fn status(path: &str, error: &Error) -> Status {
         Error::Damaged { .. } => Status::data_loss(text),
         Error::TimedOut { .. } => Status::deadline_exceeded(text),
         Error::Unreachable { .. } | Error::NoCluster { .. } => Status::unavailable(text),
-        Error::NoMajority { .. } => Status::aborted(text),
+        Error::NoMajority { .. } | Error::LockLost => Status::aborted(text),
         Error::NoData => Status::out_of_range(text),
         Error::Foreign { .. } | Error::Protocol(_) => Status::internal(text),
     }

@@ -5,16 +5,20 @@
 
 use crate::keeper::{AskError, Keeper, ProposeError};
 use crate::node::Shared;
+use crate::worker::orphans::Open;
 use rain_namespace::command::{Command, Request};
-use rain_namespace::query::{Answer, Query};
+use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_server::Namespace;
-use rain_types::SessionId;
+use rain_types::{Ino, SessionId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::Status;
+
+/// An answer waits at most so long for a lock.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// When each session was last heard of.
 #[derive(Debug)]
@@ -96,13 +100,14 @@ impl Namespace for NamespaceService {
     ) -> Result<tonic::Response<v1::QueryResponse>, Status> {
         let keeper = self.keeper()?;
         let may_be_old = request.get_ref().may_be_old;
+        let wait = Duration::from_millis(request.get_ref().wait_ms.into()).min(WAIT_MAX);
         let query: Query = wire::decode(&request.get_ref().query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (answered, age) = if may_be_old {
             let answered = keeper.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
             (answered, keeper.age())
         } else {
-            (keeper.ask(&query).await.map_err(ask_status)?, Duration::ZERO)
+            (ask_waiting(keeper, &query, wait).await.map_err(ask_status)?, Duration::ZERO)
         };
         let (answered, age_ms) = (wire::encode(&answered).into(), age.as_millis() as u64);
         Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms }))
@@ -112,13 +117,31 @@ impl Namespace for NamespaceService {
         &self,
         request: tonic::Request<v1::RenewRequest>,
     ) -> Result<tonic::Response<v1::RenewResponse>, Status> {
-        let session = SessionId(request.get_ref().session);
+        let v1::RenewRequest { session, open: files, more_open, settled } = request.into_inner();
+        let session = SessionId(session);
         let asked = self.keeper()?.ask(&Query::Session { session }).await.map_err(ask_status)?;
         let open = matches!(asked, Ok(Answer::Sessions(sessions)) if !sessions.is_empty());
         if open {
             self.leases.renew(session);
+            let files =
+                if more_open { Open::Anything } else { Open::Only(files.into_iter().map(Ino).collect()) };
+            self.shared.reports.take(session, files, settled, Instant::now());
         }
         Ok(tonic::Response::new(v1::RenewResponse { open }))
+    }
+}
+
+/// Asks, and where the answer is that a lock is still waited for, asks again whenever one may have been granted.
+async fn ask_waiting(keeper: &Keeper, query: &Query, wait: Duration) -> Result<Answered, AskError> {
+    let mut grants = keeper.grants();
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        grants.borrow_and_update();
+        let answered = keeper.ask(query).await?;
+        let waiting = matches!(answered, Ok(Answer::Ticket { waiting: true, .. }));
+        if !waiting || !matches!(tokio::time::timeout_at(until, grants.changed()).await, Ok(Ok(()))) {
+            return Ok(answered);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod leases;
 pub(crate) mod members;
+pub(crate) mod orphans;
 pub(crate) mod reclaim;
 pub(crate) mod repair;
 pub(crate) mod sweep;
@@ -34,6 +35,7 @@ pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<L
         tracing::info!(term = leadership.borrow().term, "this node leads the namespace");
         // Under another leader the sessions were renewed elsewhere.
         leases.forget();
+        shared.reports.forget();
         let work = work(shared.clone(), keeper.clone(), leases.clone());
         tokio::select! {
             () = work => {}
@@ -50,6 +52,7 @@ pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<L
 async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(members::run(shared.clone(), keeper.clone()));
+    tasks.spawn(orphans::run(keeper.clone(), shared.reports.clone()));
     let cluster = loop {
         match shared.client().await {
             Ok(cluster) => break cluster,

@@ -10,6 +10,7 @@ mod main_job;
 mod programs;
 mod quickstart;
 mod ring;
+mod sharing;
 
 use libtest_mimic::{Arguments, Trial};
 use rain_tests::needs::{self, Need};
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         quickstart::PROMISES,
         ring::PROMISES,
         failover::PROMISES,
+        sharing::PROMISES,
     ];
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {
         let missing = wanted.iter().find_map(|need| needs::missing(*need));

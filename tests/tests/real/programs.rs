@@ -88,7 +88,7 @@ fn opened_and_removed() -> anyhow::Result<()> {
         let opened = std::thread::scope(|scope| -> anyhow::Result<_> {
             let opener = scope.spawn(|| {
                 together.wait();
-                std::thread::sleep(Duration::from_micros(round % 20 * 40));
+                std::thread::sleep(Duration::from_micros(round % 20 * 600));
                 fs::File::open(&path)
             });
             together.wait();
@@ -107,14 +107,14 @@ fn opened_and_removed() -> anyhow::Result<()> {
         }
     }
     ensure!(whole > 0 && gone > 0, "the two never met: {whole} before, {gone} after");
-    // None of them is kept for longer than it was open.
+    // None of them is kept for much longer than it was open.
     let begun = std::time::Instant::now();
     loop {
         let status = cluster.status()?;
         if status["volumes"][0]["inodes"] == 1 {
             return mount.unmount();
         }
-        ensure!(begun.elapsed() < Duration::from_secs(10), "removed files are kept: {status}");
+        ensure!(begun.elapsed() < Duration::from_secs(20), "removed files are kept: {status}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

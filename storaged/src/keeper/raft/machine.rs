@@ -29,6 +29,8 @@ pub(crate) struct Applying {
     pub(crate) machine: Arc<dyn Machine>,
     /// The position applied last.
     pub(crate) applied: watch::Sender<u64>,
+    /// Grows when locks may have been granted.
+    pub(crate) grants: watch::Sender<u64>,
     /// Why nothing more is applied.
     pub(crate) stopped: OnceLock<String>,
 }
@@ -65,6 +67,9 @@ impl Applying {
                 asked.time = asked.time.max(before.time);
                 mark.time = asked.time;
                 let outcomes = store.apply(mark, |kv| self.machine.apply(kv, &asked)).map_err(saying)?;
+                if asked.requests.iter().any(|request| request.command.may_grant()) {
+                    self.grants.send_modify(|grants| *grants += 1);
+                }
                 if outcomes.len() != asked.requests.len() {
                     let (have, wanted) = (outcomes.len(), asked.requests.len());
                     return Err(format!("applying entry {index}: {have} results for {wanted} requests"));
