@@ -69,6 +69,19 @@ enum Verb {
         #[arg(long, default_value_t = 200)]
         rounds: u32,
     },
+    /// Four clients at once on a real cluster while nodes and links fail (as root), again and again: whether what each saw can have happened
+    /// one after the other.
+    History {
+        /// How many histories.
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// One client answers from memory: every history must be found wrong.
+        #[arg(long)]
+        stale: bool,
+    },
     /// The longest stalls that programs on a mount see while nodes and links fail: real processes in network namespaces (as root).
     Failover {
         /// How often each fault is made.
@@ -146,27 +159,18 @@ fn main() -> anyhow::Result<()> {
             command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--"]);
             run(command.args(["killed_at_random_moments", "--nocapture", "--test-threads", "1"]))
         }
+        Verb::History { seeds, first, stale } => {
+            let (seeds, first) = (seeds.to_string(), first.to_string());
+            let args = ["--seeds", &seeds, "--first", &first].into_iter().chain(stale.then_some("--stale"));
+            run_with_rain("history", args)
+        }
         Verb::Failover { rounds, only, json } => {
-            run(cargo().args(["build", "--release", "--locked", "-p", "rain"]))?;
-            let target =
-                std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-            let mut command = cargo();
-            command.args([
-                "run",
-                "--release",
-                "--locked",
-                "-p",
-                "rain-tests",
-                "--bin",
+            let rounds = rounds.to_string();
+            let only = only.iter().flat_map(|only| ["--only", only.as_str()]);
+            run_with_rain(
                 "failover",
-                "--",
-                "--rain",
-            ]);
-            command.arg(target.join("release/rain")).args(["--rounds", &rounds.to_string()]);
-            command
-                .args(only.iter().flat_map(|only| ["--only", only.as_str()]))
-                .args(json.then_some("--json"));
-            run(&mut command)
+                ["--rounds", &rounds].into_iter().chain(only).chain(json.then_some("--json")),
+            )
         }
         Verb::BenchRing { seconds, json } => {
             let mut command = cargo();
@@ -181,6 +185,15 @@ fn main() -> anyhow::Result<()> {
             bench_fs(&args)
         }
     }
+}
+
+/// Builds the command, and runs a program of the tests on it.
+fn run_with_rain<'a>(program: &str, args: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
+    run(cargo().args(["build", "--release", "--locked", "-p", "rain"]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let mut command = cargo();
+    command.args(["run", "--release", "--locked", "-p", "rain-tests", "--bin", program, "--", "--rain"]);
+    run(command.arg(target.join("release/rain")).args(args))
 }
 
 fn cargo() -> Command {

@@ -6,7 +6,9 @@
 use super::run;
 use anyhow::{Context, ensure};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -79,6 +81,11 @@ impl Lan {
         command
     }
 
+    /// The way onto a machine for threads of this process.
+    pub fn door(&self, machine: u32) -> anyhow::Result<Door> {
+        Ok(Door(File::open(format!("/var/run/netns/{}", self.machine(machine)))?))
+    }
+
     /// Pulls a machine's cable, or plugs it in again.
     pub fn pull(&self, machine: u32, cable: u32, pulled: bool) -> anyhow::Result<()> {
         let state = if pulled { "down" } else { "up" };
@@ -106,6 +113,18 @@ impl Lan {
         ensure!(child.wait()?.success(), "ip could not split the switch");
         *before = apart;
         Ok(())
+    }
+}
+
+/// The way onto a machine.
+#[derive(Debug)]
+pub struct Door(File);
+
+impl Door {
+    /// From here on what this thread connects to it reaches from that machine.
+    pub fn enter(&self) -> std::io::Result<()> {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        Ok(rustix::thread::move_into_link_name_space(self.0.as_fd(), kind)?)
     }
 }
 

@@ -6,6 +6,7 @@
 mod bad_input;
 mod crashes;
 mod failover;
+mod history;
 mod main_job;
 mod programs;
 mod quickstart;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ring::PROMISES,
         failover::PROMISES,
         sharing::PROMISES,
+        history::PROMISES,
     ];
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {
         let missing = wanted.iter().find_map(|need| needs::missing(*need));

@@ -1,0 +1,279 @@
+//! What a directory of a few names, a value in a file and a lock do when they are asked for one thing at a time.
+
+use super::check::{Event, Model};
+use std::collections::BTreeMap;
+
+/// A name in the directory.
+pub type Name = u8;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// A new file; not if the name is taken.
+    Create(Name),
+    /// A name goes.
+    Unlink(Name),
+    /// A name moves, in place of what is there.
+    Rename(Name, Name),
+    /// Another name for a file.
+    Link(u64, Name),
+    /// What a name means.
+    Lookup(Name),
+    /// All names.
+    List,
+    /// The file holds this.
+    Put(u64),
+    /// What the file holds.
+    Get,
+    /// The lock, if it is free.
+    TryLock,
+    /// The lock goes.
+    Unlock,
+}
+
+/// Which model an operation is for: histories of things that do not meet are checked by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// [`Names`].
+    Names,
+    /// [`Register`].
+    Value,
+    /// [`Mutex`].
+    Lock,
+}
+
+impl Op {
+    /// Where it belongs.
+    pub fn part(&self) -> Part {
+        match self {
+            Op::Put(_) | Op::Get => Part::Value,
+            Op::TryLock | Op::Unlock => Part::Lock,
+            _ => Part::Names,
+        }
+    }
+
+    /// Whether it changes nothing, so that one without a reply says nothing.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Op::Lookup(_) | Op::List | Op::Get)
+    }
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// A file, by its number.
+    File(u64),
+    /// There is none.
+    NotFound,
+    /// The name is taken.
+    Exists,
+    /// All names with their files.
+    Names(BTreeMap<Name, u64>),
+    /// What the file holds.
+    Value(u64),
+    /// Somebody else has the lock.
+    Held,
+}
+
+type Done = Event<Op, Reply>;
+
+/// Numbers from here on stand for files whose makers got no reply.
+const UNKNOWN: u64 = 1 << 63;
+
+/// A directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Names(BTreeMap<Name, u64>);
+
+impl Names {
+    /// The file at a name is this one; one that is not known yet may become it.
+    fn is(mut self, name: Name, seen: u64) -> Option<Names> {
+        let has = *self.0.get(&name)?;
+        if has >= UNKNOWN && seen < UNKNOWN && !self.0.values().any(|file| *file == seen) {
+            self.0.values_mut().filter(|file| **file == has).for_each(|file| *file = seen);
+            return Some(self);
+        }
+        (has == seen).then_some(self)
+    }
+
+    fn listed(self, seen: &BTreeMap<Name, u64>) -> Option<Names> {
+        if !self.0.keys().eq(seen.keys()) {
+            return None;
+        }
+        seen.iter().try_fold(self, |names, (name, file)| names.is(*name, *file))
+    }
+}
+
+impl Model for Names {
+    type Op = Op;
+    type Reply = Reply;
+
+    fn step(&self, event: &Done) -> Option<Names> {
+        let mut next = self.clone();
+        let reply = event.reply.as_ref();
+        let says = |wanted: Reply| reply.is_none_or(|reply| *reply == wanted);
+        match &event.op {
+            Op::Create(name) if self.0.contains_key(name) => says(Reply::Exists).then_some(next),
+            Op::Create(name) => {
+                let file = match reply {
+                    Some(Reply::File(file)) if !self.0.values().any(|there| there == file) => *file,
+                    None => UNKNOWN + event.begun,
+                    Some(_) => return None,
+                };
+                next.0.insert(*name, file);
+                Some(next)
+            }
+            Op::Unlink(name) => match next.0.remove(name) {
+                Some(_) => says(Reply::Done).then_some(next),
+                None => says(Reply::NotFound).then_some(next),
+            },
+            Op::Rename(from, to) => match next.0.get(from).copied() {
+                None => says(Reply::NotFound).then_some(next),
+                Some(file) => {
+                    // Two names of one file: rename(2) does nothing.
+                    if next.0.get(to) != Some(&file) {
+                        next.0.remove(from);
+                        next.0.insert(*to, file);
+                    }
+                    says(Reply::Done).then_some(next)
+                }
+            },
+            Op::Link(file, name) => {
+                let has_name = self.0.values().any(|there| there == file);
+                match reply {
+                    _ if self.0.contains_key(name) => says(Reply::Exists).then_some(next),
+                    Some(Reply::NotFound) if !has_name => Some(next),
+                    Some(Reply::File(linked)) if has_name && linked == file => {
+                        next.0.insert(*name, *file);
+                        Some(next)
+                    }
+                    None if has_name => {
+                        next.0.insert(*name, *file);
+                        Some(next)
+                    }
+                    _ => None,
+                }
+            }
+            Op::Lookup(name) => match reply? {
+                Reply::File(file) => next.is(*name, *file),
+                Reply::NotFound => (!self.0.contains_key(name)).then_some(next),
+                _ => None,
+            },
+            Op::List => match reply? {
+                Reply::Names(names) => next.listed(names),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// A value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Register(u64);
+
+impl Model for Register {
+    type Op = Op;
+    type Reply = Reply;
+
+    fn step(&self, event: &Done) -> Option<Register> {
+        match (&event.op, &event.reply) {
+            (Op::Put(value), None | Some(Reply::Done)) => Some(Register(*value)),
+            (Op::Get, Some(Reply::Value(value))) => (*value == self.0).then(|| self.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// A lock, and who has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Mutex(Option<u32>);
+
+impl Model for Mutex {
+    type Op = Op;
+    type Reply = Reply;
+
+    fn step(&self, event: &Done) -> Option<Mutex> {
+        let mine = Some(event.client);
+        let free = self.0.is_none() || self.0 == mine;
+        match (&event.op, &event.reply) {
+            (Op::TryLock, None | Some(Reply::Done)) if free => Some(Mutex(mine)),
+            (Op::TryLock, None | Some(Reply::Held)) if !free => Some(self.clone()),
+            (Op::Unlock, None | Some(Reply::Done)) => {
+                Some(if self.0 == mine { Mutex(None) } else { self.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::linearize;
+
+    fn one_after_the_other(steps: &[(u32, Op, Option<Reply>)]) -> Vec<Done> {
+        let event = |(at, (client, op, reply)): (usize, &(u32, Op, Option<Reply>))| Event {
+            client: *client,
+            op: op.clone(),
+            reply: reply.clone(),
+            begun: at as u64 * 10,
+            ended: at as u64 * 10 + 5,
+        };
+        steps.iter().enumerate().map(event).collect()
+    }
+
+    fn names(steps: &[(u32, Op, Option<Reply>)]) -> bool {
+        linearize(Names::default(), &one_after_the_other(steps)).is_ok()
+    }
+
+    #[test]
+    fn names_do_what_a_directory_does() {
+        let listed = |names: &[(Name, u64)]| Some(Reply::Names(names.iter().copied().collect()));
+        assert!(names(&[
+            (1, Op::Create(0), Some(Reply::File(7))),
+            (2, Op::Create(0), Some(Reply::Exists)),
+            (1, Op::Link(7, 1), Some(Reply::File(7))),
+            (1, Op::Rename(0, 1), Some(Reply::Done)),
+            (1, Op::List, listed(&[(0, 7), (1, 7)])),
+            (1, Op::Create(2), Some(Reply::File(8))),
+            (1, Op::Rename(2, 0), Some(Reply::Done)),
+            (1, Op::List, listed(&[(0, 8), (1, 7)])),
+            (1, Op::Unlink(1), Some(Reply::Done)),
+            (1, Op::Link(7, 2), Some(Reply::NotFound)),
+            (1, Op::Unlink(1), Some(Reply::NotFound)),
+        ]));
+        let created = (1, Op::Create(0), Some(Reply::File(7)));
+        assert!(!names(&[created.clone(), (2, Op::Lookup(0), Some(Reply::NotFound))]));
+        assert!(!names(&[created.clone(), (2, Op::Lookup(0), Some(Reply::File(8)))]));
+        assert!(!names(&[created.clone(), (2, Op::Create(0), Some(Reply::File(8)))]));
+        assert!(!names(&[created.clone(), (2, Op::List, listed(&[]))]));
+        assert!(!names(&[created.clone(), (2, Op::Rename(0, 1), Some(Reply::NotFound))]));
+        assert!(!names(&[created, (2, Op::Unlink(0), Some(Reply::NotFound))]));
+    }
+
+    #[test]
+    fn a_file_whose_maker_heard_nothing_is_any_file_and_then_that_one() {
+        let lost = (1, Op::Create(0), None);
+        let seen = |file| (2, Op::Lookup(0), Some(Reply::File(file)));
+        assert!(names(&[lost.clone(), seen(9), seen(9)]));
+        assert!(!names(&[lost, seen(9), seen(8)]));
+    }
+
+    #[test]
+    fn a_lock_has_one_holder() {
+        let locks = |steps: &[(u32, Op, Option<Reply>)]| {
+            linearize(Mutex::default(), &one_after_the_other(steps)).is_ok()
+        };
+        let taken = (1, Op::TryLock, Some(Reply::Done));
+        assert!(locks(&[
+            taken.clone(),
+            (2, Op::TryLock, Some(Reply::Held)),
+            (1, Op::Unlock, Some(Reply::Done)),
+            (2, Op::TryLock, Some(Reply::Done)),
+        ]));
+        assert!(!locks(&[taken.clone(), (2, Op::TryLock, Some(Reply::Done))]));
+        assert!(!locks(&[taken, (1, Op::Unlock, Some(Reply::Done)), (2, Op::TryLock, Some(Reply::Held))]));
+    }
+}
