@@ -41,7 +41,7 @@ fn a_part_uses_only_parts_below_it() {
         ("rain-codec", &[]),
         ("rain-namespace", &["rain-types"]),
         ("rain-ring", &["rain-types"]),
-        ("rain-sim", &["rain-types", "rain-ring"]),
+        ("rain-sim", &["rain-types", "rain-ring", "rain-namespace", "storaged"]),
         ("rain-proto", &["rain-types", "rain-codec", "rain-namespace"]),
         ("rain-client", &["rain-types", "rain-codec", "rain-namespace", "rain-proto"]),
         (

@@ -124,6 +124,11 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 
+/// Where things are built.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Ci => run(Command::new("bash").arg(root().join(".ci/run"))),
@@ -135,7 +140,14 @@ fn main() -> anyhow::Result<()> {
             run(&mut command)
         }
         Verb::Sim { args } => {
-            run(cargo().args(["run", "--release", "--locked", "-p", "rain-sim", "--"]).args(args))
+            let mut command = cargo();
+            if args.first().is_some_and(|what| what == "namespace") {
+                // Tokio's own dice can be seeded only so; what is built that way does not displace what is not.
+                command
+                    .env("RUSTFLAGS", "--cfg tokio_unstable")
+                    .env("CARGO_TARGET_DIR", target().join("sim"));
+            }
+            run(command.args(["run", "--release", "--locked", "-p", "rain-sim", "--"]).args(args))
         }
         Verb::Demo { .. } => {
             run(cargo().args(["run", "--release", "--locked", "-p", "rain-sim", "--", "demo"]))
@@ -190,10 +202,9 @@ fn main() -> anyhow::Result<()> {
 /// Builds the command, and runs a program of the tests on it.
 fn run_with_rain<'a>(program: &str, args: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
     run(cargo().args(["build", "--release", "--locked", "-p", "rain"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let mut command = cargo();
     command.args(["run", "--release", "--locked", "-p", "rain-tests", "--bin", program, "--", "--rain"]);
-    run(command.arg(target.join("release/rain")).args(args))
+    run(command.arg(target().join("release/rain")).args(args))
 }
 
 fn cargo() -> Command {
@@ -220,8 +231,7 @@ impl Drop for Dev {
 
 fn bench_fs(args: &[String]) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let rain = target.join("release/rain");
+    let rain = target().join("release/rain");
     let mountpoint = folder.path().join("mnt");
     let mut child = Command::new(&rain)
         .arg("dev")

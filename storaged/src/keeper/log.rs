@@ -394,7 +394,7 @@ impl CommandLog {
 
     /// Has the next segment made while the present one is filled, so that no append waits for it.
     fn prepare_spare(&mut self) {
-        if !self.spares.is_empty() || self.preparing.is_some() {
+        if !self.spares.is_empty() || self.preparing.is_some() || self.media.virtual_delay().is_some() {
             return;
         }
         let path = self.next_spare_path();

@@ -25,6 +25,10 @@ pub trait Media: Debug + Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_directory(&self, dir: &Path) -> io::Result<()>;
+    /// Of a simulation: the disk is no disk, and the next piece of work on it takes so long of the runtime's time.
+    fn virtual_delay(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// An open file. Reads and writes are whole or an error.

@@ -13,6 +13,7 @@
 //! (`acknowledged_requests_survive_a_power_loss`, `acknowledged_requests_survive_kill_9`); every node applies the same entries and
 //! has the same store (`a_replay_gives_the_same_bytes_as_never_crashing`).
 
+mod aside;
 mod layers;
 pub mod log;
 pub mod machine;
@@ -606,8 +607,8 @@ impl Keeper {
         }
         self.log.settle().await;
         let store = self.applying.store.clone();
-        let closed = tokio::task::spawn_blocking(move || store.close()).await;
-        if let Ok(Err(error)) = closed {
+        let closed = aside::blocking(move || store.close()).await;
+        if let Some(Err(error)) = closed {
             tracing::error!(%error, "closing the namespace store; the log still has what is missing in it");
         }
     }

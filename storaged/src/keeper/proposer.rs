@@ -96,6 +96,8 @@ pub struct ProposerOptions {
     pub queue_bytes_max: usize,
     /// How long a proposal waits for a place.
     pub busy_after: Duration,
+    /// The clock that stamps entries.
+    pub now: fn() -> Time,
 }
 
 impl Default for ProposerOptions {
@@ -107,6 +109,7 @@ impl Default for ProposerOptions {
             queue_requests_max: 4096,
             queue_bytes_max: 32 << 20,
             busy_after: Duration::from_secs(5),
+            now,
         }
     }
 }
@@ -299,7 +302,7 @@ impl Gatherer {
     }
 
     async fn send(&self, gathered: Vec<Pending>, place: OwnedSemaphorePermit) {
-        let mut entry = Entry { time: now(), requests: Vec::with_capacity(gathered.len()) };
+        let mut entry = Entry { time: (self.options.now)(), requests: Vec::with_capacity(gathered.len()) };
         let mut replies = Vec::with_capacity(gathered.len());
         for pending in gathered {
             entry.requests.push(pending.request);

@@ -28,7 +28,9 @@ use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -208,6 +210,8 @@ pub struct MetaStore {
     /// One applies at a time.
     applier: Mutex<()>,
     flusher: Mutex<Option<JoinHandle<()>>>,
+    /// There is no flusher's thread: who would wait for it does its work.
+    is_virtual: bool,
 }
 
 impl std::fmt::Debug for MetaStore {
@@ -243,12 +247,17 @@ impl MetaStore {
             health,
         });
         let flusher = Flusher { shared: shared.clone() };
-        let thread = std::thread::Builder::new()
-            .name("keeper-flush".into())
-            .spawn(move || flusher.run())
-            .map_err(|error| StoreError::base("starting the flusher", error))?;
-        let (dir, flusher) = (dir.to_owned(), Mutex::new(Some(thread)));
-        Ok(MetaStore { dir, media, shared, applier: Mutex::new(()), flusher })
+        let is_virtual = media.virtual_delay().is_some();
+        let thread = if is_virtual {
+            tokio::spawn(commit_now_and_then(Arc::downgrade(&shared), media.clone()));
+            None
+        } else {
+            let thread = std::thread::Builder::new().name("keeper-flush".into());
+            let spawned = thread.spawn(move || flusher.run());
+            Some(spawned.map_err(|error| StoreError::base("starting the flusher", error))?)
+        };
+        let (dir, flusher) = (dir.to_owned(), Mutex::new(thread));
+        Ok(MetaStore { dir, media, shared, applier: Mutex::new(()), flusher, is_virtual })
     }
 
     /// The last entry applied.
@@ -418,6 +427,12 @@ impl MetaStore {
             if !control.full {
                 return Ok(());
             }
+            if self.is_virtual {
+                drop(control);
+                Flusher { shared: self.shared.clone() }.step();
+                control = self.shared.control();
+                continue;
+            }
             control = self.shared.progress.wait(control).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -432,6 +447,12 @@ impl MetaStore {
             }
             if control.durable >= target {
                 return Ok(());
+            }
+            if self.is_virtual {
+                drop(control);
+                Flusher { shared: self.shared.clone() }.step();
+                control = self.shared.control();
+                continue;
             }
             control.flush = true;
             self.shared.work.notify_one();
@@ -454,6 +475,9 @@ impl MetaStore {
             && thread.join().is_err()
         {
             return Err(StoreError::base("closing", "the flusher panicked"));
+        }
+        if self.is_virtual && self.shared.control().failed.is_none() {
+            Flusher { shared: self.shared.clone() }.step();
         }
         let control = self.shared.control();
         control.failed.clone().map_or(Ok(()), Err)
@@ -736,6 +760,20 @@ impl Incoming {
     }
 }
 
+/// The flusher of a simulation.
+async fn commit_now_and_then(shared: Weak<Shared>, media: Arc<dyn Media>) {
+    loop {
+        let Some(interval) = shared.upgrade().map(|shared| shared.options.commit_interval) else { return };
+        tokio::time::sleep(interval + media.virtual_delay().unwrap_or_default()).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let closing = shared.control().closing;
+        let flusher = Flusher { shared };
+        if closing || !flusher.step() {
+            return;
+        }
+    }
+}
+
 /// The thread that turns layers into commits.
 struct Flusher {
     shared: Arc<Shared>,
@@ -744,13 +782,19 @@ struct Flusher {
 impl Flusher {
     fn run(self) {
         while self.wait_for_work() {
-            if let Err(error) = self.commit() {
-                tracing::error!(%error, "the namespace store cannot be written; the log keeps what is missing in it");
-                self.shared.control().failed = Some(error);
-                self.shared.progress.notify_all();
+            if !self.step() {
                 return;
             }
         }
+    }
+
+    /// Commits a layer, if there is one; false: no more.
+    fn step(&self) -> bool {
+        let Err(error) = self.commit() else { return true };
+        tracing::error!(%error, "the namespace store cannot be written; the log keeps what is missing in it");
+        self.shared.control().failed = Some(error);
+        self.shared.progress.notify_all();
+        false
     }
 
     /// True when there is a layer to commit, false when the store closes and there is none.

@@ -1,16 +1,17 @@
 //! `rain-sim`: simulation by seed. `cargo xtask sim` runs it.
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
+use rain_sim::names;
 use rain_sim::ring::{self, Run};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Parser)]
 #[command(
     name = "rain-sim",
-    after_help = "Examples:\n  cargo xtask sim ring --seeds 1000\n  cargo xtask sim ring --seed 17 --trace\n  cargo xtask sim ring --table"
+    after_help = "Examples:\n  cargo xtask sim ring --seeds 1000\n  cargo xtask sim ring --seed 17 --trace\n  cargo xtask sim ring --table\n  cargo xtask sim namespace --seeds 300\n  cargo xtask sim namespace --seed 17"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -21,6 +22,21 @@ struct Cli {
 enum Verb {
     /// The token lost and made anew, step by step.
     Demo,
+    /// The namespace under Raft: power losses with torn writes, partitions, lost messages, slow disks, over 3 or 5 nodes and four clients.
+    Namespace {
+        /// So many seeds.
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Only this one, twice: whether it is the same both times.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// For scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// The token ring: crashes, partitions (one-way, too), stalls, loss, clock drift, over 3 to 50 nodes.
     Ring {
         /// So many seeds.
@@ -48,27 +64,24 @@ enum Verb {
 type Measure = fn(&Run) -> Duration;
 
 fn main() -> anyhow::Result<()> {
-    let Verb::Ring { seeds, from, seed, trace, table, json } = Cli::parse().verb else {
-        let told = rain_sim::demo::play(say);
-        return told.map_err(|failure| anyhow::anyhow!("{}", failure.what));
-    };
-    if table {
-        return print_table(json);
-    }
-    if let Some(seed) = seed {
-        return match ring::run(seed, trace) {
+    match Cli::parse().verb {
+        Verb::Demo => rain_sim::demo::play(say).map_err(|failure| anyhow::anyhow!("{}", failure.what)),
+        Verb::Namespace { seed: Some(seed), .. } => run_namespace_again(seed),
+        Verb::Namespace { seeds, from, json, .. } => run_namespace(from, seeds, json),
+        Verb::Ring { table: true, json, .. } => print_table(json),
+        Verb::Ring { seed: Some(seed), trace, .. } => match ring::run(seed, trace) {
             Ok(run) => {
                 say(&format!("seed {seed}: {run:?}"));
                 Ok(())
             }
             Err(failure) => bail!("seed {seed}, at {:.6} s: {}", failure.at.as_secs_f64(), failure.what),
-        };
+        },
+        Verb::Ring { seeds, from, json, .. } => run_many(from, seeds, json),
     }
-    run_many(from, seeds, json)
 }
 
-fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
-    let begun = Instant::now();
+/// Runs seeds on all cores; what came of each, in order.
+fn on_all_cores<T: Send>(from: u64, seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
     let next = AtomicU64::new(from);
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -79,14 +92,68 @@ fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
                     if seed >= from + seeds {
                         return;
                     }
-                    let result = ring::run(seed, false);
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((seed, result));
+                    let result = run(seed);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((seed, result));
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(seed, _)| *seed);
+    results
+}
+
+fn run_namespace_again(seed: u64) -> anyhow::Result<()> {
+    let first = names::run(seed).with_context(|| format!("seed {seed}"))?;
+    say(&format!("seed {seed}: {first:?}"));
+    let again = names::run(seed).with_context(|| format!("seed {seed}, again"))?;
+    ensure!(first == again, "seed {seed} was another run the second time: {again:?}");
+    say("the same again");
+    Ok(())
+}
+
+fn run_namespace(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let results = on_all_cores(from, seeds, |seed| {
+        let run = names::run(seed)?;
+        // Some twice: what failed once is to fail again.
+        if seed % 10 == 0 {
+            let again = names::run(seed)?;
+            ensure!(run == again, "another run the second time: {run:?}, {again:?}");
+        }
+        Ok(run)
+    });
+    let runs: Vec<&names::Run> = results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    let failed: Vec<String> = results
+        .iter()
+        .filter_map(|(seed, result)| Some(format!("seed {seed}: {:#}", result.as_ref().err()?)))
+        .collect();
+    let total = |what: fn(&names::Run) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
+    let virtual_s: f64 = runs.iter().map(|run| run.time.as_secs_f64()).sum();
+    let (done, losses) = (total(|run| run.done as u64), total(|run| run.power_losses.into()));
+    let (cuts, slow) = (total(|run| run.partitions.into()), total(|run| run.slow_disks.into()));
+    let took = begun.elapsed().as_secs_f64();
+    if json {
+        let found = serde_json::json!({
+            "seeds": seeds, "failed": failed, "operations": done, "power_losses": losses, "partitions": cuts,
+            "slow_disks": slow, "virtual_seconds": virtual_s, "seconds": took,
+        });
+        say(&found.to_string());
+    } else {
+        say(&format!(
+            "{seeds} seeds, {virtual_s:.0} virtual seconds in {took:.0} s: {done} operations, {losses} power losses, {cuts} partitions, {slow} slow disks"
+        ));
+        for line in &failed {
+            say(&format!("FAILED {line}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{} of {seeds} seeds failed; run one again with --seed N", failed.len());
+    Ok(())
+}
+
+fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let results = on_all_cores(from, seeds, |seed| ring::run(seed, false));
     let runs: Vec<(u64, &Run)> =
         results.iter().filter_map(|(seed, result)| Some((*seed, result.as_ref().ok()?))).collect();
     let failed: Vec<String> = results

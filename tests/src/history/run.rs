@@ -3,8 +3,6 @@
 //! Real processes in network namespaces; four clients of the library, each with a session of its own, on one directory of four names, one
 //! file with a value and one lock. The seed chooses what each client does and what fails; when things happen is the machine's.
 
-use super::check::{Event, Violation, linearize};
-use super::model::{Mutex, Name, Names, Op, Part, Register, Reply};
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::{Context, ensure};
 use rain_client::{Cluster, Error, NewInode, OpenFile, Options, Volume};
@@ -12,6 +10,8 @@ use rain_namespace::command::RenameMode;
 use rain_namespace::error::NsError;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_namespace::record::FileKind;
+use rain_sim::history::{Event, Violation, linearize};
+use rain_sim::model::{Mutex, Name, Names, Op, Part, Register, Reply};
 use rain_types::Ino;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -63,8 +63,9 @@ impl Campaign {
         let since = *self.since.get_or_insert(facts.now);
         let order = turn_order(facts);
         let Some(turn) = order.iter().position(|node| *node == facts.me) else { return false };
-        // A round of turns is over before somebody tries again, so turns do not drift into each other.
-        let round = times.step * (order.len() as u32 + 1);
+        // A round of turns is over before somebody tries again; and none tries as often as another, or those whose turns have come to fall
+        // together (each counts from when it had a reason) would split the votes for ever.
+        let round = times.step * (order.len() + 1 + turn) as u32;
         let due = self.tried.map_or(since + times.step * turn as u32, |tried| tried + round);
         if facts.now < due {
             return false;
@@ -260,16 +261,15 @@ mod tests {
         assert_eq!(scene.stands(4, 5000), Some(2561));
     }
 
-    #[test]
-    fn the_leader_does_not_stand_and_a_candidate_tries_again_after_a_round() {
-        assert_eq!(Scene::new(3, Some(&[1, 2, 3])).stands(3, 60_000), None);
+    /// When a node stands, without a leader, in the view 1, 3, 4.
+    fn tries(me: u32, until: u64) -> Vec<u64> {
         let (times, scene) = (Times::default(), Scene::new(2, Some(&[1, 3, 4])));
         let connected = scene.start.checked_sub(ms(60_000));
         let mut campaign = Campaign { connected, ..Campaign::default() };
-        let tries: Vec<u64> = (0..900)
+        (0..until)
             .filter(|at| {
                 let facts = Facts {
-                    me: NodeId(3),
+                    me: NodeId(me),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
                     leader: None,
@@ -278,8 +278,29 @@ mod tests {
                 };
                 campaign.decide(&times, &facts)
             })
-            .collect();
+            .collect()
+    }
+
+    #[test]
+    fn the_leader_does_not_stand_and_a_candidate_tries_again_after_a_round() {
+        assert_eq!(Scene::new(3, Some(&[1, 2, 3])).stands(3, 60_000), None);
         // Without a leader the order begins with node 1.
-        assert_eq!(tries, [261, 501, 741]);
+        assert_eq!(tries(1, 900), [201, 441, 681]);
+        assert_eq!(tries(3, 900), [261, 561, 861]);
+    }
+
+    /// Nodes that were started at different moments count their turns from there, so two may begin to stand together. Found by
+    /// simulation: with one period for all they split the votes for ever.
+    #[test]
+    fn candidates_that_meet_once_do_not_meet_for_ever() {
+        let all = [tries(1, 5000), tries(3, 5000), tries(4, 5000)];
+        for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+            for shift in 0..300 {
+                let near = |at: &&u64| all[other].iter().any(|than| (than + shift).abs_diff(**at) < 60);
+                let met: Vec<u64> = all[one].iter().filter(near).copied().collect();
+                let apart = all[one].len() - met.len();
+                assert!(apart >= 3, "shifted by {shift} ms, {one} and {other} meet at {met:?}");
+            }
+        }
     }
 }

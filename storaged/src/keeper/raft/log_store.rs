@@ -9,6 +9,7 @@
 //!
 //! The newest entries are kept in memory, so that replication and applying do not read them back.
 
+use super::super::aside::Queue;
 use super::super::log::{CommandLog, LogError};
 use super::super::media::Media;
 use super::super::store::{MetaStore, StoreError};
@@ -45,8 +46,6 @@ const FULL_RETRY: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether a snapshot is installed.
 const INSTALL_POLL: Duration = Duration::from_millis(2);
-
-type Job = Box<dyn FnOnce(&Inner) + Send>;
 
 #[derive(Debug, Default)]
 struct Recent {
@@ -241,7 +240,7 @@ impl Inner {
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     inner: Arc<Inner>,
-    jobs: std::sync::mpsc::Sender<Job>,
+    jobs: Queue,
 }
 
 /// Why the log cannot be opened.
@@ -289,6 +288,9 @@ impl LogStore {
             return Err(OpenError::Gap { applied, purged });
         }
         let first = purged + 1;
+        // Ends when the last of the store's clones is gone; some are with tasks of openraft.
+        let jobs = Queue::new("keeper-log", &media);
+        let jobs = jobs.map_err(|source| OpenError::State { path: dir.to_owned(), source })?;
         let mut log = CommandLog::open(media, &dir.join("log"), segment_bytes, first)?;
         if log.next_index() < first {
             // Stopped between the note that all of it may go and its going.
@@ -310,13 +312,6 @@ impl LogStore {
             log: Mutex::new(log),
         });
         inner.note(&inner.log());
-        let (jobs, to_do) = std::sync::mpsc::channel::<Job>();
-        let worker = inner.clone();
-        // Ends when the last of the store's clones is gone; some are with tasks of openraft.
-        std::thread::Builder::new()
-            .name("keeper-log".into())
-            .spawn(move || to_do.iter().for_each(|job| job(&worker)))
-            .map_err(|source| OpenError::State { path: dir.to_owned(), source })?;
         Ok(LogStore { inner, jobs })
     }
 
@@ -346,7 +341,7 @@ impl LogStore {
         }
         if !inner.reserving.swap(true, Ordering::AcqRel) {
             let bytes = bytes as u64;
-            let job: Job = Box::new(move |inner| {
+            let reserving = move |inner: &Inner| {
                 let mut log = inner.log();
                 let reserved = log.reserve(bytes);
                 inner.note(&log);
@@ -354,9 +349,9 @@ impl LogStore {
                 let none = reserved.err().map(|error| error.to_string());
                 *inner.no_room.lock().unwrap_or_else(PoisonError::into_inner) = none;
                 inner.reserving.store(false, Ordering::Release);
-            });
+            };
             // A log thread that has ended is said by whoever needs it.
-            let _ = self.jobs.send(job);
+            self.add(reserving);
         }
         let none = inner.no_room.lock().unwrap_or_else(PoisonError::into_inner).clone();
         none.map_or(Ok(()), Err)
@@ -393,17 +388,22 @@ impl LogStore {
         self.inner.log().first_keeping(keep_bytes)
     }
 
+    /// Has the log thread do something; false: it has ended.
+    fn add(&self, job: impl FnOnce(&Inner) + Send + 'static) -> bool {
+        let inner = self.inner.clone();
+        self.jobs.add(Box::new(move || job(&inner)))
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (done, answer) = oneshot::channel();
-        let job = Box::new(move |inner: &Inner| {
-            // Who asked may be gone.
-            let _ = done.send(job(inner));
-        });
         let gone = || io::Error::other("the log thread has ended");
-        self.jobs.send(job).map_err(|_| gone())?;
+        // Who asked may be gone.
+        if !self.add(move |inner| drop(done.send(job(inner)))) {
+            return Err(gone());
+        }
         answer.await.map_err(|_| gone())?
     }
 
@@ -506,10 +506,10 @@ impl RaftLogStorage<Types> for LogStore {
             }
         }
         self.inner.counters.appended.fetch_add(records.len() as u64, Ordering::Relaxed);
-        let job: Job = Box::new(move |inner| callback.log_io_completed(inner.append(&records)));
-        self.jobs.send(job).map_err(|_| {
-            trouble(ErrorSubject::Logs, ErrorVerb::Write, &io::Error::other("the log thread has ended"))
-        })
+        if self.add(move |inner| callback.log_io_completed(inner.append(&records))) {
+            return Ok(());
+        }
+        Err(trouble(ErrorSubject::Logs, ErrorVerb::Write, &io::Error::other("the log thread has ended")))
     }
 
     async fn truncate(&mut self, log_id: EntryLogId) -> Result<(), StorageError> {

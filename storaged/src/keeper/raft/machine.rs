@@ -6,6 +6,7 @@
 //! - Time never goes backwards: an entry of a leader whose clock is behind is applied at the time of the one before
 //!   (`time_never_goes_backwards`).
 
+use super::super::aside::blocking;
 use super::super::machine::Machine;
 use super::super::store::{Mark, MetaStore, StoreError};
 use super::types::{
@@ -116,11 +117,11 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
             return Ok(held);
         }
         let store = self.0.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+        let flushed = blocking(move || store.flush()).await;
         match flushed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.0.stop(format!("taking a snapshot: {error}"))),
-            Err(_) => return Err(self.0.stop("taking a snapshot was cut off".into())),
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(self.0.stop(format!("taking a snapshot: {error}"))),
+            None => return Err(self.0.stop("taking a snapshot was cut off".into())),
         }
         let nothing = SnapshotMeta {
             last_log_id: None,
@@ -157,8 +158,8 @@ impl RaftStateMachine<Types> for StateMachine {
             let applied = if applying.store.is_full() {
                 // Memory is full until the flusher is done: not on a thread that others need.
                 let (applying, entry) = (applying.clone(), entry.clone());
-                let waited = tokio::task::spawn_blocking(move || applying.apply_one(&entry)).await;
-                waited.unwrap_or_else(|_| Err("applying was cut off".into()))
+                let waited = blocking(move || applying.apply_one(&entry)).await;
+                waited.unwrap_or_else(|| Err("applying was cut off".into()))
             } else {
                 applying.apply_one(&entry)
             };
@@ -186,18 +187,18 @@ impl RaftStateMachine<Types> for StateMachine {
             return Err(self.0.stop("a snapshot of this node itself cannot be installed".into()));
         };
         let store = self.0.store.clone();
-        let installed = tokio::task::spawn_blocking(move || store.install(incoming)).await;
+        let installed = blocking(move || store.install(incoming)).await;
         match installed {
-            Ok(Ok(mark)) if log_id(mark) == meta.last_log_id => {
+            Some(Ok(mark)) if log_id(mark) == meta.last_log_id => {
                 tracing::info!(applied = mark.index, "took the namespace from the leader, whole");
                 self.0.applied.send_replace(mark.index);
                 Ok(())
             }
-            Ok(Ok(mark)) => {
+            Some(Ok(mark)) => {
                 Err(self.0.stop(format!("a received snapshot ends at {mark:?}, not where it said")))
             }
-            Ok(Err(error)) => Err(self.0.stop(error.to_string())),
-            Err(_) => Err(self.0.stop("taking a snapshot was cut off".into())),
+            Some(Err(error)) => Err(self.0.stop(error.to_string())),
+            None => Err(self.0.stop("taking a snapshot was cut off".into())),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::standing::Standing;
 use super::types::{Place, Raft, SnapshotData, StoredMembership, Types, Vote};
 use super::wire::{self, Addressee, Message, Reply, SnapshotHead};
+use crate::keeper::aside::blocking;
 use crate::keeper::store::{Pair, StoreSnapshot};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -246,15 +247,15 @@ async fn pump(held: StoreSnapshot, send: mpsc::Sender<Bytes>) {
     let mut after: Option<Vec<u8>> = None;
     loop {
         let (reading, from) = (held.clone(), after.clone());
-        let read = tokio::task::spawn_blocking(move || reading.page(from.as_deref(), PIECE_BYTES)).await;
+        let read = blocking(move || reading.page(from.as_deref(), PIECE_BYTES)).await;
         let page = match read {
-            Ok(Ok(page)) => page,
-            Ok(Err(error)) => {
+            Some(Ok(page)) => page,
+            Some(Err(error)) => {
                 // Without the last piece the receiver throws all of it away.
                 tracing::error!(%error, "reading a snapshot to send");
                 return;
             }
-            Err(_) => return,
+            None => return,
         };
         after = page.last().map(|(key, _)| key.clone());
         let piece = if page.is_empty() { Bytes::new() } else { encode_piece(&page) };
@@ -353,6 +354,7 @@ impl Receiver {
     ) -> Result<Bytes, ReceiveError> {
         let Message::Snapshot(head) = self.read(message)? else { return Err(ReceiveError::Malformed) };
         let stopped = |error: &dyn std::fmt::Display| ReceiveError::Stopped(error.to_string());
+        let cut_off = || ReceiveError::Stopped("receiving a snapshot was cut off".into());
         let begun = self.raft.begin_receiving_snapshot().await.map_err(|error| stopped(&error))?;
         let SnapshotData::Received(mut incoming) = *begun else { return Err(ReceiveError::Malformed) };
         loop {
@@ -363,11 +365,11 @@ impl Receiver {
             }
             self.standing().hears(&head.vote, Instant::now());
             let page: Vec<Pair> = postcard::from_bytes(&piece).map_err(|_| ReceiveError::Malformed)?;
-            let putting = tokio::task::spawn_blocking(move || {
+            let putting = blocking(move || {
                 let mut incoming = incoming;
                 incoming.put(&page).map(|()| incoming)
             });
-            incoming = putting.await.map_err(|error| stopped(&error))?.map_err(|error| stopped(&error))?;
+            incoming = putting.await.ok_or_else(cut_off)?.map_err(|error| stopped(&error))?;
         }
         let mark = crate::keeper::store::Mark {
             index: super::types::position(head.last.index),
@@ -376,11 +378,11 @@ impl Receiver {
             time: head.time,
         };
         let membership = wire::encode_stored_membership(&head.membership);
-        let finishing = tokio::task::spawn_blocking(move || {
+        let finishing = blocking(move || {
             let mut incoming = incoming;
             incoming.finish(mark, &membership).map(|()| incoming)
         });
-        let incoming = finishing.await.map_err(|error| stopped(&error))?.map_err(|error| stopped(&error))?;
+        let incoming = finishing.await.ok_or_else(cut_off)?.map_err(|error| stopped(&error))?;
         let meta = openraft::SnapshotMeta {
             last_log_id: Some(head.last),
             last_membership: StoredMembership::new(

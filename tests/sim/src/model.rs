@@ -1,6 +1,6 @@
 //! What a directory of a few names, a value in a file and a lock do when they are asked for one thing at a time.
 
-use super::check::{Event, Model};
+use crate::history::{Event, Model};
 use std::collections::BTreeMap;
 
 /// A name in the directory.

@@ -127,7 +127,7 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::model::{Op, Register, Reply};
+    use crate::model::{Op, Register, Reply};
 
     fn event(client: u32, begun: u64, ended: u64, op: Op, reply: Option<Reply>) -> Event<Op, Reply> {
         Event { client, op, reply, begun, ended }
