@@ -191,9 +191,10 @@ mod tests {
         mine.founded().expect("written");
         drop(mine);
         let of_today = fs::read_to_string(folder.path().join(FILE)).expect("written");
-        fs::write(folder.path().join(FILE), of_today.replace("format = 3", "format = 2")).expect("older");
+        let older = of_today.replace(&format!("format = {FORMAT}"), &format!("format = {}", FORMAT - 1));
+        fs::write(folder.path().join(FILE), older).expect("older");
         let error = take(None, false).expect_err("an older format");
-        assert!(error.to_string().contains("format 2"), "{error}");
+        assert!(error.to_string().contains(&format!("format {}", FORMAT - 1)), "{error}");
         fs::write(folder.path().join(FILE), of_today).expect("as it was");
         let error = take(Some(2), false).expect_err("another node's");
         assert!(error.to_string().contains("node 1"), "{error}");

@@ -277,9 +277,11 @@ impl Keeper {
         let log = LogStore::open(media, dir, options.segment_bytes, who, store.clone())?;
         let standing = Arc::new(Mutex::new(Standing::new(seat.node, options.times, Instant::now())));
         let (applied, stopped) = (watch::Sender::new(store.applied().index), std::sync::OnceLock::new());
-        let applying = Arc::new(Applying { store, machine, applied, grants: watch::Sender::new(0), stopped });
+        let grants = watch::Sender::new(0);
+        let applying = Arc::new(Applying { store, machine, log: log.clone(), applied, grants, stopped });
         let heartbeat = options.times.heartbeat;
-        let network = Network { cluster: seat.cluster, transport, standing: standing.clone(), heartbeat };
+        let (cluster, standing_of, log_of) = (seat.cluster, standing.clone(), log.clone());
+        let network = Network { cluster, transport, standing: standing_of, heartbeat, log: log_of };
         let config = Arc::new(raft_config(&options.times)?);
         let machine = StateMachine(applying.clone());
         let raft = Raft::new(seat.node, config, network, log.clone(), machine).await;
@@ -295,7 +297,7 @@ impl Keeper {
         }
         let proposer = Proposer::start(raft.clone(), log.clone(), applying.clone(), options.proposer.clone());
         let me = Addressee { cluster: seat.cluster, node: seat.node };
-        let receiver = Receiver { me, raft: raft.clone(), standing: standing.clone() };
+        let receiver = Receiver { me, raft: raft.clone(), standing: standing.clone(), log: log.clone() };
         let (readers, waiting) = mpsc::channel(READERS_MAX);
         tokio::spawn(confirm_reads(raft.clone(), applying.clone(), waiting));
         let leadership = follow_leadership(seat.node, &raft, standing.clone());

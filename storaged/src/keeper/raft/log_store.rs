@@ -1,6 +1,11 @@
 //! Entries and promises, durable: openraft's log storage over [`CommandLog`] and the state file.
 //!
-//! 1. An append is told as done when it is fsynced, a vote when it is (the log thread does one after the other).
+//! 1. An append is told as done when it is fsynced, a vote when it is (the log thread does one after the other). Except a leader's own
+//!    entries, which openraft would have to be durable here before it sends them: they are told as done at once, and are written while the
+//!    others write theirs. What openraft then takes for committed is so only when it is durable here, too ([`LogStore::durable`]), and
+//!    until then nothing comes of it: it is not applied, others are not told (`network`), and a node that is the leader no more
+//!    acknowledges nothing before all it has appended is durable ([`LogStore::all_durable`]). A change of the members is never told early,
+//!    for it counts from its append.
 //! 2. A disk that is full does not end Raft: the append waits for room, nothing is acknowledged meanwhile, and [`LogStore::room`]
 //!    says so to who would propose more.
 //! 3. Any other failure of the log is final for this process ([`LogStore::stopped`] has the reason).
@@ -17,7 +22,10 @@ use super::types::{Entry, EntryLogId, StorageError, Types, Vote, index_at, posit
 use super::wire::{self, Kept};
 use crate::slots::SlotFile;
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{ErrorSubject, ErrorVerb, LogState, RaftLogId, RaftLogReader, StorageIOError};
+use openraft::{
+    CommittedLeaderId, EntryPayload, ErrorSubject, ErrorVerb, LogState, RaftLogId, RaftLogReader,
+    StorageIOError,
+};
 use rain_types::{ClusterId, NodeId};
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -27,7 +35,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 const MAGIC: &[u8; 8] = b"RAINRFT1";
 const SLOT_BYTES: usize = 4096;
@@ -107,6 +115,10 @@ struct Inner {
     recent: RwLock<Recent>,
     counters: LogCounters,
     stopped: OnceLock<String>,
+    /// The last entry that is durable.
+    durable: watch::Sender<Option<EntryLogId>>,
+    /// Position of the last one appended, durable or not.
+    appended_to: AtomicU64,
     /// Why an append waits at this moment.
     full: Mutex<Option<String>>,
     /// Why there is no room for another segment, when it was last tried; and whether it is being tried.
@@ -137,6 +149,8 @@ impl Inner {
         let reason = error.to_string();
         if self.stopped.set(reason.clone()).is_ok() {
             tracing::error!(reason, "the namespace log has failed");
+            // Whoever waits for something durable looks again.
+            self.durable.send_modify(|_| ());
         }
         io::Error::other(reason)
     }
@@ -175,6 +189,25 @@ impl Inner {
         }
     }
 
+    /// The last entry of the log, or the last that went from it.
+    fn last(&self) -> io::Result<Option<EntryLogId>> {
+        let purged = self.kept().1.purged;
+        let last = self.log().next_index() - 1;
+        if last <= position_of(purged.as_ref()) {
+            return Ok(purged);
+        }
+        let index = index_at(last).expect("there is a record");
+        Ok(self.read(index, index + 1, usize::MAX)?.pop().map(|entry| entry.log_id))
+    }
+
+    /// After the end of the log was moved: it is durable.
+    fn moved(&self) -> io::Result<()> {
+        let last = self.last()?;
+        self.appended_to.store(position_of(last.as_ref()), Ordering::Release);
+        self.durable.send_replace(last);
+        Ok(())
+    }
+
     fn write_kept(&self, change: impl FnOnce(&mut Kept)) -> io::Result<()> {
         let mut held = self.kept();
         let (file, kept) = &mut *held;
@@ -196,8 +229,11 @@ impl Inner {
         } else {
             log.purge_below(next)
         };
+        let moved = log.next_index() == next;
         self.note(&log);
-        result.map_err(|error| self.stop(&error))
+        drop(log);
+        result.map_err(|error| self.stop(&error))?;
+        if moved { self.moved() } else { Ok(()) }
     }
 
     fn truncate(&self, index: u64) -> io::Result<()> {
@@ -205,7 +241,9 @@ impl Inner {
         let mut log = self.log();
         let result = log.truncate_after(position(index) - 1);
         self.note(&log);
-        result.map_err(|error| self.stop(&error))
+        drop(log);
+        result.map_err(|error| self.stop(&error))?;
+        self.moved()
     }
 
     /// Entries of a range from memory or disk; those behind the end are left out.
@@ -302,6 +340,8 @@ impl LogStore {
         let inner = Arc::new(Inner {
             store: Arc::downgrade(&store),
             counters: LogCounters::default(),
+            durable: watch::Sender::new(None),
+            appended_to: AtomicU64::new(0),
             kept: Mutex::new((file, kept)),
             recent: RwLock::default(),
             stopped: OnceLock::new(),
@@ -312,6 +352,7 @@ impl LogStore {
             log: Mutex::new(log),
         });
         inner.note(&inner.log());
+        inner.moved().map_err(|source| OpenError::State { path: dir.to_owned(), source })?;
         Ok(LogStore { inner, jobs })
     }
 
@@ -322,6 +363,28 @@ impl LogStore {
     /// Why the log takes nothing more until the process is started again.
     pub(crate) fn stopped(&self) -> Option<String> {
         self.inner.stopped.get().cloned()
+    }
+
+    /// The last entry that is durable here.
+    pub(crate) fn durable(&self) -> Option<EntryLogId> {
+        *self.inner.durable.borrow()
+    }
+
+    /// Waits until the entry at a position is durable here.
+    pub(crate) async fn until_durable(&self, at: u64) -> Result<(), String> {
+        let mut durable = self.inner.durable.subscribe();
+        let stopped = || self.stopped();
+        let there = |durable: &Option<EntryLogId>| position_of(durable.as_ref()) >= at || stopped().is_some();
+        let last = durable.wait_for(there).await.map(|durable| *durable).unwrap_or_default();
+        if position_of(last.as_ref()) >= at {
+            return Ok(());
+        }
+        Err(stopped().unwrap_or_else(|| "the log is gone".into()))
+    }
+
+    /// Waits until everything that was appended is durable here.
+    pub(crate) async fn all_durable(&self) -> Result<(), String> {
+        self.until_durable(self.inner.appended_to.load(Ordering::Acquire)).await
     }
 
     /// Why appends wait at this moment, if they do.
@@ -460,15 +523,8 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let read = self.run(|inner| {
-            let purged = inner.kept().1.purged;
-            let last = inner.log().next_index() - 1;
-            let last_log_id = if last > position_of(purged.as_ref()) {
-                let index = index_at(last).expect("there is a record");
-                inner.read(index, index + 1, usize::MAX)?.pop().map(|entry| entry.log_id)
-            } else {
-                purged
-            };
-            Ok(LogState { last_purged_log_id: purged, last_log_id })
+            let last_purged_log_id = inner.kept().1.purged;
+            Ok(LogState { last_purged_log_id, last_log_id: inner.last()? })
         });
         read.await.map_err(|error| trouble(ErrorSubject::Logs, ErrorVerb::Read, &error))
     }
@@ -497,16 +553,38 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let mut records = Vec::new();
+        let (mut records, mut last) = (Vec::new(), None);
+        let kept = self.inner.kept().1;
+        // What has another's vote on it is a leader's that this node follows.
+        let mine = kept.vote.filter(|vote| vote.leader_id.node_id == kept.node).map(|vote| vote.leader_id);
+        let mut early = true;
         {
             let mut recent = self.inner.recent.write().unwrap_or_else(PoisonError::into_inner);
             for entry in entries {
                 records.push((position(entry.get_log_id().index), wire::encode_record(&entry)));
+                last = Some(entry.log_id);
+                early &= mine.is_some_and(|mine| {
+                    entry.log_id.leader_id == CommittedLeaderId::new(mine.term, mine.node_id)
+                }) && !matches!(entry.payload, EntryPayload::Membership(_));
                 recent.push(entry);
             }
         }
         self.inner.counters.appended.fetch_add(records.len() as u64, Ordering::Relaxed);
-        if self.add(move |inner| callback.log_io_completed(inner.append(&records))) {
+        self.inner.appended_to.store(position_of(last.as_ref()), Ordering::Release);
+        let mut callback = Some(callback);
+        if early && let Some(callback) = callback.take() {
+            callback.log_io_completed(Ok(()));
+        }
+        let job = move |inner: &Inner| {
+            let appended = inner.append(&records);
+            if appended.is_ok() {
+                inner.durable.send_replace(last);
+            }
+            if let Some(callback) = callback {
+                callback.log_io_completed(appended);
+            }
+        };
+        if self.add(job) {
             return Ok(());
         }
         Err(trouble(ErrorSubject::Logs, ErrorVerb::Write, &io::Error::other("the log thread has ended")))

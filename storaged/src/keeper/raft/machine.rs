@@ -9,6 +9,7 @@
 use super::super::aside::blocking;
 use super::super::machine::Machine;
 use super::super::store::{Mark, MetaStore, StoreError};
+use super::log_store::LogStore;
 use super::types::{
     Entry, EntryLogId, Membership, SnapshotData, StorageError, StoredMembership, Types, index_at, position,
 };
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub(crate) struct Applying {
     pub(crate) store: Arc<MetaStore>,
     pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) log: LogStore,
     /// The position applied last.
     pub(crate) applied: watch::Sender<u64>,
     /// Grows when locks may have been granted.
@@ -155,6 +157,9 @@ impl RaftStateMachine<Types> for StateMachine {
         let mut outcomes = Vec::new();
         for entry in entries {
             let applying = &self.0;
+            // What a leader has not written itself yet is not committed, whatever openraft believes.
+            let durable = applying.log.until_durable(position(entry.log_id.index)).await;
+            durable.map_err(|reason| applying.stop(reason))?;
             let applied = if applying.store.is_full() {
                 // Memory is full until the flusher is done: not on a thread that others need.
                 let (applying, entry) = (applying.clone(), entry.clone());

@@ -1,5 +1,6 @@
 //! Messages to the other keepers. How bytes get there is a [`Transport`]'s: gRPC in a daemon, a table of keepers in a test.
 
+use super::log_store::LogStore;
 use super::standing::Standing;
 use super::types::{Place, Raft, SnapshotData, StoredMembership, Types, Vote};
 use super::wire::{self, Addressee, Message, Reply, SnapshotHead};
@@ -82,6 +83,7 @@ pub(crate) struct Network {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) standing: Arc<Mutex<Standing>>,
     pub(crate) heartbeat: Duration,
+    pub(crate) log: LogStore,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -164,6 +166,9 @@ impl RaftNetwork<Types> for Peer {
             return Ok(AppendEntriesResponse::Success);
         }
         self.pace().await;
+        // Committed is what is durable here, too.
+        let mut rpc = rpc;
+        rpc.leader_commit = rpc.leader_commit.min(self.network.log.durable());
         let (vote, sent) = (rpc.vote, Instant::now());
         // What has no entries may be a reader's question whether this node still leads: those come side by side.
         let on_line = !rpc.entries.is_empty() || self.line.is_some();
@@ -276,6 +281,7 @@ pub(crate) struct Receiver {
     pub(crate) me: Addressee,
     pub(crate) raft: Raft,
     pub(crate) standing: Arc<Mutex<Standing>>,
+    pub(crate) log: LogStore,
 }
 
 /// Why a message is not taken.
@@ -332,6 +338,9 @@ impl Receiver {
                 let response = response.map_err(stopped)?;
                 if let AppendEntriesResponse::HigherVote(higher) = &response {
                     self.standing().saw(higher);
+                } else {
+                    // Among what matches may be what this node has appended as the leader that it was.
+                    self.log.all_durable().await.map_err(ReceiveError::Stopped)?;
                 }
                 Reply::Append(response)
             }
