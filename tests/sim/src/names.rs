@@ -634,6 +634,34 @@ fn run_on(seed: u64, lying: bool) -> anyhow::Result<Run> {
     run
 }
 
+/// How long it takes until another node leads when the leader's disk hangs in the middle of a write.
+pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    runtime.block_on(async {
+        let mut world = World::new(seed).await?;
+        let old = world.leader().await?;
+        world.nodes[&old].disk.set_delay(600_000..600_001);
+        let keeper = world.wires.keeper(old).context("the leader")?;
+        let command = Command::OpenSession { label: "waits".into() };
+        let request = Request { id: None, done_below: 0, command };
+        let proposing = tokio::spawn(async move { keeper.propose(request).await });
+        let begun = Instant::now();
+        while !world.wires.all().iter().any(|keeper| keeper.seat().node != old && keeper.is_confirmed()) {
+            ensure!(begun.elapsed() < Duration::from_secs(60), "nobody else leads: {}", world.standings());
+            sleep(Duration::from_millis(10)).await;
+        }
+        let took = begun.elapsed();
+        let mut rng = world.rng.fork();
+        let again = Request { id: None, done_below: 0, command: Command::OpenSession { label: "on".into() } };
+        ensure!(
+            send(&world.wires, &mut rng, again).await.is_some_and(|applied| applied.is_ok()),
+            "nothing goes on"
+        );
+        proposing.abort();
+        Ok(took)
+    })
+}
+
 async fn simulate(seed: u64, lying: bool) -> anyhow::Result<Run> {
     let start = Instant::now();
     START.with(|began| began.set(Some(start)));

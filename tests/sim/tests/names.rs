@@ -18,3 +18,11 @@ fn disks_that_say_durable_too_early_are_found_out() {
     let caught = (0..40).filter(|seed| names::run_on_lying_disks(*seed).is_err()).count();
     assert!(caught >= 4, "only {caught} of 40");
 }
+
+#[test]
+fn a_leader_whose_disk_hangs_is_replaced() {
+    for seed in 0..20 {
+        let took = names::leaders_disk_hangs(seed).unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+        assert!(took < std::time::Duration::from_secs(4), "seed {seed}: {took:?}");
+    }
+}

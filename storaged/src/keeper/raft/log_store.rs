@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 const MAGIC: &[u8; 8] = b"RAINRFT1";
 const SLOT_BYTES: usize = 4096;
@@ -119,6 +120,8 @@ struct Inner {
     durable: watch::Sender<Option<EntryLogId>>,
     /// Position of the last one appended, durable or not.
     appended_to: AtomicU64,
+    /// Since when the disk has got nowhere though there is something to write.
+    waits_since: Mutex<Option<Instant>>,
     /// Why an append waits at this moment.
     full: Mutex<Option<String>>,
     /// Why there is no room for another segment, when it was last tried; and whether it is being tried.
@@ -153,6 +156,17 @@ impl Inner {
             self.durable.send_modify(|_| ());
         }
         io::Error::other(reason)
+    }
+
+    fn waits_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.waits_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An append is durable.
+    fn tell_durable(&self, last: Option<EntryLogId>) {
+        self.durable.send_replace(last);
+        let all = position_of(last.as_ref()) >= self.appended_to.load(Ordering::Acquire);
+        *self.waits_since() = (!all).then(Instant::now);
     }
 
     fn set_full(&self, reason: Option<String>) {
@@ -342,6 +356,7 @@ impl LogStore {
             counters: LogCounters::default(),
             durable: watch::Sender::new(None),
             appended_to: AtomicU64::new(0),
+            waits_since: Mutex::default(),
             kept: Mutex::new((file, kept)),
             recent: RwLock::default(),
             stopped: OnceLock::new(),
@@ -368,6 +383,11 @@ impl LogStore {
     /// The last entry that is durable here.
     pub(crate) fn durable(&self) -> Option<EntryLogId> {
         *self.inner.durable.borrow()
+    }
+
+    /// For how long the disk has got nowhere though there is something to write.
+    pub(crate) fn waits_for(&self) -> Duration {
+        self.inner.waits_since().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Waits until the entry at a position is durable here.
@@ -571,6 +591,7 @@ impl RaftLogStorage<Types> for LogStore {
         }
         self.inner.counters.appended.fetch_add(records.len() as u64, Ordering::Relaxed);
         self.inner.appended_to.store(position_of(last.as_ref()), Ordering::Release);
+        self.inner.waits_since().get_or_insert_with(Instant::now);
         let mut callback = Some(callback);
         if early && let Some(callback) = callback.take() {
             callback.log_io_completed(Ok(()));
@@ -578,7 +599,7 @@ impl RaftLogStorage<Types> for LogStore {
         let job = move |inner: &Inner| {
             let appended = inner.append(&records);
             if appended.is_ok() {
-                inner.durable.send_replace(last);
+                inner.tell_durable(last);
             }
             if let Some(callback) = callback {
                 callback.log_io_completed(appended);

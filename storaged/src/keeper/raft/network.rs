@@ -34,6 +34,10 @@ const AGAIN_AFTER: Duration = Duration::from_millis(40);
 /// Between two messages to a node without a vote, as long as there is something to say.
 const LEARNER_PACE: Duration = Duration::from_millis(20);
 
+/// A leader whose disk has got nowhere for so long says nothing more: nothing can be committed under it, and the others are to find one
+/// whose disk works.
+const DISK_HANGS: Duration = Duration::from_millis(600);
+
 /// Bytes of one piece of a snapshot.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -166,6 +170,9 @@ impl RaftNetwork<Types> for Peer {
             return Ok(AppendEntriesResponse::Success);
         }
         self.pace().await;
+        if self.network.log.waits_for() > DISK_HANGS {
+            return Err(unreachable(TransportError("this node's own disk hangs".into())));
+        }
         // Committed is what is durable here, too.
         let mut rpc = rpc;
         rpc.leader_commit = rpc.leader_commit.min(self.network.log.durable());
