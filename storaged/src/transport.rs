@@ -3,9 +3,8 @@
 //! A connection that has not answered for a while is thrown away: after a cut, TCP itself would wait for seconds before it tries
 //! again.
 
-use crate::keeper::{Line, Transport, TransportError};
+use crate::keeper::{Carried, Line, Transport, TransportError};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use rain_client::grpc_endpoint;
 use rain_proto::v1::KeeperMessage;
 use rain_proto::v1::keepers_client::KeepersClient;
@@ -128,7 +127,7 @@ struct GrpcLine {
 }
 
 impl Line for GrpcLine {
-    fn ask<'a>(&'a mut self, message: Bytes) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+    fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a> {
         Box::pin(async move {
             let failed = |why: &str| TransportError(format!("node {}: {why}", self.to));
             let message = KeeperMessage { bytes: message };
@@ -160,12 +159,7 @@ impl Transport for Arc<GrpcTransport> {
         Box::new(GrpcLine { transport: self.clone(), to, address: address.to_owned(), stream: None })
     }
 
-    fn call<'a>(
-        &'a self,
-        to: NodeId,
-        address: &'a str,
-        message: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+    fn call<'a>(&'a self, to: NodeId, address: &'a str, message: Bytes) -> Carried<'a> {
         Box::pin(async move {
             let mut client = self.client(to, address)?;
             let answer = client.tell(KeeperMessage { bytes: message }).await;
@@ -182,7 +176,7 @@ impl Transport for Arc<GrpcTransport> {
         address: &'a str,
         message: Bytes,
         pieces: mpsc::Receiver<Bytes>,
-    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+    ) -> Carried<'a> {
         Box::pin(async move {
             let mut client = self.client(to, address)?;
             let messages = tokio_stream::once(message).chain(ReceiverStream::new(pieces));

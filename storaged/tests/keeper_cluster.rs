@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use storaged::keeper::raft::Campaign;
 use storaged::keeper::{
-    AskError, Keeper, KeeperOptions, Line, Namespace, Seat, StoreOptions, Times, Transport, TransportError,
+    AskError, Carried, Keeper, KeeperOptions, Line, Namespace, Seat, StoreOptions, Times, Transport,
+    TransportError,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -75,8 +76,6 @@ impl Port {
 
 #[derive(Debug)]
 struct PortLine(Port, NodeId);
-
-type Carried<'a> = futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>>;
 
 impl Line for PortLine {
     fn ask<'a>(&'a mut self, message: bytes::Bytes) -> Carried<'a> {

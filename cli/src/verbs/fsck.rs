@@ -54,7 +54,13 @@ impl Fsck {
                 }
             }
         }
-        sound &= differ.is_empty() && checked > 0;
+        anyhow::ensure!(
+            checked > 0,
+            "none of {} nodes could be checked ({}); start them and run this again",
+            nodes.len(),
+            lines.join("; ")
+        );
+        sound &= differ.is_empty();
         if self.json {
             output::json(&json!({"sound": sound, "nodes": rows, "differ": differ}))?;
         } else {

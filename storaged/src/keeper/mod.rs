@@ -26,7 +26,7 @@ pub use log::{CommandLog, LogError};
 pub use machine::{Machine, Namespace};
 pub use media::{DiskMedia, Media, MediaFile};
 pub use proposer::{ProposeError, ProposerOptions};
-pub use raft::network::{Line, ReceiveError, Transport, TransportError};
+pub use raft::network::{Carried, Line, ReceiveError, Transport, TransportError};
 pub use raft::standing::Times;
 pub use store::{Mark, MetaStore, StoreError, StoreOptions, StoreStats};
 
@@ -110,6 +110,10 @@ pub enum KeeperError {
 impl KeeperError {
     fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeeperError {
         move |source| KeeperError::Io { doing, path: path.to_owned(), source }
+    }
+
+    fn raft(error: &dyn std::fmt::Display) -> KeeperError {
+        KeeperError::Raft(error.to_string())
     }
 }
 
@@ -285,15 +289,15 @@ impl Keeper {
         let config = Arc::new(raft_config(&options.times)?);
         let machine = StateMachine(applying.clone());
         let raft = Raft::new(seat.node, config, network, log.clone(), machine).await;
-        let raft = raft.map_err(|error| KeeperError::Raft(error.to_string()))?;
+        let raft = raft.map_err(|error| KeeperError::raft(&error))?;
         // Who votes alone asks nobody.
         let me = seat.node;
         let alone = raft.with_raft_state(move |state| {
             state.membership_state.effective().membership().voter_ids().eq([me])
         });
-        if alone.await.map_err(|error| KeeperError::Raft(error.to_string()))? {
+        if alone.await.map_err(|error| KeeperError::raft(&error))? {
             let elected = raft.trigger().elect().await;
-            elected.map_err(|error| KeeperError::Raft(error.to_string()))?;
+            elected.map_err(|error| KeeperError::raft(&error))?;
         }
         let proposer = Proposer::start(raft.clone(), log.clone(), applying.clone(), options.proposer.clone());
         let me = Addressee { cluster: seat.cluster, node: seat.node };
@@ -318,13 +322,12 @@ impl Keeper {
 
     /// Begins a new cluster with this node alone; others are taken in later. Does nothing where there is one.
     pub async fn found(&self) -> Result<(), KeeperError> {
-        let raft = |error: &dyn std::fmt::Display| KeeperError::Raft(error.to_string());
-        if self.raft.is_initialized().await.map_err(|error| raft(&error))? {
+        if self.raft.is_initialized().await.map_err(|error| KeeperError::raft(&error))? {
             return Ok(());
         }
         let place = Place { address: self.seat.address.clone() };
         let members = std::collections::BTreeMap::from([(self.seat.node, place)]);
-        self.raft.initialize(members).await.map_err(|error| raft(&error))
+        self.raft.initialize(members).await.map_err(|error| KeeperError::raft(&error))
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -516,7 +519,7 @@ impl Keeper {
             Ok(_) => Ok(true),
             // The next leader goes on.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Ok(false),
-            Err(error) => Err(KeeperError::Raft(error.to_string())),
+            Err(error) => Err(KeeperError::raft(&error)),
         }
     }
 
@@ -536,16 +539,17 @@ impl Keeper {
 
     /// Lets go of records that the store has and followers hardly want. To be called now and then.
     pub async fn compact(&self) -> Result<(), KeeperError> {
-        let raft = |error: &dyn std::fmt::Display| KeeperError::Raft(error.to_string());
         let first = self.log.counters().first.load(Ordering::Relaxed);
         let point = self.log.purge_point(self.options.keep_bytes).min(self.applying.store.durable());
         if point <= first {
             return Ok(());
         }
-        self.raft.trigger().snapshot().await.map_err(|error| raft(&error))?;
+        self.raft.trigger().snapshot().await.map_err(|error| KeeperError::raft(&error))?;
         let upto = raft::types::index_at(point.saturating_sub(1));
         match upto {
-            Some(upto) => self.raft.trigger().purge_log(upto).await.map_err(|error| raft(&error)),
+            Some(upto) => {
+                self.raft.trigger().purge_log(upto).await.map_err(|error| KeeperError::raft(&error))
+            }
             None => Ok(()),
         }
     }
@@ -647,7 +651,7 @@ fn raft_config(times: &Times) -> Result<openraft::Config, KeeperError> {
         ..openraft::Config::default()
     }
     .validate()
-    .map_err(|error| KeeperError::Raft(error.to_string()))
+    .map_err(|error| KeeperError::raft(&error))
 }
 
 fn lock(dir: &Path) -> Result<File, KeeperError> {

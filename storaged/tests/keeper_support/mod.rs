@@ -404,10 +404,7 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 pub(crate) struct Alone;
 
 impl Line for Alone {
-    fn ask<'a>(
-        &'a mut self,
-        _message: bytes::Bytes,
-    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>> {
+    fn ask<'a>(&'a mut self, _message: bytes::Bytes) -> storaged::keeper::Carried<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 }
@@ -422,7 +419,7 @@ impl Transport for Alone {
         _to: NodeId,
         _address: &'a str,
         _message: bytes::Bytes,
-    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>> {
+    ) -> storaged::keeper::Carried<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 
@@ -432,7 +429,7 @@ impl Transport for Alone {
         _address: &'a str,
         _message: bytes::Bytes,
         _pieces: tokio::sync::mpsc::Receiver<bytes::Bytes>,
-    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, TransportError>> {
+    ) -> storaged::keeper::Carried<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 }

@@ -13,7 +13,6 @@ use crate::model::{Mutex as LockModel, Name, Names, Op, Part, Register, Reply};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use fastrand::Rng;
-use futures::future::BoxFuture;
 use rain_namespace::command::{Applied, AttrChange, Command, NodeSpec, Outcome, RenameMode, Request};
 use rain_namespace::error::NsError;
 use rain_namespace::lock::{Lock, LockKind, LockState};
@@ -29,7 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storaged::keeper::raft::Campaign;
 use storaged::keeper::{
-    Keeper, KeeperOptions, Line, Namespace, ProposerOptions, Seat, StoreOptions, Transport, TransportError,
+    Carried, Keeper, KeeperOptions, Line, Namespace, ProposerOptions, Seat, StoreOptions, Transport,
+    TransportError,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -153,7 +153,7 @@ impl Port {
 struct PortLine(Port, NodeId);
 
 impl Line for PortLine {
-    fn ask<'a>(&'a mut self, message: Bytes) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+    fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a> {
         Box::pin(self.0.clone().carry(self.1, message))
     }
 }
@@ -163,12 +163,7 @@ impl Transport for Port {
         Box::new(PortLine(self.clone(), to))
     }
 
-    fn call<'a>(
-        &'a self,
-        to: NodeId,
-        _address: &'a str,
-        message: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: Bytes) -> Carried<'a> {
         Box::pin(self.clone().carry(to, message))
     }
 
@@ -178,7 +173,7 @@ impl Transport for Port {
         _address: &'a str,
         message: Bytes,
         pieces: mpsc::Receiver<Bytes>,
-    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+    ) -> Carried<'a> {
         let port = self.clone();
         Box::pin(async move {
             let gone = || TransportError("gone".into());

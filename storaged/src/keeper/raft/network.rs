@@ -52,8 +52,11 @@ pub struct TransportError(pub String);
 /// A line to another keeper for one message after the other.
 pub trait Line: Debug + Send + Sync + 'static {
     /// Sends a message and gives the answer. The caller sets the deadline; after a missed one the line is not used again.
-    fn ask<'a>(&'a mut self, message: Bytes) -> BoxFuture<'a, Result<Bytes, TransportError>>;
+    fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a>;
 }
+
+/// The answer to a message, on its way.
+pub type Carried<'a> = BoxFuture<'a, Result<Bytes, TransportError>>;
 
 /// Carries bytes between keepers.
 pub trait Transport: Debug + Send + Sync + 'static {
@@ -61,12 +64,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
     fn line(&self, to: NodeId, address: &str) -> Box<dyn Line>;
 
     /// Sends a message and gives the answer. The caller sets the deadline.
-    fn call<'a>(
-        &'a self,
-        to: NodeId,
-        address: &'a str,
-        message: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, TransportError>>;
+    fn call<'a>(&'a self, to: NodeId, address: &'a str, message: Bytes) -> Carried<'a>;
 
     /// Sends a message and pieces that follow it; the answer comes when all were taken.
     fn send<'a>(
@@ -75,7 +73,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
         address: &'a str,
         message: Bytes,
         pieces: mpsc::Receiver<Bytes>,
-    ) -> BoxFuture<'a, Result<Bytes, TransportError>>;
+    ) -> Carried<'a>;
 }
 
 type Rpc<T> = Result<T, RPCError<NodeId, Place, RaftError<NodeId>>>;
