@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 const SHARDS: usize = 16;
 
+/// Threads that are remembered to have looked up one inode.
+const NAMED_MAX: usize = 16;
+
 /// The namespace's inode numbers and the kernel's: the same, with the volume's root and 1 swapped.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Numbers {
@@ -58,8 +61,8 @@ struct Known {
     parent: Ino,
     /// The version of the contents in the attributes that the kernel was last given.
     told: u64,
-    /// When the kernel was last told that a name means it, until it was opened.
-    named: Option<Instant>,
+    /// Which threads were lately told that a name means it, and when; the newest last.
+    named: Vec<(u32, Instant)>,
     /// Until when it is taken for granted that there is no `security.capability`.
     no_capability_until: Option<Instant>,
 }
@@ -91,13 +94,27 @@ impl Inodes {
         let mut shard = self.shard(attr.ino);
         let known = shard.entry(attr.ino).or_default();
         known.lookups += 1;
-        known.named = Some(Instant::now());
         known.tell(attr);
     }
 
-    /// The inode is opened: how long ago the kernel was told a name of it, if it was since the last open.
-    pub(crate) fn opened(&self, ino: Ino) -> Option<Duration> {
-        self.shard(ino).get_mut(&ino).and_then(|known| known.named.take()).map(|named| named.elapsed())
+    /// A thread is about to be told that a name means this inode.
+    pub(crate) fn named(&self, ino: Ino, thread: u32) {
+        if let Some(known) = self.shard(ino).get_mut(&ino) {
+            known.named.retain(|(told, _)| *told != thread);
+            if known.named.len() >= NAMED_MAX {
+                known.named.remove(0);
+            }
+            known.named.push((thread, Instant::now()));
+        }
+    }
+
+    /// A thread opens the inode: how long ago it was told a name of it, if it was since it last opened it. Else the kernel has the name
+    /// from memory.
+    pub(crate) fn opened(&self, ino: Ino, thread: u32) -> Option<Duration> {
+        let mut shard = self.shard(ino);
+        let named = &mut shard.get_mut(&ino)?.named;
+        let at = named.iter().position(|(told, _)| *told == thread)?;
+        Some(named.remove(at).1.elapsed())
     }
 
     /// A reply is about to give the kernel attributes of an inode it has.
@@ -279,12 +296,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_name_is_fresh_for_one_open() {
+    fn a_name_is_fresh_for_one_open_of_the_thread_that_looked_it_up() {
         let inodes = table();
-        assert_eq!(inodes.opened(Ino(7)), None);
         inodes.looked_up(&attr(7));
-        assert!(inodes.opened(Ino(7)).is_some_and(|age| age < Duration::from_secs(5)));
-        assert_eq!(inodes.opened(Ino(7)), None, "the kernel has it from memory");
+        assert_eq!(inodes.opened(Ino(7), 1), None, "nobody has looked");
+        for thread in [1, 2, 1] {
+            inodes.named(Ino(7), thread);
+        }
+        assert!(inodes.opened(Ino(7), 1).is_some_and(|age| age < Duration::from_secs(5)));
+        assert_eq!(inodes.opened(Ino(7), 1), None, "the kernel has it from memory");
+        assert_eq!(inodes.opened(Ino(7), 3), None, "another one has looked");
+        assert!(inodes.opened(Ino(7), 2).is_some());
+        (0..100).for_each(|thread| inodes.named(Ino(7), thread));
+        assert!(
+            inodes.opened(Ino(7), 99).is_some() && inodes.opened(Ino(7), 1).is_none(),
+            "a bounded memory"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use super::Shared;
 use super::attrs::without_set_id;
+use super::shared::Caller;
 use crate::handles::Opened;
 use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags};
 use rain_client::OpenFile;
@@ -36,7 +37,7 @@ impl Opened {
 }
 
 /// Between a lookup and the open that it was for.
-const NAME_FRESH: Duration = Duration::from_millis(100);
+const NAME_FRESH: Duration = Duration::from_millis(500);
 
 /// What a write needs besides its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -64,11 +65,12 @@ impl Write {
 impl Shared {
     pub(super) async fn open(
         &self,
-        privileged: bool,
+        caller: Caller,
+        thread: u32,
         ino: Ino,
         flags: i32,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        let named = self.inodes.opened(ino);
+        let named = self.inodes.opened(ino, thread);
         let file = self.volume.open(ino).await.map_err(|error| self.inode_errno("opening", &error))?;
         // A name may have gone, or mean another file by now. Where the kernel had it from memory it is told to look again, which it
         // does once; where it has just done so the file is as it was a moment ago, which is as good.
@@ -78,7 +80,7 @@ impl Shared {
         }
         let opened = Opened::new(file, flags);
         if opened.writable && flags & libc::O_TRUNC != 0 {
-            self.empty(privileged, ino, &opened.file).await?;
+            self.empty(caller.is_privileged(), ino, &opened.file).await?;
         } else if !self.inodes.kernel_knows(ino, opened.file.attr().version) {
             self.drop_kernel_attributes(ino);
         }

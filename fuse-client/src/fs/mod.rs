@@ -142,9 +142,12 @@ impl Filesystem for RainFs {
         tracing::debug!(inodes = self.shared.inodes.len(), "the kernel let go of the mount");
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move { fs.reply_entry(reply, fs.lookup(parent, &name).await) });
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
+        self.answer(move |fs| async move {
+            let found = fs.lookup(parent, &name).await;
+            fs.reply_found(reply, found, thread);
+        });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
@@ -271,9 +274,9 @@ impl Filesystem for RainFs {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (privileged, ino) = (request.uid() == 0, self.ino(ino));
+        let (caller, thread, ino) = (Caller::from(request), request.pid(), self.ino(ino));
         self.answer(move |fs| async move {
-            match fs.open(privileged, ino, flags.0).await {
+            match fs.open(caller, thread, ino, flags.0).await {
                 Ok((handle, flags)) => reply.opened(handle, flags),
                 Err(errno) => reply.error(errno),
             }

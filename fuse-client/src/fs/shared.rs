@@ -44,6 +44,10 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    pub(super) fn is_privileged(self) -> bool {
+        self.uid == 0
+    }
+
     pub(super) fn new_inode(self, kind: FileKind, mode: u32) -> NewInode {
         NewInode::new(kind, (mode & 0o7777) as u16, self.uid, self.gid)
     }
@@ -133,10 +137,26 @@ impl Shared {
         }
     }
 
+    /// The answer to a lookup by a thread, which will be the one to open what it has found.
+    pub(super) fn reply_found(&self, reply: ReplyEntry, found: Result<Attr, Errno>, thread: u32) {
+        if let Ok(attr) = &found {
+            self.inodes.looked_up(attr);
+            self.inodes.named(attr.ino, thread);
+        }
+        self.reply_counted(reply, found);
+    }
+
     pub(super) fn reply_entry(&self, reply: ReplyEntry, result: Result<Attr, Errno>) {
+        if let Ok(attr) = &result {
+            self.inodes.looked_up(attr);
+        }
+        self.reply_counted(reply, result);
+    }
+
+    /// A name's meaning, which counts as looked up already.
+    fn reply_counted(&self, reply: ReplyEntry, result: Result<Attr, Errno>) {
         match result {
             Ok(attr) => {
-                self.inodes.looked_up(&attr);
                 let kernel = to_kernel(&attr, self.numbers);
                 // Inode numbers are never used again, so one generation is enough.
                 reply.entry_with_ttls(&self.times.attr, &self.times.entry, &kernel, Generation(0));
