@@ -15,11 +15,11 @@ use crate::volume::Volume;
 use rain_namespace::command::{Applied, Command, Outcome, Request};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, Answered, Query};
-use rain_namespace::record::{NodeRecord, VolumeRecord};
+use rain_namespace::record::{NodeRecord, Time, VolumeRecord};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_client::NamespaceClient;
-use rain_types::{BlockId, ClusterId, CodeSpec, NodeId, RequestId, SessionId, ShareIndex, VolumeId};
+use rain_types::{BlockId, ClusterId, CodeSpec, Ino, NodeId, RequestId, SessionId, ShareIndex, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -39,6 +39,9 @@ const GROUPS_OF_A_VOLUME: u32 = 64;
 
 /// A session says what it has open at least so often: a removed file takes its room until two such words.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
+
+/// Whoever waits for a directory looks so often whether it has waited for too long.
+const RECALL_TURN: Duration = Duration::from_millis(500);
 
 /// Open files that are told one by one; with more, none is taken for closed.
 const OPEN_TOLD_MAX: usize = 1 << 16;
@@ -308,18 +311,47 @@ impl Cluster {
     /// Asks the namespace. Without a majority the nodes that answer say what they have, which may be old
     /// ([`Cluster::without_leader`]).
     pub async fn query(&self, query: &Query) -> Result<Answer, Error> {
-        let bytes: bytes::Bytes = wire::encode(query).into();
-        let response = match self.query_leader(bytes.clone(), Duration::ZERO).await {
-            Err(error @ Error::NoMajority { .. }) if self.options.may_be_old => {
-                self.query_any(bytes).await.ok_or(error)?
+        let begun = Instant::now();
+        loop {
+            // About names the session matters: they may be another's for now.
+            let framed = match query {
+                Query::Lookup { .. } | Query::ReadDirectory { .. } => {
+                    wire::encode(&Query::As { session: self.session(), query: Box::new(query.clone()) })
+                }
+                _ => wire::encode(query),
+            };
+            let response = match self.query_leader(framed.into(), Duration::ZERO).await {
+                Err(error @ Error::NoMajority { .. }) if self.options.may_be_old => {
+                    self.query_any(wire::encode(query).into()).await.ok_or(error)?
+                }
+                asked => asked?,
+            };
+            let answered: Answered = wire::decode(&response.answered)?;
+            match answered {
+                Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
+                answered => return answered.map_err(Error::Refused),
             }
-            asked => asked?,
-        };
-        let answered: Answered = wire::decode(&response.answered)?;
-        answered.map_err(Error::Refused)
+        }
     }
 
-    /// Asks the leader, and nobody else, about a lock; the answer may wait so long for it.
+    /// Has a directory given back by whoever holds it.
+    pub(crate) async fn recall(&self, dir: Ino, begun: Instant) -> Result<(), Error> {
+        let bound = self.options.slow_after;
+        self.propose_internal(Command::Recall { dir }).await?;
+        loop {
+            let left = bound.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                let what = format!("waiting for directory {dir}, which another client holds,");
+                return Err(Error::TimedOut { what, after: bound });
+            }
+            let query = Query::Delegation { dir };
+            if let Answer::Delegation(None) = self.query_waiting(&query, RECALL_TURN.min(left)).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks the leader, and nobody else, about what may be waited for; the answer may wait so long for it.
     pub(crate) async fn query_waiting(&self, query: &Query, wait: Duration) -> Result<Answer, Error> {
         let response = self.query_leader(wire::encode(query).into(), wait).await?;
         let answered: Answered = wire::decode(&response.answered)?;
@@ -386,51 +418,78 @@ impl Cluster {
         bound: Option<SessionId>,
         command: Command,
     ) -> Result<Outcome, Error> {
+        let begun = Instant::now();
         loop {
-            let (id, done_below) = {
-                let mut session = lock(&self.session);
-                if let Some(ended) = bound.filter(|bound| *bound != session.id) {
-                    return Err(Error::Refused(NsError::SessionEnded(ended)));
-                }
-                let seq = session.next_request;
-                session.next_request += 1;
-                session.under_way.insert(seq);
-                let done_below = session.under_way.first().copied().unwrap_or(seq);
-                (RequestId { session: session.id, seq }, done_below)
-            };
-            let under_way = UnderWay { cluster: self, id };
-            let request = Request { id: Some(id), done_below, command: command.clone() };
-            let applied = self.send(&request).await?;
-            drop(under_way);
-            match applied {
+            match self.propose_once(bound, &command).await? {
                 // Blocks belong to their session: only the flush, which has their data, can go on.
-                Err(NsError::SessionEnded(ended)) if ended == id.session => {
+                Err(NsError::SessionEnded(ended)) => {
                     self.reopen_session(ended).await?;
                     if bound.is_some() || matches!(command, Command::Commit { .. }) {
                         return Err(Error::Refused(NsError::SessionEnded(ended)));
                     }
                 }
+                Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
                 applied => return applied.map_err(Error::Refused),
             }
         }
     }
 
-    /// Applies a command that may be repeated and needs no session.
-    pub async fn propose_internal(&self, command: Command) -> Result<Outcome, Error> {
-        self.send(&Request { id: None, done_below: 0, command }).await?.map_err(Error::Refused)
+    /// As [`Cluster::propose_in`], without going on where the session has ended or a directory is another's.
+    pub(crate) async fn propose_once(
+        &self,
+        bound: Option<SessionId>,
+        command: &Command,
+    ) -> Result<Applied, Error> {
+        let numbered = self.number([(command.clone(), None)]);
+        if let Some(ended) = bound.filter(|bound| *bound != numbered.session) {
+            return Ok(Err(NsError::SessionEnded(ended)));
+        }
+        let mut applied = self.send_numbered(&numbered).await?;
+        applied.pop().ok_or_else(|| unexpected("an outcome"))
     }
 
-    async fn send(&self, request: &Request) -> Result<Applied, Error> {
+    /// Gives commands, each with the time that it is to have, their numbers in the session that is open now. However often they are sent,
+    /// each applies once.
+    pub(crate) fn number(&self, commands: impl IntoIterator<Item = (Command, Option<Time>)>) -> Numbered<'_> {
+        let mut session = lock(&self.session);
+        let mut numbered = Numbered { session: session.id, requests: Vec::new(), _under_way: Vec::new() };
+        for (command, time) in commands {
+            let seq = session.next_request;
+            session.next_request += 1;
+            session.under_way.insert(seq);
+            let done_below = session.under_way.first().copied().unwrap_or(seq);
+            let id = RequestId { session: session.id, seq };
+            let request = Request { id: Some(id), done_below, time, command };
+            numbered.requests.push(wire::encode(&request).into());
+            numbered._under_way.push(UnderWay { cluster: self, id });
+        }
+        numbered
+    }
+
+    /// Sends commands, which are applied in their order; gives the outcome of each.
+    pub(crate) async fn send_numbered(&self, numbered: &Numbered<'_>) -> Result<Vec<Applied>, Error> {
+        self.send(numbered.requests.clone()).await
+    }
+
+    /// Applies a command that may be repeated and needs no session.
+    pub async fn propose_internal(&self, command: Command) -> Result<Outcome, Error> {
+        let mut applied = self.send(vec![wire::encode(&Request::internal(command)).into()]).await?;
+        applied.pop().ok_or_else(|| unexpected("an outcome"))?.map_err(Error::Refused)
+    }
+
+    async fn send(&self, requests: Vec<bytes::Bytes>) -> Result<Vec<Applied>, Error> {
         count(&self.counters.commands);
-        let bytes: bytes::Bytes = wire::encode(request).into();
         let response = self
             .call_leader("changing the namespace", |channel| {
-                let request = v1::ProposeRequest { request: bytes.clone() };
+                let request = v1::ProposeRequest { requests: requests.clone() };
                 let mut client = namespace_client(channel);
                 async move { client.propose(request).await }
             })
             .await?;
-        Ok(wire::decode(&response.applied)?)
+        if response.applied.len() != requests.len() {
+            return Err(unexpected("an outcome for each command"));
+        }
+        Ok(response.applied.iter().map(|applied| wire::decode(applied)).collect::<Result<_, _>>()?)
     }
 
     async fn call_leader<T, F>(&self, what: &str, call: impl Fn(Channel) -> F) -> Result<T, Error>
@@ -524,7 +583,17 @@ impl Drop for Cluster {
     }
 }
 
+/// Commands with their numbers in a session.
+#[derive(Debug)]
+pub(crate) struct Numbered<'a> {
+    /// Which.
+    pub(crate) session: SessionId,
+    requests: Vec<bytes::Bytes>,
+    _under_way: Vec<UnderWay<'a>>,
+}
+
 /// A request's number, until its result is here (or nobody waits for it any more).
+#[derive(Debug)]
 struct UnderWay<'a> {
     cluster: &'a Cluster,
     id: RequestId,

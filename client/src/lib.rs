@@ -12,9 +12,12 @@
 //!    background; an error never throws written data away.
 //! 4. Every byte read is checked against its chunk's checksum before anybody sees it.
 //!
-//! It knows nothing of FUSE, of a node's disk, or of what the namespace's functions do.
+//! - Where [`Options::behind`] says so, names and small files are told to the namespace behind the caller ([`behind`]).
+//!
+//! It knows nothing of FUSE, of a node's disk, or of what the namespace's functions do, but to ask them.
 
 mod admin;
+mod behind;
 pub mod block;
 mod cluster;
 mod dirty;

@@ -48,6 +48,9 @@ pub struct Options {
     pub read_policy: ReadPolicy,
     /// It only looks: no session is opened, and no leader of the namespace is needed.
     pub observe: bool,
+    /// Directories in which it makes and removes much are held, and names and small files in them are told to the namespace behind the caller:
+    /// durable at the next flush, seen by others at once. False: every call returns when it is durable.
+    pub behind: bool,
     /// Without a majority, what a node has is an answer, which may be old; else there is none. True.
     pub may_be_old: bool,
 }
@@ -63,6 +66,7 @@ impl Default for Options {
             blocks_in_flight_max: 8,
             read_policy: ReadPolicy::default(),
             observe: false,
+            behind: false,
             may_be_old: true,
         }
     }

@@ -3,6 +3,7 @@
 //! Attributes that this module gives include what the client has written and not yet committed (length and
 //! time of modification), so that a program sees its own writes.
 
+use crate::behind::Behind;
 use crate::block::BlockPlace;
 use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
@@ -101,6 +102,7 @@ pub struct Volume {
     pub(crate) files: Mutex<HashMap<Ino, Arc<FileState>>>,
     versions: Mutex<BTreeMap<Ino, u64>>,
     pub(crate) budget: DirtyBudget,
+    pub(crate) behind: Arc<Behind>,
     pub(crate) runtime: Handle,
 }
 
@@ -119,12 +121,14 @@ impl Volume {
                 bytes_max: cluster.options().dirty_bytes_max,
                 freed: Notify::new(),
             },
+            behind: Arc::new(Behind::new()),
             runtime: Handle::current(),
             cluster: cluster.clone(),
             record,
         });
         let flusher = tokio::spawn(flush_idle_for_ever(Arc::downgrade(&volume)));
         cluster.own(flusher.abort_handle());
+        volume.start_behind(&cluster);
         Ok(volume)
     }
 
@@ -197,14 +201,14 @@ impl Volume {
     }
 
     async fn attr_of(&self, query: &Query) -> Result<Attr, Error> {
-        match self.cluster.query(query).await? {
+        match self.ask(query).await? {
             Answer::Attr(attr) => Ok(self.overlay(attr)),
             _ => Err(unexpected("an inode")),
         }
     }
 
     async fn attr_from(&self, command: Command) -> Result<Attr, Error> {
-        match self.cluster.propose(command).await? {
+        match self.change(command).await? {
             Outcome::Attr(attr) => Ok(self.overlay(attr)),
             _ => Err(unexpected("an inode")),
         }
@@ -234,7 +238,9 @@ impl Volume {
     pub async fn make(&self, parent: Ino, name: &[u8], new: NewInode) -> Result<Attr, Error> {
         let NewInode { kind, mode, uid, gid, rdev, target, or_existing } = new;
         let name = name.to_vec();
-        self.attr_from(Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing }).await
+        let ino = None;
+        self.attr_from(Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino })
+            .await
     }
 
     /// Makes a file and opens it. With `or_existing` the file of that name, if there is one.
@@ -262,7 +268,7 @@ impl Volume {
 
     /// Takes an empty directory away.
     pub async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
-        self.cluster.propose(Command::RemoveDirectory { parent, name: name.to_vec() }).await.map(|_| ())
+        self.change(Command::RemoveDirectory { parent, name: name.to_vec() }).await.map(|_| ())
     }
 
     /// Moves a name.
@@ -274,21 +280,33 @@ impl Volume {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), Error> {
+        if let Some(file) =
+            self.behind.born_over((parent, name), (new_parent, new_name)).and_then(|ino| self.file(ino))
+        {
+            // Should everything fail now, the name has the old contents or the new, as if the new had been stored by their writer.
+            file.flush(self).await?;
+        }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         self.remove(Command::Rename { parent, name, new_parent, new_name, mode }).await
     }
 
     async fn remove(&self, command: Command) -> Result<(), Error> {
-        let Outcome::Removed { ino, orphaned } = self.cluster.propose(command).await? else {
+        let Outcome::Removed { ino, orphaned } = self.change(command).await? else {
             return Err(unexpected("what was removed"));
         };
         if orphaned {
-            self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
-            if let Some(file) = self.file(ino) {
-                file.orphan();
-            }
+            self.is_orphan(ino);
         }
         Ok(())
+    }
+
+    /// A file has no name any more.
+    pub(crate) fn is_orphan(&self, ino: Ino) {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
+        match self.file(ino) {
+            Some(file) => file.orphan(),
+            None => self.behind.closed(ino),
+        }
     }
 
     /// Which files are open in this client, or closed and not stored yet.
@@ -302,7 +320,7 @@ impl Volume {
     }
 
     async fn bytes_of(&self, query: &Query) -> Result<Vec<u8>, Error> {
-        match self.cluster.query(query).await? {
+        match self.ask(query).await? {
             Answer::Bytes(bytes) => Ok(bytes),
             _ => Err(unexpected("bytes")),
         }
@@ -316,7 +334,7 @@ impl Volume {
         limit: u32,
     ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
         let query = Query::ReadDirectory { dir, after: after.map(<[u8]>::to_vec), limit };
-        let Answer::Directory { mut entries, more } = self.cluster.query(&query).await? else {
+        let Answer::Directory { mut entries, more } = self.ask(&query).await? else {
             return Err(unexpected("a directory"));
         };
         if !self.files().is_empty() {
@@ -334,7 +352,7 @@ impl Volume {
 
     /// The names of the extended attributes.
     pub async fn list_xattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, Error> {
-        match self.cluster.query(&Query::ListXattr { ino }).await? {
+        match self.ask(&Query::ListXattr { ino }).await? {
             Answer::Names(names) => Ok(names),
             _ => Err(unexpected("names")),
         }
@@ -343,12 +361,12 @@ impl Volume {
     /// Sets an extended attribute.
     pub async fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), Error> {
         let command = Command::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), mode };
-        self.cluster.propose(command).await.map(|_| ())
+        self.change(command).await.map(|_| ())
     }
 
     /// Takes an extended attribute away.
     pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Error> {
-        self.cluster.propose(Command::RemoveXattr { ino, name: name.to_vec() }).await.map(|_| ())
+        self.change(Command::RemoveXattr { ino, name: name.to_vec() }).await.map(|_| ())
     }
 
     /// The inode at a path of the volume (`/dir/file`). Symlinks on the way are not followed: paths of
@@ -400,7 +418,7 @@ impl Volume {
         let _opening = self.cluster.openings.begin();
         let open_here = self.file(ino).is_some_and(|file| file.is_open());
         let query = if open_here { Query::GetAttr { ino } } else { Query::Open { ino } };
-        let Answer::Attr(attr) = self.cluster.query(&query).await? else {
+        let Answer::Attr(attr) = self.ask(&query).await? else {
             return Err(unexpected("an inode"));
         };
         match attr.kind {
@@ -435,8 +453,14 @@ impl Volume {
         versions.insert(ino, version);
     }
 
-    /// Stores and commits everything written so far to any file. Tries them all; gives the first error.
+    /// Stores and commits everything written so far to any file, and everything else that was done. Tries them all; gives the first error.
     pub async fn flush_all(&self) -> Result<(), Error> {
+        let stored = self.store_all().await;
+        stored.and(self.settle().await)
+    }
+
+    /// Stores and commits everything written so far to any file.
+    pub(crate) async fn store_all(&self) -> Result<(), Error> {
         let waits = |file: &&Arc<FileState>| file.is_dirty() || file.is_leaving();
         let dirty: Vec<_> = self.files().values().filter(waits).cloned().collect();
         let mut first = Ok(());
@@ -458,6 +482,7 @@ impl Volume {
                 self.remember_version(file.ino(), version);
             }
             files.remove(&file.ino());
+            self.behind.closed(file.ino());
         }
     }
 }
@@ -466,7 +491,7 @@ async fn flush_idle_for_ever(volume: Weak<Volume>) {
     loop {
         tokio::time::sleep(FLUSH_IDLE_EVERY).await;
         let Some(volume) = volume.upgrade() else { return };
-        if let Err(error) = volume.flush_all().await {
+        if let Err(error) = volume.store_all().await {
             tracing::warn!(%error, "written data could not be stored yet; it stays in memory and is tried again");
         }
     }

@@ -47,6 +47,8 @@ pub(crate) fn of_refusal(refusal: &NsError) -> Errno {
         NsError::CrossVolume => Errno::EXDEV,
         NsError::Deadlock => Errno::EDEADLK,
         NsError::TooManyLocks => Errno::ENOLCK,
+        // Recalled and waited for; this is what remains when it does not come back.
+        NsError::Delegated { .. } => Errno::EBUSY,
         // The client answers these itself (blocks instead of inline data, a new session). One that comes
         // this far is a fault, not a program's mistake.
         NsError::NotInline | NsError::SessionEnded(_) => Errno::EIO,
@@ -90,6 +92,7 @@ mod tests {
             (NsError::CrossVolume, libc::EXDEV),
             (NsError::Deadlock, libc::EDEADLK),
             (NsError::TooManyLocks, libc::ENOLCK),
+            (NsError::Delegated { dir: rain_types::Ino(1), session: SessionId(1) }, libc::EBUSY),
             (NsError::SessionEnded(SessionId(3)), libc::EIO),
             (NsError::TooFewNodes { code: "rdp 4+2".into(), needed: 6, have: 3 }, libc::EIO),
             (NsError::Malformed("x".into()), libc::EIO),

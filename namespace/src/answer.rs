@@ -6,9 +6,11 @@ use crate::key;
 use crate::kv::KvRead;
 use crate::lock::LockRecord;
 use crate::query::{Answer, Answered, BlockEntry, DirectoryEntry, Query, Totals};
-use crate::record::{Attr, BlockRecord, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord};
+use crate::record::{
+    Attr, BlockRecord, DelegationRecord, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord,
+};
 use crate::wire;
-use rain_types::{BlockId, Ino, VolumeId};
+use rain_types::{BlockId, Ino, SessionId, VolumeId};
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
 
@@ -90,6 +92,37 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
             let held = locks(kv, *ino).conflict(*session, lock);
             Answer::Conflict(held.map(|held| (held.session, held.lock)))
         }
+        Query::As { session, query } => {
+            let names_of = match &**query {
+                Query::Lookup { parent, .. } => Some(*parent),
+                Query::ReadDirectory { dir, .. } => Some(*dir),
+                Query::As { .. } => {
+                    return Err(NsError::Invalid("a question within a frame in a frame".into()));
+                }
+                _ => None,
+            };
+            if let Some(dir) = names_of
+                && let Some(held) = delegation(kv, dir).filter(|held| held.session != *session)
+            {
+                return Err(NsError::Delegated { dir, session: held.session });
+            }
+            return answer(kv, query);
+        }
+        Query::Delegation { dir } => Answer::Delegation(delegation(kv, *dir).map(|held| held.session)),
+        Query::Delegations { session } => {
+            if kv.get(&key::session(*session)).is_none() {
+                return Err(NsError::SessionEnded(*session));
+            }
+            let mut dirs = Vec::new();
+            let prefix = key::all_delegated_to(*session);
+            kv.scan(&prefix, &key::after_prefix(&prefix), &mut |key, _| {
+                dirs.extend(key::last_number(key).map(Ino));
+                ControlFlow::Continue(())
+            });
+            let recalled = |dir: Ino| (dir, delegation(kv, dir).is_some_and(|held| held.recalled));
+            Answer::Delegations(dirs.into_iter().map(recalled).collect())
+        }
+        Query::Recalled { limit } => Answer::Recalled(recalled(kv, rows(*limit))),
         Query::Totals => {
             let count = |name: &str| read::<u64>(kv, &key::counter(name)).unwrap_or(0);
             Answer::Totals(Totals {
@@ -202,6 +235,22 @@ fn missing(kv: &dyn KvRead, after: Option<(u8, BlockId)>, limit: usize) -> Vec<B
         if ids.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     ids.into_iter().filter_map(|id| block(kv, id)).collect()
+}
+
+fn delegation(kv: &dyn KvRead, dir: Ino) -> Option<DelegationRecord> {
+    read(kv, &key::delegation(dir))
+}
+
+fn recalled(kv: &dyn KvRead, limit: usize) -> Vec<(Ino, SessionId)> {
+    let mut found = Vec::new();
+    kv.scan(b"P", &key::after_prefix(b"P"), &mut |key, value| {
+        let held: DelegationRecord = wire::decode(value).expect("a record of the namespace is readable");
+        if held.recalled {
+            found.extend(key::last_number(key).map(|dir| (Ino(dir), held.session)));
+        }
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    found
 }
 
 fn locks(kv: &dyn KvRead, ino: Ino) -> LockRecord {

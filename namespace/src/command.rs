@@ -32,8 +32,17 @@ pub struct Request {
     pub id: Option<RequestId>,
     /// The client has the results of all its requests below this number: their records can go.
     pub done_below: u64,
+    /// When it happened, by the asker's clock; none: the entry's time. What was done behind the caller keeps the time that the caller saw.
+    pub time: Option<Time>,
     /// What to do.
     pub command: Command,
+}
+
+impl Request {
+    /// A command of no session, which may be repeated.
+    pub fn internal(command: Command) -> Request {
+        Request { id: None, done_below: 0, time: None, command }
+    }
 }
 
 /// What a node says of itself.
@@ -108,6 +117,8 @@ pub enum Command {
         target: Vec<u8>,
         /// A file only: when the name is taken by a file, give that instead of `Exists`.
         or_existing: bool,
+        /// Its number, one that was reserved and not used; none: the next.
+        ino: Option<Ino>,
     },
     /// Another name for a file. Outcome: `Attr` of the file.
     Link {
@@ -248,10 +259,37 @@ pub enum Command {
         /// Which; those that are no orphans are passed over.
         inos: Vec<Ino>,
     },
+    /// The names of a directory become the request's session's alone ([`crate::holding`]). Outcome: `Attr` of the directory.
+    Delegate {
+        /// Which.
+        dir: Ino,
+    },
+    /// Somebody else wants a directory: who has it is to give it back. Outcome: `Done`, also when nobody has it.
+    Recall {
+        /// Which.
+        dir: Ino,
+    },
+    /// The request's session gives directories back. Outcome: `Done`; those that it has not are passed over.
+    GiveBack {
+        /// Which.
+        dirs: Vec<Ino>,
+    },
+    /// A directory is taken from a session that does not give it back. Outcome: `Done`, also when it has it no more.
+    TakeBack {
+        /// Which.
+        dir: Ino,
+        /// From whom.
+        session: SessionId,
+    },
+    /// Inode numbers for what the asker will make. Outcome: `Reserved`.
+    ReserveInos {
+        /// How many, 1 to 65,536.
+        count: u32,
+    },
 }
 
 impl Command {
-    /// Whether a lock that somebody waits for may be granted by it.
+    /// Whether somebody may wait for it: for a lock, for a directory, or for the word that one is wanted back.
     pub fn may_grant(&self) -> bool {
         matches!(
             self,
@@ -260,6 +298,9 @@ impl Command {
                 | Command::GiveUp { .. }
                 | Command::EndSession { .. }
                 | Command::Free { .. }
+                | Command::Recall { .. }
+                | Command::GiveBack { .. }
+                | Command::TakeBack { .. }
         )
     }
 }
@@ -375,6 +416,13 @@ pub enum Outcome {
         state: LockState,
         /// The inode as it is now: what was written under the lock before is in it.
         attr: Attr,
+    },
+    /// Inode numbers that nobody else will use.
+    Reserved {
+        /// The first.
+        first: Ino,
+        /// How many.
+        count: u32,
     },
 }
 

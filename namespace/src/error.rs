@@ -82,4 +82,12 @@ pub enum NsError {
     /// Too many locks on one file, or too many that wait.
     #[error("too many locks on this file")]
     TooManyLocks,
+    /// The directory's names are another session's for now: recall it, wait, and ask again.
+    #[error("the directory {dir} is delegated to session {session}")]
+    Delegated {
+        /// Which.
+        dir: rain_types::Ino,
+        /// Whose it is.
+        session: rain_types::SessionId,
+    },
 }

@@ -78,6 +78,21 @@ pub fn all_locked_by(session: SessionId) -> Vec<u8> {
     key(b'Y', &[&session.0.to_be_bytes()])
 }
 
+/// Whose a directory's names are: `DelegationRecord`.
+pub fn delegation(dir: Ino) -> Vec<u8> {
+    key(b'P', &[&dir.0.to_be_bytes()])
+}
+
+/// A directory that a session has: nothing.
+pub fn delegated_to(session: SessionId, dir: Ino) -> Vec<u8> {
+    key(b'Q', &[&session.0.to_be_bytes(), &dir.0.to_be_bytes()])
+}
+
+/// All directories that a session has.
+pub fn all_delegated_to(session: SessionId) -> Vec<u8> {
+    key(b'Q', &[&session.0.to_be_bytes()])
+}
+
 /// A block in use: `BlockRecord`.
 pub fn block(id: BlockId) -> Vec<u8> {
     pair(b'K', id.session, id.seq)

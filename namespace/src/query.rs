@@ -131,6 +131,29 @@ pub enum Query {
         /// Which.
         ino: Ino,
     },
+    /// A question of a session: refused with `Delegated` where it is about names that are another's. Without this frame the state is
+    /// answered from as it is.
+    As {
+        /// Who asks; 0 for nobody's session.
+        session: SessionId,
+        /// What.
+        query: Box<Query>,
+    },
+    /// Who has a directory. An answer may be waited for until nobody has. Answer: `Delegation`.
+    Delegation {
+        /// Which.
+        dir: Ino,
+    },
+    /// Which directories a session has. An answer may be waited for until one is wanted back. Answer: `Delegations`.
+    Delegations {
+        /// Whose.
+        session: SessionId,
+    },
+    /// All directories that are wanted back, in order of their numbers. Answer: `Recalled`.
+    Recalled {
+        /// At most so many (the namespace's own limit is 4096).
+        limit: u32,
+    },
 }
 
 /// A name in a directory with what it names.
@@ -216,6 +239,12 @@ pub enum Answer {
     },
     /// A lock that is in the way, and whose.
     Conflict(Option<(SessionId, Lock)>),
+    /// Who has a directory.
+    Delegation(Option<SessionId>),
+    /// Directories of a session, and whether they are wanted back.
+    Delegations(Vec<(Ino, bool)>),
+    /// Directories that are wanted back, and from whom.
+    Recalled(Vec<(Ino, SessionId)>),
 }
 
 /// A query's result, as it is sent.

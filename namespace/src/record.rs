@@ -162,6 +162,15 @@ pub struct NodeRecord {
     pub folder: String,
 }
 
+/// A directory whose names are one session's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegationRecord {
+    /// Whose.
+    pub session: SessionId,
+    /// Somebody else wants it.
+    pub recalled: bool,
+}
+
 /// A client that may hold locks, open files and blocks not yet committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {

@@ -125,6 +125,7 @@ fn records(lines: &mut Lines) {
     let wanted = SessionLock { session: SessionId(300), lock: LOCK };
     let locks = LockRecord { held: vec![wanted], waiting: vec![Waiting { ticket: 300, wanted }] };
     lines.value("record", locks);
+    lines.value("record", DelegationRecord { session: SessionId(300), recalled: true });
     lines.value("record.entry", (INO, Directory));
     lines.value("record.counts", (10u64, 20u64));
     lines.value("record.counter", 300u64);
@@ -183,6 +184,7 @@ fn commands() -> Vec<Command> {
             rdev: 3,
             target: b"to".to_vec(),
             or_existing: true,
+            ino: Some(INO),
         },
         Command::Link { ino: INO, parent: Ino(2), name: name() },
         Command::Unlink { parent: INO, name: name() },
@@ -215,6 +217,11 @@ fn commands() -> Vec<Command> {
         Command::Unlock { ino: INO, lock: Lock { kind: LockKind::Either, exclusive: false, ..LOCK } },
         Command::GiveUp { ino: INO, ticket: 300 },
         Command::Seal { inos: vec![INO] },
+        Command::Delegate { dir: INO },
+        Command::Recall { dir: INO },
+        Command::GiveBack { dirs: vec![INO] },
+        Command::TakeBack { dir: INO, session: SessionId(300) },
+        Command::ReserveInos { count: 300 },
     ]
 }
 
@@ -230,6 +237,7 @@ fn results(lines: &mut Lines) {
         lock(LockState::Granted),
         lock(LockState::Waiting),
         lock(LockState::Held),
+        Outcome::Reserved { first: INO, count: 300 },
     ];
     for outcome in outcomes {
         lines.value::<Applied>("applied", Ok(outcome));
@@ -256,6 +264,7 @@ fn results(lines: &mut Lines) {
         NsError::Answered(7),
         NsError::Deadlock,
         NsError::TooManyLocks,
+        NsError::Delegated { dir: INO, session: SessionId(300) },
     ];
     for error in errors {
         lines.value::<Applied>("applied", Err(error));
@@ -285,6 +294,10 @@ fn queries() -> Vec<Query> {
         Query::Ticket { ino: INO, session: SessionId(300), ticket: 300 },
         Query::Conflict { ino: INO, session: SessionId(300), lock: LOCK },
         Query::Open { ino: INO },
+        Query::As { session: SessionId(300), query: Box::new(Query::GetAttr { ino: INO }) },
+        Query::Delegation { dir: INO },
+        Query::Delegations { session: SessionId(300) },
+        Query::Recalled { limit: 5 },
     ]
 }
 
@@ -306,6 +319,9 @@ fn answers() -> Vec<Answer> {
         Answer::Orphans(vec![(INO, true)]),
         Answer::Ticket { waiting: true, attr: attr() },
         Answer::Conflict(Some((SessionId(300), LOCK))),
+        Answer::Delegation(Some(SessionId(300))),
+        Answer::Delegations(vec![(INO, true)]),
+        Answer::Recalled(vec![(INO, SessionId(300))]),
     ]
 }
 
@@ -321,6 +337,8 @@ fn keys(lines: &mut Lines) {
         ("orphan", key::orphan(INO)),
         ("locks", key::locks(INO)),
         ("locked_by", key::locked_by(SessionId(300), INO)),
+        ("delegation", key::delegation(INO)),
+        ("delegated_to", key::delegated_to(SessionId(300), INO)),
         ("block", key::block(BLOCK)),
         ("missing", key::missing(129, BLOCK)),
         ("garbage", key::garbage(BLOCK)),
@@ -346,7 +364,12 @@ fn every_encoding_is_the_one_that_old_logs_and_stores_hold() {
         lines.value("command", command);
     }
     let id = Some(RequestId { session: SessionId(300), seq: 2 });
-    let request = Request { id, done_below: 1, command: Command::Punch { ino: INO, offset: 1, len: 2 } };
+    let request = Request {
+        id,
+        done_below: 1,
+        time: Some(TIME),
+        command: Command::Punch { ino: INO, offset: 1, len: 2 },
+    };
     lines.value("entry", Entry { time: TIME, requests: vec![request.clone()] });
     lines.value("request", request);
     results(&mut lines);

@@ -33,7 +33,18 @@ fn volume(name: &str, code: CodeSpec, groups: u32) -> Command {
 fn make(parent: Ino, name: &str, kind: FileKind) -> Command {
     let target = if kind == FileKind::Symlink { b"to".to_vec() } else { vec![] };
     let name = name.as_bytes().to_vec();
-    Command::Make { parent, name, kind, mode: 0o644, uid: 7, gid: 8, rdev: 9, target, or_existing: false }
+    Command::Make {
+        parent,
+        name,
+        kind,
+        mode: 0o644,
+        uid: 7,
+        gid: 8,
+        rdev: 9,
+        target,
+        or_existing: false,
+        ino: None,
+    }
 }
 
 fn unlink(parent: Ino, name: &str) -> Command {
@@ -96,7 +107,7 @@ impl World {
     fn run(&mut self, command: Command) -> Applied {
         self.now += 1;
         let before = self.kv.clone();
-        let request = Request { id: None, done_below: 0, command };
+        let request = Request::internal(command);
         let applied = apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &request);
         if applied.is_err() {
             assert!(before == self.kv, "refused with {applied:?}, and yet something was written");
@@ -107,12 +118,16 @@ impl World {
 
     fn numbered(&mut self, seq: u64, done_below: u64, command: Command) -> Applied {
         let id = Some(RequestId { session: self.session, seq });
-        apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &Request { id, done_below, command })
+        apply(
+            &mut self.kv,
+            Time { secs: self.now, nanos: 0 },
+            &Request { id, done_below, time: None, command },
+        )
     }
 
     /// As another session than the first; the records must agree.
     fn as_session(&mut self, session: SessionId, seq: u64, command: Command) -> Applied {
-        let request = Request { id: Some(RequestId { session, seq }), done_below: 0, command };
+        let request = Request { id: Some(RequestId { session, seq }), done_below: 0, time: None, command };
         let applied = apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &request);
         assert_eq!(check(&self.kv), []);
         applied
@@ -187,7 +202,7 @@ fn a_symlink_target_has_1_to_4095_bytes() {
     let mut world = World::new();
     let with = |name: &str, kind, target: Vec<u8>| match make(world.root, name, kind) {
         Command::Make { parent, name, kind, mode, uid, gid, rdev, or_existing, .. } => {
-            Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing }
+            Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino: None }
         }
         _ => unreachable!(),
     };
@@ -611,8 +626,7 @@ fn a_file_has_at_most_65000_names() {
     let mut world = World::new();
     let file = world.made(world.root, "f", FileKind::File);
     for index in 1..65_000 {
-        let request =
-            Request { id: None, done_below: 0, command: link(file, world.root, &index.to_string()) };
+        let request = Request::internal(link(file, world.root, &index.to_string()));
         apply(&mut world.kv, Time::default(), &request).unwrap();
     }
     assert_eq!(world.run(link(file, world.root, "more")), Err(NsError::TooManyLinks));

@@ -31,7 +31,7 @@ fn say(text: std::fmt::Arguments<'_>) {
 }
 
 fn request(command: Command) -> Request {
-    Request { id: None, done_below: 0, command }
+    Request::internal(command)
 }
 
 fn make(parent: Ino, name: String, id: Option<RequestId>) -> Request {
@@ -45,8 +45,9 @@ fn make(parent: Ino, name: String, id: Option<RequestId>) -> Request {
         rdev: 0,
         target: Vec::new(),
         or_existing: false,
+        ino: None,
     };
-    Request { id, done_below: id.map_or(0, |id| id.seq), command }
+    Request { id, done_below: id.map_or(0, |id| id.seq), time: None, command }
 }
 
 fn main() -> Result<()> {

@@ -430,7 +430,7 @@ async fn register(shared: &Shared) -> anyhow::Result<()> {
 
 /// Has a command applied, however long it takes to find a leader; a refusal is final.
 async fn propose_patiently(shared: &Shared, command: Command) -> anyhow::Result<()> {
-    let request = Request { id: None, done_below: 0, command };
+    let request = Request::internal(command);
     let mut said = String::new();
     loop {
         match propose(shared, &request).await {
@@ -462,11 +462,12 @@ async fn propose(shared: &Shared, request: &Request) -> anyhow::Result<Applied> 
         bail!("this node is just becoming the leader");
     }
     let mut client = NamespaceClient::new(grpc_endpoint(&leader.address)?.connect_lazy());
-    let message = v1::ProposeRequest { request: wire::encode(request).into() };
+    let message = v1::ProposeRequest { requests: vec![wire::encode(request).into()] };
     let asked = tokio::time::timeout(REGISTER_TIMEOUT, client.propose(message)).await;
     let answer = asked.with_context(|| format!("{} does not answer", leader.address))?;
     let answer = answer.map_err(|status| anyhow::anyhow!("{}: {}", leader.address, status.message()))?;
-    wire::decode(&answer.get_ref().applied).context("the leader's answer")
+    let applied = answer.get_ref().applied.first().context("the leader's answer is empty")?;
+    wire::decode(applied).context("the leader's answer")
 }
 
 /// Stands for leader when that is due.

@@ -277,7 +277,8 @@ impl Dev {
         start_log_to(&data)?;
         let label = format!("rain dev, pid {}", std::process::id());
         let volume = runtime.block_on(async {
-            let cluster = Cluster::connect(&addresses, Options { label, ..Options::default() }).await?;
+            let cluster =
+                Cluster::connect(&addresses, Options { label, behind: true, ..Options::default() }).await?;
             let root = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
             match cluster.create_volume("main", spec, root.0, root.1, 0o755).await {
                 Ok(_) | Err(Error::Refused(NsError::Exists)) => {}

@@ -40,7 +40,8 @@ pub(crate) struct Mount {
     /// A folder, empty.
     mountpoint: PathBuf,
     /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (give up on nodes that are away), fail-fast (do not wait for servers that
-    /// do not answer), retry=SECONDS (wait so long for them; 120); unknown ones are passed over.
+    /// do not answer), retry=SECONDS (wait so long for them; 120), sync (every change is durable when
+    /// its call returns, not only at fsync); unknown ones are passed over.
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground and log to standard error.
@@ -100,7 +101,7 @@ impl Mount {
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
         options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
-        let (mut log, mut timeout, mut policy, mut retry) = (None, None, None, RETRY);
+        let (mut log, mut timeout, mut policy, mut retry, mut behind) = (None, None, None, RETRY, true);
         for text in &self.options {
             for unknown in options.parse(text)? {
                 match unknown.split_once('=') {
@@ -116,6 +117,8 @@ impl Mount {
                         retry = Duration::from_secs(secs);
                     }
                     None if unknown == "fail-fast" => retry = Duration::ZERO,
+                    None if ["sync", "dirsync"].contains(&unknown.as_str()) => behind = false,
+                    None if unknown == "async" => behind = true,
                     Some(("read_policy", word)) => {
                         let word: ReadPolicy =
                             word.parse().map_err(anyhow::Error::msg).context("read_policy")?;
@@ -131,7 +134,7 @@ impl Mount {
         }
         start_log();
         let label = format!("mount at {}, pid {}", self.mountpoint.display(), std::process::id());
-        let mut client = Options { label, ..Options::default() };
+        let mut client = Options { label, behind, ..Options::default() };
         client.dead_after = timeout.unwrap_or(client.dead_after);
         client.read_policy = policy.unwrap_or(client.read_policy);
         let volume = runtime.block_on(self.connect(client, retry))?;

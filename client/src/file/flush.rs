@@ -3,6 +3,7 @@
 
 use super::{FILE_BYTES_MAX, FileState};
 use crate::INLINE_BYTES_MAX;
+use crate::behind::{How, now};
 use crate::cluster::unexpected;
 use crate::dirty::Segment;
 use crate::error::Error;
@@ -14,7 +15,6 @@ use rain_namespace::command::{AttrChange, Command, InlinePiece, NewBlock, NewExt
 use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, Extent, Time};
 use rain_types::{Ino, SessionId};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A file with so much unstored data in fragments shorter than a block begins to store everything, bytes.
 pub(super) const FRAGMENTS_EARLY_BYTES: u64 = 8 << 20;
@@ -28,6 +28,10 @@ const FLUSH_ROUND_BYTES: u64 = 32 << 20;
 impl FileState {
     /// Stores and commits everything written before the call.
     pub(crate) async fn flush(&self, volume: &Volume) -> Result<(), Error> {
+        self.flush_at(volume, Pace::Now).await
+    }
+
+    pub(super) async fn flush_at(&self, volume: &Volume, pace: Pace) -> Result<(), Error> {
         // Whoever asks is told, also where the background has met it before.
         self.bound(volume)?;
         if !self.is_dirty() {
@@ -38,7 +42,7 @@ impl FileState {
         let mut result = Ok(());
         while left > 0 && result.is_ok() {
             let before = left;
-            left = left.saturating_sub(self.flush_round(volume, false).await.unwrap_or_else(|error| {
+            left = left.saturating_sub(self.flush_round(volume, false, pace).await.unwrap_or_else(|error| {
                 result = Err(error);
                 before
             }));
@@ -48,6 +52,11 @@ impl FileState {
         }
         let earlier = self.take_failure();
         result.and(if self.is_dirty() { earlier } else { Ok(()) })
+    }
+
+    /// A flush that nobody waits for has failed: the next one tells.
+    pub(super) fn failed(&self, error: Error) {
+        self.inner().failed = Some(error);
     }
 
     pub(super) fn take_failure(&self) -> Result<(), Error> {
@@ -60,12 +69,12 @@ impl FileState {
         loop {
             // Random writes leave no whole blocks: enough fragments are packed into some.
             let whole_only = self.inner().dirty.fragment_bytes() < FRAGMENTS_EARLY_BYTES;
-            match self.flush_round(volume, whole_only).await {
+            match self.flush_round(volume, whole_only, Pace::Now).await {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, ino = %self.ino(), "storing written data; it stays in memory");
-                    self.inner().failed = Some(error);
+                    self.failed(error);
                     return;
                 }
             }
@@ -73,21 +82,31 @@ impl FileState {
     }
 
     /// Takes out some of the written data, stores and commits it. Gives how many bytes. The caller has the turn.
-    pub(super) async fn flush_round(&self, volume: &Volume, whole_only: bool) -> Result<u64, Error> {
+    pub(super) async fn flush_round(
+        &self,
+        volume: &Volume,
+        whole_only: bool,
+        pace: Pace,
+    ) -> Result<u64, Error> {
         // Blocks that nobody could commit are not stored in vain.
         volume.cluster().can_change("storing written data")?;
         let bound = self.bound(volume)?;
-        let (segments, attr, size, mtime) = {
+        let (segments, attr, size, when) = {
             let mut inner = self.inner();
             let segments = inner.dirty.take(whole_only, FLUSH_ROUND_BYTES);
             inner.flushing.clone_from(&segments);
-            (segments, inner.attr.clone(), inner.size, inner.mtime)
+            (
+                segments,
+                inner.attr.clone(),
+                inner.size,
+                When { mtime: inner.mtime, changed: inner.changed, pace },
+            )
         };
         if segments.is_empty() {
             return Ok(0);
         }
         let bytes = segments.iter().map(|segment| segment.data.len() as u64).sum();
-        let stored = self.store_and_commit(volume, bound, &segments, &attr, size, mtime).await;
+        let stored = self.store_and_commit(volume, bound, &segments, &attr, size, when).await;
         let mut inner = self.inner();
         inner.flushing.clear();
         match stored {
@@ -130,7 +149,7 @@ impl FileState {
         segments: &[Segment],
         attr: &Attr,
         size: u64,
-        mtime: Option<Time>,
+        when: When,
     ) -> Result<(Attr, Vec<Extent>), Error> {
         // While other data of the file still waits, its length is only what this commit reaches.
         let reached = segments.last().map_or(0, Segment::end);
@@ -146,9 +165,9 @@ impl FileState {
                 extents: Vec::new(),
                 inline,
                 size_at_least,
-                mtime,
+                mtime: when.mtime,
             };
-            match volume.cluster.propose_in(bound, command).await {
+            match volume.change_as(command, when.how(bound)).await {
                 Err(Error::Refused(NsError::NotInline)) => {}
                 // Inline data belongs to no session, unless it was written under a lock: with the new one it is simply sent again.
                 Err(Error::Refused(NsError::SessionEnded(_))) if bound.is_none() => {}
@@ -161,7 +180,7 @@ impl FileState {
         let mut tries = 3;
         loop {
             tries -= 1;
-            match self.store_blocks(volume, bound, attr.ino, &packed, size_at_least, mtime).await {
+            match self.store_blocks(volume, bound, attr.ino, &packed, size_at_least, when).await {
                 // The blocks went with their session: store them under the new one.
                 Err(Error::Refused(NsError::SessionEnded(_))) if tries > 0 && bound.is_none() => {}
                 done => return done,
@@ -176,9 +195,13 @@ impl FileState {
         ino: Ino,
         packed: &[Packed],
         size_at_least: u64,
-        mtime: Option<Time>,
+        when: When,
     ) -> Result<(Attr, Vec<Extent>), Error> {
         let code = volume.record().code;
+        let turn = match when.pace {
+            Pace::Now => None,
+            Pace::Leisurely => volume.behind.turn_to_store().await,
+        };
         let store = |data: Bytes| async move {
             let id = volume.cluster.new_block();
             let (group, nodes) = volume.choose_group();
@@ -193,7 +216,7 @@ impl FileState {
         while let Some(stored) = under_way.next().await {
             blocks.push(stored?);
         }
-        drop(under_way);
+        drop((under_way, turn));
         let mut extents = Vec::new();
         let mut shown = Vec::new();
         for (at, (block, packed)) in blocks.iter().zip(packed).enumerate() {
@@ -204,8 +227,9 @@ impl FileState {
                 shown.push(Extent { offset, len, block: id, block_offset, block_len: block.len, group });
             }
         }
-        let command = Command::Commit { ino, blocks, extents, inline: Vec::new(), size_at_least, mtime };
-        match volume.cluster.propose_in(bound, command).await? {
+        let (inline, mtime) = (Vec::new(), when.mtime);
+        let command = Command::Commit { ino, blocks, extents, inline, size_at_least, mtime };
+        match volume.change_as(command, when.how(bound)).await? {
             Outcome::Attr(attr) => Ok((attr, shown)),
             _ => Err(unexpected("an inode")),
         }
@@ -216,7 +240,9 @@ impl FileState {
         if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(NsError::FileTooLarge.into());
         }
-        if change.size != Some(0) {
+        // Of a file that nobody else knows what is written need not be stored first: it is committed with the time that is set.
+        let waits = change.size.is_none() && volume.behind.is_born(self.ino());
+        if change.size != Some(0) && !waits {
             self.flush(volume).await?;
         }
         let _turn = self.turn.lock().await;
@@ -232,17 +258,22 @@ impl FileState {
         let sized = change.size;
         let timed = change.mtime.is_some_and(|mtime| mtime != TimeChange::Now);
         let command = Command::SetAttr { ino: self.ino(), change };
-        let Outcome::Attr(attr) = volume.cluster.propose_in(self.bound(volume)?, command).await? else {
+        let how = How { bound: self.bound(volume)?, ..How::default() };
+        let Outcome::Attr(attr) = volume.change_as(command, how).await? else {
             return Err(unexpected("an inode"));
         };
         let mut inner = self.inner();
+        if timed && !inner.dirty.is_empty() {
+            inner.mtime = Some(attr.mtime);
+            inner.changed = Some(attr.ctime);
+        }
         if let Some(size) = sized {
             inner.truncated(attr, size);
         } else {
             inner.take_attr(attr);
         }
-        if timed && inner.dirty.is_empty() {
-            inner.mtime = None;
+        if timed {
+            inner.written_none();
         }
         let mut attr = inner.attr.clone();
         drop(inner);
@@ -254,7 +285,8 @@ impl FileState {
         self.flush(volume).await?;
         let _turn = self.turn.lock().await;
         let command = Command::Punch { ino: self.ino(), offset, len };
-        let Outcome::Attr(attr) = volume.cluster.propose_in(self.bound(volume)?, command).await? else {
+        let how = How { bound: self.bound(volume)?, ..How::default() };
+        let Outcome::Attr(attr) = volume.change_as(command, how).await? else {
             return Err(unexpected("an inode"));
         };
         let mut inner = self.inner();
@@ -274,12 +306,29 @@ impl FileState {
         inner.dirty.write(offset, data);
         volume.budget.add(inner.dirty.bytes() - before);
         inner.size = inner.size.max(offset + data.len() as u64);
-        inner.mtime = Some(now());
+        let now = now();
+        (inner.mtime, inner.changed) = (Some(now), Some(now));
         Some(offset)
     }
 }
 
-fn now() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+/// Whether somebody waits for a flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    Now,
+    Leisurely,
+}
+
+/// The times of what is stored, and how soon it is to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When {
+    mtime: Option<Time>,
+    changed: Option<Time>,
+    pace: Pace,
+}
+
+impl When {
+    fn how(&self, bound: Option<SessionId>) -> How {
+        How { bound, time: self.changed, durably: true, leisurely: self.pace == Pace::Leisurely }
+    }
 }

@@ -214,7 +214,7 @@ impl OpenFile {
     pub async fn conflict(&self, lock: &Lock) -> Result<Option<(Lock, bool)>, Error> {
         let session = self.volume.cluster.session();
         let query = Query::Conflict { ino: self.ino(), session, lock: *lock };
-        match self.volume.cluster.query(&query).await? {
+        match self.volume.ask(&query).await? {
             Answer::Conflict(held) => Ok(held.map(|(by, lock)| (lock, by == session))),
             _ => Err(unexpected("a lock")),
         }
@@ -249,7 +249,7 @@ impl OpenFile {
         self.file.bound(&self.volume)?;
         // Who closes and locks again at once must not meet its own lock.
         self.file.let_go(&self.volume).await?;
-        self.file.flush(&self.volume).await
+        self.flush().await
     }
 
     async fn ask(&self, command: Command) -> Result<(SessionId, LockState, Attr), Error> {

@@ -48,6 +48,8 @@ struct Inner {
     size: u64,
     /// When this client last wrote what is not committed yet.
     mtime: Option<Time>,
+    /// When this client last wrote, or set a time, since what is committed.
+    changed: Option<Time>,
     dirty: Dirty,
     flushing: Vec<Segment>,
     inline: Option<Bytes>,
@@ -64,16 +66,23 @@ struct Inner {
 
 impl FileState {
     pub(crate) fn new(attr: Attr) -> FileState {
+        let (mut known, mut inline) = (RangeSet::default(), None);
+        if attr.version == 0 {
+            // It never had any data.
+            known.insert(0..u64::MAX);
+            inline = Some(Bytes::new());
+        }
         FileState {
             inner: Mutex::new(Inner {
                 size: attr.size,
                 attr,
                 mtime: None,
+                changed: None,
                 dirty: Dirty::default(),
                 flushing: Vec::new(),
-                inline: None,
+                inline,
                 extents: ExtentMap::default(),
-                known: RangeSet::default(),
+                known,
                 mistrusted: false,
                 orphan: false,
                 opens: 0,
@@ -137,10 +146,8 @@ impl FileState {
         let inner = self.inner();
         if !inner.dirty.is_empty() || !inner.flushing.is_empty() {
             attr.size = inner.size;
-            if let Some(mtime) = inner.mtime {
-                attr.mtime = mtime;
-                attr.ctime = mtime;
-            }
+            attr.mtime = inner.mtime.unwrap_or(attr.mtime);
+            attr.ctime = attr.ctime.max(inner.changed.unwrap_or(attr.ctime));
         }
     }
 }
@@ -180,10 +187,16 @@ impl Inner {
             self.forget_layout();
         }
         debug_assert!(!segments.is_empty(), "only what was taken out is committed");
+        self.written_none();
+        self.take_attr(attr);
+    }
+
+    /// Where nothing waits to be stored the times are those that are stored.
+    fn written_none(&mut self) {
         if self.dirty.is_empty() {
             self.mtime = None;
+            self.changed = None;
         }
-        self.take_attr(attr);
     }
 
     fn truncated(&mut self, attr: Attr, size: u64) {
@@ -195,9 +208,7 @@ impl Inner {
             self.forget_layout();
         }
         self.size = size.max(self.dirty.end());
-        if self.dirty.is_empty() {
-            self.mtime = None;
-        }
+        self.written_none();
         self.attr = attr;
     }
 }

@@ -1,6 +1,6 @@
 //! What a program holds: an open file.
 
-use super::flush::{FRAGMENTS_EARLY_BYTES, WHOLE_EARLY_BYTES};
+use super::flush::{FRAGMENTS_EARLY_BYTES, Pace, WHOLE_EARLY_BYTES};
 use super::read::Source;
 use super::{FILE_BYTES_MAX, FileState};
 use crate::dirty::Dirty;
@@ -123,7 +123,7 @@ impl OpenFile {
             if self.file.is_dirty() {
                 self.file.flush(&self.volume).await?;
             } else {
-                self.volume.flush_all().await?;
+                self.volume.store_all().await?;
                 self.volume.budget.freed().await;
             }
             let bound = self.volume.cluster.options().slow_after;
@@ -133,9 +133,31 @@ impl OpenFile {
         }
     }
 
-    /// Makes everything written so far, through any handle of this file, durable and visible to others.
+    /// Makes everything written so far, through any handle of this file, durable and visible to others, and all names that were changed
+    /// before.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.file.flush(&self.volume).await
+        let _hurry = self.volume.behind.hurry();
+        self.file.flush(&self.volume).await?;
+        self.volume.settle().await
+    }
+
+    /// What a program's close does: what was written is visible to others' opens from here on, and on its way; durable where others
+    /// may know of the file.
+    pub async fn put_away(&self) -> Result<(), Error> {
+        let is_ours =
+            self.file.is_dirty() && !self.file.may_have_lost() && self.volume.behind.is_born(self.ino());
+        let place = if is_ours { self.volume.behind.place_to_close() } else { None };
+        let Some(place) = place else { return self.file.flush(&self.volume).await };
+        let (volume, file) = (self.volume.clone(), self.file.clone());
+        self.volume.runtime.spawn(async move {
+            if let Err(error) = file.flush_at(&volume, Pace::Leisurely).await {
+                tracing::warn!(%error, ino = %file.ino(), "storing a closed file; it stays in memory and is tried again");
+                file.failed(error);
+            }
+            volume.close_if_idle(&file);
+            drop(place);
+        });
+        Ok(())
     }
 
     /// Cuts or lengthens the file.

@@ -68,7 +68,7 @@ impl FileState {
                 }
             };
             let query = Query::Layout { ino, from, limit: LAYOUT_PAGE };
-            let Answer::Layout { attr, inline, extents, more } = volume.cluster.query(&query).await? else {
+            let Answer::Layout { attr, inline, extents, more } = volume.ask(&query).await? else {
                 return Err(unexpected("a layout"));
             };
             let known_to = match extents.last() {

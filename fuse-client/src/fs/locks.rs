@@ -134,7 +134,8 @@ impl Shared {
 
     /// A process closes a file: its locks of fcntl(2) go, after what it wrote is stored.
     pub(super) async fn close_by(&self, opened: &Opened) -> Result<(), Errno> {
-        let flushed = self.flush(&opened.file).await;
+        let flushed = opened.file.put_away().await;
+        let flushed = flushed.map_err(|error| self.inode_errno("storing written data", &error));
         flushed.and(opened.file.let_go().await.map_err(|error| self.lock_errno("unlocking", &error)))
     }
 

@@ -489,8 +489,13 @@ impl Filesystem for RainFs {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // A change of names is durable when it is answered.
-        reply.ok();
+        self.answer(|fs| async move {
+            let settled = fs.volume.settle().await;
+            reply_empty(
+                reply,
+                settled.map_err(|error| fs.errno("telling the namespace what was done", &error)),
+            );
+        });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -22,6 +22,7 @@ pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 impl Table<'_> {
     pub(super) fn set_attr(&mut self, ino: Ino, change: &AttrChange) -> Applied {
         let mut attr = if change.size.is_some() { self.file(ino)? } else { self.attr(ino)? };
+        self.check_delegation(ino)?;
         let time = self.time;
         for change in [change.atime, change.mtime].into_iter().flatten() {
             if let TimeChange::At(time) = change {
@@ -64,6 +65,7 @@ impl Table<'_> {
 
     pub(super) fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Applied {
         let mut attr = self.attr(ino)?;
+        self.check_delegation(ino)?;
         check_xattr_name(name)?;
         let key = key::xattr(ino, name);
         let old = self.kv.get(&key);
@@ -92,6 +94,7 @@ impl Table<'_> {
 
     pub(super) fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Applied {
         let mut attr = self.attr(ino)?;
+        self.check_delegation(ino)?;
         check_xattr_name(name)?;
         let key = key::xattr(ino, name);
         if self.kv.get(&key).is_none() {
@@ -113,6 +116,7 @@ impl Table<'_> {
             }
         }
         self.end_locks(attr.ino);
+        self.end_delegation(attr.ino);
         self.kv.delete(&key::inode(attr.ino));
         self.count_volume(attr.volume, -1, 0);
     }

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod data;
+mod delegations;
 mod inode;
 mod locks;
 mod names;
@@ -30,7 +31,8 @@ pub(crate) use table::counters;
 /// Applies one request at a time of its entry, once: a retried request gives its recorded result, and a late copy of
 /// one whose result the client has is refused.
 pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
-    let mut table = Table::new(kv, time);
+    let asker = request.id.map(|id| id.session);
+    let mut table = Table::new(kv, request.time.unwrap_or(time), asker);
     if let Some(id) = request.id {
         let Some(session) = table.read::<SessionRecord>(&key::session(id.session)) else {
             return Err(NsError::SessionEnded(id.session));
@@ -74,8 +76,9 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         }
         Command::OpenSession { label } => table.open_session(label),
         Command::EndSession { session } => table.end_session(*session),
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing } => {
-            let new = names::New { kind: *kind, mode: *mode, uid: *uid, gid: *gid, rdev: *rdev, target };
+        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino } => {
+            let (kind, mode, uid, gid, rdev) = (*kind, *mode, *uid, *gid, *rdev);
+            let new = names::New { kind, mode, uid, gid, rdev, target, ino: *ino };
             table.make(*parent, name, &new, *or_existing)
         }
         Command::Link { ino, parent, name } => table.link(*ino, *parent, name),
@@ -102,12 +105,17 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::Lock { ino, lock, ticket } => table.lock(*ino, locker(request)?, lock, *ticket),
         Command::Unlock { ino, lock } => table.unlock(*ino, locker(request)?, lock),
         Command::GiveUp { ino, ticket } => table.give_up(*ino, locker(request)?, *ticket),
+        Command::Delegate { dir } => table.delegate(*dir, locker(request)?),
+        Command::Recall { dir } => table.recall(*dir),
+        Command::GiveBack { dirs } => table.give_back(dirs, locker(request)?),
+        Command::TakeBack { dir, session } => table.give_back(&[*dir], *session),
+        Command::ReserveInos { count } => table.reserve_inos(*count),
     }
 }
 
-/// Locks belong to sessions.
+/// Locks and delegations belong to sessions.
 fn locker(request: &Request) -> Result<SessionId, NsError> {
-    let id = request.id.ok_or_else(|| NsError::Invalid("a lock needs a session".into()))?;
+    let id = request.id.ok_or_else(|| NsError::Invalid("a lock or a delegation needs a session".into()))?;
     Ok(id.session)
 }
 

@@ -21,6 +21,7 @@ pub(super) struct New<'a> {
     pub(super) gid: u32,
     pub(super) rdev: u32,
     pub(super) target: &'a [u8],
+    pub(super) ino: Option<Ino>,
 }
 
 /// An inode as it begins.
@@ -61,7 +62,18 @@ impl Table<'_> {
     /// A living directory for a new name.
     fn parent_for(&self, parent: Ino, name: &[u8]) -> Result<Attr, NsError> {
         check_name(name)?;
+        self.check_delegation(parent)?;
         self.directory(parent)
+    }
+
+    /// The number of a new inode.
+    fn new_ino(&mut self, reserved: Option<Ino>) -> Result<Ino, NsError> {
+        let Some(ino) = reserved else { return Ok(Ino::new(0, self.next(NEXT_INO))) };
+        let next = self.read::<u64>(&key::counter(NEXT_INO)).unwrap_or(1);
+        if ino.0 == 0 || ino.0 >= next || self.kv.get(&key::inode(ino)).is_some() {
+            return Err(NsError::Invalid(format!("inode number {ino} was not reserved, or is in use")));
+        }
+        Ok(ino)
     }
 
     /// A directory's entries have changed.
@@ -97,7 +109,7 @@ impl Table<'_> {
         if is_dir && dir.nlink >= LINKS_MAX {
             return Err(NsError::TooManyLinks);
         }
-        let mut attr = fresh(Ino::new(0, self.next(NEXT_INO)), dir.volume, new.kind, self.time);
+        let mut attr = fresh(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
         (attr.mode, attr.uid, attr.gid) = (new.mode & 0o7777, new.uid, new.gid);
         if dir.mode & 0o2000 != 0 {
             attr.gid = dir.gid;
@@ -199,6 +211,7 @@ impl Table<'_> {
         let mut dir = self.parent_for(parent, name)?;
         let ino = self.entry(parent, name).ok_or(NsError::NotFound)?;
         let attr = self.directory(ino)?;
+        self.check_delegation(ino)?;
         if attr.size > 0 {
             return Err(NsError::NotEmpty);
         }
@@ -242,6 +255,10 @@ impl Table<'_> {
             _ => {}
         }
         let is_dir = |attr: &Attr| attr.kind == FileKind::Directory;
+        for directory in [Some(&moved), there.as_ref()].into_iter().flatten().filter(|attr| is_dir(attr)) {
+            // Its attributes, and whether it is empty, are for who has its names to say.
+            self.check_delegation(directory.ino)?;
+        }
         let into_itself = || NsError::Invalid("a directory cannot go into itself".into());
         if is_dir(&moved) && parent != new_parent && self.is_above(moved.ino, &to)? {
             return Err(into_itself());

@@ -147,6 +147,7 @@ impl Table<'_> {
         self.kv.delete(&key::session(session));
         self.forget_results(session, 0, u64::MAX);
         self.drop_locks(session);
+        self.drop_delegations(session);
         DONE
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Table<'a> {
     pub(super) kv: &'a mut dyn KvTxn,
     /// The entry's time.
     pub(super) time: Time,
+    /// The request's session.
+    pub(super) asker: Option<SessionId>,
     tally: Tally,
 }
 
@@ -42,8 +44,8 @@ pub(crate) mod counters {
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn new(kv: &'a mut dyn KvTxn, time: Time) -> Table<'a> {
-        Table { kv, time, tally: Tally::default() }
+    pub(super) fn new(kv: &'a mut dyn KvTxn, time: Time, asker: Option<SessionId>) -> Table<'a> {
+        Table { kv, time, asker, tally: Tally::default() }
     }
 
     /// Writes the counts. The last thing a command does.

@@ -6,7 +6,8 @@ use crate::key;
 use crate::kv::KvRead;
 use crate::lock::LockRecord;
 use crate::record::{
-    Attr, BlockRecord, Extent, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord,
+    Attr, BlockRecord, DelegationRecord, Extent, FileKind, GarbageRecord, NodeRecord, SessionRecord,
+    VolumeRecord,
 };
 use crate::wire;
 use rain_types::{Ino, SessionId, VolumeId};
@@ -35,7 +36,8 @@ fn is_readable(key: &[u8], value: &[u8]) -> Option<bool> {
         b'C' => is::<u64>(value),
         b'M' => is::<LockRecord>(value),
         b'O' => is::<bool>(value),
-        b'S' | b'Y' => value.is_empty(),
+        b'P' => is::<DelegationRecord>(value),
+        b'S' | b'Y' | b'Q' => value.is_empty(),
         b'T' | b'L' | b'X' => true,
         _ => return None,
     })
@@ -78,6 +80,23 @@ pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
                 let record = kv.get(&key::locks(locked)).and_then(|bytes| wire::decode(&bytes).ok());
                 let has = record.is_some_and(|record: LockRecord| record.has(session));
                 found.expect(|| about("lock of the session"), true, has);
+            }
+            Some(b'P') => {
+                let held: Option<DelegationRecord> = wire::decode(value).ok();
+                let session = held.map(|held| held.session).unwrap_or_default();
+                let dir = key::last_number(key).map_or(Ino(0), Ino);
+                let kind = found.inodes.get(&dir).map(|attr| attr.kind);
+                found.expect(|| about("kind of what is delegated"), Some(FileKind::Directory), kind);
+                let noted = kv.get(&key::delegated_to(session, dir)).is_some();
+                let open = sessions.contains(&session);
+                found.expect(|| about("note and session of a delegation"), (true, true), (noted, open));
+            }
+            Some(b'Q') => {
+                let session = session_in(key).unwrap_or_default();
+                let dir = key::last_number(key).map_or(Ino(0), Ino);
+                let held = kv.get(&key::delegation(dir)).and_then(|bytes| wire::decode(&bytes).ok());
+                let has = held.is_some_and(|held: DelegationRecord| held.session == session);
+                found.expect(|| about("delegation to the session"), true, has);
             }
             Some(b'R') => {
                 let open = session_in(key).is_some_and(|session| sessions.contains(&session));

@@ -140,7 +140,7 @@ impl World {
     }
 
     fn internal(&mut self, command: Command) -> Applied {
-        self.send(Request { id: None, done_below: 0, command })
+        self.send(Request::internal(command))
     }
 
     fn send(&mut self, request: Request) -> Applied {
@@ -170,7 +170,7 @@ impl World {
         let (command, expected) = self.plan(step);
         self.seq += 1;
         let id = RequestId { session: SessionId(self.session), seq: self.seq };
-        let request = Request { id: Some(id), done_below: self.seq.saturating_sub(3), command };
+        let request = Request { id: Some(id), done_below: self.seq.saturating_sub(3), time: None, command };
         let before = self.kv.clone();
         let applied = self.send(request.clone());
         match (&applied, expected) {
@@ -222,7 +222,21 @@ impl World {
                     there.map_or_else(|| Expected::Made(dir, name.to_vec(), kind), Expected::Ino)
                 });
                 let name = name.to_vec();
-                (Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing }, expected)
+                (
+                    Command::Make {
+                        parent,
+                        name,
+                        kind,
+                        mode,
+                        uid,
+                        gid,
+                        rdev,
+                        target,
+                        or_existing,
+                        ino: None,
+                    },
+                    expected,
+                )
             }
             Step::Link { ino, dir, name } => {
                 let (ino, dir, name) = (self.ino(ino), self.ino(dir), NAMES[name]);

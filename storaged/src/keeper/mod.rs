@@ -341,6 +341,12 @@ impl Keeper {
 
     /// Has a request logged by a majority, made durable and applied. Only then there is an outcome.
     pub async fn propose(&self, request: Request) -> Result<Applied, ProposeError> {
+        let mut applied = self.propose_all(vec![request]).await?;
+        Ok(applied.pop().expect("an outcome for the request"))
+    }
+
+    /// As [`Keeper::propose`], of several: in this order, with nothing of others between them, and all of them or none.
+    pub async fn propose_all(&self, requests: Vec<Request>) -> Result<Vec<Applied>, ProposeError> {
         let leads = || {
             let now = Instant::now();
             let leadership = self.leadership.borrow();
@@ -352,7 +358,7 @@ impl Keeper {
             let heard = since.is_some_and(|since| since + self.options.times.silence > now);
             if heard { Ok(()) } else { Err(ProposeError::NoMajority) }
         };
-        self.proposer.propose(request, &leads).await
+        self.proposer.propose(requests, &leads).await
     }
 
     /// Answers from one consistent state that has every outcome told so far, on any node: linearizable. Only the leader can.

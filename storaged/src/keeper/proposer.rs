@@ -51,7 +51,7 @@ pub enum ProposeError {
         reason: String,
     },
     /// The request is larger than an entry may be. It was not taken.
-    #[error("a request of {bytes} bytes is over the limit of {limit}")]
+    #[error("requests of {bytes} bytes are over the limit of {limit}")]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -84,11 +84,11 @@ pub enum ProposeError {
 /// Limits of a proposer.
 #[derive(Debug, Clone)]
 pub struct ProposerOptions {
-    /// Requests of one entry.
+    /// Requests of one entry, as far as they are of more than one caller.
     pub entry_requests_max: usize,
     /// Bytes of one entry, as far as it has more than one request.
     pub entry_bytes_max: usize,
-    /// Bytes of one request.
+    /// Bytes of one caller's requests.
     pub request_bytes_max: usize,
     /// Requests that wait.
     pub queue_requests_max: usize,
@@ -114,12 +114,13 @@ impl Default for ProposerOptions {
     }
 }
 
-type Outcome = Result<Applied, ProposeError>;
+type Outcomes = Result<Vec<Applied>, ProposeError>;
 
+/// Requests of one caller, in one entry.
 struct Pending {
-    request: Request,
+    requests: Vec<Request>,
     bytes: usize,
-    reply: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<Outcomes>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -184,13 +185,13 @@ impl Proposer {
         reason.map(|reason| ProposeError::Stopped { reason })
     }
 
-    /// Has a request replicated and applied; its outcome when both are done. A caller that goes away does not take its request
-    /// back. `leads`: whether a majority has confirmed lately that this node leads.
+    /// Has requests replicated and applied, all in one entry, in this order; their outcomes when that is done. A caller that goes away
+    /// does not take its requests back. `leads`: whether a majority has confirmed lately that this node leads.
     pub(super) async fn propose(
         &self,
-        request: Request,
+        requests: Vec<Request>,
         leads: &(dyn Fn() -> Result<(), ProposeError> + Send + Sync),
-    ) -> Outcome {
+    ) -> Outcomes {
         let options = &self.options;
         if let Some(stopped) = self.stopped() {
             return Err(stopped);
@@ -201,7 +202,7 @@ impl Proposer {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let queue = queue.ok_or(ProposeError::Closed)?;
         leads()?;
-        let bytes = self.applying.machine.request_bytes(&request);
+        let bytes = requests.iter().map(|request| self.applying.machine.request_bytes(request)).sum();
         if bytes > options.request_bytes_max {
             return Err(ProposeError::TooLarge { bytes, limit: options.request_bytes_max });
         }
@@ -212,7 +213,7 @@ impl Proposer {
         let enter = async {
             let room = self.room.clone().acquire_many_owned(permits).await;
             let place = room.map_err(|_| ProposeError::Closed)?;
-            let pending = Pending { request, bytes, reply, _place: place };
+            let pending = Pending { requests, bytes, reply, _place: place };
             queue.send(pending).await.map_err(|_| ProposeError::Closed)
         };
         match tokio::time::timeout(options.busy_after, enter).await {
@@ -287,15 +288,16 @@ impl Gatherer {
 
     /// All that waits, up to an entry's limits.
     fn gather(&mut self, first: Pending) -> Vec<Pending> {
-        let mut bytes = first.bytes;
+        let (mut bytes, mut count) = (first.bytes, first.requests.len());
         let mut gathered = vec![first];
-        while gathered.len() < self.options.entry_requests_max {
+        while count < self.options.entry_requests_max {
             let Ok(next) = self.requests.try_recv() else { break };
             if bytes + next.bytes > self.options.entry_bytes_max {
                 self.held = Some(next);
                 break;
             }
             bytes += next.bytes;
+            count += next.requests.len();
             gathered.push(next);
         }
         gathered
@@ -305,11 +307,11 @@ impl Gatherer {
         let mut entry = Entry { time: (self.options.now)(), requests: Vec::with_capacity(gathered.len()) };
         let mut replies = Vec::with_capacity(gathered.len());
         for pending in gathered {
-            entry.requests.push(pending.request);
-            replies.push((pending.reply, pending._place));
+            replies.push((pending.reply, pending.requests.len(), pending._place));
+            entry.requests.extend(pending.requests);
         }
         self.counters.entries.fetch_add(1, Ordering::Relaxed);
-        self.counters.requests.fetch_add(replies.len() as u64, Ordering::Relaxed);
+        self.counters.requests.fetch_add(entry.requests.len() as u64, Ordering::Relaxed);
         let payload = Payload(self.applying.machine.encode(&entry).into());
         let sent = self.raft.client_write_ff(payload).await;
         let applying = self.applying.clone();
@@ -321,9 +323,10 @@ impl Gatherer {
             };
             let refusal = match result {
                 Some(Ok(written)) => {
-                    for ((reply, _), applied) in replies.into_iter().zip(written.data) {
+                    let mut applied = written.data.into_iter();
+                    for (reply, count, _) in replies {
                         // Who asked may be gone.
-                        let _ = reply.send(Ok(applied));
+                        let _ = reply.send(Ok(applied.by_ref().take(count).collect()));
                     }
                     return;
                 }
@@ -335,7 +338,7 @@ impl Gatherer {
                     None => return,
                 },
             };
-            for (reply, _) in replies {
+            for (reply, ..) in replies {
                 let _ = reply.send(Err(refusal.clone()));
             }
         });

@@ -20,6 +20,9 @@ use tonic::Status;
 /// An answer waits at most so long for a lock.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Requests of one call.
+const REQUESTS_MAX: usize = 1000;
+
 /// When each session was last heard of.
 #[derive(Debug)]
 pub(crate) struct Leases {
@@ -42,6 +45,11 @@ impl Leases {
 
     fn renew(&self, session: SessionId) {
         self.seen().insert(session, Instant::now());
+    }
+
+    /// How long a session has been silent. One not heard of yet begins to be now.
+    pub(crate) fn silence(&self, session: SessionId, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.seen().entry(session).or_insert(now))
     }
 
     /// Every open session has a whole lease again.
@@ -80,18 +88,26 @@ impl Namespace for NamespaceService {
         request: tonic::Request<v1::ProposeRequest>,
     ) -> Result<tonic::Response<v1::ProposeResponse>, Status> {
         let keeper = self.keeper()?;
-        let request: Request = wire::decode(&request.get_ref().request)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if let Some(id) = request.id {
-            self.leases.renew(id.session);
+        let encoded = &request.get_ref().requests;
+        if !(1..=REQUESTS_MAX).contains(&encoded.len()) {
+            let why = format!("{} requests, 1 to {REQUESTS_MAX} at a time", encoded.len());
+            return Err(Status::invalid_argument(why));
         }
-        if let Command::CreateVolume { code, .. } = &request.command {
-            // The namespace knows nothing of codes; every node that gets here does.
-            rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let requests: Result<Vec<Request>, _> = encoded.iter().map(|bytes| wire::decode(bytes)).collect();
+        let requests = requests.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        for request in &requests {
+            if let Some(id) = request.id {
+                self.leases.renew(id.session);
+            }
+            if let Command::CreateVolume { code, .. } = &request.command {
+                // The namespace knows nothing of codes; every node that gets here does.
+                rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            }
         }
-        let applied = keeper.propose(request).await.map_err(propose_status)?;
-        Ok(tonic::Response::new(v1::ProposeResponse { applied: wire::encode(&applied).into() }))
+        let applied = keeper.propose_all(requests).await.map_err(propose_status)?;
+        let applied = applied.iter().map(|applied| wire::encode(applied).into()).collect();
+        Ok(tonic::Response::new(v1::ProposeResponse { applied }))
     }
 
     async fn query(
@@ -103,6 +119,9 @@ impl Namespace for NamespaceService {
         let wait = Duration::from_millis(request.get_ref().wait_ms.into()).min(WAIT_MAX);
         let query: Query = wire::decode(&request.get_ref().query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Query::Delegations { session } = &query {
+            self.leases.renew(*session);
+        }
         let (answered, age) = if may_be_old {
             let answered = keeper.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
             (answered, keeper.age())
@@ -131,15 +150,26 @@ impl Namespace for NamespaceService {
     }
 }
 
-/// Asks, and where the answer is that a lock is still waited for, asks again whenever one may have been granted.
+/// Whether an answer says that what was asked for has not come yet.
+fn is_waiting(answered: &Answered) -> bool {
+    match answered {
+        Ok(Answer::Ticket { waiting, .. }) => *waiting,
+        Ok(Answer::Delegation(held)) => held.is_some(),
+        Ok(Answer::Delegations(held)) => !held.iter().any(|(_, recalled)| *recalled),
+        _ => false,
+    }
+}
+
+/// Asks, and where what was asked for has not come yet, asks again whenever it may have.
 async fn ask_waiting(keeper: &Keeper, query: &Query, wait: Duration) -> Result<Answered, AskError> {
     let mut grants = keeper.grants();
     let until = tokio::time::Instant::now() + wait;
     loop {
         grants.borrow_and_update();
         let answered = keeper.ask(query).await?;
-        let waiting = matches!(answered, Ok(Answer::Ticket { waiting: true, .. }));
-        if !waiting || !matches!(tokio::time::timeout_at(until, grants.changed()).await, Ok(Ok(()))) {
+        if !is_waiting(&answered)
+            || !matches!(tokio::time::timeout_at(until, grants.changed()).await, Ok(Ok(())))
+        {
             return Ok(answered);
         }
     }

@@ -16,7 +16,7 @@ pub(crate) async fn run(keeper: Arc<Keeper>, leases: Arc<Leases>, ended: mpsc::S
         let Ok(Answer::Sessions(open)) = keeper.query(&Query::Sessions) else { continue };
         let open: Vec<SessionId> = open.into_iter().map(|session| session.id).collect();
         for session in leases.expired(&open, Instant::now()) {
-            let request = Request { id: None, done_below: 0, command: Command::EndSession { session } };
+            let request = Request::internal(Command::EndSession { session });
             match keeper.propose(request).await {
                 Ok(_) => {
                     tracing::info!(%session, "session ended: its client was silent for {:?}", leases.ttl());

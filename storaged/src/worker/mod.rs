@@ -2,6 +2,7 @@
 //! a pause, a bound on what it does at a time, and counters that anybody can look at; what to do is planned by
 //! pure functions elsewhere.
 
+pub(crate) mod delegations;
 pub(crate) mod leases;
 pub(crate) mod members;
 pub(crate) mod orphans;
@@ -52,6 +53,7 @@ pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<L
 async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(members::run(shared.clone(), keeper.clone()));
+    tasks.spawn(delegations::run(keeper.clone(), leases.clone()));
     tasks.spawn(orphans::run(keeper.clone(), shared.reports.clone()));
     let cluster = loop {
         match shared.client().await {

@@ -124,7 +124,7 @@ pub(crate) async fn run(keeper: Arc<Keeper>, reports: Arc<Reports>) {
 async fn propose(keeper: &Keeper, mut inos: Vec<Ino>, command: impl Fn(Vec<Ino>) -> Command) {
     inos.sort_unstable();
     for inos in inos.chunks(FREED_AT_ONCE) {
-        let request = Request { id: None, done_below: 0, command: command(inos.to_vec()) };
+        let request = Request::internal(command(inos.to_vec()));
         if let Err(error) = keeper.propose(request).await {
             tracing::debug!(%error, "freeing removed files; it is tried again");
             return;

@@ -347,7 +347,7 @@ impl MediaFile for SimFile {
 
 /// A request that needs no session.
 pub(crate) fn request(command: Command) -> Request {
-    Request { id: None, done_below: 0, command }
+    Request::internal(command)
 }
 
 /// What makes a volume to work in; its root is [`ROOT`].
@@ -379,6 +379,7 @@ pub(crate) fn make(parent: Ino, name: &str) -> Request {
         rdev: 0,
         target: Vec::new(),
         or_existing: false,
+        ino: None,
     })
 }
 

@@ -256,7 +256,7 @@ impl World {
             node: NodeSpec { address: format!("n{id}:1"), weight: 1, ..NodeSpec::default() },
         });
         for command in nodes.chain([volume]) {
-            let request = Request { id: None, done_below: 0, command };
+            let request = Request::internal(command);
             founder.propose(request).await?.map_err(|refused| anyhow::anyhow!("{refused}"))?;
         }
         drop(founder);
@@ -457,7 +457,7 @@ impl Client {
     async fn propose(&mut self, command: Command) -> Option<Applied> {
         self.seq += 1;
         let id = Some(RequestId { session: self.session, seq: self.seq });
-        send(&self.wires, &mut self.rng, Request { id, done_below: self.seq, command }).await
+        send(&self.wires, &mut self.rng, Request { id, done_below: self.seq, time: None, command }).await
     }
 
     async fn ask(&mut self, query: Query) -> Option<Answered> {
@@ -581,7 +581,7 @@ impl Client {
 
 fn make(parent: Ino, name: Vec<u8>, kind: FileKind) -> Command {
     let (mode, uid, gid, rdev, target) = (0o644, 0, 0, 0, Vec::new());
-    Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing: false }
+    Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing: false, ino: None }
 }
 
 fn in_any_order(wires: &Wires, rng: &mut Rng) -> Vec<Arc<Keeper>> {
@@ -638,7 +638,7 @@ pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
         world.nodes[&old].disk.set_delay(600_000..600_001);
         let keeper = world.wires.keeper(old).context("the leader")?;
         let command = Command::OpenSession { label: "waits".into() };
-        let request = Request { id: None, done_below: 0, command };
+        let request = Request::internal(command);
         let proposing = tokio::spawn(async move { keeper.propose(request).await });
         let begun = Instant::now();
         while !world.wires.all().iter().any(|keeper| keeper.seat().node != old && keeper.is_confirmed()) {
@@ -647,7 +647,7 @@ pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
         }
         let took = begun.elapsed();
         let mut rng = world.rng.fork();
-        let again = Request { id: None, done_below: 0, command: Command::OpenSession { label: "on".into() } };
+        let again = Request::internal(Command::OpenSession { label: "on".into() });
         ensure!(
             send(&world.wires, &mut rng, again).await.is_some_and(|applied| applied.is_ok()),
             "nothing goes on"
@@ -661,7 +661,7 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<Run> {
     let start = Instant::now();
     START.with(|began| began.set(Some(start)));
     let mut world = World::new(seed).await?;
-    let internal = |command| Request { id: None, done_below: 0, command };
+    let internal = Request::internal;
     let mut rng = world.rng.fork();
     let volume = world.wires.keeper(world.leader().await?).context("the leader")?;
     let Ok(Answer::Volumes(volumes)) = volume.query(&Query::Volume { name: "v".into() }) else {

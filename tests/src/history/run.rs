@@ -98,6 +98,8 @@ impl Stage {
                 let options = Options {
                     label: format!("history client {number}"),
                     may_be_old: false,
+                    // One does everything through the leader.
+                    behind: number > 0,
                     ..Options::default()
                 };
                 // On a worker: this thread is not in the client's network.

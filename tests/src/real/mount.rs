@@ -18,18 +18,27 @@ pub struct TestMount {
 impl TestMount {
     /// Mounts the volume `main`.
     pub fn new(cluster: &TestCluster, name: &str) -> anyhow::Result<TestMount> {
-        TestMount::of_volume(cluster, "main", name)
+        TestMount::start(cluster, "main", name, "rw")
     }
 
     /// Mounts a volume.
     pub fn of_volume(cluster: &TestCluster, volume: &str, name: &str) -> anyhow::Result<TestMount> {
+        TestMount::start(cluster, volume, name, "rw")
+    }
+
+    /// Mounts the volume `main` with options, as after `-o`.
+    pub fn with_options(cluster: &TestCluster, name: &str, options: &str) -> anyhow::Result<TestMount> {
+        TestMount::start(cluster, "main", name, options)
+    }
+
+    fn start(cluster: &TestCluster, volume: &str, name: &str, options: &str) -> anyhow::Result<TestMount> {
         let path = cluster.folder().join(name);
         std::fs::create_dir_all(&path)?;
         let log = cluster.folder().join(format!("{name}.log"));
         let source = format!("{}:/{volume}", cluster.addresses());
         let child = cluster
             .command(0)
-            .args(["mount", "-f", &source])
+            .args(["mount", "-f", "-o", options, &source])
             .arg(&path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

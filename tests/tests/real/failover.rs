@@ -153,19 +153,23 @@ fn churn(dir: &Path, stop: &AtomicBool, seed: u64) -> (Vec<String>, Vec<String>)
         std::io::Write::write_all(&mut file, text.as_bytes())?;
         file.sync_all()
     };
+    // Names are durable with an fsync of their directory.
+    let settled = || fs::File::open(dir).and_then(|dir| dir.sync_all()).is_ok();
     for number in 0u64.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         let name = format!("{seed}-{number}");
         let new = format!("{name}.new");
-        if synced(&dir.join(&new), &name).is_err() || fs::rename(dir.join(&new), dir.join(&name)).is_err() {
+        let renamed =
+            synced(&dir.join(&new), &name).and_then(|()| fs::rename(dir.join(&new), dir.join(&name)));
+        if renamed.is_err() || !settled() {
             break;
         }
         there.push(name.clone());
         if number % 3 == 2 {
             let old = there.remove((number as usize / 3) % there.len());
-            if fs::remove_file(dir.join(&old)).is_err() {
+            if fs::remove_file(dir.join(&old)).is_err() || !settled() {
                 // Done or not: nobody knows.
                 break;
             }

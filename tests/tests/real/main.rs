@@ -4,6 +4,7 @@
 //! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
 
 mod bad_input;
+mod behind;
 mod crashes;
 mod failover;
 mod history;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ring::PROMISES,
         failover::PROMISES,
         sharing::PROMISES,
+        behind::PROMISES,
         history::PROMISES,
     ];
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {

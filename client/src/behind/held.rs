@@ -1,0 +1,470 @@
+//! Which directories are held: asked for where this client makes and removes much, given back when somebody else wants them, and when
+//! nothing was done in them for a while.
+
+use super::{Behind, HEARD_WITHIN, State};
+use crate::cluster::unexpected;
+use crate::error::Error;
+use crate::volume::Volume;
+use rain_namespace::command::{Command, Outcome};
+use rain_namespace::error::NsError;
+use rain_namespace::holding::Holding;
+use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::{Attr, FileKind};
+use rain_types::{Ino, SessionId};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// A directory in which so many changes were made within [`WARM_FOR`] is asked for.
+const HOT: u8 = 2;
+const WARM_FOR: Duration = Duration::from_secs(1);
+
+/// A directory that others wanted is not asked for again so soon; twice as long each time, up to the most. That is forgotten after a
+/// while in which nobody did.
+const COOL: Duration = Duration::from_millis(200);
+const COOL_MAX: Duration = Duration::from_secs(30);
+const COOLED: Duration = Duration::from_secs(60);
+
+/// A directory with more names is not asked for: they are all read.
+const NAMES_MAX: u64 = 20_000;
+
+/// Held directories, and records known of what is in them: with more, all are given back.
+const HELD_MAX: usize = 1024;
+const RECORDS_MAX: usize = 400_000;
+
+/// Directories whose changes are counted.
+const DIRS_MAX: usize = 8192;
+
+/// Nothing was done for so long: all is given back.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long one question for recalled directories waits.
+const RECALLED_WAIT: Duration = Duration::from_millis(500);
+
+/// Between two questions while one is being given back.
+const RECALLED_PAUSE: Duration = Duration::from_millis(10);
+
+/// Numbers reserved at a time.
+const NUMBERS: u32 = 8192;
+
+const PAGE: u32 = 4096;
+
+/// Closed files stored at a time when a directory is given back.
+const STORED_AT_ONCE: usize = 16;
+
+/// What is remembered of a directory that may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dir {
+    changes: u8,
+    last: Instant,
+    /// Commands about it that the leader was asked for.
+    busy: u32,
+    being_taken: bool,
+    taken: Option<Instant>,
+    cool_until: Option<Instant>,
+    cooling: Duration,
+}
+
+impl Dir {
+    fn new(now: Instant) -> Dir {
+        Dir {
+            changes: 0,
+            last: now,
+            busy: 0,
+            being_taken: false,
+            taken: None,
+            cool_until: None,
+            cooling: COOL,
+        }
+    }
+
+    /// Others want it.
+    fn cool(&mut self, now: Instant) {
+        if self.cool_until.is_some_and(|until| now > until + COOLED) {
+            self.cooling = COOL;
+        }
+        self.cool_until = Some(now + self.cooling);
+        self.cooling = (self.cooling * 2).min(COOL_MAX);
+        self.changes = 0;
+    }
+}
+
+impl State {
+    pub(super) fn is_being_taken(&self, ino: Ino) -> bool {
+        self.dirs.get(&ino).is_some_and(|dir| dir.being_taken)
+    }
+
+    fn dir(&mut self, ino: Ino) -> &mut Dir {
+        let now = Instant::now();
+        if self.dirs.len() >= DIRS_MAX && !self.dirs.contains_key(&ino) {
+            // What is not remembered is asked for once more.
+            let holding = &self.holding;
+            self.dirs.retain(|ino, dir| dir.busy > 0 || dir.being_taken || holding.is_mine(*ino));
+        }
+        self.dirs.entry(ino).or_insert_with(|| Dir::new(now))
+    }
+
+    /// A directory that it is worth asking for, before a command that the leader would be asked for.
+    pub(super) fn worth_taking(&mut self, command: &Command) -> Option<Ino> {
+        let parents = match command {
+            Command::Make { parent, .. }
+            | Command::Unlink { parent, .. }
+            | Command::RemoveDirectory { parent, .. }
+            | Command::Link { parent, .. } => vec![*parent],
+            Command::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
+            _ => return None,
+        };
+        if self.holding.held().len() >= HELD_MAX || self.holding.records() > RECORDS_MAX {
+            return None;
+        }
+        let now = Instant::now();
+        for parent in parents {
+            let mine = self.holding.is_mine(parent);
+            let dir = self.dir(parent);
+            if now.duration_since(dir.last) > WARM_FOR {
+                dir.changes = 0;
+            }
+            dir.last = now;
+            if dir.changes >= HOT && !mine && dir.cool_until.is_none_or(|until| now > until) {
+                return Some(parent);
+            }
+            dir.changes = dir.changes.saturating_add(1);
+        }
+        None
+    }
+}
+
+/// A command that the leader is asked for, in directories that are not to be taken meanwhile.
+pub(super) struct Busy<'a> {
+    behind: &'a Behind,
+    inos: Vec<Ino>,
+}
+
+impl Busy<'_> {
+    /// A directory that was just made here is likely to be filled from here.
+    pub(super) fn done(self, outcome: Option<&Outcome>) {
+        if let Some(Outcome::Attr(Attr { ino, kind: FileKind::Directory, size: 0, .. })) = outcome {
+            let mut state = self.behind.state();
+            let dir = state.dir(*ino);
+            (dir.changes, dir.last) = (HOT, Instant::now());
+        }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut state = self.behind.state();
+        for ino in &self.inos {
+            let dir = state.dir(*ino);
+            dir.busy = dir.busy.saturating_sub(1);
+        }
+        drop(state);
+        self.behind.has_changed();
+    }
+}
+
+impl Behind {
+    /// The leader is about to be asked for a command; none: something has changed since that was decided.
+    pub(super) fn enter(&self, command: &Command) -> Option<Busy<'_>> {
+        let inos = Holding::about(command);
+        let mut state = self.state();
+        let decided = rain_namespace::holding::Plan::Elsewhere;
+        if inos.iter().any(|ino| state.is_being_taken(*ino)) || state.holding.plan(command) != decided {
+            return None;
+        }
+        for ino in &inos {
+            state.dir(*ino).busy += 1;
+        }
+        Some(Busy { behind: self, inos })
+    }
+}
+
+/// Marks a directory as being taken.
+struct Taking<'a> {
+    behind: &'a Behind,
+    dir: Ino,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.behind.state().dir(self.dir).being_taken = false;
+        self.behind.has_changed();
+    }
+}
+
+impl Volume {
+    /// Asks for a directory; where that does not work, things go on as before.
+    pub(super) async fn take(&self, dir: Ino) {
+        {
+            let mut state = self.behind.state();
+            let entry = state.dir(dir);
+            if entry.being_taken {
+                return;
+            }
+            entry.being_taken = true;
+        }
+        let taking = Taking { behind: &self.behind, dir };
+        if let Err(error) = self.try_take(dir).await {
+            tracing::debug!(%error, %dir, "a directory is not taken");
+            self.behind.state().dir(dir).cool(Instant::now());
+        }
+        drop(taking);
+    }
+
+    async fn try_take(&self, dir: Ino) -> Result<(), Error> {
+        let begun = Instant::now();
+        // Whatever others of this client have under way in it changes it.
+        let mut changed = self.behind.changed.subscribe();
+        while self.behind.state().dir(dir).busy > 0 {
+            self.wait_a_little(&mut changed, begun).await?;
+        }
+        let session = self.cluster.session();
+        let asked = Instant::now();
+        let applied = self.cluster.propose_once(Some(session), &Command::Delegate { dir }).await?;
+        let Outcome::Attr(attr) = applied.map_err(Error::Refused)? else {
+            return Err(unexpected("an inode"));
+        };
+        let mut names = Vec::new();
+        let known = async {
+            if attr.size > NAMES_MAX {
+                return Err(Error::Protocol(format!("{} names", attr.size)));
+            }
+            let mut after = None;
+            while names.len() < attr.size as usize {
+                let query = Query::ReadDirectory { dir, after, limit: PAGE };
+                let Answer::Directory { entries, more } = self.cluster.query(&query).await? else {
+                    return Err(unexpected("a directory"));
+                };
+                after = entries.last().map(|entry| entry.name.clone());
+                names.extend(entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind)));
+                if !more {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let known = known.await;
+        let whole = known.is_ok() && names.len() as u64 == attr.size;
+        if whole && self.holds_now(session, asked, &attr, names) {
+            self.behind.holds.notify_one();
+            return Ok(());
+        }
+        self.cluster.propose_once(Some(session), &Command::GiveBack { dirs: vec![dir] }).await?.ok();
+        known.and(Err(Error::Protocol("it has changed meanwhile".into())))
+    }
+
+    /// A directory that was delegated, with all its names. False: the session has ended meanwhile.
+    fn holds_now(
+        &self,
+        session: SessionId,
+        asked: Instant,
+        attr: &Attr,
+        names: Vec<(Vec<u8>, Ino, FileKind)>,
+    ) -> bool {
+        let mut state = self.behind.state();
+        state.of_session(self.cluster.session());
+        if state.session != session {
+            return false;
+        }
+        if state.holding.is_empty() {
+            state.heard = asked;
+        }
+        state.holding.take(self.record(), attr, names);
+        state.dir(attr.ino).taken = Some(Instant::now());
+        true
+    }
+
+    pub(super) async fn reserve_numbers(&self) -> Result<(), Error> {
+        let session = self.cluster.session();
+        let outcome = self.cluster.propose_internal(Command::ReserveInos { count: NUMBERS }).await?;
+        let Outcome::Reserved { first, count } = outcome else { return Err(unexpected("inode numbers")) };
+        let mut state = self.behind.state();
+        if state.session == session && state.numbers.is_empty() {
+            state.numbers = first.0..first.0 + u64::from(count);
+        }
+        Ok(())
+    }
+
+    /// Gives directories back: what was closed in them is stored, and what was decided is applied, before others have them.
+    pub(super) async fn give_back(&self, dirs: Vec<Ino>) {
+        let mut mine = Vec::new();
+        let (session, below) = {
+            let mut state = self.behind.state();
+            let mut below = Vec::new();
+            for dir in dirs.iter().copied() {
+                let held = state.holding.held().any(|held| held == dir);
+                if held && state.leaving.insert(dir) {
+                    below.extend(state.holding.below(dir));
+                    mine.push(dir);
+                }
+            }
+            (state.session, below)
+        };
+        if mine.is_empty() {
+            // Somebody else sees to it.
+            let mut changed = self.behind.changed.subscribe();
+            if dirs.iter().any(|dir| self.behind.state().leaving.contains(dir)) {
+                let _ = self.wait_a_little(&mut changed, Instant::now()).await;
+            }
+            return;
+        }
+        let leaving = Leaving { behind: &self.behind, dirs: mine.clone() };
+        let _hurry = self.behind.hurry();
+        self.store_files(&below).await;
+        let due = {
+            let mut state = self.behind.state();
+            for dir in &mine {
+                state.holding.let_go(*dir);
+            }
+            state.pushed
+        };
+        // What was closed while the first were stored. From now on a close waits for its own.
+        self.store_files(&below).await;
+        let begun = Instant::now();
+        while let Err(error) = self.answered(due, begun).await {
+            if begun.elapsed() > self.cluster.options().slow_after {
+                tracing::warn!(%error, "directories are given back though not everything in them is told");
+                break;
+            }
+            tokio::time::sleep(super::TICK).await;
+        }
+        let given = self.cluster.propose_once(Some(session), &Command::GiveBack { dirs: mine }).await;
+        if let Err(error) = given {
+            tracing::debug!(%error, "giving directories back; they will be taken back");
+        }
+        drop(leaving);
+    }
+
+    async fn store_files(&self, inos: &[Ino]) {
+        use futures::StreamExt;
+        let dirty: Vec<_> = {
+            let files = self.files();
+            let of = inos.iter().filter_map(|ino| files.get(ino));
+            of.filter(|file| file.is_dirty()).cloned().collect()
+        };
+        let stores = dirty.into_iter().map(|file| async move {
+            if let Err(error) = file.flush(self).await {
+                tracing::warn!(%error, ino = %file.ino(), "storing a file whose directory is given back; it stays in memory");
+            }
+            self.close_if_idle(&file);
+        });
+        futures::stream::iter(stores).buffer_unordered(STORED_AT_ONCE).for_each(|()| async {}).await;
+    }
+
+    /// What is believed here is wrong: nothing is held any more.
+    pub(super) fn forget_all(self: &Arc<Self>) {
+        let (dirs, session) = {
+            let mut state = self.behind.state();
+            let dirs: Vec<Ino> = state.holding.held().collect();
+            state.holding.clear();
+            (dirs, state.session)
+        };
+        if dirs.is_empty() {
+            return;
+        }
+        let volume = self.clone();
+        self.runtime.spawn(async move {
+            let pushed = volume.behind.state().pushed;
+            let _ = volume.answered(pushed, Instant::now()).await;
+            let command = Command::GiveBack { dirs };
+            if let Err(error) = volume.cluster.propose_once(Some(session), &command).await {
+                tracing::debug!(%error, "giving directories back; they will be taken back");
+            }
+        });
+    }
+
+    /// What the leader says of the directories held here, asked at a moment.
+    fn heard(self: &Arc<Self>, asked: Instant, told: Vec<(Ino, bool)>) {
+        let recalled: Vec<Ino> = {
+            let mut state = self.behind.state();
+            state.heard = state.heard.max(asked);
+            let held: Vec<Ino> = state.holding.held().collect();
+            let now = Instant::now();
+            for dir in &held {
+                let is_told = told.iter().any(|(there, _)| there == dir);
+                // Those that came or are going since it was asked are not meant.
+                let meant = state.dir(*dir).taken.is_some_and(|taken| taken < asked);
+                if !is_told && meant && !state.leaving.contains(dir) {
+                    tracing::warn!(%dir, "a directory was taken back");
+                    state.holding.let_go(*dir);
+                }
+            }
+            let wanted = |(dir, recalled): &&(Ino, bool)| *recalled && held.contains(dir);
+            let recalled: Vec<Ino> = told.iter().filter(wanted).map(|(dir, _)| *dir).collect();
+            let recalled: Vec<Ino> =
+                recalled.into_iter().filter(|dir| !state.leaving.contains(dir)).collect();
+            for dir in &recalled {
+                state.dir(*dir).cool(now);
+            }
+            recalled
+        };
+        self.behind.has_changed();
+        if !recalled.is_empty() {
+            // The leader is to be heard of meanwhile.
+            let volume = self.clone();
+            self.runtime.spawn(async move { volume.give_back(recalled).await });
+        }
+    }
+
+    fn idle(&self) -> Vec<Ino> {
+        let state = self.behind.state();
+        let full = state.holding.held().len() >= HELD_MAX || state.holding.records() > RECORDS_MAX;
+        if full || state.queue.is_empty() && state.used.elapsed() > IDLE {
+            state.holding.held().collect()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// Directories that are being given back.
+struct Leaving<'a> {
+    behind: &'a Behind,
+    dirs: Vec<Ino>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.behind.state();
+        for dir in &self.dirs {
+            state.leaving.remove(dir);
+        }
+        drop(state);
+        self.behind.has_changed();
+    }
+}
+
+/// Asks which of the held directories others want, as long as the volume is there.
+pub(super) async fn watch_for_ever(behind: Arc<Behind>, volume: Weak<Volume>) {
+    loop {
+        if behind.state().holding.is_empty() {
+            behind.holds.notified().await;
+        }
+        let Some(volume) = volume.upgrade() else { return };
+        let (session, asked) = (behind.state().session, Instant::now());
+        let query = Query::Delegations { session };
+        match volume.cluster.query_waiting(&query, RECALLED_WAIT).await {
+            Ok(Answer::Delegations(told)) => {
+                let wanted = told.iter().any(|(_, recalled)| *recalled);
+                volume.heard(asked, told);
+                if wanted {
+                    // The answer will be the same until they are given back.
+                    tokio::time::sleep(RECALLED_PAUSE).await;
+                }
+            }
+            Err(Error::Refused(NsError::SessionEnded(_))) => {
+                behind.state().of_session(volume.cluster.session());
+                if let Err(error) = volume.cluster.reopen_session(session).await {
+                    tracing::debug!(%error, "opening a session; it is tried again");
+                }
+            }
+            other => {
+                tracing::debug!(?other, "asking for recalled directories; it is tried again");
+                tokio::time::sleep(HEARD_WITHIN / 20).await;
+            }
+        }
+        let idle = volume.idle();
+        if !idle.is_empty() {
+            volume.give_back(idle).await;
+        }
+    }
+}

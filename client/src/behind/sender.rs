@@ -1,0 +1,264 @@
+//! Empties the queue: as much at a time as an entry of the log may have, one after the other.
+
+use super::{Behind, Queued, State};
+use crate::cluster::Numbered;
+use crate::error::Error;
+use crate::volume::Volume;
+use rain_namespace::command::{Applied, Command, Outcome};
+use rain_namespace::error::NsError;
+use rain_namespace::holding::Holding;
+use rain_namespace::record::Time;
+use rain_types::{Ino, SessionId};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Commands of one call, and their bytes, about; one may be larger.
+const BATCH_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Where nobody waits, commands are gathered for so long: a hundred cost the nodes little more than one.
+const GATHER_FOR: Duration = Duration::from_millis(40);
+
+/// Between two tries.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
+
+/// A command that is refused because its directory is another's by now is sent again so often.
+const TRIES_MAX: u8 = 5;
+
+/// Inodes noted as under way, before those that are not are looked for.
+const PENDING_MAX: usize = 16_384;
+
+/// Runs as long as the volume.
+pub(super) async fn send_for_ever(behind: Arc<Behind>, volume: Weak<Volume>) {
+    loop {
+        behind.work.notified().await;
+        let Some(volume) = volume.upgrade() else { return };
+        loop {
+            behind.gather().await;
+            if !volume.send_some().await {
+                break;
+            }
+        }
+    }
+}
+
+impl Behind {
+    /// Returns when it is time to send.
+    async fn gather(&self) {
+        let until = tokio::time::Instant::now() + GATHER_FOR;
+        loop {
+            {
+                let state = self.state();
+                let is_much = state.queue.len() >= BATCH_MAX || state.queue_bytes >= BATCH_BYTES_MAX;
+                if is_much || state.queue.is_empty() || self.hurried.load(Relaxed) > 0 {
+                    return;
+                }
+            }
+            if tokio::time::timeout_at(until, self.work.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Fallout {
+    /// Files without a name.
+    orphans: Vec<Ino>,
+    session_ended: bool,
+    /// A directory that is another's.
+    recall: Option<Ino>,
+    /// What was told is not so.
+    spoiled: bool,
+}
+
+impl Volume {
+    /// Sends what waits, up to a batch. False: nothing waits.
+    async fn send_some(self: &Arc<Self>) -> bool {
+        let (numbered, count) = {
+            let mut state = self.behind.state();
+            let session = self.cluster.session();
+            while let Some(Queued { bound: Some(bound), .. }) = state.queue.front()
+                && *bound != session
+            {
+                let ended = *bound;
+                state.answer_first(Err(Error::Refused(NsError::SessionEnded(ended))));
+            }
+            let batch = state.batch(session);
+            if batch.is_empty() {
+                drop(state);
+                self.behind.has_changed();
+                return false;
+            }
+            let count = batch.len();
+            (self.cluster.number(batch.into_iter().map(|(command, time)| (command, Some(time)))), count)
+        };
+        let sent = self.send_until_answered(&numbered).await;
+        let fallout = {
+            let mut state = self.behind.state();
+            match sent {
+                Ok(applied) => state.answered_batch(applied),
+                Err(error) => {
+                    tracing::error!(%error, count, "changes that were told could not be sent");
+                    for _ in 0..count {
+                        state.lost = Some(error.clone());
+                        state.answer_first(Err(error.clone()));
+                    }
+                    Fallout { spoiled: true, ..Fallout::default() }
+                }
+            }
+        };
+        drop(numbered);
+        self.behind.has_changed();
+        self.clear_up(fallout).await;
+        true
+    }
+
+    /// Only what can never be taken is an error.
+    async fn send_until_answered(&self, numbered: &Numbered<'_>) -> Result<Vec<Applied>, Error> {
+        loop {
+            match self.cluster.send_numbered(numbered).await {
+                Err(error @ Error::Protocol(_)) => return Err(error),
+                Ok(applied) => return Ok(applied),
+                Err(error) => {
+                    tracing::debug!(%error, "telling the namespace what was done; it is tried again");
+                    tokio::time::sleep(RETRY_EVERY).await;
+                }
+            }
+        }
+    }
+
+    async fn clear_up(self: &Arc<Self>, fallout: Fallout) {
+        for ino in fallout.orphans {
+            self.is_orphan(ino);
+        }
+        if fallout.session_ended {
+            let ended = self.behind.state().session;
+            if let Err(error) = self.cluster.reopen_session(ended).await {
+                tracing::debug!(%error, "opening a session; it is tried again");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            self.behind.state().of_session(self.cluster.session());
+        }
+        if let Some(dir) = fallout.recall
+            && let Err(error) = self.cluster.recall(dir, std::time::Instant::now()).await
+        {
+            tracing::debug!(%error, %dir, "recalling a directory");
+        }
+        if fallout.spoiled {
+            self.forget_all();
+        }
+    }
+}
+
+impl State {
+    fn batch(&self, session: SessionId) -> Vec<(Command, Time)> {
+        let mut bytes = 0;
+        let fits = |queued: &&Queued| {
+            let fits = bytes == 0 || bytes + queued.bytes <= BATCH_BYTES_MAX;
+            bytes += queued.bytes;
+            fits && queued.bound.is_none_or(|bound| bound == session)
+        };
+        let waiting = self.queue.iter().take(BATCH_MAX).take_while(fits);
+        waiting.map(|queued| (queued.command.clone(), queued.time)).collect()
+    }
+
+    fn take_first(&mut self) -> Option<Queued> {
+        let first = self.queue.pop_front()?;
+        self.answered += 1;
+        self.queue_bytes -= first.bytes;
+        Some(first)
+    }
+
+    /// The first of the queue has its outcome.
+    fn answer_first(&mut self, outcome: Result<Outcome, Error>) {
+        let Some(queued) = self.take_first() else { return };
+        if let Some(reply) = queued.reply {
+            // Who asked may be gone.
+            let _ = reply.send(outcome);
+        }
+    }
+
+    fn answered_batch(&mut self, applied: Vec<Applied>) -> Fallout {
+        let mut fallout = Fallout::default();
+        let mut again: Vec<Queued> = Vec::new();
+        for applied in applied {
+            match applied {
+                Ok(outcome) => {
+                    if let Outcome::Removed { ino, orphaned: true } = outcome {
+                        fallout.orphans.push(ino);
+                    }
+                    if let Some(first) = self.queue.front().filter(|first| !first.told) {
+                        self.holding.confirmed(&first.command, &outcome);
+                    }
+                    self.answer_first(Ok(outcome));
+                }
+                Err(refused) => {
+                    let Some(mut first) = self.take_first() else { break };
+                    first.tries += 1;
+                    match &refused {
+                        NsError::SessionEnded(_) => fallout.session_ended = true,
+                        NsError::Delegated { dir, .. } => fallout.recall = Some(*dir),
+                        _ => {}
+                    }
+                    // Blocks belong to their session: only the flush, which has their data, can go on.
+                    let blocks =
+                        matches!(&first.command, Command::Commit { blocks, .. } if !blocks.is_empty());
+                    let only_late = match &refused {
+                        NsError::SessionEnded(_) => !blocks && first.bound.is_none(),
+                        NsError::Delegated { .. } => true,
+                        // It may need one that comes again before it.
+                        _ => !again.is_empty(),
+                    };
+                    if only_late && first.tries < TRIES_MAX {
+                        again.push(first);
+                        continue;
+                    }
+                    self.refused(first, refused, &mut fallout);
+                }
+            }
+        }
+        self.put_back(again);
+        if self.queue.is_empty() {
+            self.pending.clear();
+        } else if self.pending.len() > PENDING_MAX {
+            let answered = self.answered;
+            self.pending.retain(|_, due| *due > answered);
+        }
+        fallout
+    }
+
+    fn refused(&mut self, queued: Queued, refused: NsError, fallout: &mut Fallout) {
+        // A flush that is refused because its blocks went with their session stores them anew.
+        fallout.spoiled |= !matches!(refused, NsError::SessionEnded(_));
+        if queued.told {
+            let what = format!("{:?}", queued.command);
+            let what = what.chars().take(200).collect::<String>();
+            tracing::error!(%refused, what, "a change that was told was refused: others were here while this client was away");
+            self.lost = Some(Error::Refused(NsError::Stale));
+        }
+        if let Some(reply) = queued.reply {
+            // Who asked may be gone.
+            let _ = reply.send(Err(Error::Refused(refused)));
+        }
+    }
+
+    /// These come first again, in their order.
+    fn put_back(&mut self, again: Vec<Queued>) {
+        self.answered -= again.len() as u64;
+        for (at, queued) in again.iter().enumerate() {
+            let position = self.answered + 1 + at as u64;
+            let made = match &queued.command {
+                Command::Make { ino, .. } => *ino,
+                _ => None,
+            };
+            self.note_pending(Holding::about(&queued.command).into_iter().chain(made), position);
+        }
+        for queued in again.into_iter().rev() {
+            self.queue_bytes += queued.bytes;
+            self.queue.push_front(queued);
+        }
+    }
+}
