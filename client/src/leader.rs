@@ -33,6 +33,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(30);
 /// Where there has been none for long.
 const LOOK_RARELY: Duration = Duration::from_millis(300);
 
+/// A round of looking ends after this, where somebody has answered.
+const ROUND: Duration = Duration::from_millis(60);
+
 /// A node that does not say within this who leads is passed over.
 const ASK_TIMEOUT: Duration = Duration::from_millis(400);
 
@@ -270,7 +273,12 @@ impl Leader {
         let mut asked: futures::stream::FuturesUnordered<_> =
             addresses.iter().map(|address| describe(address, ASK_TIMEOUT)).collect();
         let mut some_answer = false;
-        while let Some(answer) = futures::StreamExt::next(&mut asked).await {
+        let begun = tokio::time::Instant::now();
+        loop {
+            // Whoever is cut off does not hold the next round up: a leader may have been found meanwhile.
+            let wait = if some_answer { ROUND } else { ASK_TIMEOUT };
+            let answer = tokio::time::timeout_at(begun + wait, futures::StreamExt::next(&mut asked)).await;
+            let Ok(Some(answer)) = answer else { break };
             let Ok((described, _)) = answer else { continue };
             if described.cluster != self.cluster.to_string() {
                 continue;

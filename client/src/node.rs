@@ -172,6 +172,13 @@ impl Node {
         }
     }
 
+    /// Whether it says within a time that it is there.
+    pub(crate) async fn answers_within(&self, time: Duration) -> bool {
+        let mut control = self.control();
+        let asked = control.describe(v1::DescribeRequest {});
+        matches!(tokio::time::timeout(time, asked).await, Ok(Ok(_)))
+    }
+
     fn answered(&self) {
         let mut state = self.state();
         if state.health != NodeHealth::Up {

@@ -6,8 +6,9 @@
 
 use crate::cluster::Cluster;
 use rain_proto::v1;
+use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// A watched node is silent for so long only when it is gone: it speaks every second.
@@ -29,17 +30,52 @@ struct Told {
     eligible: BTreeSet<u32>,
 }
 
+/// What a watcher was told last, and by whom.
+#[derive(Debug, Clone, Default)]
+struct Watcher {
+    node: Option<NodeId>,
+    told: Option<Told>,
+}
+
 /// What the watchers were told last.
 #[derive(Debug, Default)]
-pub(crate) struct RingWord(Mutex<[Option<Told>; WATCHERS]>);
+pub(crate) struct RingWord(Mutex<[Watcher; WATCHERS]>);
+
+impl RingWord {
+    fn watchers(&self) -> MutexGuard<'_, [Watcher; WATCHERS]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watcher turns to a node, unless another watches it: both would be blind when it is cut off. The last resort is any.
+    fn turn_to(&self, watcher: usize, node: NodeId, any: bool) -> bool {
+        let mut watchers = self.watchers();
+        let is_taken =
+            watchers.iter().enumerate().any(|(other, at)| other != watcher && at.node == Some(node));
+        if is_taken && !any {
+            return false;
+        }
+        watchers[watcher].node = Some(node);
+        true
+    }
+
+    fn turn_away(&self, watcher: usize) {
+        self.watchers()[watcher].node = None;
+    }
+}
 
 /// Watches one node after the other for as long as the client lives.
 pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
     loop {
         let Some(strong) = cluster.upgrade() else { return };
         let nodes = strong.nodes_to_watch(watcher);
+        let alone = nodes.len() < WATCHERS;
         drop(strong);
         for node in nodes {
+            let Some(strong) = cluster.upgrade() else { return };
+            if !strong.ring_word.turn_to(watcher, node.id, alone) {
+                continue;
+            }
+            drop(strong);
             let mut control = node.control();
             let begun = tokio::time::timeout(BEGIN_TIMEOUT, control.watch_ring(v1::RingRequest {})).await;
             if let Ok(Ok(response)) = begun {
@@ -49,6 +85,10 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
                     None => return,
                 }
             }
+        }
+        match cluster.upgrade() {
+            Some(strong) => strong.ring_word.turn_away(watcher),
+            None => return,
         }
         tokio::time::sleep(AGAIN_EVERY).await;
     }
@@ -93,9 +133,9 @@ impl Cluster {
     /// A watcher was told of a view, or hears nothing more. The newest of all counts; without any nobody is known to be away.
     fn hear_ring(&self, watcher: usize, told: Option<Told>) {
         let newest = {
-            let mut word = self.ring_word.0.lock().unwrap_or_else(PoisonError::into_inner);
-            word[watcher] = told;
-            word.iter().flatten().max_by_key(|told| told.epoch).cloned()
+            let mut watchers = self.ring_word.watchers();
+            watchers[watcher].told = told;
+            watchers.iter().filter_map(|watcher| watcher.told.as_ref()).max_by_key(|told| told.epoch).cloned()
         };
         for node in self.all_nodes() {
             match &newest {

@@ -24,6 +24,12 @@ pub struct ClientStats {
     pub commands: u64,
     /// Queries sent to the namespace.
     pub queries: u64,
+    /// Changes that were told before the namespace had them.
+    pub told_early: u64,
+    /// Directories taken.
+    pub directories_taken: u64,
+    /// Directories given back: somebody wanted them, or nothing was done in them.
+    pub directories_given_back: u64,
 }
 
 macro_rules! counters {
@@ -48,6 +54,9 @@ counters!(
     shares_absent,
     commands,
     queries,
+    told_early,
+    directories_taken,
+    directories_given_back,
 );
 
 /// Adds one.

@@ -485,7 +485,7 @@ async fn campaign(shared: Arc<Shared>, keeper: Arc<Keeper>) {
             let members = |view: &View| view.members.iter().map(|member| member.node).collect::<Vec<_>>();
             status.view.as_ref().map(|view| members(view).into_iter().filter(|node| !cut(*node)).collect())
         };
-        keeper.campaign(&mut campaign, view.as_deref());
+        keeper.campaign(&mut campaign, view.as_deref()).await;
         tokio::time::sleep(CAMPAIGN_EVERY).await;
     }
 }

@@ -193,7 +193,7 @@ impl Cluster {
         runtime.spawn(async move {
             let mut campaign = Campaign::default();
             while let Some(keeper) = standing.upgrade() {
-                keeper.campaign(&mut campaign, Some(&wires.view(id)));
+                keeper.campaign(&mut campaign, Some(&wires.view(id))).await;
                 drop(keeper);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

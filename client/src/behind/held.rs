@@ -4,6 +4,7 @@
 use super::{Behind, HEARD_WITHIN, State};
 use crate::cluster::unexpected;
 use crate::error::Error;
+use crate::stats::count;
 use crate::volume::Volume;
 use rain_namespace::command::{Command, Outcome};
 use rain_namespace::error::NsError;
@@ -11,6 +12,7 @@ use rain_namespace::holding::Holding;
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::{Ino, SessionId};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -270,6 +272,7 @@ impl Volume {
         }
         state.holding.take(self.record(), attr, names);
         state.dir(attr.ino).taken = Some(Instant::now());
+        count(&self.cluster.counters.directories_taken);
         true
     }
 
@@ -307,6 +310,7 @@ impl Volume {
             }
             return;
         }
+        self.cluster.counters.directories_given_back.fetch_add(mine.len() as u64, Relaxed);
         let leaving = Leaving { behind: &self.behind, dirs: mine.clone() };
         let _hurry = self.behind.hurry();
         self.store_files(&below).await;

@@ -24,6 +24,7 @@ mod sender;
 
 use crate::cluster::Cluster;
 use crate::error::Error;
+use crate::stats::count;
 use crate::volume::Volume;
 use held::Dir;
 use rain_namespace::command::{Applied, Command, Outcome};
@@ -370,6 +371,7 @@ impl Volume {
             };
             match step {
                 Step::Told(outcome) => {
+                    count(&self.cluster.counters.told_early);
                     self.behind.work.notify_one();
                     return Ok(outcome);
                 }

@@ -10,6 +10,7 @@ use crate::node::{Node, is_broken};
 use crate::options::Options;
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, CodeSpec, NodeId, ShareIndex};
 use std::cmp::Ordering;
@@ -22,6 +23,10 @@ const AGAIN_EVERY: Duration = Duration::from_millis(60);
 
 /// With only k shares durable, the others are waited for so long before the block goes on without margin.
 const WITHOUT_MARGIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Then those that are late are asked whether they are there at all, and who does not say so within this is not waited for.
+const ASK_AFTER: Duration = Duration::from_millis(60);
+const SAY_WITHIN: Duration = Duration::from_millis(220);
 
 /// How often it is looked whether the late are still worth waiting for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -166,7 +171,10 @@ impl Blocks {
         let begun = Instant::now();
         let patience = tokio::time::sleep(LOOK_EVERY);
         tokio::pin!(patience);
-        let mut waits = Waits { begun, needed, got: placed.count_ones() as usize, reached: begun };
+        let got = placed.count_ones() as usize;
+        let mut waits = Waits { begun, needed, got, reached: begun, asked: false, gone: false };
+        let gone = futures::future::pending().boxed();
+        tokio::pin!(gone);
         loop {
             waits.has((placed | durable).count_ones() as usize);
             tokio::select! {
@@ -181,11 +189,19 @@ impl Blocks {
                         out.retain(|waited| waited.id != node);
                     }
                 },
+                gone_now = &mut gone => {
+                    waits.gone = gone_now;
+                    gone.set(futures::future::pending().boxed());
+                }
                 () = &mut patience => {
                     let elapsed = begun.elapsed();
                     if waits.got < needed && elapsed >= self.options.dead_after / 2 {
                         // Whoever is only slow answers the probe and counts again.
                         out.iter().for_each(|node| node.lags());
+                    }
+                    if waits.is_to_ask(late_after) {
+                        waits.asked = true;
+                        gone.set(none_is_there(out.clone()).boxed());
                     }
                     let away = out.iter().all(|node| !node.is_in_view());
                     let silent = out.iter().all(|node| !node.is_up());
@@ -212,9 +228,23 @@ struct Waits {
     got: usize,
     /// Since when there are so many.
     reached: Instant,
+    /// The late were asked whether they are there.
+    asked: bool,
+    /// None of them has said so.
+    gone: bool,
+}
+
+/// Whether none of these nodes answers anything.
+async fn none_is_there(nodes: Vec<Arc<Node>>) -> bool {
+    let asked = nodes.iter().map(|node| node.answers_within(SAY_WITHIN));
+    futures::future::join_all(asked).await.iter().all(|answers| !answers)
 }
 
 impl Waits {
+    fn is_to_ask(&self, late_after: Duration) -> bool {
+        !self.asked && self.got == self.needed && self.reached.elapsed() >= late_after.max(ASK_AFTER)
+    }
+
     fn has(&mut self, got: usize) {
         // With one more than is needed the clock runs: others that come do not set it back.
         if got > self.got {
@@ -226,12 +256,12 @@ impl Waits {
     }
 
     /// Who is `away` by the ring is waited for only where it is needed. With k + 1 the late are left behind soon; with k, without margin,
-    /// only after more patience. With fewer they are needed, until they are `silent` for long.
+    /// only after more patience, or when they answer nothing at all. With fewer they are needed, until they are `silent` for long.
     fn is_over(&self, options: &Options, late_after: Duration, away: bool, silent: bool) -> bool {
         let since = self.reached.elapsed();
         match self.got.cmp(&self.needed) {
             Ordering::Greater => away || since >= late_after,
-            Ordering::Equal => away || since >= late_after.max(WITHOUT_MARGIN_AFTER),
+            Ordering::Equal => away || self.gone || since >= late_after.max(WITHOUT_MARGIN_AFTER),
             Ordering::Less => {
                 let elapsed = self.begun.elapsed();
                 elapsed >= options.slow_after || (silent && elapsed >= options.dead_after)

@@ -238,6 +238,7 @@ pub struct Keeper {
     seat: Seat,
     options: KeeperOptions,
     raft: Raft,
+    network: Network,
     receiver: Receiver,
     standing: Arc<Mutex<Standing>>,
     log: LogStore,
@@ -288,7 +289,7 @@ impl Keeper {
         let network = Network { cluster, transport, standing: standing_of, heartbeat, log: log_of };
         let config = Arc::new(raft_config(&options.times)?);
         let machine = StateMachine(applying.clone());
-        let raft = Raft::new(seat.node, config, network, log.clone(), machine).await;
+        let raft = Raft::new(seat.node, config, network.clone(), log.clone(), machine).await;
         let raft = raft.map_err(|error| KeeperError::raft(&error))?;
         // Who votes alone asks nobody.
         let me = seat.node;
@@ -309,6 +310,7 @@ impl Keeper {
             seat,
             options,
             raft,
+            network,
             receiver,
             standing,
             log,
@@ -464,12 +466,12 @@ impl Keeper {
         self.receiver.take(head, pieces).await
     }
 
-    /// Asks the others for their votes, unless this node has promised a leader not to. `campaign` decides under the lock.
-    fn stand(&self, decide: impl FnOnce(&Standing) -> bool) -> bool {
+    /// Asks the others for their votes, unless this node has promised a leader not to.
+    fn stand(&self) -> bool {
         let trigger = self.raft.trigger();
         let mut electing = Box::pin(trigger.elect());
         let standing = self.standing();
-        if !decide(&standing) || !standing.may_stand(Instant::now()) {
+        if !standing.may_stand(Instant::now()) {
             return false;
         }
         // Under the lock up to where openraft has it in its queue, as a leader's messages are.
@@ -480,24 +482,49 @@ impl Keeper {
     }
 
     /// Stands for leader when that is due; `view` is who answers, by the ring. To be called often.
-    pub fn campaign(&self, campaign: &mut raft::campaign::Campaign, view: Option<&[NodeId]>) {
+    pub async fn campaign(&self, campaign: &mut raft::campaign::Campaign, view: Option<&[NodeId]>) {
         let metrics = self.raft.server_metrics();
-        let (voters, leader) = {
+        let (membership, leader) = {
             let metrics = metrics.borrow();
-            (metrics.membership_config.membership().get_joint_config().clone(), metrics.current_leader)
+            (metrics.membership_config.membership().clone(), metrics.current_leader)
         };
+        let voters = membership.get_joint_config();
         if leader == Some(self.seat.node) {
             // Should it lose its place, it keeps out of the way of whoever takes it.
             self.standing().leads_now(Instant::now());
         }
-        let stood = self.stand(|standing| {
-            let heard = Some(standing.led());
-            let (me, now) = (self.seat.node, Instant::now());
-            let facts = raft::campaign::Facts { me, now, voters: &voters, leader, heard, view };
-            campaign.decide(&self.options.times, &facts)
-        });
-        if stood {
+        let (me, now, heard) = (self.seat.node, Instant::now(), Some(self.standing().led()));
+        let facts = raft::campaign::Facts { me, now, voters, leader, heard, view };
+        if !campaign.decide(&self.options.times, &facts) {
+            return;
+        }
+        if !self.would_win(&membership, view).await {
+            campaign.refused();
+        } else if self.stand() {
             tracing::info!(?leader, "no leader of the namespace answers: standing for it");
+        }
+    }
+
+    /// Whether a majority would vote for this node, were it asked now.
+    async fn would_win(&self, membership: &Membership, view: Option<&[NodeId]>) -> bool {
+        let last = self.log.durable();
+        let answers = |node: &NodeId| view.is_none_or(|view| view.contains(node));
+        let others = membership.voter_ids().filter(|node| *node != self.seat.node && answers(node));
+        let mut asked: futures::stream::FuturesUnordered<_> = others
+            .filter_map(|node| Some((node, membership.get_node(&node)?)))
+            .map(|(node, place)| async move { (node, self.network.would_vote(node, place, last).await) })
+            .collect();
+        let mut would = BTreeSet::from([self.seat.node]);
+        loop {
+            let is_majority =
+                |voters: &BTreeSet<NodeId>| voters.intersection(&would).count() * 2 > voters.len();
+            if membership.get_joint_config().iter().all(is_majority) {
+                return true;
+            }
+            let Some((node, would_vote)) = futures::StreamExt::next(&mut asked).await else { return false };
+            if would_vote {
+                would.insert(node);
+            }
         }
     }
 

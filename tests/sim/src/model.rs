@@ -42,7 +42,38 @@ pub enum Part {
     Lock,
 }
 
+/// What a client knows when it chooses.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// How many names there are.
+    pub names: u8,
+    /// Files met, by the name they had then.
+    pub files: &'a BTreeMap<Name, u64>,
+    /// It has the lock.
+    pub holds: bool,
+}
+
 impl Op {
+    /// What a client does next; `roll` gives a number below another.
+    pub fn choose(known: Known<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
+        let (one, two) = (roll(known.names.into()) as Name, roll(known.names.into()) as Name);
+        match roll(16) {
+            0..=2 => Op::Create(one),
+            3 | 4 => Op::Unlink(one),
+            5 | 6 => Op::Rename(one, two),
+            7 => match known.files.get(&two) {
+                Some(file) => Op::Link(*file, one),
+                None => Op::Lookup(one),
+            },
+            8 | 9 => Op::Lookup(one),
+            10 => Op::List,
+            11 | 12 => Op::Put(roll(1 << 62) + 1),
+            13 => Op::Get,
+            _ if known.holds => Op::Unlock,
+            _ => Op::TryLock,
+        }
+    }
+
     /// Where it belongs.
     pub fn part(&self) -> Part {
         match self {

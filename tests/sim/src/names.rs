@@ -9,7 +9,7 @@
 
 use crate::disk::Disk;
 use crate::history::{Event, linearize};
-use crate::model::{Mutex as LockModel, Name, Names, Op, Part, Register, Reply};
+use crate::model::{Known, Mutex as LockModel, Name, Names, Op, Part, Register, Reply};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use fastrand::Rng;
@@ -278,7 +278,7 @@ impl World {
         node.campaign = Some(tokio::spawn(async move {
             let (mut campaign, mut turns) = (Campaign::default(), 0u32);
             while let Some(keeper) = weak.upgrade() {
-                keeper.campaign(&mut campaign, Some(&wires.view(id)));
+                keeper.campaign(&mut campaign, Some(&wires.view(id))).await;
                 turns += 1;
                 if turns.is_multiple_of(100) {
                     // A log that cannot be made shorter is no failure of what is promised here.
@@ -474,22 +474,8 @@ impl Client {
     }
 
     fn choose(&mut self) -> Op {
-        let (one, two) = (self.rng.u8(..NAMES), self.rng.u8(..NAMES));
-        match self.rng.u8(..16) {
-            0..=2 => Op::Create(one),
-            3 | 4 => Op::Unlink(one),
-            5 | 6 => Op::Rename(one, two),
-            7 => match self.known.get(&two) {
-                Some(file) => Op::Link(*file, one),
-                None => Op::Lookup(one),
-            },
-            8 | 9 => Op::Lookup(one),
-            10 => Op::List,
-            11 => Op::Put(self.rng.u64(1..1 << 40)),
-            12 | 13 => Op::Get,
-            _ if self.holds => Op::Unlock,
-            _ => Op::TryLock,
-        }
+        let known = Known { names: NAMES, files: &self.known, holds: self.holds };
+        Op::choose(known, |below| self.rng.u64(..below))
     }
 
     async fn perform(&mut self, op: &Op) -> Option<Reply> {

@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let say = |text: String| {
         let _ = writeln!(std::io::stdout(), "{text}");
     };
-    let (mut done, mut unknown, mut caught) = (0, 0, 0);
+    let (mut done, mut unknown, mut early, mut caught) = (0, 0, 0, 0);
     // Half of them with three voters, half with five.
     for (nodes, from, to) in [(3, first, first + seeds / 2), (5, first + seeds / 2, first + seeds)] {
         if from == to {
@@ -38,8 +38,10 @@ fn main() -> anyhow::Result<()> {
             let report = stage.play(Asked { seed, faults, stale })?;
             done += report.done;
             unknown += report.unknown;
+            early += report.told_early;
             let what = report.faults.join(", ");
-            say(format!("seed {seed}: {} operations, {} unknown; {what}", report.done, report.unknown));
+            let (done, unknown, early) = (report.done, report.unknown, report.told_early);
+            say(format!("seed {seed}: {done} operations, {unknown} unknown, {early} told early; {what}"));
             if stale {
                 caught += u64::from(!report.violations.is_empty());
             } else {
@@ -53,7 +55,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     say(format!(
-        "{seeds} histories, {done} operations, {unknown} with an unknown outcome: each has an order"
+        "{seeds} histories, {done} operations, {unknown} with an unknown outcome, {early} told before the namespace had them: each has an order"
     ));
     Ok(())
 }

@@ -5,13 +5,14 @@
 
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::{Context, ensure};
+use fastrand::Rng;
 use rain_client::{Cluster, Error, NewInode, OpenFile, Options, Volume};
 use rain_namespace::command::RenameMode;
 use rain_namespace::error::NsError;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_namespace::record::FileKind;
 use rain_sim::history::{Event, Violation, linearize};
-use rain_sim::model::{Mutex, Name, Names, Op, Part, Register, Reply};
+use rain_sim::model::{Known, Mutex, Name, Names, Op, Part, Register, Reply};
 use rain_types::Ino;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 const CLIENTS: u32 = 4;
-const NAMES: u64 = 4;
+const NAMES: u8 = 4;
 
 /// Between two operations of a client: the machine is to have time for the faults, too.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -48,22 +49,10 @@ pub struct Report {
     pub done: usize,
     /// Operations whose outcome nobody knows.
     pub unknown: usize,
+    /// Changes that were told before the namespace had them.
+    pub told_early: u64,
     /// What no order explains.
     pub violations: Vec<(Part, Violation)>,
-}
-
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % below.max(1)
-    }
 }
 
 /// A cluster for many runs.
@@ -114,8 +103,9 @@ impl Stage {
     pub fn play(&mut self, asked: Asked) -> anyhow::Result<Report> {
         self.cluster.restart_all()?;
         self.cluster.wait_settled(self.nodes as usize, Duration::from_secs(40))?;
-        let mut dice = Dice(asked.seed);
+        let mut rng = Rng::with_seed(asked.seed);
         let folder = format!("history-{}", asked.seed);
+        let told_before = self.told_early();
         let (start, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         let runtime = self.runtime.as_ref().context("it runs")?;
         let places: Vec<Place> = {
@@ -135,7 +125,7 @@ impl Stage {
                 let client = Client {
                     number: number as u32,
                     place,
-                    dice: Dice(asked.seed.wrapping_mul(1000) + number as u64),
+                    rng: Rng::with_seed(asked.seed.wrapping_mul(1000) + number as u64),
                     start,
                     known: BTreeMap::new(),
                     stale: stale.then(BTreeMap::new),
@@ -148,8 +138,8 @@ impl Stage {
         std::thread::sleep(Duration::from_millis(300));
         let mut faults = Vec::new();
         for _ in 0..asked.faults {
-            faults.push(self.strike(&mut dice)?);
-            std::thread::sleep(Duration::from_millis(200 + dice.roll(500)));
+            faults.push(self.strike(&mut rng)?);
+            std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
         }
         if asked.faults == 0 {
             std::thread::sleep(Duration::from_millis(700));
@@ -176,22 +166,27 @@ impl Stage {
             faults,
             done: history.len() - unknown,
             unknown,
+            told_early: self.told_early() - told_before,
             violations: violations.collect(),
         })
     }
 
+    fn told_early(&self) -> u64 {
+        self.clients.iter().map(|client| client.stats().told_early).sum()
+    }
+
     /// Something fails, and is mended.
-    fn strike(&mut self, dice: &mut Dice) -> anyhow::Result<String> {
+    fn strike(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
         let cluster = &mut self.cluster;
-        let leads = dice.roll(2) == 0;
+        let leads = rng.u64(..2) == 0;
         // Without a leader just now, any will do.
         let leader = cluster.leader().unwrap_or(1);
         let others: Vec<u32> = (1..=self.nodes).filter(|node| *node != leader).collect();
-        let other = others[dice.roll(others.len() as u64) as usize];
+        let other = others[rng.u64(..others.len() as u64) as usize];
         let victim = if leads { leader } else { other };
         let who = if leads { "the leader" } else { "a follower" };
-        let long = Duration::from_millis(200 + dice.roll(1300));
-        let kind = dice.roll(6);
+        let long = Duration::from_millis(200 + rng.u64(..1300));
+        let kind = rng.u64(..6);
         match kind {
             0 | 1 => {
                 cluster.kill(victim)?;
@@ -270,7 +265,7 @@ impl Place {
 struct Client {
     number: u32,
     place: Place,
-    dice: Dice,
+    rng: Rng,
     start: Instant,
     /// Files met, by the name they had then.
     known: BTreeMap<Name, u64>,
@@ -298,22 +293,10 @@ fn refused(error: Error) -> Result<Reply, Error> {
 
 impl Client {
     fn choose(&mut self) -> Op {
-        let (one, two) = (self.dice.roll(NAMES) as Name, self.dice.roll(NAMES) as Name);
-        match self.dice.roll(16) {
-            0..=2 => Op::Create(one),
-            3 | 4 => Op::Unlink(one),
-            5 | 6 => Op::Rename(one, two),
-            7 => match self.known.get(&two) {
-                Some(file) => Op::Link(*file, one),
-                None => Op::Lookup(one),
-            },
-            8 | 9 => Op::Lookup(one),
-            10 => Op::List,
-            11 | 12 => Op::Put(self.dice.roll(1 << 62) + 1),
-            13 if !self.doubtful => Op::Get,
-            13 => Op::List,
-            _ if self.holds => Op::Unlock,
-            _ => Op::TryLock,
+        let known = Known { names: NAMES, files: &self.known, holds: self.holds };
+        match Op::choose(known, |below| self.rng.u64(..below)) {
+            Op::Get if self.doubtful => Op::List,
+            op => op,
         }
     }
 

@@ -11,6 +11,10 @@
 //! | it is there | silent for [`Times::silence`] | stand, in turn: its disk hangs, or its Raft does |
 //! | enough voters answer again | not heard for [`Times::silence`] | give whoever leads [`Times::settle`] to find this node |
 //! | nothing (no ring here) | silent for [`Times::blind`] | stand, in turn |
+//!
+//! Whoever is to stand asks first whether the others would vote for it (the pre-vote of Ongaro's thesis, section 9.6): one whose log is
+//! shorter, or who heard the leader a little earlier than they, would only raise the term, vote for itself, and keep the others from
+//! winning for a lease. Without that every second failover of a pair took a second round.
 
 use super::standing::Times;
 use rain_types::NodeId;
@@ -47,17 +51,28 @@ pub struct Campaign {
     decided: Option<Instant>,
     since: Option<Instant>,
     tried: Option<Instant>,
+    /// The others would not have voted for it then.
+    refused: bool,
 }
 
+/// Before those who would not vote for this node are asked whether they would by now.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 impl Campaign {
-    /// Whether to stand now. Whoever is told so does.
+    /// The others were asked first, and would not vote for this node: a lease is not over yet, or its log is shorter. Nothing was disturbed by
+    /// that, and they may be asked again soon.
+    pub(crate) fn refused(&mut self) {
+        self.refused = true;
+    }
+
+    /// Whether to stand now. Whoever is told so asks whether the others would vote for it, and then does or says that they would not.
     pub(crate) fn decide(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
         let before = self.decided.replace(facts.now);
         if before.is_some_and(|before| facts.now.duration_since(before) > APART_FOR) {
             self.connected = None;
         }
         if !self.has_reason(times, facts) {
-            (self.since, self.tried) = (None, None);
+            (self.since, self.tried, self.refused) = (None, None, false);
             return false;
         }
         let since = *self.since.get_or_insert(facts.now);
@@ -66,11 +81,15 @@ impl Campaign {
         // A round of turns is over before somebody tries again; and none tries as often as another, or those whose turns have come to fall
         // together (each counts from when it had a reason) would split the votes for ever.
         let round = times.step * (order.len() + 1 + turn) as u32;
-        let due = self.tried.map_or(since + times.step * turn as u32, |tried| tried + round);
+        let due = match self.tried {
+            None => since + times.step * turn as u32,
+            Some(tried) if self.refused => tried + ASK_AGAIN_AFTER,
+            Some(tried) => tried + round,
+        };
         if facts.now < due {
             return false;
         }
-        self.tried = Some(facts.now);
+        (self.tried, self.refused) = (Some(facts.now), false);
         true
     }
 

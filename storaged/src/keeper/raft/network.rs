@@ -2,7 +2,7 @@
 
 use super::log_store::LogStore;
 use super::standing::Standing;
-use super::types::{Place, Raft, SnapshotData, StoredMembership, Types, Vote};
+use super::types::{EntryLogId, Place, Raft, SnapshotData, StoredMembership, Types, Vote};
 use super::wire::{self, Addressee, Message, Reply, SnapshotHead};
 use crate::keeper::aside::blocking;
 use crate::keeper::store::{Pair, StoreSnapshot};
@@ -93,6 +93,17 @@ impl RaftNetworkFactory<Types> for Network {
 
     async fn new_client(&mut self, target: NodeId, node: &Place) -> Peer {
         Peer { network: self.clone(), to: target, address: node.address.clone(), line: None, last: None }
+    }
+}
+
+impl Network {
+    /// Whether a node would vote for one whose log ends here. One that does not answer would not.
+    pub(crate) async fn would_vote(&self, node: NodeId, place: &Place, last: Option<EntryLogId>) -> bool {
+        let addressee = Addressee { cluster: self.cluster, node };
+        let bytes = wire::encode_message(addressee, &Message::PreVote(last));
+        let asked = self.transport.call(node, &place.address, bytes);
+        let Ok(Ok(answer)) = tokio::time::timeout(self.heartbeat, asked).await else { return false };
+        matches!(wire::decode_reply(answer), Ok(Reply::PreVote(true)))
     }
 }
 
@@ -354,6 +365,13 @@ impl Receiver {
                 // Before the candidate hears of it: it may be leader the next moment.
                 self.standing().saw(&response.vote);
                 Reply::Vote(response)
+            }
+            Message::PreVote(theirs) => {
+                let voted = self.raft.with_raft_state(|state| state.vote_last_modified()).await;
+                let voted = voted.map_err(|error| ReceiveError::Stopped(error.to_string()))?;
+                Reply::PreVote(
+                    theirs >= self.log.durable() && self.standing().would_vote(voted, Instant::now()),
+                )
             }
             Message::Snapshot(_) => return Err(ReceiveError::Malformed),
         };

@@ -122,6 +122,11 @@ impl Standing {
         now > self.led() + self.times.lease
     }
 
+    /// Whether it would vote for another now: its promises are over, to a leader it has heard and to a candidate it has voted for.
+    pub(crate) fn would_vote(&self, voted: Option<Instant>, now: Instant) -> bool {
+        self.may_stand(now) && voted.is_none_or(|voted| now > voted + self.times.lease)
+    }
+
     /// A node has acknowledged a message that was sent under this vote at this moment.
     pub(crate) fn acknowledged(&mut self, vote: &Vote, by: NodeId, sent: Instant) {
         if *vote > self.acknowledged.0 {
@@ -262,6 +267,8 @@ mod tests {
         standing.hears(&Vote::new_committed(2, NodeId(1)), start + ms(300));
         assert!(!standing.may_stand(start + ms(400)));
         assert!(standing.may_stand(start + ms(501)));
+        assert!(!standing.would_vote(Some(start + ms(400)), start + ms(501)), "it has voted just now");
+        assert!(standing.would_vote(Some(start + ms(400)), start + ms(601)));
         // An old leader's message is no promise.
         standing.hears(&Vote::new_committed(1, NodeId(3)), start + ms(500));
         assert!(standing.may_stand(start + ms(501)));

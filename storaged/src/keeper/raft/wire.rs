@@ -226,6 +226,8 @@ pub(crate) struct Addressee {
 pub(crate) enum Message {
     Append(AppendEntriesRequest<super::types::Types>),
     Vote(VoteRequest<NodeId>),
+    /// Whether the node would vote for one whose log ends here, were it asked now.
+    PreVote(Option<EntryLogId>),
     /// The head of a snapshot; its pieces follow.
     Snapshot(SnapshotHead),
 }
@@ -274,6 +276,10 @@ pub(crate) fn encode_message(to: Addressee, message: &Message) -> Bytes {
             out.put_u32_le(head.time.nanos);
             out.extend(encode_stored_membership(&head.membership));
         }
+        Message::PreVote(last) => {
+            out.put_u8(4);
+            put_log_id(&mut out, last.as_ref());
+        }
     }
     out.into()
 }
@@ -298,6 +304,7 @@ pub(crate) fn decode_message(mut from: Bytes) -> Read<(Addressee, Message)> {
             let membership = decode_stored_membership(from)?;
             Message::Snapshot(SnapshotHead { vote, last, time, membership })
         }
+        4 => whole(Message::PreVote(log_id_of(from)?), from)?,
         _ => return Err(Malformed),
     };
     Ok((to, message))
@@ -325,6 +332,7 @@ fn append_of(from: &mut Bytes) -> Read<AppendEntriesRequest<super::types::Types>
 pub(crate) enum Reply {
     Append(AppendEntriesResponse<NodeId>),
     Vote(VoteResponse<NodeId>),
+    PreVote(bool),
     /// The vote of a node that has taken a snapshot, or would not.
     Snapshot(Vote),
 }
@@ -352,6 +360,10 @@ pub(crate) fn encode_reply(reply: &Reply) -> Bytes {
             out.put_u8(6);
             put_vote(&mut out, vote);
         }
+        Reply::PreVote(would) => {
+            out.put_u8(7);
+            out.put_u8(u8::from(*would));
+        }
     }
     out.into()
 }
@@ -371,6 +383,7 @@ pub(crate) fn decode_reply(mut from: Bytes) -> Read<Reply> {
             Reply::Vote(VoteResponse { vote, last_log_id, vote_granted: u8_of(from)? == 1 })
         }
         6 => Reply::Snapshot(vote_of(from)?),
+        7 => Reply::PreVote(u8_of(from)? == 1),
         _ => return Err(Malformed),
     };
     whole(reply, from)
@@ -448,8 +461,12 @@ mod tests {
             time: Time { secs: -1, nanos: 5 },
             membership: StoredMembership::new(Some(id(1, 1, 0)), membership()),
         };
-        let messages =
-            [Message::Append(append), Message::Vote(VoteRequest::new(vote, None)), Message::Snapshot(head)];
+        let messages = [
+            Message::Append(append),
+            Message::Vote(VoteRequest::new(vote, None)),
+            Message::Snapshot(head),
+            Message::PreVote(Some(id(1, 2, 3))),
+        ];
         for message in messages {
             let bytes = encode_message(to, &message);
             let (addressee, read) = decode_message(bytes.clone()).expect("whole");
@@ -466,6 +483,7 @@ mod tests {
             Reply::Append(AppendEntriesResponse::HigherVote(vote)),
             Reply::Vote(VoteResponse { vote, last_log_id: Some(id(1, 2, 3)), vote_granted: true }),
             Reply::Snapshot(vote),
+            Reply::PreVote(true),
         ];
         for reply in replies {
             let bytes = encode_reply(&reply);
