@@ -37,7 +37,7 @@ pub struct Bounds {
 pub const READ: Bounds = Bounds { soonest: Duration::from_millis(15), latest: Duration::from_millis(250) };
 
 /// Writes: a late node's share is made by repair afterwards, which costs more than a little patience.
-pub const WRITE: Bounds = Bounds { soonest: Duration::from_millis(300), latest: Duration::from_secs(2) };
+pub const WRITE: Bounds = Bounds { soonest: Duration::from_millis(250), latest: Duration::from_secs(2) };
 
 impl Usual {
     /// Takes in one answer's time.

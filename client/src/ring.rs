@@ -150,3 +150,21 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_watchers_never_turn_to_one_node_unless_there_is_no_other() {
+        let word = RingWord::default();
+        assert!(word.turn_to(0, NodeId(1), false));
+        assert!(!word.turn_to(1, NodeId(1), false), "another watches it");
+        assert!(word.turn_to(1, NodeId(2), false));
+        assert!(word.turn_to(0, NodeId(1), false), "the same again");
+        assert!(!word.turn_to(0, NodeId(2), false));
+        word.turn_away(1);
+        assert!(word.turn_to(0, NodeId(2), false));
+        assert!(word.turn_to(1, NodeId(2), true), "there is no other");
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
+use rain_namespace::record::FileKind;
 use rain_tests::data;
 use rain_tests::needs::Need;
 use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
@@ -18,6 +19,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("what_fsync_said_of_names_survives_the_death_of_everything", &[Need::Mount], all_killed),
     ("a_dead_or_sleeping_mount_holds_nobody_up_for_long", &[Need::Mount], away),
     ("a_mount_with_sync_has_everything_durable_when_a_call_returns", &[Need::Mount], synchronous),
+    ("a_thousand_names_cost_a_few_entries_of_the_log", &[], few_entries),
     (
         "a_tree_made_behind_the_caller_is_the_same_after_the_leader_dies_and_on_another_mount",
         &[Need::Mount],
@@ -248,6 +250,35 @@ fn synchronous() -> anyhow::Result<()> {
     ensure!(names(&dir)?.len() == 30);
     ensure!(fs::read(dir.join("moved"))? == b"0" && fs::read(dir.join("f29"))? == b"29");
     Ok(())
+}
+
+fn few_entries() -> anyhow::Result<()> {
+    use rain_client::{Cluster, NewInode, Options};
+    let cluster = TestCluster::start(small())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let addresses: Vec<String> = cluster.addresses().split(',').map(str::to_owned).collect();
+    runtime.block_on(async {
+        let mut sent = Vec::new();
+        for behind in [false, true] {
+            let options = Options { label: "test".into(), behind, ..Options::default() };
+            let client = Cluster::connect(&addresses, options).await?;
+            let volume = client.volume("main").await?;
+            let new = |kind| NewInode::new(kind, 0o755, 0, 0);
+            let name = format!("behind-{behind}");
+            let dir = volume.make(volume.root(), name.as_bytes(), new(FileKind::Directory)).await?.ino;
+            for at in 0..1000 {
+                volume.make(dir, format!("f{at}").as_bytes(), new(FileKind::File)).await?;
+            }
+            volume.settle().await?;
+            sent.push(client.stats().commands);
+            let (entries, _) = volume.read_directory(dir, None, 4096).await?;
+            ensure!(entries.len() == 1000, "{} names", entries.len());
+            client.close().await;
+        }
+        ensure!(sent[0] > 1000, "without, each is one of its own: {sent:?}");
+        ensure!(sent[1] < 100, "1000 names took {} calls", sent[1]);
+        Ok(())
+    })
 }
 
 /// What can be said of a tree: names, kinds, modes, times, contents.

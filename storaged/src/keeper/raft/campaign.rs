@@ -308,6 +308,32 @@ mod tests {
         assert_eq!(tries(3, 900), [261, 561, 861]);
     }
 
+    #[test]
+    fn who_would_not_be_voted_for_asks_again_soon_and_keeps_its_turn() {
+        let (times, scene) = (Times::default(), Scene::new(2, Some(&[1, 3, 4])));
+        let connected = scene.start.checked_sub(ms(60_000));
+        let mut campaign = Campaign { connected, ..Campaign::default() };
+        let mut asked = Vec::new();
+        for at in 0..600 {
+            let facts = Facts {
+                me: NodeId(3),
+                now: scene.start + ms(at),
+                voters: &scene.voters,
+                leader: Some(NodeId(2)),
+                heard: Some(scene.start),
+                view: scene.view.as_deref(),
+            };
+            if campaign.decide(&times, &facts) {
+                asked.push(at);
+                // The fourth time they would, and it stands.
+                if asked.len() < 4 {
+                    campaign.refused();
+                }
+            }
+        }
+        assert_eq!(asked, [201, 221, 241, 261, 501], "after it has stood a whole round passes");
+    }
+
     /// Nodes that were started at different moments count their turns from there, so two may begin to stand together. Found by
     /// simulation: with one period for all they split the votes for ever.
     #[test]
