@@ -51,6 +51,8 @@ pub struct Options {
     /// Directories in which it makes and removes much are held, and names and small files in them are told to the namespace behind the caller:
     /// durable at the next flush, seen by others at once. False: every call returns when it is durable.
     pub behind: bool,
+    /// A directory that another client wanted back is not held again so soon; twice as long each time, up to 150 times as long. 0.2 s.
+    pub hold_again_after: Duration,
     /// Without a majority, what a node has is an answer, which may be old; else there is none. True.
     pub may_be_old: bool,
 }
@@ -67,6 +69,7 @@ impl Default for Options {
             read_policy: ReadPolicy::default(),
             observe: false,
             behind: false,
+            hold_again_after: Duration::from_millis(200),
             may_be_old: true,
         }
     }

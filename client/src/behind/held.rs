@@ -20,10 +20,9 @@ use std::time::{Duration, Instant};
 const HOT: u8 = 2;
 const WARM_FOR: Duration = Duration::from_secs(1);
 
-/// A directory that others wanted is not asked for again so soon; twice as long each time, up to the most. That is forgotten after a
+/// How much longer a directory that others want all the time is not asked for than one that they wanted once. That is forgotten after a
 /// while in which nobody did.
-const COOL: Duration = Duration::from_millis(200);
-const COOL_MAX: Duration = Duration::from_secs(30);
+const COOL_TIMES_MAX: u32 = 150;
 const COOLED: Duration = Duration::from_secs(60);
 
 /// A directory with more names is not asked for: they are all read.
@@ -31,7 +30,7 @@ const NAMES_MAX: u64 = 20_000;
 
 /// Held directories, and records known of what is in them: with more, all are given back.
 const HELD_MAX: usize = 1024;
-const RECORDS_MAX: usize = 400_000;
+const RECORDS_MAX: usize = 100_000;
 
 /// Directories whose changes are counted.
 const DIRS_MAX: usize = 8192;
@@ -63,6 +62,7 @@ pub(super) struct Dir {
     being_taken: bool,
     taken: Option<Instant>,
     cool_until: Option<Instant>,
+    /// How long it is not asked for the next time.
     cooling: Duration,
 }
 
@@ -75,17 +75,18 @@ impl Dir {
             being_taken: false,
             taken: None,
             cool_until: None,
-            cooling: COOL,
+            cooling: Duration::ZERO,
         }
     }
 
     /// Others want it.
-    fn cool(&mut self, now: Instant) {
+    fn cool(&mut self, now: Instant, first: Duration) {
         if self.cool_until.is_some_and(|until| now > until + COOLED) {
-            self.cooling = COOL;
+            self.cooling = Duration::ZERO;
         }
-        self.cool_until = Some(now + self.cooling);
-        self.cooling = (self.cooling * 2).min(COOL_MAX);
+        let cooling = self.cooling.max(first);
+        self.cool_until = Some(now + cooling);
+        self.cooling = (cooling * 2).min(first * COOL_TIMES_MAX);
         self.changes = 0;
     }
 }
@@ -207,7 +208,8 @@ impl Volume {
         let taking = Taking { behind: &self.behind, dir };
         if let Err(error) = self.try_take(dir).await {
             tracing::debug!(%error, %dir, "a directory is not taken");
-            self.behind.state().dir(dir).cool(Instant::now());
+            let first = self.cluster.options().hold_again_after;
+            self.behind.state().dir(dir).cool(Instant::now(), first);
         }
         drop(taking);
     }
@@ -396,8 +398,9 @@ impl Volume {
             let recalled: Vec<Ino> = told.iter().filter(wanted).map(|(dir, _)| *dir).collect();
             let recalled: Vec<Ino> =
                 recalled.into_iter().filter(|dir| !state.leaving.contains(dir)).collect();
+            let first = self.cluster.options().hold_again_after;
             for dir in &recalled {
-                state.dir(*dir).cool(now);
+                state.dir(*dir).cool(now, first);
             }
             recalled
         };

@@ -262,3 +262,132 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rain_namespace::record::FileKind;
+    use tokio::sync::oneshot;
+
+    fn make(name: &str, ino: u64) -> Command {
+        let (mode, uid, gid, rdev, target, or_existing) = (0o644, 0, 0, 0, Vec::new(), false);
+        let (parent, name, kind, ino) = (Ino(1), name.as_bytes().to_vec(), FileKind::File, Some(Ino(ino)));
+        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino }
+    }
+
+    fn punch(ino: u64) -> Command {
+        Command::Punch { ino: Ino(ino), offset: 0, len: 1 }
+    }
+
+    fn push(
+        state: &mut State,
+        command: Command,
+        bound: Option<SessionId>,
+    ) -> oneshot::Receiver<Result<Outcome, Error>> {
+        let (reply, answer) = oneshot::channel();
+        let (time, told, bytes, tries) = (Time::default(), true, 10, 0);
+        state.push(Queued { command, time, bound, reply: Some(reply), told, bytes, tries });
+        answer
+    }
+
+    fn names_waiting(state: &State) -> Vec<Command> {
+        state.queue.iter().map(|queued| queued.command.clone()).collect()
+    }
+
+    const DONE: Applied = Ok(Outcome::Done);
+
+    #[test]
+    fn what_comes_too_early_is_sent_again_in_its_order_with_all_that_needs_it() {
+        let behind = Behind::new();
+        let mut state = behind.state();
+        let commands = [make("a", 7), punch(8), punch(7), make("b", 9)];
+        let mut answers: Vec<_> =
+            commands.iter().map(|command| push(&mut state, command.clone(), None)).collect();
+        let elsewhere = NsError::Delegated { dir: Ino(1), session: SessionId(5) };
+        // The first meets a directory that is another's, the third its file that is not there yet; the last was not sent.
+        let fallout = state.answered_batch(vec![Err(elsewhere), DONE, Err(NsError::NotFound)]);
+        assert_eq!(fallout.recall, Some(Ino(1)));
+        assert!(!fallout.spoiled, "nothing is lost yet");
+        assert_eq!(names_waiting(&state), [make("a", 7), punch(7), make("b", 9)]);
+        assert_eq!((state.pushed, state.answered), (4, 1));
+        assert!(matches!(answers[1].try_recv(), Ok(Ok(Outcome::Done))));
+        assert!(answers[0].try_recv().is_err(), "it has no outcome yet");
+        assert_eq!(state.due(&[Ino(7)]), Some(3), "who asks about the file waits for both");
+        let fallout = state.answered_batch(vec![DONE, DONE, DONE]);
+        assert!(!fallout.spoiled && fallout.recall.is_none());
+        assert_eq!((state.pushed, state.answered, state.queue_bytes), (4, 4, 0));
+        assert_eq!(state.due(&[Ino(7)]), None);
+    }
+
+    #[test]
+    fn what_is_refused_for_good_is_told_to_the_next_who_asks_for_durability() {
+        let behind = Behind::new();
+        let mut state = behind.state();
+        let mut answer = push(&mut state, make("a", 7), None);
+        let fallout = state.answered_batch(vec![Err(NsError::Exists)]);
+        assert!(fallout.spoiled, "what is believed here is wrong");
+        assert!(state.lost.is_some());
+        assert!(matches!(answer.try_recv(), Ok(Err(Error::Refused(NsError::Exists)))));
+        // Delegated for ever: it is not tried for ever.
+        let _ = push(&mut state, make("b", 8), None);
+        let elsewhere = || Err(NsError::Delegated { dir: Ino(1), session: SessionId(5) });
+        for _ in 1..TRIES_MAX {
+            assert!(!state.answered_batch(vec![elsewhere()]).spoiled);
+        }
+        assert!(state.answered_batch(vec![elsewhere()]).spoiled);
+        assert!(state.queue.is_empty());
+    }
+
+    #[test]
+    fn after_a_session_only_what_needs_it_fails() {
+        let behind = Behind::new();
+        let mut state = behind.state();
+        let ended = SessionId(4);
+        let block = rain_types::BlockId { session: ended, seq: 1 };
+        let commit = Command::Commit {
+            ino: Ino(7),
+            blocks: vec![rain_namespace::command::NewBlock {
+                id: block,
+                group: rain_types::GroupId(0),
+                len: 1,
+                missing: 0,
+            }],
+            extents: Vec::new(),
+            inline: Vec::new(),
+            size_at_least: 0,
+            mtime: None,
+        };
+        let mut of_blocks = push(&mut state, commit, None);
+        let mut bound = push(&mut state, punch(8), Some(ended));
+        let _ = push(&mut state, make("a", 9), None);
+        let over = || Err(NsError::SessionEnded(ended));
+        let fallout = state.answered_batch(vec![over(), over(), over()]);
+        assert!(fallout.session_ended && !fallout.spoiled);
+        for answer in [&mut of_blocks, &mut bound] {
+            assert!(matches!(answer.try_recv(), Ok(Err(Error::Refused(NsError::SessionEnded(_))))));
+        }
+        assert_eq!(names_waiting(&state), [make("a", 9)], "a name goes on in the next session");
+    }
+
+    #[test]
+    fn a_batch_keeps_to_its_limits_and_to_one_session() {
+        let behind = Behind::new();
+        let mut state = behind.state();
+        for number in 0..BATCH_MAX as u64 + 5 {
+            let _ = push(&mut state, punch(number), None);
+        }
+        assert_eq!(state.batch(SessionId(1)).len(), BATCH_MAX);
+        let behind = Behind::new();
+        let mut state = behind.state();
+        for _ in 0..3 {
+            let _ = push(&mut state, punch(1), None);
+            state.queue.back_mut().expect("pushed").bytes = BATCH_BYTES_MAX / 2;
+        }
+        assert_eq!(state.batch(SessionId(1)).len(), 2);
+        state.queue[0].bytes = BATCH_BYTES_MAX * 2;
+        assert_eq!(state.batch(SessionId(1)).len(), 1, "one that is larger goes alone");
+        state.queue[0].bytes = 1;
+        state.queue[1].bound = Some(SessionId(2));
+        assert_eq!(state.batch(SessionId(1)).len(), 1, "another session's waits for its own answer");
+    }
+}

@@ -31,7 +31,7 @@ impl FileState {
         self.flush_at(volume, Pace::Now).await
     }
 
-    pub(super) async fn flush_at(&self, volume: &Volume, pace: Pace) -> Result<(), Error> {
+    pub(crate) async fn flush_at(&self, volume: &Volume, pace: Pace) -> Result<(), Error> {
         // Whoever asks is told, also where the background has met it before.
         self.bound(volume)?;
         if !self.is_dirty() {
@@ -270,6 +270,11 @@ impl FileState {
         if let Some(size) = sized {
             inner.truncated(attr, size);
         } else {
+            if attr.version != inner.attr.version {
+                // Somebody else has changed the contents: their length with what is known of the old ones would be neither.
+                inner.mistrusted = true;
+                inner.forget_layout();
+            }
             inner.take_attr(attr);
         }
         if timed {
@@ -314,7 +319,7 @@ impl FileState {
 
 /// Whether somebody waits for a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     Now,
     Leisurely,
 }

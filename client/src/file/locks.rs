@@ -119,13 +119,13 @@ impl FileState {
             return Ok(());
         }
         let _one_at_a_time = self.letting_go.lock().await;
-        let flushed = match self.flush(volume).await {
-            Err(error @ (Error::LockLost | Error::Refused(NsError::NotFound | NsError::Stale))) => Err(error),
-            flushed => {
-                flushed?;
-                Ok(())
-            }
-        };
+        let flushed = self.flush(volume).await;
+        // With the session or the file the data is gone for good, and nothing is to be waited for.
+        let gone =
+            matches!(flushed, Err(Error::LockLost | Error::Refused(NsError::NotFound | NsError::Stale)));
+        if flushed.is_err() && !gone {
+            return flushed;
+        }
         let leaving = self.inner().locks.leaving();
         for owner in leaving {
             self.unlock_all_of(volume, owner).await?;
@@ -214,7 +214,9 @@ impl OpenFile {
     pub async fn conflict(&self, lock: &Lock) -> Result<Option<(Lock, bool)>, Error> {
         let session = self.volume.cluster.session();
         let query = Query::Conflict { ino: self.ino(), session, lock: *lock };
-        match self.volume.ask(&query).await? {
+        self.volume.settle().await?;
+        // As the lock itself: from who leads, never from memory.
+        match self.volume.cluster.query_waiting(&query, Duration::ZERO).await? {
             Answer::Conflict(held) => Ok(held.map(|(by, lock)| (lock, by == session))),
             _ => Err(unexpected("a lock")),
         }

@@ -225,7 +225,7 @@ impl Drop for OpenFile {
         if self.file.leave_all() || !orphan && self.file.is_dirty() {
             let (volume, file) = (self.volume.clone(), self.file.clone());
             self.volume.runtime.spawn(async move {
-                let stored = file.flush(&volume).await;
+                let stored = file.flush_at(&volume, Pace::Leisurely).await;
                 if let Err(error) = stored.and(file.let_go(&volume).await) {
                     tracing::warn!(%error, %ino, "storing a closed file; it stays in memory and is tried again");
                 }

@@ -89,6 +89,8 @@ impl Stage {
                     may_be_old: false,
                     // One does everything through the leader.
                     behind: number > 0,
+                    // They are to fight for the directory.
+                    hold_again_after: Duration::from_millis(3),
                     ..Options::default()
                 };
                 // On a worker: this thread is not in the client's network.
