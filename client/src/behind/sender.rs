@@ -329,7 +329,7 @@ mod tests {
         assert!(state.lost.is_some());
         assert!(matches!(answer.try_recv(), Ok(Err(Error::Refused(NsError::Exists)))));
         // Delegated for ever: it is not tried for ever.
-        let _ = push(&mut state, make("b", 8), None);
+        drop(push(&mut state, make("b", 8), None));
         let elsewhere = || Err(NsError::Delegated { dir: Ino(1), session: SessionId(5) });
         for _ in 1..TRIES_MAX {
             assert!(!state.answered_batch(vec![elsewhere()]).spoiled);
@@ -359,7 +359,7 @@ mod tests {
         };
         let mut of_blocks = push(&mut state, commit, None);
         let mut bound = push(&mut state, punch(8), Some(ended));
-        let _ = push(&mut state, make("a", 9), None);
+        drop(push(&mut state, make("a", 9), None));
         let over = || Err(NsError::SessionEnded(ended));
         let fallout = state.answered_batch(vec![over(), over(), over()]);
         assert!(fallout.session_ended && !fallout.spoiled);
@@ -374,13 +374,13 @@ mod tests {
         let behind = Behind::new();
         let mut state = behind.state();
         for number in 0..BATCH_MAX as u64 + 5 {
-            let _ = push(&mut state, punch(number), None);
+            drop(push(&mut state, punch(number), None));
         }
         assert_eq!(state.batch(SessionId(1)).len(), BATCH_MAX);
         let behind = Behind::new();
         let mut state = behind.state();
         for _ in 0..3 {
-            let _ = push(&mut state, punch(1), None);
+            drop(push(&mut state, punch(1), None));
             state.queue.back_mut().expect("pushed").bytes = BATCH_BYTES_MAX / 2;
         }
         assert_eq!(state.batch(SessionId(1)).len(), 2);

@@ -24,6 +24,9 @@ use tokio::runtime::{Builder, Runtime};
 const CLIENTS: u32 = 4;
 const NAMES: u8 = 4;
 
+/// How long all work, or one does.
+const PHASE: Duration = Duration::from_millis(120);
+
 /// Between two operations of a client: the machine is to have time for the faults, too.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -302,9 +305,19 @@ impl Client {
         }
     }
 
+    /// All work, then one alone, who comes to hold the directory, then all.
+    fn is_my_time(&self) -> bool {
+        let phase = self.start.elapsed().as_millis() / PHASE.as_millis();
+        phase.is_multiple_of(2) || phase / 2 % u128::from(CLIENTS) == u128::from(self.number)
+    }
+
     async fn work(mut self, stop: Arc<AtomicBool>) -> Vec<Event<Op, Reply>> {
         let mut history = Vec::new();
         while !stop.load(Ordering::Relaxed) {
+            if !self.is_my_time() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             let op = self.choose();
             let begun = self.start.elapsed().as_nanos() as u64;
             let reply = self.perform(&op).await;
