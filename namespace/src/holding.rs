@@ -141,7 +141,7 @@ impl Holding {
     }
 
     /// The held directory that an inode belongs to.
-    fn home(&self, ino: Ino) -> Option<Ino> {
+    pub fn home(&self, ino: Ino) -> Option<Ino> {
         if self.held.contains(&ino) { Some(ino) } else { self.born.get(&ino).copied() }
     }
 

@@ -345,7 +345,7 @@ impl Volume {
         let dirty: Vec<_> = {
             let files = self.files();
             let of = inos.iter().filter_map(|ino| files.get(ino));
-            of.filter(|file| file.is_dirty()).cloned().collect()
+            of.filter(|file| file.is_put_away()).cloned().collect()
         };
         let stores = dirty.into_iter().map(|file| async move {
             if let Err(error) = file.flush(self).await {

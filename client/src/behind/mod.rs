@@ -311,7 +311,8 @@ impl State {
         let names =
             !matches!(command, Command::Commit { .. } | Command::Punch { .. } | Command::SetAttr { .. });
         let is_full = self.queue.len() >= QUEUE_MAX || self.queue_bytes >= QUEUE_BYTES_MAX;
-        if !self.is_fresh() || names && !self.leaving.is_empty() || is_full {
+        let goes = |ino: &Ino| self.holding.home(*ino).is_some_and(|home| self.leaving.contains(&home));
+        if !self.is_fresh() || names && about.iter().any(goes) || is_full {
             return Step::Later;
         }
         if let Command::Make { ino: ino @ None, .. } = command {

@@ -58,6 +58,8 @@ struct Inner {
     /// The kernel may hold pages from before somebody else's change.
     mistrusted: bool,
     orphan: bool,
+    /// A program has closed it since it was last stored: others that open it are to see what it wrote.
+    put_away: bool,
     opens: u32,
     /// Of a flush that nobody waited for.
     failed: Option<Error>,
@@ -85,6 +87,7 @@ impl FileState {
                 known,
                 mistrusted: false,
                 orphan: false,
+                put_away: false,
                 opens: 0,
                 failed: None,
                 locks: locks::Locks::default(),
@@ -121,6 +124,12 @@ impl FileState {
     /// Marks that the last name is gone: what nobody can read any more need not be stored.
     pub(crate) fn orphan(&self) {
         self.inner().orphan = true;
+    }
+
+    /// Whether somebody who opens it elsewhere is to see what is not stored yet.
+    pub(crate) fn is_put_away(&self) -> bool {
+        let inner = self.inner();
+        inner.put_away && !(inner.dirty.is_empty() && inner.flushing.is_empty())
     }
 
     /// Whether a program has it open.
@@ -196,6 +205,7 @@ impl Inner {
         if self.dirty.is_empty() {
             self.mtime = None;
             self.changed = None;
+            self.put_away = false;
         }
     }
 

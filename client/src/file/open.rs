@@ -148,6 +148,7 @@ impl OpenFile {
             self.file.is_dirty() && !self.file.may_have_lost() && self.volume.behind.is_born(self.ino());
         let place = if is_ours { self.volume.behind.place_to_close() } else { None };
         let Some(place) = place else { return self.file.flush(&self.volume).await };
+        self.file.inner().put_away = true;
         let (volume, file) = (self.volume.clone(), self.file.clone());
         self.volume.runtime.spawn(async move {
             if let Err(error) = file.flush_at(&volume, Pace::Leisurely).await {
