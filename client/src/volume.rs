@@ -333,10 +333,7 @@ impl Volume {
         after: Option<&[u8]>,
         limit: u32,
     ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
-        let query = Query::ReadDirectory { dir, after: after.map(<[u8]>::to_vec), limit };
-        let Answer::Directory { mut entries, more } = self.ask(&query).await? else {
-            return Err(unexpected("a directory"));
-        };
+        let (mut entries, more) = self.list(dir, after, limit).await?;
         if !self.files().is_empty() {
             for entry in &mut entries {
                 entry.attr = self.overlay(entry.attr.clone());

@@ -21,7 +21,7 @@ use crate::apply::apply;
 use crate::command::{Applied, Command, Name, Outcome, RenameMode, Request};
 use crate::key;
 use crate::kv::{KvRead, KvTxn, MemoryKv};
-use crate::query::{Answer, Answered, Query, answer};
+use crate::query::{Answered, Query, answer};
 use crate::record::{Attr, Extent, FileKind, Time, VolumeRecord};
 use crate::wire;
 use rain_types::{Ino, VolumeId};
@@ -40,6 +40,17 @@ pub enum Plan {
     Elsewhere,
     /// These must be given back first.
     GiveBack(Vec<Ino>),
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Name.
+    pub name: Name,
+    /// What it names.
+    pub ino: Ino,
+    /// If that is known here.
+    pub attr: Option<Attr>,
 }
 
 /// What is known of a question.
@@ -383,15 +394,34 @@ impl Holding {
             {
                 Known::Here(answer(&self.kv, query))
             }
-            Query::ReadDirectory { dir, .. } if self.knows(*dir) => match answer(&self.kv, query) {
-                Ok(Answer::Directory { entries, more }) => {
-                    Known::Here(Ok(Answer::Directory { entries, more }))
-                }
-                // Some of them are others.
-                _ => Known::Elsewhere,
-            },
             _ => Known::Elsewhere,
         }
+    }
+
+    /// The names of a directory, in order, after one; and whether there are more. None: they are not known here. Of those without attributes
+    /// only the number is known.
+    pub fn list(&self, dir: Ino, after: Option<&[u8]>, limit: usize) -> Option<(Vec<Listed>, bool)> {
+        if !self.knows(dir) {
+            return None;
+        }
+        let prefix = key::entry(dir, b"");
+        let mut from = key::entry(dir, after.unwrap_or_default());
+        if after.is_some() {
+            from.push(0);
+        }
+        let mut listed = Vec::new();
+        let mut more = false;
+        self.kv.scan(&from, &key::after_prefix(&prefix), &mut |key, value| {
+            if listed.len() == limit {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            let (ino, _): (Ino, FileKind) = wire::decode(value).expect("an entry is readable");
+            let attr = if self.is_mine(ino) { self.attr(ino) } else { None };
+            listed.push(Listed { name: key[prefix.len()..].to_vec(), ino, attr });
+            ControlFlow::Continue(())
+        });
+        Some((listed, more))
     }
 
     /// What would not be born any more, were a directory given back: all that was born below it or can be reached through it.

@@ -351,11 +351,22 @@ impl World {
         let ahead = self.ahead();
         let expected = answer(&ahead, &query);
         match self.holding.answer(&query) {
-            Known::Here(answered) => assert_eq!(answered, expected, "{query:?}"),
+            Known::Here(answered) => assert_eq!(&answered, &expected, "{query:?}"),
             Known::Ask(other) => {
-                assert_eq!(answer(&ahead, &other), expected, "{query:?} as {other:?}");
+                assert_eq!(&answer(&ahead, &other), &expected, "{query:?} as {other:?}");
             }
             Known::Elsewhere => {}
+        }
+        if let Query::ReadDirectory { dir, after, limit } = &query
+            && let Some((listed, more)) = self.holding.list(*dir, after.as_deref(), *limit as usize)
+        {
+            let Ok(Answer::Directory { entries, more: really }) = expected else { panic!("{expected:?}") };
+            assert_eq!(more, really);
+            assert_eq!(listed.len(), entries.len(), "{query:?}");
+            for (listed, entry) in listed.iter().zip(&entries) {
+                assert_eq!((&listed.name, listed.ino), (&entry.name, entry.attr.ino));
+                assert!(listed.attr.as_ref().is_none_or(|attr| *attr == entry.attr), "{query:?}");
+            }
         }
     }
 

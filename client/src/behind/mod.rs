@@ -22,15 +22,15 @@
 mod held;
 mod sender;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
 use crate::stats::count;
 use crate::volume::Volume;
 use held::Dir;
 use rain_namespace::command::{Applied, Command, Outcome};
 use rain_namespace::error::NsError;
-use rain_namespace::holding::{Holding, Known, Plan};
-use rain_namespace::query::{Answer, Query};
+use rain_namespace::holding::{Holding, Known, Listed, Plan};
+use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::Time;
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -54,6 +54,12 @@ const CLOSING_MAX: usize = 1024;
 
 /// Those of them whose blocks are being stored.
 const STORING_MAX: usize = 16;
+
+/// Names of one answer, as the namespace's own limit.
+const LISTED_MAX: u32 = 4096;
+
+/// So many inodes are asked for one by one.
+const FEW: usize = 8;
 
 /// Whoever waits looks so often whether it has waited for too long.
 const TICK: Duration = Duration::from_millis(100);
@@ -110,6 +116,8 @@ struct State {
     used: Instant,
     /// Of commands that were told and refused.
     lost: Option<Error>,
+    /// Why the leader takes nothing at this moment, though it is there: nothing more is told until it does.
+    full: Option<Error>,
 }
 
 /// Of a volume.
@@ -154,6 +162,7 @@ pub(crate) struct How {
 enum Step {
     Told(Outcome),
     Refused(NsError),
+    Failed(Error),
     Reply(oneshot::Receiver<Result<Outcome, Error>>),
     /// Something must come or go first.
     Later,
@@ -182,6 +191,7 @@ impl Behind {
             heard: now,
             used: now,
             lost: None,
+            full: None,
         };
         Behind {
             state: Mutex::new(state),
@@ -310,6 +320,9 @@ impl State {
         // Names in a directory that is being given back are the next holder's; what is written to files before that goes with it.
         let names =
             !matches!(command, Command::Commit { .. } | Command::Punch { .. } | Command::SetAttr { .. });
+        if let (Some(full), true) = (&self.full, names) {
+            return Step::Failed(full.clone());
+        }
         let is_full = self.queue.len() >= QUEUE_MAX || self.queue_bytes >= QUEUE_BYTES_MAX;
         let goes = |ino: &Ino| self.holding.home(*ino).is_some_and(|home| self.leaving.contains(&home));
         if !self.is_fresh() || names && about.iter().any(goes) || is_full {
@@ -382,6 +395,7 @@ impl Volume {
                     return self.wait_for(answer, begun).await;
                 }
                 Step::Refused(refused) => return Err(Error::Refused(refused)),
+                Step::Failed(error) => return Err(error),
                 Step::Later => self.wait_a_little(&mut changed, begun).await?,
                 Step::Drain(due) => {
                     self.answered(due, begun).await?;
@@ -453,7 +467,7 @@ impl Volume {
                     if let Some(due) = due {
                         match self.answered(due, begun).await {
                             // What a node has is the answer then, as far as it goes.
-                            Ok(()) | Err(Error::NoMajority { .. }) => {}
+                            Ok(()) | Err(Error::NoMajority { .. } | Error::NoSpace { .. }) => {}
                             Err(error) => return Err(error),
                         }
                     }
@@ -461,6 +475,51 @@ impl Volume {
                 }
             }
         }
+    }
+
+    /// The names of a directory in order, after one, and whether there are more: those that are known here, whatever the leader has been told
+    /// of them, else as it says.
+    pub(crate) async fn list(
+        &self,
+        dir: Ino,
+        after: Option<&[u8]>,
+        limit: u32,
+    ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
+        let query = Query::ReadDirectory { dir, after: after.map(<[u8]>::to_vec), limit };
+        let known = {
+            let state = self.behind.state();
+            let usable = state.is_fresh() || self.cluster.without_leader().is_some();
+            let limit = limit.clamp(1, LISTED_MAX) as usize;
+            if usable { state.holding.list(dir, after, limit) } else { None }
+        };
+        let Some((listed, more)) = known else {
+            return match self.ask(&query).await? {
+                Answer::Directory { entries, more } => Ok((entries, more)),
+                _ => Err(unexpected("a directory")),
+            };
+        };
+        let unknown = listed.iter().filter(|listed| listed.attr.is_none()).count();
+        let mut attrs = HashMap::new();
+        if unknown > FEW {
+            // What was there before is there in the leader's list, under whatever name.
+            if let Answer::Directory { entries, .. } = self.cluster.query(&query).await? {
+                attrs.extend(entries.into_iter().map(|entry| (entry.attr.ino, entry.attr)));
+            }
+        }
+        let mut entries = Vec::with_capacity(listed.len());
+        for Listed { name, ino, attr } in listed {
+            let attr = match attr.or_else(|| attrs.get(&ino).cloned()) {
+                Some(attr) => attr,
+                None => match self.cluster.query(&Query::GetAttr { ino }).await {
+                    Ok(Answer::Attr(attr)) => attr,
+                    // It has gone since.
+                    Ok(_) | Err(Error::Refused(NsError::NotFound)) => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            entries.push(DirectoryEntry { name, attr });
+        }
+        Ok((entries, more))
     }
 
     /// Returns when everything that was acted on before is applied, or with what went wrong of it.
@@ -474,7 +533,15 @@ impl Volume {
     async fn answered(&self, due: u64, begun: Instant) -> Result<(), Error> {
         let mut changed = self.behind.changed.subscribe();
         let _hurry = self.behind.hurry();
-        while self.behind.state().answered < due {
+        loop {
+            {
+                let state = self.behind.state();
+                match &state.full {
+                    _ if state.answered >= due => break,
+                    Some(full) => return Err(full.clone()),
+                    None => {}
+                }
+            }
             self.wait_a_little(&mut changed, begun).await?;
         }
         Ok(())

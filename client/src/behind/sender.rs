@@ -121,8 +121,15 @@ impl Volume {
         loop {
             match self.cluster.send_numbered(numbered).await {
                 Err(error @ Error::Protocol(_)) => return Err(error),
-                Ok(applied) => return Ok(applied),
+                Ok(applied) => {
+                    self.behind.state().full = None;
+                    return Ok(applied);
+                }
                 Err(error) => {
+                    if let full @ Error::NoSpace { .. } = &error {
+                        self.behind.state().full = Some(full.clone());
+                        self.behind.has_changed();
+                    }
                     tracing::debug!(%error, "telling the namespace what was done; it is tried again");
                     tokio::time::sleep(RETRY_EVERY).await;
                 }

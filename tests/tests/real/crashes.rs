@@ -242,6 +242,8 @@ fn mount_killed() -> anyhow::Result<()> {
     let mut back = vec![0; 1000];
     removed.read_exact_at(&mut back, 3 << 20)?;
     ensure!(back == data::bytes(2, 3 << 20, 1000), "a removed file that is open is still readable");
+    // The name's end is durable with an fsync of its directory.
+    fs::File::open(mount.path())?.sync_all()?;
     mount.kill()?;
     drop((file, removed));
     let mount = TestMount::new(&cluster, "mnt")?;
