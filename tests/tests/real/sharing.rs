@@ -26,7 +26,9 @@ pub(crate) const PROMISES: &[Promise] = &[
 
 /// A program with locks, for locks of fcntl(2) belong to a process. Says what it does on its standard output.
 const PROGRAM: &str = r#"
-import fcntl, os, struct, sys
+import fcntl, os, signal, struct, sys
+# Whoever starts the tests in the background of a shell has made it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def lock(fd, kind, how, first=0, length=0):
     if kind == "flock":
         fcntl.flock(fd, how)
