@@ -97,12 +97,13 @@ impl RaftNetworkFactory<Types> for Network {
 }
 
 impl Network {
-    /// Whether a node would vote for one whose log ends here. One that does not answer would not.
+    /// Whether a node would vote for one whose log ends here. One that does not answer would not; on a busy machine an answer may take a while,
+    /// and who asks does not wait for more than a majority.
     pub(crate) async fn would_vote(&self, node: NodeId, place: &Place, last: Option<EntryLogId>) -> bool {
         let addressee = Addressee { cluster: self.cluster, node };
         let bytes = wire::encode_message(addressee, &Message::PreVote(last));
         let asked = self.transport.call(node, &place.address, bytes);
-        let Ok(Ok(answer)) = tokio::time::timeout(self.heartbeat, asked).await else { return false };
+        let Ok(Ok(answer)) = tokio::time::timeout(self.heartbeat * 3, asked).await else { return false };
         matches!(wire::decode_reply(answer), Ok(Reply::PreVote(true)))
     }
 }
