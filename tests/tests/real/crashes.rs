@@ -82,6 +82,8 @@ fn write_until_it_fails(
             file.sync_all()?;
             if whole {
                 fs::rename(folder.join(&first), folder.join(&name))?;
+                // A name is durable with an fsync of its directory.
+                fs::File::open(folder)?.sync_all()?;
             }
             Ok(name)
         };
