@@ -127,10 +127,11 @@ impl State {
                 dir.changes = 0;
             }
             dir.last = now;
-            if dir.changes >= HOT && !mine && dir.cool_until.is_none_or(|until| now > until) {
+            let is_hot = dir.changes >= HOT && dir.cool_until.is_none_or(|until| now > until);
+            dir.changes = dir.changes.saturating_add(1);
+            if is_hot && !mine && !self.leaving.contains(&parent) {
                 return Some(parent);
             }
-            dir.changes = dir.changes.saturating_add(1);
         }
         None
     }
@@ -199,11 +200,11 @@ impl Volume {
     pub(super) async fn take(&self, dir: Ino) {
         {
             let mut state = self.behind.state();
-            let entry = state.dir(dir);
-            if entry.being_taken {
+            // Before it was given back the leader would say that it is this session's already, and then take it.
+            if state.is_being_taken(dir) || state.leaving.contains(&dir) {
                 return;
             }
-            entry.being_taken = true;
+            state.dir(dir).being_taken = true;
         }
         let taking = Taking { behind: &self.behind, dir };
         if let Err(error) = self.try_take(dir).await {
@@ -223,7 +224,14 @@ impl Volume {
         }
         let session = self.cluster.session();
         let asked = Instant::now();
-        let applied = self.cluster.propose_once(Some(session), &Command::Delegate { dir }).await?;
+        let give_back = || {
+            self.behind.state().leaving.insert(dir);
+            self.tell_given_back(Leaving { behind: self.behind.clone(), dirs: vec![dir] });
+        };
+        let delegate = Command::Delegate { dir };
+        let asked_for = self.cluster.propose_once(Some(session), &delegate).await;
+        // Without an answer it may have been given all the same.
+        let applied = asked_for.inspect_err(|_| give_back())?;
         let Outcome::Attr(attr) = applied.map_err(Error::Refused)? else {
             return Err(unexpected("an inode"));
         };
@@ -252,7 +260,7 @@ impl Volume {
             self.behind.holds.notify_one();
             return Ok(());
         }
-        self.cluster.propose_once(Some(session), &Command::GiveBack { dirs: vec![dir] }).await?.ok();
+        give_back();
         known.and(Err(Error::Protocol("it has changed meanwhile".into())))
     }
 
@@ -292,7 +300,7 @@ impl Volume {
     /// Gives directories back: what was closed in them is stored, and what was decided is applied, before others have them.
     pub(super) async fn give_back(&self, dirs: Vec<Ino>) {
         let mut mine = Vec::new();
-        let (session, below) = {
+        let below = {
             let mut state = self.behind.state();
             let mut below = Vec::new();
             for dir in dirs.iter().copied() {
@@ -302,7 +310,7 @@ impl Volume {
                     mine.push(dir);
                 }
             }
-            (state.session, below)
+            below
         };
         if mine.is_empty() {
             // Somebody else sees to it.
@@ -313,12 +321,12 @@ impl Volume {
             return;
         }
         self.cluster.counters.directories_given_back.fetch_add(mine.len() as u64, Relaxed);
-        let leaving = Leaving { behind: &self.behind, dirs: mine.clone() };
+        let leaving = Leaving { behind: self.behind.clone(), dirs: mine };
         let _hurry = self.behind.hurry();
         self.store_files(&below).await;
         let due = {
             let mut state = self.behind.state();
-            for dir in &mine {
+            for dir in &leaving.dirs {
                 state.holding.let_go(*dir);
             }
             state.pushed
@@ -333,11 +341,25 @@ impl Volume {
             }
             tokio::time::sleep(super::TICK).await;
         }
-        let given = self.cluster.propose_once(Some(session), &Command::GiveBack { dirs: mine }).await;
-        if let Err(error) = given {
-            tracing::debug!(%error, "giving directories back; they will be taken back");
-        }
-        drop(leaving);
+        self.tell_given_back(leaving);
+    }
+
+    /// Tells the leader, until it has heard or the session is over; so long they are not asked for again. Should the word come after that,
+    /// they would be held here alone. Nobody waits for it: this session's commands are taken there before as well as after.
+    fn tell_given_back(&self, leaving: Leaving) {
+        let cluster = self.cluster.clone();
+        let telling = self.runtime.spawn(async move {
+            let numbered = cluster.number([(Command::GiveBack { dirs: leaving.dirs.clone() }, None)]);
+            while let Err(error) = cluster.send_numbered(&numbered).await {
+                tracing::debug!(%error, "giving directories back; it is tried again");
+                if cluster.lease_is_over() {
+                    break;
+                }
+                tokio::time::sleep(super::TICK).await;
+            }
+            drop(leaving);
+        });
+        self.cluster.own(telling.abort_handle());
     }
 
     async fn store_files(&self, inos: &[Ino]) {
@@ -358,23 +380,22 @@ impl Volume {
 
     /// What is believed here is wrong: nothing is held any more.
     pub(super) fn forget_all(self: &Arc<Self>) {
-        let (dirs, session) = {
+        let dirs: Vec<Ino> = {
             let mut state = self.behind.state();
-            let dirs: Vec<Ino> = state.holding.held().collect();
+            let held: Vec<Ino> = state.holding.held().collect();
             state.holding.clear();
-            (dirs, state.session)
+            // Those that are being given back already are somebody else's to tell.
+            held.into_iter().filter(|dir| state.leaving.insert(*dir)).collect()
         };
         if dirs.is_empty() {
             return;
         }
         let volume = self.clone();
         self.runtime.spawn(async move {
+            let leaving = Leaving { behind: volume.behind.clone(), dirs };
             let pushed = volume.behind.state().pushed;
             let _ = volume.answered(pushed, Instant::now()).await;
-            let command = Command::GiveBack { dirs };
-            if let Err(error) = volume.cluster.propose_once(Some(session), &command).await {
-                tracing::debug!(%error, "giving directories back; they will be taken back");
-            }
+            volume.tell_given_back(leaving);
         });
     }
 
@@ -394,10 +415,10 @@ impl Volume {
                     state.holding.let_go(*dir);
                 }
             }
-            let wanted = |(dir, recalled): &&(Ino, bool)| *recalled && held.contains(dir);
+            let wanted = |(dir, recalled): &&(Ino, bool)| {
+                *recalled && held.contains(dir) && !state.leaving.contains(dir)
+            };
             let recalled: Vec<Ino> = told.iter().filter(wanted).map(|(dir, _)| *dir).collect();
-            let recalled: Vec<Ino> =
-                recalled.into_iter().filter(|dir| !state.leaving.contains(dir)).collect();
             let first = self.cluster.options().hold_again_after;
             for dir in &recalled {
                 state.dir(*dir).cool(now, first);
@@ -424,12 +445,12 @@ impl Volume {
 }
 
 /// Directories that are being given back.
-struct Leaving<'a> {
-    behind: &'a Behind,
+struct Leaving {
+    behind: Arc<Behind>,
     dirs: Vec<Ino>,
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for Leaving {
     fn drop(&mut self) {
         let mut state = self.behind.state();
         for dir in &self.dirs {
