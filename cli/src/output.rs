@@ -87,6 +87,18 @@ pub(crate) fn progress(total: Option<u64>) -> indicatif::ProgressBar {
     )
 }
 
+/// A bar that counts things, on a terminal; nothing elsewhere.
+pub(crate) fn counting(total: u64, things: &'static str) -> indicatif::ProgressBar {
+    if !io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let style = format!("{{bar:40}} {{pos}} of {{len}} {things}, {{eta}} left");
+    indicatif::ProgressBar::new(total).with_style(
+        indicatif::ProgressStyle::with_template(&style)
+            .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -5,6 +5,7 @@ use crate::block::{BlockPlace, Repaired};
 use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
 use rain_namespace::command::{Command, NodeSpec, Outcome};
+use rain_namespace::query::{Answer, Query};
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
 use std::time::Duration;
@@ -23,6 +24,16 @@ impl Cluster {
     /// Makes missing shares (bits) of a block again, for those of its nodes that answer.
     pub async fn repair_block(&self, place: &BlockPlace, missing: u64) -> Result<Repaired, Error> {
         self.blocks.repair(place, missing).await
+    }
+
+    /// Puts the shares of a block whose nodes differ between two places onto their nodes in the second.
+    pub async fn move_block(
+        &self,
+        from: &BlockPlace,
+        to: &BlockPlace,
+        missing: u64,
+    ) -> Result<Repaired, Error> {
+        self.blocks.move_shares(from, to, missing).await
     }
 
     /// Whether a node answers, as far as this client knows.
@@ -99,7 +110,20 @@ impl Cluster {
         }
     }
 
-    /// Lets a node go.
+    /// Has a node's shares moved to others, or not after all.
+    pub async fn set_leaving(&self, id: NodeId, leaving: bool) -> Result<(), Error> {
+        self.propose_internal(Command::SetLeaving { id, leaving }).await.map(|_| ())
+    }
+
+    /// In how many placement groups a node is, of the closed ones those that still have blocks. With none it can go.
+    pub async fn groups_with(&self, node: NodeId) -> Result<u64, Error> {
+        match self.query(&Query::GroupsWith { node }).await? {
+            Answer::Groups(groups) => Ok(groups),
+            _ => Err(unexpected("a number of groups")),
+        }
+    }
+
+    /// Lets a node go that holds no shares any more.
     pub async fn remove_node(&self, id: NodeId) -> Result<(), Error> {
         self.propose_internal(Command::RemoveNode { id }).await.map(|_| ())
     }

@@ -79,6 +79,8 @@ pub struct Cluster {
     /// Serialises replacing an ended session.
     reopening: tokio::sync::Mutex<()>,
     ttl_ms: AtomicU64,
+    /// How often places have changed, as last heard: what this client knows is of then.
+    places: AtomicU64,
     tasks: Mutex<Vec<AbortHandle>>,
     volumes: Mutex<Vec<Weak<Volume>>>,
     pub(crate) counters: Arc<Counters>,
@@ -109,6 +111,7 @@ impl Cluster {
             renewed: Mutex::new(Instant::now()),
             reopening: tokio::sync::Mutex::new(()),
             ttl_ms: AtomicU64::new(described.session_ttl_ms.max(1000)),
+            places: AtomicU64::new(0),
             tasks: Mutex::default(),
             volumes: Mutex::default(),
             blocks: Blocks::new(options.clone(), counters.clone()),
@@ -542,6 +545,13 @@ impl Cluster {
         }
         if self.session() == id {
             *lock(&self.renewed) = asked;
+        }
+        if response.places != self.places.load(Relaxed) {
+            self.refresh_nodes().await?;
+            for volume in volumes {
+                volume.refresh_places().await?;
+            }
+            self.places.store(response.places, Relaxed);
         }
         Ok(())
     }

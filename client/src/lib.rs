@@ -29,6 +29,7 @@ mod leader;
 mod node;
 mod opening;
 mod options;
+mod places;
 mod ranges;
 mod ring;
 mod stats;

@@ -4,18 +4,18 @@
 //! time of modification), so that a program sees its own writes.
 
 use crate::behind::Behind;
-use crate::block::BlockPlace;
 use crate::cluster::{Cluster, unexpected};
 use crate::error::Error;
 use crate::file::{FileState, OpenFile};
+use crate::places::Places;
 use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
-use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
-use rain_types::{GroupId, Ino, NodeId};
+use rain_namespace::record::{Attr, FileKind, VolumeRecord};
+use rain_types::Ino;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -97,8 +97,8 @@ impl DirtyBudget {
 pub struct Volume {
     pub(crate) cluster: Arc<Cluster>,
     record: VolumeRecord,
-    groups: Vec<Arc<[NodeId]>>,
-    next_group: AtomicU64,
+    places: RwLock<Arc<Places>>,
+    pub(crate) next_group: AtomicU64,
     pub(crate) files: Mutex<HashMap<Ino, Arc<FileState>>>,
     versions: Mutex<BTreeMap<Ino, u64>>,
     pub(crate) budget: DirtyBudget,
@@ -108,11 +108,8 @@ pub struct Volume {
 
 impl Volume {
     pub(crate) fn attach(cluster: Arc<Cluster>, record: VolumeRecord) -> Result<Arc<Volume>, Error> {
-        if record.groups.is_empty() || record.groups.iter().any(|group| group.len() != record.code.n()) {
-            return Err(Error::Protocol(format!("volume {:?} has no usable placement groups", record.name)));
-        }
         let volume = Arc::new(Volume {
-            groups: record.groups.iter().map(|group| group.as_slice().into()).collect(),
+            places: RwLock::new(Arc::new(Places::new(record.clone())?)),
             next_group: AtomicU64::new(u64::from(std::process::id())),
             files: Mutex::default(),
             versions: Mutex::default(),
@@ -147,40 +144,12 @@ impl Volume {
         &self.cluster
     }
 
-    /// Where a block's shares are.
-    pub fn place(&self, extent: &Extent) -> Result<BlockPlace, Error> {
-        let nodes = self.groups.get(extent.group.0 as usize).ok_or_else(|| {
-            Error::Protocol(format!(
-                "block {} is in group {}, which the volume has not",
-                extent.block, extent.group
-            ))
-        })?;
-        Ok(BlockPlace {
-            id: extent.block,
-            len: extent.block_len,
-            code: self.record.code,
-            nodes: nodes.clone(),
-        })
+    pub(crate) fn places(&self) -> Arc<Places> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The group for a new block: in turn, passing over those with nodes that do not answer where others have none.
-    pub(crate) fn choose_group(&self) -> (GroupId, Arc<[NodeId]>) {
-        let count = self.groups.len();
-        let first = self.next_group.fetch_add(1, Relaxed) as usize;
-        let best = (0..count)
-            .map(|step| (first + step) % count)
-            .map(|at| (self.groups[at].iter().filter(|node| !self.cluster.blocks.is_up(**node)).count(), at));
-        // The first without loss ends the search; usually it is the first.
-        let mut chosen = (usize::MAX, first % count);
-        for (away, at) in best {
-            if away < chosen.0 {
-                chosen = (away, at);
-            }
-            if away == 0 {
-                break;
-            }
-        }
-        (GroupId(chosen.1 as u32), self.groups[chosen.1].clone())
+    pub(crate) fn set_places(&self, places: Places) {
+        *self.places.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(places);
     }
 
     pub(crate) fn files(&self) -> MutexGuard<'_, HashMap<Ino, Arc<FileState>>> {
@@ -383,9 +352,7 @@ impl Volume {
     /// Room in the volume: what its nodes report, divided by what the code adds. Nodes that do not answer
     /// count as full.
     pub async fn space(&self) -> Result<Space, Error> {
-        let mut members: Vec<NodeId> = self.groups.iter().flat_map(|group| group.iter().copied()).collect();
-        members.sort();
-        members.dedup();
+        let members = self.places().members();
         let asked = members.iter().map(|node| self.cluster.node_status(*node));
         let reports = futures::future::join_all(asked).await;
         let (mut total, mut free) = (0u64, Vec::new());

@@ -1,6 +1,6 @@
 //! Answers to queries, from one consistent state. Nothing here writes.
 
-use crate::apply::{counters, extents_over};
+use crate::apply::{counters, extents_over, groups_with};
 use crate::error::NsError;
 use crate::key;
 use crate::kv::KvRead;
@@ -10,7 +10,7 @@ use crate::record::{
     Attr, BlockRecord, DelegationRecord, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord,
 };
 use crate::wire;
-use rain_types::{BlockId, Ino, SessionId, VolumeId};
+use rain_types::{BlockId, GroupId, Ino, SessionId, VolumeId};
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
 
@@ -122,6 +122,11 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
             let recalled = |dir: Ino| (dir, delegation(kv, dir).is_some_and(|held| held.recalled));
             Answer::Delegations(dirs.into_iter().map(recalled).collect())
         }
+        Query::Strays { after, limit } => Answer::Blocks(strays(kv, *after, rows(*limit))),
+        Query::GroupsWith { node } => {
+            let volumes: Vec<VolumeRecord> = all(kv, b"V");
+            Answer::Groups(volumes.iter().map(|volume| groups_with(kv, volume, *node)).sum())
+        }
         Query::Recalled { limit } => Answer::Recalled(recalled(kv, rows(*limit))),
         Query::Totals => {
             let count = |name: &str| read::<u64>(kv, &key::counter(name)).unwrap_or(0);
@@ -131,6 +136,7 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
                 shares_missing: count(counters::SHARES_MISSING),
                 blocks_without_margin: count(counters::BLOCKS_WITHOUT_MARGIN),
                 garbage: count(counters::GARBAGE),
+                places: count(counters::PLACES),
             })
         }
     })
@@ -171,6 +177,14 @@ fn layout(kv: &dyn KvRead, ino: Ino, from: u64, limit: u32) -> Answered {
         if attr.extents == 0 { Vec::new() } else { extents_over(kv, ino, from, u64::MAX, limit + 1) };
     let more = extents.len() > limit;
     extents.truncate(limit);
+    let mut last: Option<(BlockId, GroupId)> = None;
+    for extent in &mut extents {
+        // A block has many extents only where it was cut to pieces; then they follow each other.
+        let known = last.filter(|(block, _)| *block == extent.block).map(|(_, group)| group);
+        let now = known.or_else(|| block(kv, extent.block).map(|entry| entry.record.group));
+        extent.group = now.unwrap_or(extent.group);
+        last = Some((extent.block, extent.group));
+    }
     Ok(Answer::Layout { attr, inline, extents, more })
 }
 
@@ -234,6 +248,32 @@ fn missing(kv: &dyn KvRead, after: Option<(u8, BlockId)>, limit: usize) -> Vec<B
         ids.extend(key::last_block(key));
         if ids.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
+    ids.into_iter().filter_map(|id| block(kv, id)).collect()
+}
+
+fn strays(kv: &dyn KvRead, after: Option<(VolumeId, GroupId, BlockId)>, limit: usize) -> Vec<BlockEntry> {
+    let mut ids = Vec::new();
+    for volume in all::<VolumeRecord>(kv, b"V") {
+        for (group, _) in volume.closed_groups() {
+            let from = match after {
+                Some((of, in_group, _)) if (volume.id, group) < (of, in_group) => continue,
+                Some((of, in_group, id)) if (volume.id, group) == (of, in_group) => {
+                    let mut next = key::in_group(of, in_group, id);
+                    next.push(0);
+                    next
+                }
+                _ => key::all_in_group(volume.id, group),
+            };
+            let to = key::after_prefix(&key::all_in_group(volume.id, group));
+            kv.scan(&from, &to, &mut |key, _| {
+                ids.extend(key::last_block(key));
+                if ids.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            if ids.len() >= limit {
+                return ids.into_iter().filter_map(|id| block(kv, id)).collect();
+            }
+        }
+    }
     ids.into_iter().filter_map(|id| block(kv, id)).collect()
 }
 

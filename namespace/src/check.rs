@@ -210,6 +210,8 @@ fn check_blocks(kv: &dyn KvRead, found: &mut Found) {
         blocks += 1;
         let garbage = kv.get(&key::garbage(id)).is_some();
         found.expect(|| format!("garbage of block {id}"), false, garbage);
+        let by_group = kv.get(&key::in_group(block.volume, block.group, id)).is_some();
+        found.expect(|| format!("listing of block {id} in group {}", block.group), true, by_group);
         let Some(code) = codes.get(&block.volume) else { return };
         let margin = margin(*code, block.missing);
         let listed = kv.get(&key::missing(margin, id)).is_some();
@@ -229,13 +231,14 @@ fn check_blocks(kv: &dyn KvRead, found: &mut Found) {
         (counters::GARBAGE, count(kv, b'G')),
     ];
     found.expect(|| "list of missing shares".into(), count(kv, b'S'), missing_blocks);
+    found.expect(|| "list of blocks by group".into(), count(kv, b'H'), blocks);
     for (name, counted) in counted {
         let recorded = kv.get(&key::counter(name)).and_then(|bytes| wire::decode(&bytes).ok()).unwrap_or(0);
         found.expect(|| format!("counter {name}"), recorded, counted);
     }
 }
 
-/// An extent says of its block what the block's record says, and stays within it.
+/// An extent says of its block what the block's record says (but for the group, from which the block may have moved), and stays within it.
 fn check_extents(kv: &dyn KvRead, found: &mut Found) {
     for (ino, extents) in std::mem::take(&mut found.extents) {
         let volume = found.inodes.get(&ino).map(|attr| attr.volume);
@@ -243,8 +246,8 @@ fn check_extents(kv: &dyn KvRead, found: &mut Found) {
             let about = || format!("block {} at {} of inode {ino}", extent.block, extent.offset);
             let block: Option<BlockRecord> =
                 kv.get(&key::block(extent.block)).and_then(|bytes| wire::decode(&bytes).ok());
-            let recorded = block.map(|block| (Some(block.volume), block.group, block.len));
-            found.expect(about, recorded, Some((volume, extent.group, extent.block_len)));
+            let recorded = block.map(|block| (Some(block.volume), block.len));
+            found.expect(about, recorded, Some((volume, extent.block_len)));
             let end = u64::from(extent.block_offset) + u64::from(extent.len);
             let within = extent.len > 0 && end <= u64::from(extent.block_len);
             found.expect(|| format!("{}: within the block", about()), true, within);

@@ -211,22 +211,22 @@ pub enum Command {
         /// Which; those that are no orphans are passed over.
         inos: Vec<Ino>,
     },
-    /// Shares were found lost or damaged. Blocks that are gone are passed over. Outcome: `Done`.
+    /// Shares were found lost or damaged. Blocks that are gone or in another group are passed over. Outcome: `Done`.
     MarkMissing {
-        /// Blocks with the bits of their missing shares.
-        shares: Vec<(BlockId, u64)>,
+        /// Those that are missing.
+        shares: Vec<SharesOf>,
     },
-    /// Shares were made again and are durable. Outcome: `Done`.
+    /// Shares were made again and are durable. Blocks that are gone or in another group are passed over. Outcome: `Done`.
     MarkPresent {
-        /// Blocks with the bits of the shares that are there.
-        shares: Vec<(BlockId, u64)>,
+        /// Those that are there.
+        shares: Vec<SharesOf>,
     },
     /// Shares of garbage were deleted; a block without any left is forgotten. Outcome: `Done`.
     Reclaimed {
         /// Blocks with the bits of the shares that are gone.
         shares: Vec<(BlockId, u64)>,
     },
-    /// A node leaves the eligible set; refused while a placement group of a volume has it. Outcome: `Done`.
+    /// A node leaves the eligible set; refused while an open group of a volume has it, or a closed one that still has blocks. Outcome: `Done`.
     RemoveNode {
         /// Which.
         id: NodeId,
@@ -285,6 +285,24 @@ pub enum Command {
     ReserveInos {
         /// How many, 1 to 65,536.
         count: u32,
+    },
+    /// A node is to go, or stays after all. Outcome: `Done`.
+    SetLeaving {
+        /// Which.
+        id: NodeId,
+        /// Whether it is to go.
+        leaving: bool,
+    },
+    /// Opens the groups that a volume's nodes ask for by now ([`crate::placement::plan_following`]). Outcome: `Done`.
+    Regroup {
+        /// Which.
+        volume: VolumeId,
+    },
+    /// Blocks move to the open groups of their slots: the shares whose nodes differ are durable there. Blocks that are gone, or not in the
+    /// group named, or whose slot has another open group by now, are passed over. Outcome: `Done`.
+    MoveBlocks {
+        /// Which, at most 4096.
+        blocks: Vec<MovedBlock>,
     },
 }
 
@@ -351,6 +369,28 @@ pub struct AttrChange {
     pub atime: Option<TimeChange>,
     /// Modification time. A change of size sets it to the entry's time when it is not given.
     pub mtime: Option<TimeChange>,
+}
+
+/// Shares of a block, as it lies in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharesOf {
+    /// Which block.
+    pub block: BlockId,
+    /// The group that it was in for whoever speaks.
+    pub group: GroupId,
+    /// Which shares: bit i for share i.
+    pub bits: u64,
+}
+
+/// A block that moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedBlock {
+    /// Which.
+    pub id: BlockId,
+    /// From which group.
+    pub from: GroupId,
+    /// To which: the open group of the same slot.
+    pub to: GroupId,
 }
 
 /// A block that a commit brings.

@@ -22,7 +22,7 @@ use crate::command::{Applied, Command, Name, Outcome, RenameMode, Request};
 use crate::key;
 use crate::kv::{KvRead, KvTxn, MemoryKv};
 use crate::query::{Answered, Query, answer};
-use crate::record::{Attr, Extent, FileKind, Time, VolumeRecord};
+use crate::record::{Attr, BlockRecord, Extent, FileKind, Time, VolumeRecord};
 use crate::wire;
 use rain_types::{Ino, VolumeId};
 use serde::de::DeserializeOwned;
@@ -171,6 +171,13 @@ impl Holding {
             self.put(&key::entry(dir.ino, &name), &(ino, kind));
         }
         self.held.insert(dir.ino);
+    }
+
+    /// The volume has other groups now.
+    pub fn volume_is(&mut self, volume: &VolumeRecord) {
+        if !self.held.is_empty() {
+            self.put(&key::volume(volume.id), volume);
+        }
     }
 
     fn put<T: serde::Serialize>(&mut self, key: &[u8], value: &T) {
@@ -475,6 +482,9 @@ impl Holding {
             ControlFlow::Continue(())
         });
         for block in blocks {
+            if let Some(record) = read::<BlockRecord>(&self.kv, &key::block(block)) {
+                self.kv.delete(&key::in_group(record.volume, record.group, block));
+            }
             self.kv.delete(&key::block(block));
         }
         for prefix in [key::entry(ino, b""), key::xattr(ino, b""), extents[..9].to_vec()] {

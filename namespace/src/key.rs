@@ -1,7 +1,7 @@
 //! The keys: one letter for the kind, then big-endian numbers and names, so that a lookup is one get, a
 //! directory one scan, a file's extents one scan. `docs/formats.md` has the table.
 
-use rain_types::{BlockId, Ino, NodeId, RequestId, SessionId, VolumeId};
+use rain_types::{BlockId, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 
 fn key(letter: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
@@ -96,6 +96,17 @@ pub fn all_delegated_to(session: SessionId) -> Vec<u8> {
 /// A block in use: `BlockRecord`.
 pub fn block(id: BlockId) -> Vec<u8> {
     pair(b'K', id.session, id.seq)
+}
+
+/// A block by its placement group: nothing.
+pub fn in_group(volume: VolumeId, group: GroupId, id: BlockId) -> Vec<u8> {
+    let (session, seq) = (id.session.0.to_be_bytes(), id.seq.to_be_bytes());
+    key(b'H', &[&volume.0.to_be_bytes(), &group.0.to_be_bytes(), &session, &seq])
+}
+
+/// All blocks of a placement group.
+pub fn all_in_group(volume: VolumeId, group: GroupId) -> Vec<u8> {
+    key(b'H', &[&volume.0.to_be_bytes(), &group.0.to_be_bytes()])
 }
 
 /// A block with missing shares, least margin first: nothing. `margin` is the shares there less k, plus 128.

@@ -5,7 +5,7 @@
 //! scales the draw as in Schindelhauer and Schomaker (2005): score = -ln(u) / weight, smallest first; the
 //! logarithm is taken in integers, so that every machine computes the same.
 
-use crate::record::NodeRecord;
+use crate::record::{Group, NodeRecord, VolumeRecord};
 use rain_types::{NodeId, VolumeId};
 use std::collections::BTreeMap;
 
@@ -13,6 +13,37 @@ use std::collections::BTreeMap;
 pub fn plan_groups(volume: VolumeId, n: usize, nodes: &[NodeRecord], count: u32) -> Vec<Vec<NodeId>> {
     assert!(nodes.len() >= n, "{} nodes for groups of {n}", nodes.len());
     (0..count).map(|group| plan_group(volume, group, n, nodes)).collect()
+}
+
+/// The groups that must be opened so that a volume's shares are where its nodes now have them; empty when all is well. None: there are too
+/// few nodes that take shares.
+pub fn plan_following(volume: &VolumeRecord, nodes: &[NodeRecord]) -> Option<Vec<Group>> {
+    let nodes: Vec<NodeRecord> = nodes.iter().filter(|node| node.takes_shares()).cloned().collect();
+    let n = volume.code.n();
+    if nodes.len() < n {
+        return None;
+    }
+    let following = |group: &Group| {
+        let wanted = plan_group(volume.id, group.slot, n, &nodes);
+        let nodes = keeping_places(&group.nodes, &wanted);
+        (nodes != group.nodes).then_some(Group { slot: group.slot, nodes })
+    };
+    let open = volume.open_groups();
+    Some(open.iter().filter_map(|id| following(&volume.groups[id.0 as usize])).collect())
+}
+
+/// The nodes `wanted` in an order in which those that were there before keep their places: only the shares of those that go move.
+fn keeping_places(before: &[NodeId], wanted: &[NodeId]) -> Vec<NodeId> {
+    let mut new = wanted.iter().filter(|node| !before.contains(node));
+    let place =
+        |node: &NodeId| if wanted.contains(node) { *node } else { *new.next().expect("as many come as go") };
+    before.iter().map(place).collect()
+}
+
+/// The shares whose nodes differ between two groups: bit i for share i.
+pub fn moving(from: &[NodeId], to: &[NodeId]) -> u64 {
+    let differ = from.iter().zip(to).enumerate().filter(|(_, (from, to))| from != to);
+    differ.fold(0, |bits, (index, _)| bits | 1 << index)
 }
 
 fn plan_group(volume: VolumeId, group: u32, n: usize, nodes: &[NodeRecord]) -> Vec<NodeId> {
@@ -76,6 +107,7 @@ fn minus_log2(x: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::record::Time;
+    use rain_types::{CodeSpec, Codec, Ino};
 
     fn nodes(count: u32) -> Vec<NodeRecord> {
         (1..=count)
@@ -87,6 +119,7 @@ mod tests {
                 joined: Time::default(),
                 witness: false,
                 folder: String::new(),
+                leaving: false,
             })
             .collect()
     }
@@ -124,6 +157,43 @@ mod tests {
             let came: Vec<_> = new.iter().filter(|node| !old.contains(node)).collect();
             assert!(came.is_empty() || came == [&NodeId(10)], "{old:?} {new:?}");
         }
+    }
+
+    #[test]
+    fn who_stays_keeps_its_place_and_who_leaves_is_in_no_group() {
+        let mut nodes = nodes(8);
+        let code = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
+        let groups = plan_groups(VolumeId(3), code.n(), &nodes, 200);
+        let groups = groups.into_iter().zip(0..).map(|(nodes, slot)| Group { slot, nodes }).collect();
+        let mut volume = VolumeRecord {
+            id: VolumeId(3),
+            name: "v".into(),
+            code,
+            root: Ino(1),
+            groups,
+            inodes: 0,
+            held: 0,
+            created: Time::default(),
+        };
+        assert_eq!(plan_following(&volume, &nodes), Some(Vec::new()));
+        nodes[2].leaving = true;
+        let following = plan_following(&volume, &nodes).expect("seven are enough for six");
+        let had_it = volume.groups.iter().filter(|group| group.nodes.contains(&NodeId(3))).count();
+        assert_eq!(following.len(), had_it);
+        for group in &following {
+            let before = &volume.groups[group.slot as usize].nodes;
+            assert_eq!(moving(before, &group.nodes).count_ones(), 1, "{before:?} {group:?}");
+            assert!(!group.nodes.contains(&NodeId(3)));
+        }
+        volume.groups.extend(following);
+        assert_eq!(plan_following(&volume, &nodes), Some(Vec::new()));
+        assert_eq!(volume.open_groups().len(), 200);
+        assert_eq!(volume.closed_groups().len(), had_it);
+        nodes[2].leaving = false;
+        let back = plan_following(&volume, &nodes).expect("eight are enough for six");
+        assert_eq!(back.len(), had_it, "it wins the same groups again");
+        nodes.truncate(5);
+        assert_eq!(plan_following(&volume, &nodes), None);
     }
 
     #[test]

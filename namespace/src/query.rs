@@ -6,7 +6,7 @@ use crate::command::Name;
 use crate::error::NsError;
 use crate::lock::Lock;
 use crate::record::{Attr, BlockRecord, Extent, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord};
-use rain_types::{BlockId, Ino, SessionId, VolumeId};
+use rain_types::{BlockId, GroupId, Ino, NodeId, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// A question.
@@ -154,6 +154,18 @@ pub enum Query {
         /// At most so many (the namespace's own limit is 4096).
         limit: u32,
     },
+    /// Blocks in closed groups, which are to move, by volume, group and number. Answer: `Blocks`.
+    Strays {
+        /// After this one, as it was in this volume and group; none: from the start.
+        after: Option<(VolumeId, GroupId, BlockId)>,
+        /// At most so many (the namespace's own limit is 4096).
+        limit: u32,
+    },
+    /// In how many placement groups a node is, of the closed ones those that still have blocks. Answer: `Groups`.
+    GroupsWith {
+        /// Which.
+        node: NodeId,
+    },
 }
 
 /// A name in a directory with what it names.
@@ -187,6 +199,8 @@ pub struct Totals {
     pub blocks_without_margin: u64,
     /// Blocks that await deletion.
     pub garbage: u64,
+    /// Changes so far of which nodes there are and of what is asked of them: with it a client knows when to ask for nodes and volumes again.
+    pub places: u64,
 }
 
 /// An answer.
@@ -245,6 +259,8 @@ pub enum Answer {
     Delegations(Vec<(Ino, bool)>),
     /// Directories that are wanted back, and from whom.
     Recalled(Vec<(Ino, SessionId)>),
+    /// So many placement groups.
+    Groups(u64),
 }
 
 /// A query's result, as it is sent.

@@ -85,7 +85,7 @@ pub struct Extent {
     pub block_offset: u32,
     /// The whole block's length, bytes: with the code it gives the shares' length.
     pub block_len: u32,
-    /// The block's placement group in the file's volume.
+    /// The block's placement group in the file's volume: in the store the one it was written to, in an answer the one it is in now.
     pub group: GroupId,
 }
 
@@ -133,14 +133,58 @@ pub struct VolumeRecord {
     pub code: CodeSpec,
     /// Its root directory.
     pub root: Ino,
-    /// Placement groups: the n nodes that hold shares 0..n of a block; `GroupId` is the index.
-    pub groups: Vec<Vec<NodeId>>,
+    /// Placement groups; `GroupId` is the index.
+    pub groups: Vec<Group>,
     /// Inodes.
     pub inodes: u64,
     /// Bytes of user data in extents and inline.
     pub held: u64,
     /// When it was made.
     pub created: Time,
+}
+
+/// A placement group: the n nodes that hold shares 0..n of a block. It never changes. When nodes come or go, its slot gets a new group,
+/// which is *open* from then on, takes new blocks, and is where the blocks of the slot's closed groups move, one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Which of the volume's slots; the last group of a slot is the open one.
+    pub slot: u32,
+    /// The nodes of shares 0 to n.
+    pub nodes: Vec<NodeId>,
+}
+
+impl VolumeRecord {
+    /// The open groups, by slot.
+    pub fn open_groups(&self) -> Vec<GroupId> {
+        let mut open: Vec<GroupId> = Vec::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            let slot = group.slot as usize;
+            open.resize(open.len().max(slot + 1), GroupId::default());
+            open[slot] = GroupId(at as u32);
+        }
+        open
+    }
+
+    /// The closed groups, each with the open one of its slot.
+    pub fn closed_groups(&self) -> Vec<(GroupId, GroupId)> {
+        let open = self.open_groups();
+        let all = self.groups.iter().enumerate();
+        all.map(|(at, group)| (GroupId(at as u32), open[group.slot as usize]))
+            .filter(|(group, open)| group != open)
+            .collect()
+    }
+
+    /// The nodes of a group.
+    pub fn nodes_of(&self, group: GroupId) -> Option<&[NodeId]> {
+        self.groups.get(group.0 as usize).map(|group| group.nodes.as_slice())
+    }
+
+    /// The open group of a group's slot.
+    pub fn open_of(&self, group: GroupId) -> Option<GroupId> {
+        let slot = self.groups.get(group.0 as usize)?.slot;
+        let last = self.groups.iter().rposition(|group| group.slot == slot)?;
+        Some(GroupId(last as u32))
+    }
 }
 
 /// An eligible node: a member of the durable configuration, whether it answers now or not.
@@ -160,6 +204,15 @@ pub struct NodeRecord {
     pub witness: bool,
     /// The mark of its data folder.
     pub folder: String,
+    /// It is to go: no open group has it where there are others, and its shares move to them.
+    pub leaving: bool,
+}
+
+impl NodeRecord {
+    /// Whether it may be in open groups.
+    pub fn takes_shares(&self) -> bool {
+        !self.witness && !self.leaving
+    }
 }
 
 /// A directory whose names are one session's alone.

@@ -45,6 +45,7 @@ impl Lines {
 
 const TIME: Time = Time { secs: -5, nanos: 999_999_999 };
 const BLOCK: BlockId = BlockId { session: SessionId(300), seq: 2 };
+const SHARES: SharesOf = SharesOf { block: BLOCK, group: GroupId(4), bits: 0b101 };
 const CODE: CodeSpec = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
 const INO: Ino = Ino(1 << 48 | 77);
 
@@ -79,7 +80,10 @@ fn volume() -> VolumeRecord {
         name: "home".into(),
         code: CODE,
         root: Ino(1),
-        groups: vec![vec![NodeId(1), NodeId(300)], vec![NodeId(2)]],
+        groups: vec![
+            Group { slot: 0, nodes: vec![NodeId(1), NodeId(300)] },
+            Group { slot: 300, nodes: vec![NodeId(2)] },
+        ],
         inodes: 10,
         held: 20,
         created: TIME,
@@ -107,6 +111,7 @@ fn node() -> NodeRecord {
         joined: TIME,
         witness: false,
         folder: "f0".into(),
+        leaving: true,
     }
 }
 
@@ -208,8 +213,8 @@ fn commands() -> Vec<Command> {
         },
         Command::Punch { ino: INO, offset: 1, len: 2 },
         Command::Free { inos: vec![INO] },
-        Command::MarkMissing { shares: vec![(BLOCK, 0b101)] },
-        Command::MarkPresent { shares: vec![(BLOCK, 0b101)] },
+        Command::MarkMissing { shares: vec![SHARES] },
+        Command::MarkPresent { shares: vec![SHARES] },
         Command::Reclaimed { shares: vec![(BLOCK, 0b101)] },
         Command::RemoveNode { id: NodeId(300) },
         Command::Lock { ino: INO, lock: LOCK, ticket: Some(300) },
@@ -222,6 +227,9 @@ fn commands() -> Vec<Command> {
         Command::GiveBack { dirs: vec![INO] },
         Command::TakeBack { dir: INO, session: SessionId(300) },
         Command::ReserveInos { count: 300 },
+        Command::SetLeaving { id: NodeId(300), leaving: true },
+        Command::Regroup { volume: VolumeId(3) },
+        Command::MoveBlocks { blocks: vec![MovedBlock { id: BLOCK, from: GroupId(4), to: GroupId(300) }] },
     ]
 }
 
@@ -298,12 +306,20 @@ fn queries() -> Vec<Query> {
         Query::Delegation { dir: INO },
         Query::Delegations { session: SessionId(300) },
         Query::Recalled { limit: 5 },
+        Query::Strays { after: Some((VolumeId(3), GroupId(4), BLOCK)), limit: 5 },
+        Query::GroupsWith { node: NodeId(300) },
     ]
 }
 
 fn answers() -> Vec<Answer> {
-    let totals =
-        Totals { blocks: 1, blocks_missing: 2, shares_missing: 3, blocks_without_margin: 4, garbage: 500 };
+    let totals = Totals {
+        blocks: 1,
+        blocks_missing: 2,
+        shares_missing: 3,
+        blocks_without_margin: 4,
+        garbage: 500,
+        places: 600,
+    };
     vec![
         Answer::Attr(attr()),
         Answer::Layout { attr: attr(), inline: vec![1], extents: vec![extent()], more: true },
@@ -322,6 +338,7 @@ fn answers() -> Vec<Answer> {
         Answer::Delegation(Some(SessionId(300))),
         Answer::Delegations(vec![(INO, true)]),
         Answer::Recalled(vec![(INO, SessionId(300))]),
+        Answer::Groups(300),
     ]
 }
 
@@ -340,6 +357,7 @@ fn keys(lines: &mut Lines) {
         ("delegation", key::delegation(INO)),
         ("delegated_to", key::delegated_to(SessionId(300), INO)),
         ("block", key::block(BLOCK)),
+        ("in_group", key::in_group(VolumeId(3), GroupId(4), BLOCK)),
         ("missing", key::missing(129, BLOCK)),
         ("garbage", key::garbage(BLOCK)),
         ("volume", key::volume(VolumeId(3))),

@@ -11,179 +11,12 @@ use rain_namespace::error::NsError;
 use rain_namespace::kv::{KvRead, KvTxn, MemoryKv};
 use rain_namespace::lock::{Lock, LockKind, LockState};
 use rain_namespace::query::{Answer, Query, Totals, answer};
-use rain_namespace::record::{Attr, Extent, FileKind, Time};
+use rain_namespace::record::{Attr, FileKind, Time};
 use rain_namespace::repair;
-use rain_types::{BlockId, CodeSpec, Codec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
+mod world;
 
-struct World {
-    kv: MemoryKv,
-    root: Ino,
-    session: SessionId,
-    now: i64,
-}
-
-fn code(k: u8, m: u8) -> CodeSpec {
-    CodeSpec { codec: Codec::Rs, k, m }
-}
-
-fn volume(name: &str, code: CodeSpec, groups: u32) -> Command {
-    Command::CreateVolume { name: name.into(), code, groups, uid: 0, gid: 0, mode: 0o755 }
-}
-
-fn make(parent: Ino, name: &str, kind: FileKind) -> Command {
-    let target = if kind == FileKind::Symlink { b"to".to_vec() } else { vec![] };
-    let name = name.as_bytes().to_vec();
-    Command::Make {
-        parent,
-        name,
-        kind,
-        mode: 0o644,
-        uid: 7,
-        gid: 8,
-        rdev: 9,
-        target,
-        or_existing: false,
-        ino: None,
-    }
-}
-
-fn unlink(parent: Ino, name: &str) -> Command {
-    Command::Unlink { parent, name: name.into() }
-}
-
-fn link(ino: Ino, parent: Ino, name: &str) -> Command {
-    Command::Link { ino, parent, name: name.into() }
-}
-
-fn rename(parent: Ino, name: &str, new_parent: Ino, new_name: &str, mode: RenameMode) -> Command {
-    Command::Rename { parent, name: name.into(), new_parent, new_name: new_name.into(), mode }
-}
-
-fn set_attr(ino: Ino, change: AttrChange) -> Command {
-    Command::SetAttr { ino, change }
-}
-
-fn size(size: u64) -> AttrChange {
-    AttrChange { size: Some(size), ..AttrChange::default() }
-}
-
-fn inline(ino: Ino, offset: u32, data: &[u8]) -> Command {
-    let inline = vec![InlinePiece { offset, data: data.to_vec() }];
-    Command::Commit { ino, blocks: vec![], extents: vec![], inline, size_at_least: 0, mtime: None }
-}
-
-fn is_invalid(applied: Applied) -> bool {
-    matches!(applied, Err(NsError::Invalid(_)))
-}
-
-impl World {
-    /// 64 nodes, a volume of 2+1, a session.
-    fn new() -> World {
-        let mut world = World { kv: MemoryKv::default(), root: Ino(0), session: SessionId(0), now: 100 };
-        for id in 1..=64 {
-            let node = NodeSpec { address: format!("h{id}:1"), weight: 1, ..NodeSpec::default() };
-            let command = Command::RegisterNode { id: NodeId(id), node };
-            assert_eq!(world.run(command), Ok(Outcome::Node(NodeId(id))));
-        }
-        world.root = world.volume("one", code(2, 1));
-        world.session = world.open_session();
-        world
-    }
-
-    fn open_session(&mut self) -> SessionId {
-        match self.run(Command::OpenSession { label: "t".into() }) {
-            Ok(Outcome::Session(session)) => session,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn volume(&mut self, name: &str, code: CodeSpec) -> Ino {
-        let Ok(Outcome::Volume(id)) = self.run(volume(name, code, 4)) else { panic!() };
-        let Ok(Answer::Volumes(volumes)) = answer(&self.kv, &Query::VolumeById { id }) else { panic!() };
-        volumes[0].root
-    }
-
-    /// Applies a command; whatever it was, the records must agree, and a refusal must leave no trace.
-    fn run(&mut self, command: Command) -> Applied {
-        self.now += 1;
-        let before = self.kv.clone();
-        let request = Request::internal(command);
-        let applied = apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &request);
-        if applied.is_err() {
-            assert!(before == self.kv, "refused with {applied:?}, and yet something was written");
-        }
-        assert_eq!(check(&self.kv), []);
-        applied
-    }
-
-    fn numbered(&mut self, seq: u64, done_below: u64, command: Command) -> Applied {
-        let id = Some(RequestId { session: self.session, seq });
-        apply(
-            &mut self.kv,
-            Time { secs: self.now, nanos: 0 },
-            &Request { id, done_below, time: None, command },
-        )
-    }
-
-    /// As another session than the first; the records must agree.
-    fn as_session(&mut self, session: SessionId, seq: u64, command: Command) -> Applied {
-        let request = Request { id: Some(RequestId { session, seq }), done_below: 0, time: None, command };
-        let applied = apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &request);
-        assert_eq!(check(&self.kv), []);
-        applied
-    }
-
-    fn made(&mut self, parent: Ino, name: &str, kind: FileKind) -> Ino {
-        self.attr_of(make(parent, name, kind)).ino
-    }
-
-    fn attr_of(&mut self, command: Command) -> Attr {
-        match self.run(command) {
-            Ok(Outcome::Attr(attr)) => attr,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn attr(&self, ino: Ino) -> Attr {
-        match answer(&self.kv, &Query::GetAttr { ino }) {
-            Ok(Answer::Attr(attr)) => attr,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Commits blocks of 1000 bytes, one for each (offset, bytes shown).
-    fn commit(&mut self, ino: Ino, seq: u64, shown: &[(u64, u32)], missing: u64) -> Applied {
-        let id = |index: usize| BlockId { session: self.session, seq: seq + index as u64 };
-        let blocks = (0..shown.len())
-            .map(|index| NewBlock { id: id(index), group: GroupId(1), len: 1000, missing })
-            .collect();
-        let extents = shown
-            .iter()
-            .enumerate()
-            .map(|(index, (offset, len))| NewExtent {
-                offset: *offset,
-                len: *len,
-                block: index as u32,
-                block_offset: 0,
-            })
-            .collect();
-        self.run(Command::Commit { ino, blocks, extents, inline: vec![], size_at_least: 0, mtime: None })
-    }
-
-    fn layout(&self, ino: Ino, from: u64) -> (Vec<u8>, Vec<Extent>) {
-        match answer(&self.kv, &Query::Layout { ino, from, limit: 4096 }) {
-            Ok(Answer::Layout { inline, extents, .. }) => (inline, extents),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn totals(&self) -> Totals {
-        match answer(&self.kv, &Query::Totals) {
-            Ok(Answer::Totals(totals)) => totals,
-            other => panic!("{other:?}"),
-        }
-    }
-}
+use rain_types::{BlockId, GroupId, Ino, SessionId, VolumeId};
+use world::*;
 
 #[test]
 fn names_that_are_none_are_refused() {
@@ -350,7 +183,7 @@ fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
     assert!(answer(&world.kv, &Query::Open { ino: root }).is_ok());
     world.run(Command::Free { inos: vec![root, file, file] }).unwrap();
     assert_eq!(answer(&world.kv, &Query::GetAttr { ino: file }), Err(NsError::NotFound));
-    assert_eq!(world.totals(), Totals { garbage: 1, ..Totals::default() });
+    assert_eq!(world.totals(), Totals { garbage: 1, places: 64, ..Totals::default() });
 }
 
 #[test]
@@ -537,7 +370,7 @@ fn a_block_of_64_shares_may_miss_some() {
     let file = world.made(root, "f", FileKind::File);
     world.commit(file, 1, &[(0, 1000)], 1 << 63).unwrap();
     assert!(is_invalid(world.commit(file, 2, &[(0, 1000)], 0b11111)));
-    let totals = Totals { blocks: 1, blocks_missing: 1, shares_missing: 1, ..Totals::default() };
+    let totals = Totals { blocks: 1, blocks_missing: 1, shares_missing: 1, places: 64, ..Totals::default() };
     assert_eq!(world.totals(), totals);
 }
 
@@ -564,10 +397,12 @@ fn blocks_with_the_least_margin_come_first() {
         }
     };
     assert_eq!(missing(&world), [2, 3, 1]);
-    let shares = vec![(BlockId { session: world.session, seq: 2 }, u64::MAX)];
+    let block = |seq| BlockId { session: world.session, seq };
+    let shares = vec![SharesOf { block: block(2), group: GroupId(1), bits: u64::MAX }];
     world.run(Command::MarkPresent { shares }).unwrap();
     assert_eq!(missing(&world), [3, 1]);
-    let shares = vec![(BlockId { session: world.session, seq: 1 }, 0b1110)];
+    let shares =
+        vec![SharesOf { block: BlockId { session: world.session, seq: 1 }, group: GroupId(1), bits: 0b1110 }];
     world.run(Command::MarkMissing { shares }).unwrap();
     assert_eq!(missing(&world), [1, 3]);
     let totals = world.totals();
@@ -691,8 +526,10 @@ fn every_key_that_goes_missing_is_noticed_by_the_check() {
     assert_eq!(check(&world.kv), []);
     for key in world.kv.0.keys() {
         // What nothing else counts: numbers given out, and nodes.
-        // And results of requests, which may go at any time.
-        let counted = key[0] != b'N' && key[0] != b'R' && !key.starts_with(b"Cnext-");
+        // And results of requests, which may go at any time; and how often places have changed.
+        let counted = key[0] != b'N'
+            && key[0] != b'R'
+            && ![&b"Cnext-"[..], b"Cplaces"].iter().any(|known| key.starts_with(known));
         let noticed = is_noticed(&world, |kv| kv.delete(key));
         assert!(noticed || !counted, "nobody misses {}", key.escape_ascii());
     }
@@ -720,185 +557,4 @@ fn what_is_in_a_wrong_place_is_noticed_by_the_check() {
         assert!(is_noticed(&world, |kv| kv.put(&stray, b"x")), "{}", stray.escape_ascii());
     }
     assert!(is_noticed(&world, |kv| kv.put(&key(b'I', a), &[1, 2, 3])), "an unreadable record");
-}
-
-#[test]
-fn a_node_is_known_by_its_folder_and_its_number_is_never_used_again() {
-    let mut world = World::new();
-    let node = |folder: &str, port: u32| NodeSpec {
-        address: format!("n:{port}"),
-        weight: 1,
-        folder: folder.into(),
-        ..NodeSpec::default()
-    };
-    let register = |id, node| Command::RegisterNode { id: NodeId(id), node };
-    assert_eq!(world.run(register(0, node("a", 1))), Ok(Outcome::Node(NodeId(65))));
-    // Asked again, and from another address: the same node.
-    assert_eq!(world.run(register(0, node("a", 2))), Ok(Outcome::Node(NodeId(65))));
-    assert_eq!(world.run(register(65, node("a", 3))), Ok(Outcome::Node(NodeId(65))));
-    // Another folder at its address or with its number is another node.
-    assert!(matches!(world.run(register(0, node("b", 3))), Err(NsError::Invalid(_))));
-    assert!(matches!(world.run(register(65, node("b", 4))), Err(NsError::Invalid(_))));
-    assert!(matches!(world.run(register(66, node("a", 3))), Err(NsError::Invalid(_))));
-    let witness = NodeSpec { witness: true, ..node("a", 3) };
-    assert!(matches!(world.run(register(65, witness)), Err(NsError::Invalid(_))));
-    assert_eq!(world.run(Command::RemoveNode { id: NodeId(65) }), Ok(Outcome::Done));
-    assert_eq!(world.run(Command::RemoveNode { id: NodeId(65) }), Err(NsError::NotFound));
-    assert_eq!(world.run(register(0, node("b", 3))), Ok(Outcome::Node(NodeId(66))));
-}
-
-#[test]
-fn a_node_with_shares_stays_and_a_witness_never_has_any() {
-    let mut world = World::new();
-    for id in 1..=64 {
-        let gone = world.run(Command::RemoveNode { id: NodeId(id) });
-        assert!(gone == Ok(Outcome::Done) || matches!(gone, Err(NsError::Invalid(_))), "{gone:?}");
-    }
-    let Ok(Answer::Nodes(left)) = answer(&world.kv, &Query::Nodes) else { panic!() };
-    assert!(left.len() >= 3, "the volume's groups hold theirs");
-    let witness = NodeSpec { address: "w:1".into(), weight: 1, witness: true, ..NodeSpec::default() };
-    world.run(Command::RegisterNode { id: NodeId(0), node: witness }).expect("taken");
-    let all = left.len() as u8;
-    let create = |n: u8| Command::CreateVolume {
-        name: "wide".into(),
-        code: code(n - 1, 1),
-        groups: 1,
-        uid: 0,
-        gid: 0,
-        mode: 0o755,
-    };
-    assert!(matches!(world.run(create(all + 1)), Err(NsError::TooFewNodes { .. })));
-    assert!(world.run(create(all)).is_ok());
-}
-
-fn reserve(world: &mut World, count: u32) -> Ino {
-    match world.run(Command::ReserveInos { count }) {
-        Ok(Outcome::Reserved { first, .. }) => first,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
-    let mut world = World::new();
-    let Ok(Outcome::Session(other)) = world.run(Command::OpenSession { label: "other".into() }) else {
-        panic!()
-    };
-    let (root, holder) = (world.root, world.session);
-    let dir = world.made(root, "d", FileKind::Directory);
-    let inside = world.made(dir, "f", FileKind::File);
-    assert!(matches!(world.run(Command::Delegate { dir }), Err(NsError::Invalid(_))), "it needs a session");
-    assert!(matches!(
-        world.as_session(holder, 1, Command::Delegate { dir: inside }),
-        Err(NsError::NotDirectory)
-    ));
-    assert_eq!(world.as_session(holder, 2, Command::Delegate { dir }), Ok(Outcome::Attr(world.attr(dir))));
-    let refused = Err(NsError::Delegated { dir, session: holder });
-    // Names in it, its own attributes, its end and its move are not others' for now; the file in it is.
-    let commands = [
-        make(dir, "g", FileKind::File),
-        Command::Unlink { parent: dir, name: b"f".to_vec() },
-        link(inside, dir, "h"),
-        Command::Rename {
-            parent: dir,
-            name: b"f".to_vec(),
-            new_parent: root,
-            new_name: b"f".to_vec(),
-            mode: RenameMode::Replace,
-        },
-        Command::Rename {
-            parent: root,
-            name: b"d".to_vec(),
-            new_parent: root,
-            new_name: b"e".to_vec(),
-            mode: RenameMode::Replace,
-        },
-        Command::RemoveDirectory { parent: root, name: b"d".to_vec() },
-        Command::SetAttr { ino: dir, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
-        Command::SetXattr { ino: dir, name: b"user.x".to_vec(), value: Vec::new(), mode: XattrMode::Any },
-        Command::Delegate { dir },
-    ];
-    for (at, command) in commands.into_iter().enumerate() {
-        assert_eq!(world.as_session(other, 10 + at as u64, command.clone()), refused, "{command:?}");
-    }
-    assert_eq!(world.run(make(dir, "g", FileKind::File)), refused, "nor nobody's");
-    let change = AttrChange { mode: Some(0o600), ..AttrChange::default() };
-    assert!(world.as_session(other, 30, Command::SetAttr { ino: inside, change }).is_ok());
-    assert!(world.as_session(holder, 3, make(dir, "g", FileKind::File)).is_ok());
-    // Questions about names say who asks.
-    let lookup = Query::Lookup { parent: dir, name: b"f".to_vec() };
-    let list = Query::ReadDirectory { dir, after: None, limit: 9 };
-    for query in [lookup, list] {
-        let asks = |session| answer(&world.kv, &Query::As { session, query: Box::new(query.clone()) });
-        assert!(asks(holder).is_ok());
-        assert_eq!(asks(other), Err(NsError::Delegated { dir, session: holder }));
-        assert!(answer(&world.kv, &query).is_ok(), "who does not say is answered from the state as it is");
-    }
-    assert!(
-        answer(&world.kv, &Query::As { session: other, query: Box::new(Query::GetAttr { ino: inside }) })
-            .is_ok()
-    );
-    // Recalled, it is still the holder's; given back, it is anybody's.
-    let held = |world: &World| answer(&world.kv, &Query::Delegations { session: holder });
-    assert_eq!(held(&world), Ok(Answer::Delegations(vec![(dir, false)])));
-    assert_eq!(answer(&world.kv, &Query::Recalled { limit: 9 }), Ok(Answer::Recalled(vec![])));
-    assert_eq!(world.run(Command::Recall { dir }), Ok(Outcome::Done));
-    assert_eq!(held(&world), Ok(Answer::Delegations(vec![(dir, true)])));
-    assert_eq!(answer(&world.kv, &Query::Recalled { limit: 9 }), Ok(Answer::Recalled(vec![(dir, holder)])));
-    assert!(world.as_session(holder, 4, make(dir, "i", FileKind::File)).is_ok());
-    assert_eq!(world.as_session(other, 31, Command::GiveBack { dirs: vec![dir] }), Ok(Outcome::Done));
-    assert_eq!(
-        answer(&world.kv, &Query::Delegation { dir }),
-        Ok(Answer::Delegation(Some(holder))),
-        "not theirs to give"
-    );
-    assert_eq!(world.as_session(holder, 5, Command::GiveBack { dirs: vec![dir] }), Ok(Outcome::Done));
-    assert_eq!(answer(&world.kv, &Query::Delegation { dir }), Ok(Answer::Delegation(None)));
-    assert!(world.as_session(other, 32, make(dir, "j", FileKind::File)).is_ok());
-    assert_eq!(world.run(Command::Recall { dir }), Ok(Outcome::Done), "nobody has it");
-    // It goes with its session, with the directory, and when it is taken back.
-    assert!(world.as_session(holder, 6, Command::Delegate { dir }).is_ok());
-    assert_eq!(world.run(Command::TakeBack { dir, session: other }), Ok(Outcome::Done));
-    assert_eq!(
-        answer(&world.kv, &Query::Delegation { dir }),
-        Ok(Answer::Delegation(Some(holder))),
-        "it is another's"
-    );
-    assert_eq!(world.run(Command::TakeBack { dir, session: holder }), Ok(Outcome::Done));
-    assert_eq!(answer(&world.kv, &Query::Delegation { dir }), Ok(Answer::Delegation(None)));
-    assert!(world.as_session(holder, 7, Command::Delegate { dir }).is_ok());
-    let empty = world.made(root, "empty", FileKind::Directory);
-    assert!(world.as_session(holder, 8, Command::Delegate { dir: empty }).is_ok());
-    assert!(
-        world
-            .as_session(holder, 9, Command::RemoveDirectory { parent: root, name: b"empty".to_vec() })
-            .is_ok()
-    );
-    assert_eq!(held(&world), Ok(Answer::Delegations(vec![(dir, false)])));
-    world.run(Command::EndSession { session: holder }).expect("ended");
-    assert_eq!(answer(&world.kv, &Query::Delegation { dir }), Ok(Answer::Delegation(None)));
-    assert_eq!(held(&world), Err(NsError::SessionEnded(holder)));
-}
-
-#[test]
-fn a_reserved_number_is_used_once_and_only_if_it_was_reserved() {
-    let mut world = World::new();
-    let root = world.root;
-    let first = reserve(&mut world, 3);
-    let with = |name: &str, number: u64| match make(root, name, FileKind::File) {
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, .. } => {
-            let ino = Some(Ino(number));
-            Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino }
-        }
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(world.attr_of(with("b", first.0 + 1)).ino, Ino(first.0 + 1), "in any order");
-    assert_eq!(world.attr_of(with("a", first.0)).ino, first);
-    for wrong in [first.0, first.0 + 3, 0, u64::MAX] {
-        assert!(matches!(world.run(with("c", wrong)), Err(NsError::Invalid(_))), "{wrong}");
-    }
-    assert_eq!(world.attr_of(make(root, "d", FileKind::File)).ino, Ino(first.0 + 3), "others go on behind");
-    for count in [0, 65_537] {
-        assert!(matches!(world.run(Command::ReserveInos { count }), Err(NsError::Invalid(_))));
-    }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const FILE: &str = "identity.toml";
 
 /// Of everything in the folder. Raised with every change that an older version would misread.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {

@@ -85,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) shares_on: AtomicBool,
     pub(crate) started: Instant,
     pub(crate) repair: Arc<WorkerCounters>,
+    pub(crate) moves: Arc<WorkerCounters>,
     pub(crate) reclaim: Arc<WorkerCounters>,
     /// What the sessions have open.
     pub(crate) reports: Arc<Reports>,
@@ -219,6 +220,7 @@ pub async fn run(
         shares_on: AtomicBool::new(true),
         started: Instant::now(),
         repair: Arc::default(),
+        moves: Arc::default(),
         reclaim: Arc::default(),
         reports: Arc::default(),
         requests: AtomicU64::new(0),

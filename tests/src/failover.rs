@@ -327,7 +327,8 @@ impl Stage {
     /// Six nodes with 4+2, or two and a witness with 1+1.
     pub fn new(rain: &Path, pair: bool) -> anyhow::Result<Stage> {
         let six = ClusterOptions { cables: 2, ..ClusterOptions::new(rain) };
-        let options = if pair { ClusterOptions { nodes: 3, witnesses: 1, code: "1+1", ..six } } else { six };
+        let options =
+            if pair { ClusterOptions { nodes: 3, witnesses: vec![3], code: "1+1", ..six } } else { six };
         let (nodes, voters) = if pair { (3, 3) } else { (6, 5) };
         let cluster = TestCluster::start(options)?;
         cluster.wait_settled(voters, Duration::from_secs(20))?;

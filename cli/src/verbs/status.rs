@@ -3,9 +3,11 @@
 //! JSON: `headline`, `state` (healthy, degraded, failed), `cluster`, `namespace` (see the module `quorum`), `nodes` (id, address,
 //! state up or down, error, pid, version, uptime_ms, data, witness, shares, payload_bytes, used_bytes, free_bytes, damaged_found,
 //! index_rebuilds, resident_bytes, shares_on, leads), `volumes` (name, code, groups, inodes, bytes),
-//! `missing` (blocks, shares, without_margin), `garbage`, `repair` (done, failed, waiting, bytes, running,
-//! last_error), `ring` (see the module `ring`; null when no node has one).
+//! `missing` (blocks, shares, without_margin), `blocks` (in use), `garbage`, `repair` (done, failed, waiting, bytes, running,
+//! last_error), `moves` (the same, of blocks that move because nodes come or go), `leaving` (node, groups: in how many placement groups it
+//! still is), `ring` (see the module `ring`; null when no node has one).
 
+use super::node::too_few;
 use super::quorum::Quorum;
 use super::ring::Ring;
 use crate::{observe, output};
@@ -14,7 +16,8 @@ use clap::Args;
 use rain_client::Cluster;
 use rain_namespace::query::{Answer, Query, Totals};
 use rain_namespace::record::{NodeRecord, VolumeRecord};
-use rain_proto::v1::NodeStatusResponse;
+use rain_proto::v1::{NodeStatusResponse, WorkerStatus};
+use rain_types::NodeId;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -37,6 +40,10 @@ struct Report {
     volumes: Vec<VolumeRecord>,
     totals: Totals,
     ring: Option<Ring>,
+    /// Nodes that are to go, and in how many placement groups they still are.
+    leaving: Vec<(NodeId, u64)>,
+    /// Why nothing can move, if something is to.
+    too_few: Option<String>,
 }
 
 /// How it is: `healthy`, `degraded` or `failed`, and the sentence.
@@ -59,9 +66,11 @@ fn headline(report: &Report) -> (&'static str, String) {
         .volumes
         .iter()
         .map(|volume| {
-            let lost =
-                |group: &Vec<rain_types::NodeId>| group.iter().filter(|node| away.contains(&node.0)).count();
-            let worst = volume.groups.iter().map(lost).max().unwrap_or(0);
+            let lost = |group| {
+                let nodes = volume.nodes_of(group).unwrap_or_default();
+                nodes.iter().filter(|node| away.contains(&node.0)).count()
+            };
+            let worst = volume.open_groups().into_iter().map(lost).max().unwrap_or(0);
             (worst as i64 - i64::from(volume.code.m), volume.code)
         })
         .max_by_key(|(over, _)| *over);
@@ -82,6 +91,9 @@ fn headline(report: &Report) -> (&'static str, String) {
         }
     }
     words.extend(report.quorum.warning());
+    if let (Some(why), [(node, _), ..]) = (&report.too_few, &report.leaving[..]) {
+        words.push(format!("node {node} is to leave, but {why}: add one (rain node add)"));
+    }
     if totals.shares_missing > 0 {
         words.push(format!("{} shares are missing", totals.shares_missing));
         if totals.blocks_without_margin > 0 {
@@ -108,13 +120,21 @@ async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
         bail!("the namespace gives no totals")
     };
     let quorum = Quorum::of(answers.iter().flatten());
+    let volumes = cluster.volumes().await?;
+    let mut leaving = Vec::new();
+    for node in records.iter().filter(|node| node.leaving) {
+        leaving.push((node.id, cluster.groups_with(node.id).await?));
+    }
+    let too_few = if leaving.is_empty() { None } else { too_few(&records, &volumes, None) };
     let nodes =
         records.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())));
     Ok(Report {
         cluster: cluster.cluster_id().to_string(),
         quorum,
         nodes: nodes.collect(),
-        volumes: cluster.volumes().await?,
+        volumes,
+        leaving,
+        too_few,
         totals,
         ring: Ring::of(rings.into_iter().flatten().collect()),
     })
@@ -147,19 +167,23 @@ fn as_json(report: &Report) -> Value {
         .iter()
         .map(|volume| {
             json!({
-                "name": volume.name, "code": volume.code.to_string(), "groups": volume.groups.len(),
+                "name": volume.name, "code": volume.code.to_string(), "groups": volume.open_groups().len(),
                 "inodes": volume.inodes, "bytes": volume.held,
             })
         })
         .collect();
     let leader =
         report.nodes.iter().filter_map(|(_, status)| status.as_ref().ok()).find(|status| status.leads);
-    let repair = leader.and_then(|status| status.repair.as_ref()).map(|repair| {
+    let worker = |worker: &WorkerStatus| {
         json!({
-            "done": repair.done, "failed": repair.failed, "waiting": repair.waiting, "bytes": repair.bytes,
-            "running": repair.running, "last_error": repair.last_error,
+            "done": worker.done, "failed": worker.failed, "waiting": worker.waiting, "bytes": worker.bytes,
+            "running": worker.running, "last_error": worker.last_error,
         })
-    });
+    };
+    let repair = leader.and_then(|status| status.repair.as_ref()).map(worker);
+    let moves = leader.and_then(|status| status.moves.as_ref()).map(worker);
+    let leaving: Vec<Value> =
+        report.leaving.iter().map(|(node, groups)| json!({"node": node.0, "groups": groups})).collect();
     let totals = &report.totals;
     json!({
         "headline": headline, "state": state, "cluster": report.cluster, "nodes": nodes,
@@ -168,7 +192,7 @@ fn as_json(report: &Report) -> Value {
             "blocks": totals.blocks_missing, "shares": totals.shares_missing,
             "without_margin": totals.blocks_without_margin,
         },
-        "garbage": totals.garbage, "repair": repair, "ring": report.ring.as_ref().map(Ring::as_json),
+        "blocks": totals.blocks, "garbage": totals.garbage, "repair": repair, "moves": moves, "leaving": leaving, "ring": report.ring.as_ref().map(Ring::as_json),
     })
 }
 
@@ -178,6 +202,12 @@ fn print(report: &Report) -> anyhow::Result<()> {
     for line in report.quorum.lines(report.nodes.len()) {
         output::line(line)?;
     }
+    for (node, groups) in &report.leaving {
+        output::line(match groups {
+            0 => format!("node {node} leaves and holds nothing any more: rain node remove {node}"),
+            _ => format!("node {node} leaves: {groups} placement groups still have blocks there"),
+        })?;
+    }
     output::line("")?;
     let head = ["node", "address", "state", "pid", "shares", "used", "free", "memory", "damaged"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -185,10 +215,11 @@ fn print(report: &Report) -> anyhow::Result<()> {
         let mut row = vec![record.id.to_string(), record.address.clone()];
         match status {
             Ok(status) => row.extend([
-                match (status.witness, status.shares_on) {
-                    (true, _) => "up, witness",
-                    (false, true) => "up",
-                    (false, false) => "up, shares off",
+                match (status.witness, status.shares_on, record.leaving) {
+                    (true, ..) => "up, witness",
+                    (false, true, false) => "up",
+                    (false, true, true) => "up, leaves",
+                    (false, false, _) => "up, shares off",
                 }
                 .to_owned(),
                 status.pid.to_string(),
@@ -230,6 +261,14 @@ fn print(report: &Report) -> anyhow::Result<()> {
             output::bytes(repair.bytes)
         ))?;
     }
+    if let Some(moves) =
+        leader.and_then(|status| status.moves.as_ref()).filter(|moves| moves.running || moves.failed > 0)
+    {
+        output::line(format!("moves: {} blocks have moved, {}", moves.done, output::bytes(moves.bytes)))?;
+        if !moves.last_error.is_empty() {
+            output::line(format!("  last failure, tried again: {}", moves.last_error))?;
+        }
+    }
     if totals.garbage > 0 {
         output::line(format!("garbage: {} blocks to be deleted", totals.garbage))?;
     }
@@ -267,8 +306,8 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rain_namespace::record::Time;
-    use rain_types::{CodeSpec, Codec, Ino, NodeId, VolumeId};
+    use rain_namespace::record::{Group, Time};
+    use rain_types::{CodeSpec, Codec, Ino, VolumeId};
 
     fn report(away: &[u32], totals: Totals) -> Report {
         let nodes = (1..=6)
@@ -283,6 +322,7 @@ mod tests {
                     joined,
                     witness: false,
                     folder: String::new(),
+                    leaving: false,
                 };
                 let up = NodeStatusResponse { shares_on: true, ..NodeStatusResponse::default() };
                 (record, if away.contains(&id) { Err("refused".into()) } else { Ok(up) })
@@ -293,7 +333,7 @@ mod tests {
             name: "main".into(),
             code: CodeSpec { codec: Codec::Rdp, k: 4, m: 2 },
             root: Ino(1),
-            groups: vec![(1..=6).map(NodeId).collect()],
+            groups: vec![Group { slot: 0, nodes: (1..=6).map(NodeId).collect() }],
             inodes: 1,
             held: 0,
             created: Time::default(),
@@ -305,6 +345,8 @@ mod tests {
             volumes: vec![volume],
             totals,
             ring: None,
+            leaving: Vec::new(),
+            too_few: None,
         }
     }
 

@@ -74,7 +74,7 @@ fn show(volumes: &[rain_namespace::record::VolumeRecord], json: bool) -> anyhow:
             .iter()
             .map(|volume| {
                 serde_json::json!({
-                    "name": volume.name, "code": volume.code.to_string(), "groups": volume.groups.len(),
+                    "name": volume.name, "code": volume.code.to_string(), "groups": volume.open_groups().len(),
                     "inodes": volume.inodes, "bytes": volume.held,
                 })
             })

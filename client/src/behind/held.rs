@@ -280,7 +280,7 @@ impl Volume {
         if state.holding.is_empty() {
             state.heard = asked;
         }
-        state.holding.take(self.record(), attr, names);
+        state.holding.take(self.places().record(), attr, names);
         state.dir(attr.ino).taken = Some(Instant::now());
         count(&self.cluster.counters.directories_taken);
         true

@@ -31,7 +31,7 @@ use rain_namespace::command::{Applied, Command, Outcome};
 use rain_namespace::error::NsError;
 use rain_namespace::holding::{Holding, Known, Listed, Plan};
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
-use rain_namespace::record::Time;
+use rain_namespace::record::{Time, VolumeRecord};
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -175,6 +175,11 @@ enum Step {
 }
 
 impl Behind {
+    /// The volume has other groups now.
+    pub(crate) fn volume_is(&self, volume: &VolumeRecord) {
+        self.state().holding.volume_is(volume);
+    }
+
     pub(crate) fn new() -> Behind {
         let now = Instant::now();
         let state = State {

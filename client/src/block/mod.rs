@@ -23,7 +23,7 @@ use bytes::Bytes;
 use cache::BlockCache;
 use rain_codec::Code;
 use rain_proto::{CHUNK_BYTES, convert, v1};
-use rain_types::{BlockId, CodeSpec, NodeId, ShareIndex};
+use rain_types::{BlockId, CodeSpec, GroupId, NodeId, ShareIndex};
 pub use repair::Repaired;
 use report::Reports;
 use std::collections::{BTreeMap, HashMap};
@@ -43,7 +43,9 @@ pub struct BlockPlace {
     pub len: u32,
     /// Its volume's code.
     pub code: CodeSpec,
-    /// The nodes of shares 0 to n.
+    /// Its placement group.
+    pub group: GroupId,
+    /// The group's nodes: of shares 0 to n.
     pub nodes: Arc<[NodeId]>,
 }
 
@@ -153,12 +155,12 @@ impl Blocks {
     async fn get_share(
         &self,
         node: &Arc<Node>,
-        block: BlockId,
+        place: &BlockPlace,
         index: usize,
         range: Range<usize>,
     ) -> Result<Bytes, ShareFault> {
         let request = v1::GetShareRequest {
-            key: Some(convert::share_key(block, ShareIndex(index as u8))),
+            key: Some(convert::share_key(place.id, ShareIndex(index as u8))),
             offset: range.start as u32,
             length: range.len() as u32,
         };
@@ -182,11 +184,12 @@ impl Blocks {
                 _ => ShareFault::Refused(status.message().to_owned()),
             }),
         }
-        .inspect_err(|fault| self.note_fault(node.id, block, index, fault))
+        .inspect_err(|fault| self.note_fault(node.id, place, index, fault))
     }
 
     /// A share that should be there and is not, or is wrong, is counted, logged, and told to the namespace.
-    fn note_fault(&self, node: NodeId, block: BlockId, index: usize, fault: &ShareFault) {
+    fn note_fault(&self, node: NodeId, place: &BlockPlace, index: usize, fault: &ShareFault) {
+        let block = place.id;
         match fault {
             ShareFault::Damaged => {
                 count(&self.counters.shares_damaged);
@@ -202,7 +205,7 @@ impl Blocks {
             }
             ShareFault::Unreachable | ShareFault::Full => return,
         }
-        self.reports.missing(block, index);
+        self.reports.missing(place, index);
     }
 
     /// Tells the namespace which shares were found missing since the last time.

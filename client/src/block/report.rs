@@ -1,8 +1,9 @@
 //! Shares found missing, gathered until they are told to the namespace, which has them repaired.
 
+use super::BlockPlace;
 use crate::cluster::Cluster;
-use rain_namespace::command::Command;
-use rain_types::BlockId;
+use rain_namespace::command::{Command, SharesOf};
+use rain_types::{BlockId, GroupId};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,14 +12,15 @@ const WAITING_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    waiting: Mutex<BTreeMap<BlockId, u64>>,
+    waiting: Mutex<BTreeMap<(BlockId, GroupId), u64>>,
 }
 
 impl Reports {
-    pub(super) fn missing(&self, block: BlockId, index: usize) {
+    pub(super) fn missing(&self, place: &BlockPlace, index: usize) {
+        let found = (place.id, place.group);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if index < 64 && (waiting.len() < WAITING_MAX || waiting.contains_key(&block)) {
-            *waiting.entry(block).or_default() |= 1 << index;
+        if index < 64 && (waiting.len() < WAITING_MAX || waiting.contains_key(&found)) {
+            *waiting.entry(found).or_default() |= 1 << index;
         }
     }
 
@@ -27,12 +29,13 @@ impl Reports {
         if waiting.is_empty() {
             return;
         }
-        let shares: Vec<_> = waiting.into_iter().collect();
+        let shares: Vec<SharesOf> =
+            waiting.into_iter().map(|((block, group), bits)| SharesOf { block, group, bits }).collect();
         if let Err(error) = cluster.propose_internal(Command::MarkMissing { shares: shares.clone() }).await {
             tracing::debug!(%error, "telling of missing shares; it is tried again");
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            for (block, bits) in shares {
-                *waiting.entry(block).or_default() |= bits;
+            for SharesOf { block, group, bits } in shares {
+                *waiting.entry((block, group)).or_default() |= bits;
             }
         }
     }

@@ -27,6 +27,7 @@ use rain_namespace::extent::ExtentMap;
 use rain_namespace::record::{Attr, Extent, Time};
 use rain_types::Ino;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The largest offset plus one.
 const FILE_BYTES_MAX: u64 = i64::MAX as u64;
@@ -55,6 +56,8 @@ struct Inner {
     inline: Option<Bytes>,
     extents: ExtentMap,
     known: RangeSet,
+    /// Since when extents are known.
+    learned: Option<Instant>,
     /// The kernel may hold pages from before somebody else's change.
     mistrusted: bool,
     orphan: bool,
@@ -85,6 +88,7 @@ impl FileState {
                 inline,
                 extents: ExtentMap::default(),
                 known,
+                learned: Some(Instant::now()),
                 mistrusted: false,
                 orphan: false,
                 put_away: false,
@@ -165,6 +169,7 @@ impl Inner {
     fn forget_layout(&mut self) {
         self.extents = ExtentMap::default();
         self.known.clear();
+        self.learned = None;
         self.inline = None;
     }
 

@@ -4,6 +4,7 @@ use super::FileState;
 use crate::cluster::unexpected;
 use crate::dirty::Segment;
 use crate::error::Error;
+use crate::places::MAY_HAVE_MOVED_AFTER;
 use crate::ranges::RangeSet;
 use crate::volume::Volume;
 use bytes::{Bytes, BytesMut};
@@ -12,6 +13,7 @@ use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Extent;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Extents asked for at a time.
 const LAYOUT_PAGE: u32 = 2048;
@@ -75,6 +77,9 @@ impl FileState {
                 Some(last) if more => last.end(),
                 _ => u64::MAX,
             };
+            if extents.iter().any(|extent| !volume.places().knows(extent.group)) {
+                volume.refresh_places().await?;
+            }
             let mut inner = self.inner();
             if attr.version < inner.attr.version {
                 continue; // Older than a commit of ours that was answered meanwhile.
@@ -86,11 +91,20 @@ impl FileState {
             }
             inner.take_attr(attr);
             inner.inline = Some(inline.into());
+            inner.learned.get_or_insert_with(Instant::now);
             for extent in extents {
                 inner.extents.insert(extent);
             }
             inner.known.insert(from..known_to);
         }
+    }
+
+    /// Whether what is known of a range is old and has blocks that were to move.
+    fn may_have_moved(&self, volume: &Volume, range: Range<u64>) -> bool {
+        let places = volume.places();
+        let inner = self.inner();
+        inner.learned.is_some_and(|learned| learned.elapsed() > MAY_HAVE_MOVED_AFTER)
+            && inner.extents.overlapping(range).iter().any(|extent| places.is_closed(extent.group))
     }
 
     /// Where the bytes of a range come from, in order. The layout of the range is known.
@@ -130,6 +144,10 @@ impl FileState {
         long: bool,
     ) -> Result<Vec<(Range<u64>, Bytes)>, Error> {
         self.learn_layout(volume, range.clone()).await?;
+        if self.may_have_moved(volume, range.clone()) {
+            self.inner().forget_layout();
+            self.learn_layout(volume, range.clone()).await?;
+        }
         let inline = self.inner().inline.clone().unwrap_or_default();
         let sources = self.sources(range);
         let reads = sources.into_iter().map(|(range, source)| {

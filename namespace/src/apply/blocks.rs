@@ -3,10 +3,16 @@
 use super::DONE;
 use super::table::Table;
 use super::table::counters::{BLOCKS, BLOCKS_MISSING, BLOCKS_WITHOUT_MARGIN, GARBAGE, SHARES_MISSING};
-use crate::command::Applied;
+use crate::command::{Applied, MovedBlock, SharesOf};
+use crate::error::NsError;
 use crate::key;
-use crate::record::{BlockRecord, GarbageRecord};
-use rain_types::{BlockId, CodeSpec};
+use crate::placement::moving;
+use crate::record::{BlockRecord, GarbageRecord, VolumeRecord};
+use rain_types::{BlockId, CodeSpec, VolumeId};
+use std::collections::BTreeMap;
+
+/// Blocks that one command moves.
+const MOVED_MAX: usize = 4096;
 
 /// Shares there less k, as the missing index orders them: 128 is no margin.
 pub(crate) fn margin(code: CodeSpec, missing: u64) -> u8 {
@@ -17,6 +23,7 @@ pub(crate) fn margin(code: CodeSpec, missing: u64) -> u8 {
 impl Table<'_> {
     pub(super) fn add_block(&mut self, id: BlockId, record: &BlockRecord) {
         self.write(&key::block(id), record);
+        self.kv.put(&key::in_group(record.volume, record.group, id), &[]);
         self.count(BLOCKS, 1);
         self.count_missing(id, record, 1);
     }
@@ -49,6 +56,7 @@ impl Table<'_> {
             return;
         }
         self.kv.delete(&key::block(id));
+        self.kv.delete(&key::in_group(record.volume, record.group, id));
         self.count(BLOCKS, -1);
         self.count_missing(id, &record, -1);
         let shares = self.code(record.volume).n();
@@ -58,18 +66,47 @@ impl Table<'_> {
         self.count(GARBAGE, 1);
     }
 
-    pub(super) fn mark(&mut self, shares: &[(BlockId, u64)], missing: bool) -> Applied {
-        for (id, bits) in shares {
-            let Some(old) = self.block(*id) else { continue };
+    pub(super) fn mark(&mut self, shares: &[SharesOf], missing: bool) -> Applied {
+        for SharesOf { block: id, group, bits } in shares {
+            let Some(old) = self.block(*id).filter(|block| block.group == *group) else { continue };
             let all = u64::MAX >> (64 - self.code(old.volume).n());
             let bits = bits & all;
             let mut new = old.clone();
             new.missing = if missing { old.missing | bits } else { old.missing & !bits };
-            if new.missing != old.missing {
-                self.count_missing(*id, &old, -1);
-                self.write(&key::block(*id), &new);
-                self.count_missing(*id, &new, 1);
+            self.change_block(*id, &old, &new);
+        }
+        DONE
+    }
+
+    fn change_block(&mut self, id: BlockId, old: &BlockRecord, new: &BlockRecord) {
+        if new == old {
+            return;
+        }
+        self.count_missing(id, old, -1);
+        self.write(&key::block(id), new);
+        self.count_missing(id, new, 1);
+    }
+
+    pub(super) fn move_blocks(&mut self, blocks: &[MovedBlock]) -> Applied {
+        if blocks.len() > MOVED_MAX {
+            return Err(NsError::Invalid(format!(
+                "{} blocks move at once, at most {MOVED_MAX}",
+                blocks.len()
+            )));
+        }
+        let mut volumes: BTreeMap<VolumeId, VolumeRecord> = BTreeMap::new();
+        for MovedBlock { id, from, to } in blocks {
+            let Some(old) = self.block(*id).filter(|block| block.group == *from) else { continue };
+            let volume = volumes.entry(old.volume).or_insert_with(|| self.volume(old.volume));
+            let nodes = (volume.nodes_of(*from), volume.nodes_of(*to));
+            let (Some(before), Some(after)) = nodes else { continue };
+            if from == to || volume.open_of(*from) != Some(*to) {
+                continue;
             }
+            let new = BlockRecord { group: *to, missing: old.missing & !moving(before, after), ..old };
+            self.kv.delete(&key::in_group(old.volume, *from, *id));
+            self.kv.put(&key::in_group(old.volume, *to, *id), &[]);
+            self.change_block(*id, &old, &new);
         }
         DONE
     }

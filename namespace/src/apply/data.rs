@@ -137,7 +137,7 @@ impl Table<'_> {
             if session.is_some_and(|session| session != block.id.session) {
                 return invalid(format!("block {} is of another session", block.id));
             }
-            if block.group.0 as usize >= volume.groups.len() {
+            if volume.nodes_of(block.group).is_none() {
                 return invalid(format!(
                     "block {} is in group {}, which there is not",
                     block.id, block.group

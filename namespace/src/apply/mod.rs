@@ -26,6 +26,7 @@ use table::Table;
 
 pub(crate) use blocks::margin;
 pub(crate) use data::extents_over;
+pub(crate) use setup::groups_with;
 pub(crate) use table::counters;
 
 /// Applies one request at a time of its entry, once: a retried request gives its recorded result, and a late copy of
@@ -71,6 +72,8 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
     match &request.command {
         Command::RegisterNode { id, node } => table.register_node(*id, node),
         Command::RemoveNode { id } => table.remove_node(*id),
+        Command::SetLeaving { id, leaving } => table.set_leaving(*id, *leaving),
+        Command::Regroup { volume } => table.regroup(*volume),
         Command::CreateVolume { name, code, groups, uid, gid, mode } => {
             table.create_volume(name, *code, *groups, (*uid, *gid, *mode))
         }
@@ -101,6 +104,7 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::Free { inos } => table.free_orphans(inos),
         Command::MarkMissing { shares } => table.mark(shares, true),
         Command::MarkPresent { shares } => table.mark(shares, false),
+        Command::MoveBlocks { blocks } => table.move_blocks(blocks),
         Command::Reclaimed { shares } => table.reclaimed(shares),
         Command::Lock { ino, lock, ticket } => table.lock(*ino, locker(request)?, lock, *ticket),
         Command::Unlock { ino, lock } => table.unlock(*ino, locker(request)?, lock),

@@ -1,14 +1,36 @@
 //! Nodes, volumes and sessions.
 
 use super::table::Table;
-use super::table::counters::{NEXT_INO, NEXT_NODE, NEXT_SESSION, NEXT_VOLUME};
+use super::table::counters::{NEXT_INO, NEXT_NODE, NEXT_SESSION, NEXT_VOLUME, PLACES};
 use super::{DONE, names::fresh};
 use crate::command::{Applied, NodeSpec, Outcome};
 use crate::error::NsError;
 use crate::key;
+use crate::kv::KvRead;
 use crate::placement;
-use crate::record::{FileKind, NodeRecord, SessionRecord, VolumeRecord};
-use rain_types::{CodeSpec, Ino, NodeId, SessionId, VolumeId};
+use crate::record::{FileKind, Group, NodeRecord, SessionRecord, VolumeRecord};
+use rain_types::{CodeSpec, GroupId, Ino, NodeId, SessionId, VolumeId};
+use std::ops::ControlFlow;
+
+/// Placement groups that a volume has in its life, open and closed: its record is read with every commit.
+const GROUPS_EVER_MAX: usize = 65_536;
+
+/// How many of a volume's groups have a node: of the closed ones those that still have blocks.
+pub(crate) fn groups_with<K: KvRead + ?Sized>(kv: &K, volume: &VolumeRecord, node: NodeId) -> u64 {
+    let has_it = |group: GroupId| volume.nodes_of(group).is_some_and(|nodes| nodes.contains(&node));
+    let open = volume.open_groups().into_iter().filter(|group| has_it(*group)).count();
+    let closed = volume.closed_groups().into_iter().filter(|(group, _)| has_it(*group));
+    let with_blocks = closed.filter(|(group, _)| {
+        let prefix = key::all_in_group(volume.id, *group);
+        let mut any = false;
+        kv.scan(&prefix, &key::after_prefix(&prefix), &mut |_, _| {
+            any = true;
+            ControlFlow::Break(())
+        });
+        any
+    });
+    (open + with_blocks.count()) as u64
+}
 
 impl Table<'_> {
     fn nodes(&self) -> Vec<NodeRecord> {
@@ -60,12 +82,51 @@ impl Table<'_> {
                 "node {id} was removed from the cluster; its number is not used again"
             )));
         }
-        let joined = known.map_or(self.time, |known| known.joined);
+        let joined = known.as_ref().map_or(self.time, |known| known.joined);
+        let leaving = known.as_ref().is_some_and(|known| known.leaving);
         if u64::from(id.0) >= next {
             self.write(&key::counter(NEXT_NODE), &(u64::from(id.0) + 1));
         }
-        self.write(&key::node(id), &NodeRecord { id, address, domain, weight, joined, witness, folder });
+        let record = NodeRecord { id, address, domain, weight, joined, witness, folder, leaving };
+        self.put_node(known.as_ref(), &record);
         Ok(Outcome::Node(id))
+    }
+
+    fn put_node(&mut self, known: Option<&NodeRecord>, record: &NodeRecord) {
+        if known != Some(record) {
+            self.write(&key::node(record.id), record);
+            self.count(PLACES, 1);
+        }
+    }
+
+    pub(super) fn set_leaving(&mut self, id: NodeId, leaving: bool) -> Applied {
+        let known: NodeRecord = self.read(&key::node(id)).ok_or(NsError::NotFound)?;
+        self.put_node(Some(&known), &NodeRecord { leaving, ..known.clone() });
+        DONE
+    }
+
+    pub(super) fn regroup(&mut self, id: VolumeId) -> Applied {
+        let mut volume: VolumeRecord = self.read(&key::volume(id)).ok_or(NsError::NotFound)?;
+        let nodes = self.nodes();
+        let Some(following) = placement::plan_following(&volume, &nodes) else {
+            let (needed, have) =
+                (volume.code.n() as u32, nodes.iter().filter(|node| node.takes_shares()).count() as u32);
+            return Err(NsError::TooFewNodes { code: volume.code.to_string(), needed, have });
+        };
+        if following.is_empty() {
+            return DONE;
+        }
+        if volume.groups.len() + following.len() > GROUPS_EVER_MAX {
+            return Err(NsError::Invalid(format!(
+                "volume {} has had {} placement groups, and may have {GROUPS_EVER_MAX} in its life",
+                volume.name,
+                volume.groups.len()
+            )));
+        }
+        volume.groups.extend(following);
+        self.write(&key::volume(id), &volume);
+        self.count(PLACES, 1);
+        DONE
     }
 
     pub(super) fn remove_node(&mut self, id: NodeId) -> Applied {
@@ -74,13 +135,12 @@ impl Table<'_> {
         }
         for key in self.keys(b"V", usize::MAX) {
             let volume: Option<VolumeRecord> = self.read(&key);
-            if let Some(volume) =
-                volume.filter(|volume| volume.groups.iter().any(|group| group.contains(&id)))
-            {
+            if let Some(volume) = volume.filter(|volume| groups_with(self.kv, volume, id) > 0) {
                 return Err(NsError::Invalid(format!("node {id} holds shares of volume {}", volume.name)));
             }
         }
         self.kv.delete(&key::node(id));
+        self.count(PLACES, 1);
         DONE
     }
 
@@ -104,13 +164,14 @@ impl Table<'_> {
             return Err(NsError::Invalid(format!("code {code} with {groups} groups")));
         }
         let mut nodes = self.nodes();
-        nodes.retain(|node| !node.witness);
+        nodes.retain(NodeRecord::takes_shares);
         if nodes.len() < code.n() {
             let (needed, have) = (code.n() as u32, nodes.len() as u32);
             return Err(NsError::TooFewNodes { code: code.to_string(), needed, have });
         }
         let id = VolumeId(self.next(NEXT_VOLUME) as u32);
         let groups = placement::plan_groups(id, code.n(), &nodes, groups);
+        let groups = groups.into_iter().zip(0..).map(|(nodes, slot)| Group { slot, nodes }).collect();
         let mut root = fresh(Ino::new(0, self.next(NEXT_INO)), id, FileKind::Directory, self.time);
         (root.uid, root.gid, root.mode) = (uid, gid, mode & 0o7777);
         root.parent = root.ino;

@@ -41,6 +41,8 @@ pub(crate) mod counters {
     pub(crate) const SHARES_MISSING: &str = "shares-missing";
     pub(crate) const BLOCKS_WITHOUT_MARGIN: &str = "blocks-without-margin";
     pub(crate) const GARBAGE: &str = "garbage";
+    /// Goes up with every change of which nodes there are and of what is asked of them.
+    pub(crate) const PLACES: &str = "places";
 }
 
 impl<'a> Table<'a> {

@@ -37,7 +37,7 @@ fn is_readable(key: &[u8], value: &[u8]) -> Option<bool> {
         b'M' => is::<LockRecord>(value),
         b'O' => is::<bool>(value),
         b'P' => is::<DelegationRecord>(value),
-        b'S' | b'Y' | b'Q' => value.is_empty(),
+        b'S' | b'H' | b'Y' | b'Q' => value.is_empty(),
         b'T' | b'L' | b'X' => true,
         _ => return None,
     })

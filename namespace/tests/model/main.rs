@@ -14,10 +14,10 @@ use rain_namespace::command::*;
 use rain_namespace::error::NsError;
 use rain_namespace::kv::MemoryKv;
 use rain_namespace::lock::{Lock, LockKind};
-use rain_namespace::query::{Answer, Query, answer};
+use rain_namespace::query::{Answer, BlockEntry, Query, answer};
 use rain_namespace::record::{FileKind, Time};
 use rain_namespace::{apply, apply_entry};
-use rain_types::{BlockId, CodeSpec, Codec, GroupId, Ino, NodeId, RequestId, SessionId};
+use rain_types::{BlockId, CodeSpec, Codec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 use tree::{Refusals, Tree, block_byte, refusal};
 
 const BLOCK_BYTES: u32 = 3000;
@@ -42,6 +42,9 @@ enum Step {
     EndSession,
     Mark { bits: u64, missing: bool },
     Reclaim { bits: u64 },
+    SetLeaving { node: u32, leaving: bool },
+    Regroup { volume: u32 },
+    Move { limit: u32 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -82,6 +85,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::EndSession),
         1 => (any::<u64>(), any::<bool>()).prop_map(|(bits, missing)| Step::Mark { bits, missing }),
         1 => any::<u64>().prop_map(|bits| Step::Reclaim { bits }),
+        1 => (1u32..6, any::<bool>()).prop_map(|(node, leaving)| Step::SetLeaving { node, leaving }),
+        2 => (1u32..3).prop_map(|volume| Step::Regroup { volume }),
+        2 => (1u32..5).prop_map(|limit| Step::Move { limit }),
     ]
 }
 
@@ -316,7 +322,13 @@ impl World {
                 )
             }
             Step::Mark { bits, missing } => {
-                let shares = self.blocks().into_iter().map(|id| (id, bits)).collect();
+                let Ok(Answer::Blocks(known)) = answer(&self.kv, &Query::Blocks { ids: self.blocks() })
+                else {
+                    panic!()
+                };
+                let group = |id| known.iter().find(|entry| entry.id == id).map(|entry| entry.record.group);
+                let of = |block| SharesOf { block, group: group(block).unwrap_or_default(), bits };
+                let shares = self.blocks().into_iter().map(of).collect();
                 let command =
                     if missing { Command::MarkMissing { shares } } else { Command::MarkPresent { shares } };
                 (command, Ok(Expected::Done))
@@ -324,6 +336,30 @@ impl World {
             Step::Reclaim { bits } => {
                 let shares = self.blocks().into_iter().map(|id| (id, bits | 1)).collect();
                 (Command::Reclaimed { shares }, Ok(Expected::Done))
+            }
+            Step::SetLeaving { node, leaving } => {
+                (Command::SetLeaving { id: NodeId(node), leaving }, Ok(Expected::Done))
+            }
+            Step::Regroup { volume } => {
+                let Ok(Answer::Nodes(nodes)) = answer(&self.kv, &Query::Nodes) else { panic!() };
+                let enough = nodes.iter().filter(|node| !node.leaving).count() >= 5 - volume as usize;
+                let command = Command::Regroup { volume: VolumeId(volume) };
+                let too_few = NsError::TooFewNodes { code: String::new(), needed: 0, have: 0 };
+                (command, if enough { Ok(Expected::Done) } else { Err(vec![refusal(too_few)]) })
+            }
+            Step::Move { limit } => {
+                let strays = answer(&self.kv, &Query::Strays { after: None, limit });
+                let Ok(Answer::Blocks(strays)) = strays else { panic!() };
+                let moved = |entry: BlockEntry| {
+                    let id = entry.record.volume;
+                    let Ok(Answer::Volumes(volumes)) = answer(&self.kv, &Query::VolumeById { id }) else {
+                        panic!()
+                    };
+                    let to = volumes[0].open_of(entry.record.group).expect("a group has a slot");
+                    MovedBlock { id: entry.id, from: entry.record.group, to }
+                };
+                let blocks = strays.into_iter().map(moved).collect();
+                (Command::MoveBlocks { blocks }, Ok(Expected::Done))
             }
             Step::EndSession => unreachable!("taken by itself"),
         }

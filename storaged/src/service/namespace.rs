@@ -146,7 +146,12 @@ impl Namespace for NamespaceService {
                 if more_open { Open::Anything } else { Open::Only(files.into_iter().map(Ino).collect()) };
             self.shared.reports.take(session, files, settled, Instant::now());
         }
-        Ok(tonic::Response::new(v1::RenewResponse { open }))
+        let totals = self.keeper()?.try_query(&Query::Totals);
+        let places = match totals.map_err(|error| Status::internal(error.to_string()))? {
+            Ok(Answer::Totals(totals)) => totals.places,
+            _ => 0,
+        };
+        Ok(tonic::Response::new(v1::RenewResponse { open, places }))
     }
 }
 

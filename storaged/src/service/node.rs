@@ -93,6 +93,7 @@ impl Node for NodeService {
             applied_index: shared.keeper().map_or(0, |keeper| keeper.applied_index()),
             repair: leads.then(|| worker_status(&shared.repair)),
             reclaim: leads.then(|| worker_status(&shared.reclaim)),
+            moves: leads.then(|| worker_status(&shared.moves)),
             witness: shared.spec.witness,
             consensus: shared.keeper().map(|keeper| consensus(shared, keeper)),
         }))

@@ -6,6 +6,7 @@ pub(crate) mod delegations;
 pub(crate) mod leases;
 pub(crate) mod members;
 pub(crate) mod orphans;
+pub(crate) mod places;
 pub(crate) mod reclaim;
 pub(crate) mod repair;
 pub(crate) mod sweep;
@@ -66,7 +67,9 @@ async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
     tasks.spawn(leases::run(keeper, leases, ended));
     tasks.spawn(repair::run(cluster.clone(), shared.repair.clone()));
     tasks.spawn(reclaim::run(cluster.clone(), shared.reclaim.clone()));
-    tasks.spawn(sweep::run(cluster.clone(), to_sweep));
+    let turn = places::Turn::default();
+    tasks.spawn(places::run(cluster.clone(), shared.moves.clone(), turn.clone()));
+    tasks.spawn(sweep::run(cluster.clone(), to_sweep, turn));
     tasks.spawn(follow_nodes(cluster));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended

@@ -5,8 +5,9 @@ use super::WorkerCounters;
 use rain_client::Cluster;
 use rain_namespace::command::Command;
 use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::VolumeRecord;
 use rain_types::{BlockId, NodeId, ShareIndex, VolumeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, counters: Arc<WorkerCounters>) {
 async fn round(cluster: &Cluster, counters: &WorkerCounters) -> Result<u64, rain_client::Error> {
     let mut after = None;
     let mut deleted = 0;
-    let mut groups: HashMap<VolumeId, Vec<Vec<NodeId>>> = HashMap::new();
+    let mut volumes: HashMap<VolumeId, VolumeRecord> = HashMap::new();
     loop {
         let Answer::Garbage(page) = cluster.query(&Query::Garbage { after, limit: PAGE }).await? else {
             return Ok(deleted);
@@ -50,25 +51,32 @@ async fn round(cluster: &Cluster, counters: &WorkerCounters) -> Result<u64, rain
         after = Some(*last);
         counters.running.store(true, Relaxed);
         tokio::time::sleep(GRACE).await;
+        let nodes_now: BTreeSet<NodeId> = cluster.nodes().await?.into_iter().map(|node| node.id).collect();
+        let mut gone: BTreeMap<BlockId, u64> = BTreeMap::new();
         let mut by_node: BTreeMap<NodeId, Vec<(BlockId, ShareIndex)>> = BTreeMap::new();
         for (block, record) in &page {
-            if !groups.contains_key(&record.volume) {
+            if volumes.get(&record.volume).is_none_or(|volume| volume.nodes_of(record.group).is_none()) {
                 let Answer::Volumes(found) = cluster.query(&Query::VolumeById { id: record.volume }).await?
                 else {
                     continue;
                 };
                 for volume in found {
-                    groups.insert(volume.id, volume.groups);
+                    volumes.insert(volume.id, volume);
                 }
             }
-            let nodes = groups.get(&record.volume).and_then(|groups| groups.get(record.group.0 as usize));
+            let nodes = volumes.get(&record.volume).and_then(|volume| volume.nodes_of(record.group));
             for (index, node) in nodes.into_iter().flatten().enumerate() {
-                if record.remaining & 1 << index != 0 {
+                if record.remaining & 1 << index == 0 {
+                    continue;
+                }
+                if !nodes_now.contains(node) {
+                    // Removed from the cluster, and its shares with it.
+                    *gone.entry(*block).or_default() |= 1 << index;
+                } else {
                     by_node.entry(*node).or_default().push((*block, ShareIndex(index as u8)));
                 }
             }
         }
-        let mut gone: BTreeMap<BlockId, u64> = BTreeMap::new();
         for (node, shares) in by_node {
             // A node that is away keeps its garbage for later.
             if cluster.delete_shares(node, &shares).await.is_err() {

@@ -3,7 +3,7 @@
 
 use super::WorkerCounters;
 use rain_client::{BlockPlace, Cluster, Error};
-use rain_namespace::command::Command;
+use rain_namespace::command::{Command, SharesOf};
 use rain_namespace::query::{Answer, BlockEntry, Query};
 use rain_namespace::record::VolumeRecord;
 use rain_namespace::repair::{self, Plan};
@@ -105,7 +105,8 @@ async fn round(
                 Ok(repaired) if repaired.present != 0 => {
                     counters.done.fetch_add(repaired.present.count_ones().into(), Relaxed);
                     counters.bytes.fetch_add(repaired.bytes, Relaxed);
-                    present.push((entry.id, repaired.present));
+                    let (block, group) = (entry.id, entry.record.group);
+                    present.push(SharesOf { block, group, bits: repaired.present });
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -123,6 +124,7 @@ async fn round(
 }
 
 fn place(volume: &VolumeRecord, entry: &BlockEntry) -> Option<BlockPlace> {
-    let nodes = volume.groups.get(entry.record.group.0 as usize)?.as_slice().into();
-    Some(BlockPlace { id: entry.id, len: entry.record.len, code: volume.code, nodes })
+    let group = entry.record.group;
+    let nodes = volume.nodes_of(group)?.into();
+    Some(BlockPlace { id: entry.id, len: entry.record.len, code: volume.code, group, nodes })
 }

@@ -1,7 +1,8 @@
-//! Finds shares that belong to no block: what a client stored and never committed, and what came back with a
-//! node after its block was forgotten. Only blocks of sessions that have ended are looked at: such a block can
-//! never be committed any more, so what the namespace does not know then is nobody's.
+//! Finds shares that belong to no block: what a client stored and never committed, what came back with a node after its block was forgotten,
+//! and what a block left behind that moved. Of blocks that the namespace does not know only those of sessions that have ended are looked at:
+//! such a block can never be committed any more, so it is nobody's.
 
+use super::places::{Known, Turn};
 use rain_client::Cluster;
 use rain_namespace::query::{Answer, Query};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
@@ -18,7 +19,7 @@ const EVERYTHING_EVERY: Duration = Duration::from_secs(600);
 
 const PAGE: u32 = 2048;
 
-pub(crate) async fn run(cluster: Arc<Cluster>, mut ended: mpsc::Receiver<SessionId>) {
+pub(crate) async fn run(cluster: Arc<Cluster>, mut ended: mpsc::Receiver<SessionId>, turn: Turn) {
     let mut everything = tokio::time::interval(EVERYTHING_EVERY);
     loop {
         let session = tokio::select! {
@@ -31,7 +32,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut ended: mpsc::Receiver<Session
         tokio::time::sleep(AFTER_SESSION).await;
         let Ok(nodes) = cluster.nodes().await else { continue };
         for node in nodes {
-            match sweep_node(&cluster, node.id, session).await {
+            match sweep_node(&cluster, node.id, session, &turn).await {
                 Ok(0) => {}
                 Ok(deleted) => {
                     tracing::info!(node = %node.id, deleted, "deleted shares that belong to no block")
@@ -48,27 +49,23 @@ async fn sweep_node(
     cluster: &Cluster,
     node: NodeId,
     session: Option<SessionId>,
+    turn: &Turn,
 ) -> Result<usize, rain_client::Error> {
     let mut after = None;
     let mut deleted = 0;
     loop {
         let (page, more) = cluster.list_shares(node, session, after, PAGE).await?;
         after = page.last().copied();
+        let _turn = turn.lock().await;
         // Sessions are asked for after the list: one that has ended by now commits nothing of what is listed.
         let Answer::Sessions(open) = cluster.query(&Query::Sessions).await? else { return Ok(deleted) };
         let open: BTreeSet<SessionId> = open.into_iter().map(|session| session.id).collect();
-        let settled: Vec<(BlockId, ShareIndex)> =
-            page.into_iter().filter(|(block, _)| !open.contains(&block.session)).collect();
-        let ids: BTreeSet<BlockId> = settled.iter().map(|(block, _)| *block).collect();
-        let mut used: BTreeSet<BlockId> = BTreeSet::new();
-        if !ids.is_empty() {
-            let ids = ids.into_iter().collect();
-            let Answer::Blocks(known) = cluster.query(&Query::Blocks { ids }).await? else {
-                return Ok(deleted);
-            };
-            used.extend(known.into_iter().map(|entry| entry.id));
-        }
-        let nobodys: Vec<_> = settled.into_iter().filter(|(block, _)| !used.contains(block)).collect();
+        let known = Known::of(cluster, page.iter().map(|(block, _)| *block)).await?;
+        let is_nobodys = |(block, index): &(BlockId, ShareIndex)| {
+            let is_placed = known.is_placed(node, *block, *index);
+            !is_placed.unwrap_or_else(|| open.contains(&block.session))
+        };
+        let nobodys: Vec<_> = page.into_iter().filter(is_nobodys).collect();
         if !nobodys.is_empty() {
             cluster.delete_shares(node, &nobodys).await?;
             deleted += nobodys.len();

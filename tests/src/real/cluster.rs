@@ -19,8 +19,8 @@ pub struct ClusterOptions {
     pub rain: PathBuf,
     /// Nodes, witnesses among them.
     pub nodes: u32,
-    /// So many of them, the last ones, are witnesses.
-    pub witnesses: u32,
+    /// Which of them are witnesses.
+    pub witnesses: Vec<u32>,
     /// So many, the last ones, are not of the cluster at first ([`TestCluster::start_later`]).
     pub later: u32,
     /// The volume `main`'s code.
@@ -39,7 +39,7 @@ impl ClusterOptions {
         ClusterOptions {
             rain: rain.into(),
             nodes: 6,
-            witnesses: 0,
+            witnesses: Vec::new(),
             later: 0,
             code: "4+2",
             args: Vec::new(),
@@ -184,7 +184,7 @@ impl TestCluster {
         }
         command.arg("--data").arg(self.data(node)).arg("--exit-with-parent");
         command.args(["--peers", &self.addresses()]);
-        if node > self.options.nodes - self.options.witnesses {
+        if self.options.witnesses.contains(&node) {
             command.arg("--witness");
         }
         command.args(&self.options.args).args(more);

@@ -120,7 +120,7 @@ fn minority() -> anyhow::Result<()> {
 }
 
 fn pair() -> anyhow::Result<()> {
-    let options = ClusterOptions { nodes: 3, witnesses: 1, code: "1+1", ..ClusterOptions::new(RAIN) };
+    let options = ClusterOptions { nodes: 3, witnesses: vec![3], code: "1+1", ..ClusterOptions::new(RAIN) };
     let mut cluster = TestCluster::start(options)?;
     cluster.wait_settled(3, Duration::from_secs(30))?;
     let mount = TestMount::new(&cluster, "mnt")?;
@@ -247,12 +247,16 @@ fn add_and_remove() -> anyhow::Result<()> {
     cluster.rain(&["volume", "create", "main", "--code", "2+2"])?;
     let refused = cluster.rain_output(&["node", "remove", "4"])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    ensure!(!refused.status.success() && said.contains("holds shares of volume main"), "{said}");
+    ensure!(
+        !refused.status.success()
+            && said.contains("volume main (rdp 2+2) needs 4 nodes with shares, and 3 would be left"),
+        "{said}"
+    );
     ensure!(cluster.rain(&["node", "list"])?.lines().count() == 5);
     // One without shares goes.
     let mut cluster = TestCluster::start_without_volume(ClusterOptions {
         nodes: 4,
-        witnesses: 1,
+        witnesses: vec![4],
         later: 1,
         ..ClusterOptions::new(RAIN)
     })?;

@@ -9,6 +9,7 @@ mod crashes;
 mod failover;
 mod history;
 mod main_job;
+mod places;
 mod programs;
 mod quickstart;
 mod ring;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         quickstart::PROMISES,
         ring::PROMISES,
         failover::PROMISES,
+        places::PROMISES,
         sharing::PROMISES,
         behind::PROMISES,
         history::PROMISES,

@@ -42,7 +42,7 @@ pub(crate) fn wanted(nodes: usize, losses: u8) -> usize {
     }
 }
 
-/// Who should vote, of the nodes that can: those that answer rather than those that do not, spread over failure domains, witnesses
+/// Who should vote, of the nodes that can: those that answer rather than those that do not, those that stay, spread over failure domains, witnesses
 /// first (they are there for it), those that vote already, lower numbers.
 fn choose(facts: &Facts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let able: Vec<&NodeRecord> =
@@ -58,7 +58,14 @@ fn choose(facts: &Facts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let best = able.iter().filter(|node| !chosen.contains(&node.id)).min_by_key(|node| {
             let alone = node.domain.is_empty();
             let shared = if alone { 0 } else { domains.get(node.domain.as_str()).copied().unwrap_or(0) };
-            (facts.away.contains(&node.id), shared, !node.witness, !now.contains(&node.id), node.id)
+            (
+                facts.away.contains(&node.id),
+                node.leaving,
+                shared,
+                !node.witness,
+                !now.contains(&node.id),
+                node.id,
+            )
         });
         let Some(best) = best else { break };
         *domains.entry(&best.domain).or_default() += 1;
@@ -101,6 +108,7 @@ mod tests {
             joined: Time::default(),
             witness,
             folder: String::new(),
+            leaving: false,
         }
     }
 

@@ -1,0 +1,117 @@
+//! Where a volume's blocks are: its placement groups as far as this client knows them, and how it learns of new ones.
+//!
+//! When nodes come or go, blocks move from closed groups to open ones behind everybody's back. Nothing here has to be exact for that: the
+//! shares that do not move are where they were, those that do stay where they were for a while, and a block whose place was another's word
+//! of long ago is looked up again.
+
+use crate::block::BlockPlace;
+use crate::cluster::unexpected;
+use crate::error::Error;
+use crate::volume::Volume;
+use rain_namespace::error::NsError;
+use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::{Extent, VolumeRecord};
+use rain_types::{BlockId, GroupId, NodeId, VolumeId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A layout that has blocks in closed groups is asked for again when it is so old: they may have moved.
+pub(crate) const MAY_HAVE_MOVED_AFTER: Duration = Duration::from_secs(3);
+
+/// A volume's groups.
+#[derive(Debug)]
+pub(crate) struct Places {
+    record: VolumeRecord,
+    nodes: Vec<Arc<[NodeId]>>,
+    open: Vec<GroupId>,
+    is_open: BTreeSet<GroupId>,
+}
+
+impl Places {
+    pub(crate) fn new(record: VolumeRecord) -> Result<Places, Error> {
+        let open = record.open_groups();
+        if open.is_empty() || record.groups.iter().any(|group| group.nodes.len() != record.code.n()) {
+            return Err(Error::Protocol(format!("volume {:?} has no usable placement groups", record.name)));
+        }
+        let nodes = record.groups.iter().map(|group| group.nodes.as_slice().into()).collect();
+        Ok(Places { nodes, is_open: open.iter().copied().collect(), open, record })
+    }
+
+    pub(crate) fn record(&self) -> &VolumeRecord {
+        &self.record
+    }
+
+    pub(crate) fn knows(&self, group: GroupId) -> bool {
+        (group.0 as usize) < self.nodes.len()
+    }
+
+    /// Whether blocks of the group are moving, or have.
+    pub(crate) fn is_closed(&self, group: GroupId) -> bool {
+        self.knows(group) && !self.is_open.contains(&group)
+    }
+
+    /// The place of a block.
+    pub(crate) fn place(&self, id: BlockId, len: u32, group: GroupId) -> Result<BlockPlace, Error> {
+        let nodes = self.nodes.get(group.0 as usize).cloned().ok_or_else(|| {
+            Error::Protocol(format!("block {id} is in group {group}, which the volume has not"))
+        })?;
+        Ok(BlockPlace { id, len, code: self.record.code, group, nodes })
+    }
+
+    /// Who is in open groups.
+    pub(crate) fn members(&self) -> BTreeSet<NodeId> {
+        self.open.iter().flat_map(|group| self.nodes[group.0 as usize].iter().copied()).collect()
+    }
+
+    /// The open group for a new block: in turn, passing over those with nodes that do not answer where others have none.
+    pub(crate) fn choose(
+        &self,
+        turn: &AtomicU64,
+        is_up: impl Fn(NodeId) -> bool,
+    ) -> (GroupId, Arc<[NodeId]>) {
+        let count = self.open.len();
+        let first = turn.fetch_add(1, Relaxed) as usize;
+        let mut chosen = (usize::MAX, self.open[first % count]);
+        for group in (0..count).map(|step| self.open[(first + step) % count]) {
+            let away = self.nodes[group.0 as usize].iter().filter(|node| !is_up(**node)).count();
+            if away < chosen.0 {
+                chosen = (away, group);
+            }
+            // The first without loss ends the search; usually it is the first.
+            if away == 0 {
+                break;
+            }
+        }
+        (chosen.1, self.nodes[chosen.1.0 as usize].clone())
+    }
+}
+
+impl Volume {
+    /// Where a block's shares are.
+    pub fn place(&self, extent: &Extent) -> Result<BlockPlace, Error> {
+        self.places().place(extent.block, extent.block_len, extent.group)
+    }
+
+    /// The group for a new block.
+    pub(crate) fn choose_group(&self) -> (GroupId, Arc<[NodeId]>) {
+        self.places().choose(&self.next_group, |node| self.cluster.blocks.is_up(node))
+    }
+
+    /// Takes in the volume's groups as they are now.
+    pub(crate) async fn refresh_places(&self) -> Result<(), Error> {
+        let record = volume_record(self, self.record().id).await?;
+        let places = Places::new(record)?;
+        self.behind.volume_is(places.record());
+        self.set_places(places);
+        Ok(())
+    }
+}
+
+async fn volume_record(volume: &Volume, id: VolumeId) -> Result<VolumeRecord, Error> {
+    match volume.cluster.query(&Query::VolumeById { id }).await? {
+        Answer::Volumes(found) => Ok(found.into_iter().next().ok_or(NsError::NotFound)?),
+        _ => Err(unexpected("a volume")),
+    }
+}
