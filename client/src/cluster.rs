@@ -193,7 +193,8 @@ impl Cluster {
 
     /// Takes in which nodes there are now and where.
     pub async fn refresh_nodes(&self) -> Result<(), Error> {
-        let records = self.nodes().await?;
+        let mut records = self.nodes().await?;
+        records.retain(|record| !record.address.is_empty());
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         nodes.retain(|id, _| records.iter().any(|record| record.id == *id));
         for record in records {

@@ -192,7 +192,7 @@ impl VolumeRecord {
 pub struct NodeRecord {
     /// Number.
     pub id: NodeId,
-    /// Where others reach it, `host:port`.
+    /// Where others reach it, `host:port`. Empty: nowhere, another node is there in its place, and it leaves.
     pub address: String,
     /// Failure domain: nodes with equal text fail together. Empty: the node is its own.
     pub domain: String,

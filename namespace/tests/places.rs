@@ -181,6 +181,28 @@ fn a_node_stays_where_there_are_too_few_others_and_until_it_leaves_after_all() {
 }
 
 #[test]
+fn a_new_node_may_be_where_one_is_that_leaves() {
+    let mut world = World::new();
+    let register = |folder: &str| {
+        let node =
+            NodeSpec { address: "h2:1".into(), weight: 1, folder: folder.into(), ..NodeSpec::default() };
+        Command::RegisterNode { id: NodeId(0), node }
+    };
+    assert!(is_invalid(world.run(register("new"))), "node 2 is there");
+    world.run(Command::SetLeaving { id: NodeId(2), leaving: true }).unwrap();
+    assert_eq!(world.run(register("new")), Ok(Outcome::Node(NodeId(65))));
+    let Ok(Answer::Nodes(nodes)) = answer(&world.kv, &Query::Nodes) else { panic!() };
+    let at: Vec<_> = nodes.iter().filter(|node| node.address == "h2:1").map(|node| node.id).collect();
+    assert_eq!(at, [NodeId(65)]);
+    assert_eq!(nodes[1].address, "");
+    // It may come back elsewhere.
+    let node = NodeSpec { address: "h99:1".into(), weight: 1, ..NodeSpec::default() };
+    world.run(Command::RegisterNode { id: NodeId(2), node }).unwrap();
+    let Ok(Answer::Nodes(nodes)) = answer(&world.kv, &Query::Nodes) else { panic!() };
+    assert_eq!((nodes[1].address.as_str(), nodes[1].leaving), ("h99:1", true));
+}
+
+#[test]
 fn a_new_node_is_given_its_part() {
     let mut world = World::new();
     let before = world.volume_record();

@@ -53,7 +53,7 @@ impl Table<'_> {
                 )));
             }
             (None, NodeId(0)) => {
-                if let Some(known) = nodes.iter().find(|known| known.address == address) {
+                if let Some(known) = nodes.iter().find(|known| known.address == address && !known.leaving) {
                     return Err(NsError::Invalid(format!(
                         "{address} is node {}'s address, and this is another data folder",
                         known.id
@@ -63,7 +63,7 @@ impl Table<'_> {
             }
             (_, id) => id,
         };
-        let known = nodes.into_iter().find(|known| known.id == id);
+        let known = nodes.iter().find(|known| known.id == id).cloned();
         if let Some(known) = &known
             && (known.folder != folder || known.witness != witness)
         {
@@ -86,6 +86,12 @@ impl Table<'_> {
         let leaving = known.as_ref().is_some_and(|known| known.leaving);
         if u64::from(id.0) >= next {
             self.write(&key::counter(NEXT_NODE), &(u64::from(id.0) + 1));
+        }
+        if known.is_none() {
+            // In the place of one that leaves, which is not to be reached there any more.
+            for old in nodes.iter().filter(|old| old.address == address) {
+                self.put_node(Some(old), &NodeRecord { address: String::new(), ..old.clone() });
+            }
         }
         let record = NodeRecord { id, address, domain, weight, joined, witness, folder, leaving };
         self.put_node(known.as_ref(), &record);

@@ -79,7 +79,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let nodes = records.iter().map(|record| record.id).collect();
             ring.tell(Input::Eligible(Eligible { version, nodes }));
         }
-        shared.addresses.record(records.iter().map(|record| (record.id, record.address.clone())).collect());
+        let reached = || records.iter().filter(|record| !record.address.is_empty());
+        shared.addresses.record(reached().map(|record| (record.id, record.address.clone())).collect());
+        if !records.is_empty() {
+            known.retain(|node, _| reached().any(|record| record.id == *node));
+        }
         for (node, address) in shared.addresses.all() {
             known.entry(node).or_insert_with(|| vec![address.clone()])[0].clone_from(&address);
         }

@@ -56,11 +56,11 @@ impl Node for NodeService {
                 response.refused = String::new();
                 break;
             }
-            if node.address == asked.address {
+            if node.address == asked.address && !node.leaving {
                 response.refused = format!(
                     "{} is the address of node {} of cluster {}, which has another data folder: start that node with its own \
-                     folder, or let it go first (rain node remove {})",
-                    node.address, node.id, response.cluster, node.id
+                     folder, or put this one in its place (rain node replace {} {})",
+                    node.address, node.id, response.cluster, node.id, node.address
                 );
             }
         }

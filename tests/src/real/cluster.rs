@@ -204,6 +204,11 @@ impl TestCluster {
         Ok(())
     }
 
+    /// A node is to be where another was, from its start on.
+    pub fn put_in_place(&mut self, node: u32, of: u32) {
+        self.ports[node as usize - 1] = self.ports[of as usize - 1];
+    }
+
     /// Other ports for all nodes, from their next start on.
     pub fn move_ports(&mut self) -> anyhow::Result<()> {
         self.ports = free_ports(self.ports.len())?;

@@ -245,6 +245,8 @@ fn replaced() -> anyhow::Result<()> {
     cluster.rain(&["node", "drain", "2"])?;
     let status = cluster.rain(&["status"])?;
     ensure!(status.contains("node 2 is to leave, but volume main"), "{status}");
+    // The same machine with a new disk.
+    cluster.put_in_place(4, 2);
     cluster.start_later(4)?;
     let said = cluster.rain(&["node", "replace", "2", &cluster.address(4)])?;
     ensure!(said.contains("node 4 at") && said.contains("node 2 is no longer of the cluster"), "{said}");
