@@ -242,7 +242,16 @@ impl Cluster {
         let node = self.node(id)?;
         let mut control = node.control();
         let call = control.status(v1::NodeStatusRequest {});
-        direct(id, "asking for a node's status", call).await
+        let status = direct(id, "asking for a node's status", call).await?;
+        if status.node != id.0 {
+            let who = if status.node == 0 {
+                "a node of no cluster".to_owned()
+            } else {
+                format!("node {}", status.node)
+            };
+            return Err(Error::Protocol(format!("{who} answers at node {id}'s address {}", node.address)));
+        }
+        Ok(status)
     }
 
     /// Switches a node's shares off or on, for drills. Gives what it was before.
