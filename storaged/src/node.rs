@@ -48,6 +48,9 @@ use tonic::transport::Server;
 /// Requests under way may take so long to finish once the node stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// And the end of this node's own session, with what it has not stored yet.
+const OWN_SESSION: Duration = Duration::from_secs(1);
+
 /// Between two tries to join.
 const JOIN_EVERY: Duration = Duration::from_millis(100);
 
@@ -253,14 +256,17 @@ pub async fn run(
     if let Some(ring) = shared.ring() {
         ring.leave(FAREWELL).await;
     }
-    shared.stopping.send_replace(true);
     work.abort();
     let client = shared.client.lock().await.take();
     if let Some(client) = client
-        && tokio::time::timeout(DRAIN, client.close()).await.is_err()
+        && tokio::time::timeout(OWN_SESSION, client.close()).await.is_err()
     {
         tracing::warn!("this node's own session was not ended in time; its lease will end it");
     }
+    if let Some(keeper) = shared.keeper() {
+        keeper.retire().await;
+    }
+    shared.stopping.send_replace(true);
     match tokio::time::timeout(DRAIN, serving).await {
         Ok(Ok(served)) => served.context("serving")?,
         Ok(Err(error)) => tracing::error!(%error, "the server ended badly"),

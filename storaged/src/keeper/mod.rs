@@ -637,18 +637,24 @@ impl Keeper {
     /// Finishes the requests it has, makes the store durable and stops. May be called again. Without
     /// it nothing is lost, but the next start applies the log's end again.
     pub async fn close(&self) {
+        self.retire().await;
+        self.log.settle().await;
+        let store = self.applying.store.clone();
+        let closed = aside::blocking(move || store.close()).await;
+        if let Some(Err(error)) = closed {
+            tracing::error!(%error, "closing the namespace store; the log still has what is missing in it");
+        }
+    }
+
+    /// Finishes what it has, then leads and votes no more, so that others elect at once; what it knows can still be read. A leader that
+    /// is about to end must not go on telling the others that it is there.
+    pub async fn retire(&self) {
         self.proposer.close().await;
         // Else an entry that waits for room in memory would wait for room on the disk.
         self.applying.store.stop_waiting();
         self.log.stop_waiting();
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(%error, "stopping the namespace's consensus");
-        }
-        self.log.settle().await;
-        let store = self.applying.store.clone();
-        let closed = aside::blocking(move || store.close()).await;
-        if let Some(Err(error)) = closed {
-            tracing::error!(%error, "closing the namespace store; the log still has what is missing in it");
         }
     }
 }
@@ -731,7 +737,14 @@ fn follow_leadership(me: NodeId, raft: &Raft, standing: Arc<Mutex<Standing>>) ->
                 *told = now;
                 changed
             });
-            if metrics.changed().await.is_err() || tell.is_closed() {
+            if tell.is_closed() {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // Consensus has ended here.
+                tell.send_modify(|told| {
+                    *told = Leadership { leader: None, mine: false, since: None, ..told.clone() }
+                });
                 return;
             }
         }

@@ -168,13 +168,20 @@ fn is_waiting(answered: &Answered) -> bool {
 /// Asks, and where what was asked for has not come yet, asks again whenever it may have.
 async fn ask_waiting(keeper: &Keeper, query: &Query, wait: Duration) -> Result<Answered, AskError> {
     let mut grants = keeper.grants();
+    let mut leadership = keeper.leadership();
     let until = tokio::time::Instant::now() + wait;
     loop {
         grants.borrow_and_update();
         let answered = keeper.ask(query).await?;
-        if !is_waiting(&answered)
-            || !matches!(tokio::time::timeout_at(until, grants.changed()).await, Ok(Ok(())))
-        {
+        if !is_waiting(&answered) {
+            return Ok(answered);
+        }
+        let come = tokio::select! {
+            come = tokio::time::timeout_at(until, grants.changed()) => matches!(come, Ok(Ok(()))),
+            // The next leader is asked at once.
+            _ = leadership.wait_for(|now| !now.mine) => return Err(AskError::NotLeader),
+        };
+        if !come {
             return Ok(answered);
         }
     }
