@@ -253,9 +253,6 @@ pub async fn run(
         failed = failed.recv() => failed,
     };
     tracing::info!("stopping");
-    if let Some(ring) = shared.ring() {
-        ring.leave(FAREWELL).await;
-    }
     work.abort();
     let client = shared.client.lock().await.take();
     if let Some(client) = client
@@ -265,6 +262,9 @@ pub async fn run(
     }
     if let Some(keeper) = shared.keeper() {
         keeper.retire().await;
+    }
+    if let Some(ring) = shared.ring() {
+        ring.leave(FAREWELL).await;
     }
     shared.stopping.send_replace(true);
     match tokio::time::timeout(DRAIN, serving).await {

@@ -199,7 +199,7 @@ impl Blocks {
                         // Whoever is only slow answers the probe and counts again.
                         out.iter().for_each(|node| node.lags());
                     }
-                    if waits.is_to_ask(late_after) {
+                    if waits.is_to_ask() {
                         waits.asked = true;
                         gone.set(none_is_there(out.clone()).boxed());
                     }
@@ -241,8 +241,8 @@ async fn none_is_there(nodes: Vec<Arc<Node>>) -> bool {
 }
 
 impl Waits {
-    fn is_to_ask(&self, late_after: Duration) -> bool {
-        !self.asked && self.got == self.needed && self.reached.elapsed() >= late_after.max(ASK_AFTER)
+    fn is_to_ask(&self) -> bool {
+        !self.asked && self.got == self.needed && self.reached.elapsed() >= ASK_AFTER
     }
 
     fn has(&mut self, got: usize) {
