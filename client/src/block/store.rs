@@ -26,7 +26,7 @@ const WITHOUT_MARGIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Then those that are late are asked whether they are there at all, and who does not say so within this is not waited for.
 const ASK_AFTER: Duration = Duration::from_millis(60);
-const SAY_WITHIN: Duration = Duration::from_millis(220);
+const SAY_WITHIN: Duration = Duration::from_millis(180);
 
 /// How often it is looked whether the late are still worth waiting for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
