@@ -24,7 +24,7 @@ use crate::kv::{KvRead, KvTxn, MemoryKv};
 use crate::query::{Answered, Query, answer};
 use crate::record::{Attr, BlockRecord, Extent, FileKind, Time, VolumeRecord};
 use crate::wire;
-use rain_types::{Ino, VolumeId};
+use rain_types::{GroupId, Ino, VolumeId};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -71,6 +71,8 @@ pub struct Holding {
     held: BTreeSet<Ino>,
     /// With the held directory that each was born below.
     born: BTreeMap<Ino, Ino>,
+    /// The volume's closed groups: blocks in them move.
+    closed: BTreeSet<GroupId>,
 }
 
 fn read<T: DeserializeOwned>(kv: &MemoryKv, key: &[u8]) -> Option<T> {
@@ -163,7 +165,7 @@ impl Holding {
         dir: &Attr,
         names: impl IntoIterator<Item = (Vec<u8>, Ino, FileKind)>,
     ) {
-        self.put(&key::volume(volume.id), volume);
+        self.keep_volume(volume);
         // Numbers are given by who asks.
         self.put(&key::counter("next-ino"), &u64::MAX);
         self.put(&key::inode(dir.ino), dir);
@@ -176,8 +178,13 @@ impl Holding {
     /// The volume has other groups now.
     pub fn volume_is(&mut self, volume: &VolumeRecord) {
         if !self.held.is_empty() {
-            self.put(&key::volume(volume.id), volume);
+            self.keep_volume(volume);
         }
+    }
+
+    fn keep_volume(&mut self, volume: &VolumeRecord) {
+        self.put(&key::volume(volume.id), volume);
+        self.closed = volume.closed_groups().into_iter().map(|(group, _)| group).collect();
     }
 
     fn put<T: serde::Serialize>(&mut self, key: &[u8], value: &T) {
@@ -393,16 +400,30 @@ impl Holding {
             Query::GetAttr { ino } | Query::Open { ino } if self.is_mine(*ino) => {
                 Known::Here(answer(&self.kv, query))
             }
-            Query::Layout { ino, .. }
-            | Query::ReadLink { ino }
-            | Query::GetXattr { ino, .. }
-            | Query::ListXattr { ino }
+            // Blocks move without anybody's asking the holder.
+            Query::Layout { ino, .. } if self.is_born(*ino) && !self.may_have_moved(*ino) => {
+                Known::Here(answer(&self.kv, query))
+            }
+            Query::ReadLink { ino } | Query::GetXattr { ino, .. } | Query::ListXattr { ino }
                 if self.is_born(*ino) =>
             {
                 Known::Here(answer(&self.kv, query))
             }
             _ => Known::Elsewhere,
         }
+    }
+
+    /// Whether a file has blocks in groups that are closed by now.
+    fn may_have_moved(&self, ino: Ino) -> bool {
+        let mut any = false;
+        if !self.closed.is_empty() {
+            self.kv.scan(&key::extent(ino, 0), &key::extent(ino, u64::MAX), &mut |_, value| {
+                let extent: Extent = wire::decode(value).expect("an extent is readable");
+                any = self.closed.contains(&extent.group);
+                if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        }
+        any
     }
 
     /// The names of a directory, in order, after one; and whether there are more. None: they are not known here. Of those without attributes

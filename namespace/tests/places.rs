@@ -7,10 +7,11 @@ mod world;
 
 use rain_namespace::command::*;
 use rain_namespace::error::NsError;
+use rain_namespace::holding::{Holding, Known};
 use rain_namespace::placement::moving;
 use rain_namespace::query::{Answer, BlockEntry, Query, answer};
-use rain_namespace::record::{FileKind, VolumeRecord};
-use rain_types::{BlockId, GroupId, NodeId, VolumeId};
+use rain_namespace::record::{FileKind, Time, VolumeRecord};
+use rain_types::{BlockId, GroupId, Ino, NodeId, VolumeId};
 use world::*;
 
 #[test]
@@ -178,6 +179,40 @@ fn a_node_stays_where_there_are_too_few_others_and_until_it_leaves_after_all() {
     world.run(regroup).unwrap();
     assert_eq!(world.volume_record(), record);
     assert_eq!(world.run(Command::SetLeaving { id: NodeId(99), leaving: true }), Err(NsError::NotFound));
+}
+
+#[test]
+fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
+    let mut world = World::new();
+    let mut holding = Holding::default();
+    holding.take(&world.volume_record(), &world.attr(world.root), []);
+    let ino = Some(Ino(77));
+    let Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, .. } =
+        make(world.root, "f", FileKind::File)
+    else {
+        unreachable!()
+    };
+    let make = Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino };
+    let file = Ino(77);
+    holding.act(Time { secs: 1, nanos: 0 }, &make).expect("made here");
+    let id = BlockId { session: world.session, seq: 1 };
+    let commit = Command::Commit {
+        ino: file,
+        blocks: vec![NewBlock { id, group: GroupId(1), len: 1000, missing: 0 }],
+        extents: vec![NewExtent { offset: 0, len: 1000, block: 0, block_offset: 0 }],
+        inline: vec![],
+        size_at_least: 0,
+        mtime: None,
+    };
+    holding.act(Time { secs: 2, nanos: 0 }, &commit).expect("committed here");
+    let layout = Query::Layout { ino: file, from: 0, limit: 9 };
+    assert!(matches!(holding.answer(&layout), Known::Here(Ok(Answer::Layout { .. }))));
+    let leaver = world.volume_record().nodes_of(GroupId(1)).unwrap()[0];
+    world.run(Command::SetLeaving { id: leaver, leaving: true }).unwrap();
+    world.run(Command::Regroup { volume: VolumeId(1) }).unwrap();
+    holding.volume_is(&world.volume_record());
+    assert_eq!(holding.answer(&layout), Known::Elsewhere);
+    assert!(matches!(holding.answer(&Query::GetAttr { ino: file }), Known::Here(_)));
 }
 
 #[test]
