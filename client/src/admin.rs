@@ -103,6 +103,7 @@ impl Cluster {
             weight: said.weight,
             witness: said.witness,
             folder: said.folder,
+            others: said.others,
         };
         match self.propose_internal(Command::RegisterNode { id: NodeId(0), node }).await? {
             Outcome::Node(id) => Ok(id),

@@ -7,7 +7,7 @@
 use crate::block::{Blocks, ShareState};
 use crate::error::Error;
 use crate::leader::{self, Leader, refused_call};
-use crate::node::{Node, NodeHealth, grpc_endpoint, is_broken};
+use crate::node::{Answers, Node, NodeHealth, grpc_endpoint, is_broken};
 use crate::opening::Openings;
 use crate::options::Options;
 use crate::stats::{ClientStats, Counters, count};
@@ -42,6 +42,9 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// Whoever waits for a directory looks so often whether it has waited for too long.
 const RECALL_TURN: Duration = Duration::from_millis(500);
+
+/// A node that is reached another way says so within this.
+const OTHER_WAY_WITHIN: Duration = Duration::from_millis(300);
 
 /// Open files that are told one by one; with more, none is taken for closed.
 const OPEN_TOLD_MAX: usize = 1 << 16;
@@ -198,13 +201,14 @@ impl Cluster {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         nodes.retain(|id, _| records.iter().any(|record| record.id == *id));
         for record in records {
-            if nodes.get(&record.id).is_none_or(|node| node.address != record.address) {
-                let node = Node::new(record.id, &record.address)
+            let addresses: Vec<String> = record.addresses().cloned().collect();
+            if nodes.get(&record.id).is_none_or(|node| node.addresses() != addresses) {
+                let node = Node::new(record.id, addresses)
                     .map_err(|error| Error::Protocol(format!("address {:?}: {error}", record.address)))?;
                 nodes.insert(record.id, node);
             }
         }
-        self.leader.set_addresses(nodes.values().map(|node| node.address.clone()).collect());
+        self.leader.set_addresses(nodes.values().flat_map(|node| node.addresses().to_vec()).collect());
         self.blocks.set_nodes(nodes.clone());
         Ok(())
     }
@@ -227,9 +231,8 @@ impl Cluster {
     /// The token ring as a node sees it. Asks it directly, with a short deadline.
     pub async fn ring_status(&self, id: NodeId) -> Result<v1::RingResponse, Error> {
         let node = self.node(id)?;
-        let mut control = node.control();
-        let call = control.ring(v1::RingRequest {});
-        direct(id, "asking for the ring", call).await
+        let ask = || async { node.control().ring(v1::RingRequest {}).await };
+        over_any_way(&node, "asking for the ring", ask).await
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node>, Error> {
@@ -240,16 +243,15 @@ impl Cluster {
     /// How a node does. Asks it directly, with a short deadline.
     pub async fn node_status(&self, id: NodeId) -> Result<v1::NodeStatusResponse, Error> {
         let node = self.node(id)?;
-        let mut control = node.control();
-        let call = control.status(v1::NodeStatusRequest {});
-        let status = direct(id, "asking for a node's status", call).await?;
+        let ask = || async { node.control().status(v1::NodeStatusRequest {}).await };
+        let status = over_any_way(&node, "asking for a node's status", ask).await?;
         if status.node != id.0 {
             let who = if status.node == 0 {
                 "a node of no cluster".to_owned()
             } else {
                 format!("node {}", status.node)
             };
-            return Err(Error::Protocol(format!("{who} answers at node {id}'s address {}", node.address)));
+            return Err(Error::Protocol(format!("{who} answers at node {id}'s address {}", node.address())));
         }
         Ok(status)
     }
@@ -640,6 +642,21 @@ fn namespace_client(channel: Channel) -> NamespaceClient<Channel> {
 
 pub(crate) fn unexpected(wanted: &str) -> Error {
     Error::Protocol(format!("the answer is not {wanted}"))
+}
+
+/// As [`direct`], with a second try where the node is reached another way.
+async fn over_any_way<T, F>(node: &Node, what: &str, call: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    match direct(node.id, what, call()).await {
+        Err(Error::Unreachable { .. })
+            if node.answers_within(OTHER_WAY_WITHIN).await == Answers::OtherWay =>
+        {
+            direct(node.id, what, call()).await
+        }
+        answered => answered,
+    }
 }
 
 /// A call to one node alone, with a short deadline and no second try.

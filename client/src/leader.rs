@@ -116,12 +116,16 @@ impl Leader {
 
     /// A node says who leads.
     pub(crate) fn told(&self, leader: &v1::Leader) {
-        let known = self.place();
-        let newer = known.as_ref().is_none_or(|known| {
-            leader.term > known.term || (leader.term == known.term && leader.address != known.address)
-        });
+        // Where the one of a term is reached only it can say: it may have several addresses.
+        let newer = self.place().is_none_or(|known| leader.term > known.term);
         // Another cluster's node may be where one of ours was.
-        if !newer || leader.address.is_empty() || leader.cluster != self.cluster.to_string() {
+        if newer && leader.cluster == self.cluster.to_string() {
+            self.set_place(leader);
+        }
+    }
+
+    fn set_place(&self, leader: &v1::Leader) {
+        if leader.address.is_empty() {
             return;
         }
         let Ok(endpoint) = grpc_endpoint(&leader.address) else { return };
@@ -267,29 +271,49 @@ impl Leader {
         }
     }
 
+    async fn describe_at(&self, address: &str) -> Result<(String, v1::DescribeResponse), String> {
+        let (described, _) = describe(address, ASK_TIMEOUT).await?;
+        Ok((address.to_owned(), described))
+    }
+
     /// Asks all nodes who leads; true when the one that does has said so itself.
     async fn round(&self) -> bool {
         let addresses = self.addresses();
         let mut asked: futures::stream::FuturesUnordered<_> =
-            addresses.iter().map(|address| describe(address, ASK_TIMEOUT)).collect();
+            addresses.iter().map(|address| self.describe_at(address)).collect();
         let mut some_answer = false;
+        // The leader that is known, at another address.
+        let mut elsewhere = None;
         let begun = tokio::time::Instant::now();
         loop {
             // Whoever is cut off does not hold the next round up: a leader may have been found meanwhile.
             let wait = if some_answer { ROUND } else { ASK_TIMEOUT };
             let answer = tokio::time::timeout_at(begun + wait, futures::StreamExt::next(&mut asked)).await;
             let Ok(Some(answer)) = answer else { break };
-            let Ok((described, _)) = answer else { continue };
+            let Ok((address, described)) = answer else { continue };
             if described.cluster != self.cluster.to_string() {
                 continue;
             }
             some_answer = true;
-            let Some(leader) = described.leader else { continue };
+            let Some(mut leader) = described.leader else { continue };
+            if leader.node == described.node {
+                // Where it has just answered.
+                leader.address = address;
+            }
             self.told(&leader);
-            let is_newest = self.place().is_none_or(|place| place.term <= leader.term);
-            if leader.node == described.node && is_newest {
+            let Some(place) = self.place().filter(|_| leader.node == described.node) else { continue };
+            if place.term == leader.term && place.address == leader.address {
                 return true;
             }
+            if place.term == leader.term {
+                elsewhere = Some(leader);
+            }
+        }
+        if let Some(leader) =
+            elsewhere.filter(|leader| self.place().is_some_and(|now| now.term == leader.term))
+        {
+            self.set_place(&leader);
+            return true;
         }
         self.doubts().some_answer = some_answer;
         false

@@ -10,14 +10,19 @@
 //!
 //! Beside that stands the ring's word (`ring`): a node outside of its view is asked last, as one that is down.
 //!
+//! A node on several networks has several addresses. One of them is in use; another one is when that answers and the first does not.
+//!
 //! Calls go to nodes that are up first. A node that is not is probed in the background, so that nobody's
 //! read or write pays for finding out that it is back.
 
 use crate::hedge::Usual;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use rain_proto::v1;
 use rain_proto::v1::node_client::NodeClient;
 use rain_proto::v1::shares_client::SharesClient;
 use rain_types::NodeId;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
@@ -28,6 +33,19 @@ const PROBE_EVERY: Duration = Duration::from_millis(150);
 
 /// A probe that takes longer has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// When a node has answered over another way, the one in use has so much longer.
+const OTHER_FIRST: Duration = Duration::from_millis(60);
+
+/// Whether a node says that it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// Over the way in use.
+    There,
+    /// Over another one, which is in use from now on.
+    OtherWay,
+    No,
+}
 
 /// The settings of every RAIN connection: large frames and windows (measured, see docs/benchmarks.md), no
 /// delay, and keepalive, without which a connection stays dead after a partition.
@@ -71,17 +89,22 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    pub(crate) address: String,
-    channel: Channel,
+    addresses: Vec<String>,
+    channels: Vec<Channel>,
+    /// Which address is in use.
+    way: AtomicUsize,
     state: Mutex<State>,
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, address: &str) -> Result<Arc<Node>, tonic::transport::Error> {
+    /// `addresses`: at least one, the usual one first.
+    pub(crate) fn new(id: NodeId, addresses: Vec<String>) -> Result<Arc<Node>, tonic::transport::Error> {
+        let channel = |address: &String| Ok(grpc_endpoint(address)?.connect_lazy());
         Ok(Arc::new(Node {
             id,
-            address: address.to_owned(),
-            channel: grpc_endpoint(address)?.connect_lazy(),
+            channels: addresses.iter().map(channel).collect::<Result<_, tonic::transport::Error>>()?,
+            addresses,
+            way: AtomicUsize::new(0),
             state: Mutex::new(State {
                 health: NodeHealth::Up,
                 usual: Usual::default(),
@@ -98,17 +121,26 @@ impl Node {
     }
 
     pub(crate) fn shares(&self) -> SharesClient<Channel> {
-        SharesClient::new(self.channel.clone())
+        SharesClient::new(self.channel())
             .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
     }
 
+    pub(crate) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// The address in use.
+    pub(crate) fn address(&self) -> &str {
+        &self.addresses[self.way.load(Relaxed)]
+    }
+
     pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+        self.channels[self.way.load(Relaxed)].clone()
     }
 
     pub(crate) fn control(&self) -> NodeClient<Channel> {
-        NodeClient::new(self.channel.clone())
+        NodeClient::new(self.channel())
     }
 
     pub(crate) fn health(&self) -> NodeHealth {
@@ -158,7 +190,7 @@ impl Node {
     /// Counts a call as under way until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Call {
         self.state().in_flight += 1;
-        Call { node: self.clone(), begun: Instant::now() }
+        Call { node: self.clone(), begun: Instant::now(), way: self.way.load(Relaxed) }
     }
 
     /// The call was not answered in time; the node may come back any moment.
@@ -167,22 +199,41 @@ impl Node {
         if state.health == NodeHealth::Up {
             state.health = NodeHealth::Lagging;
             drop(state);
-            tracing::warn!(node = %self.id, address = %self.address, "node lags: it did not answer in time");
-            self.probe();
+            tracing::warn!(node = %self.id, address = self.address(), "node lags: it did not answer in time");
+            self.probe(PROBE_EVERY);
         }
     }
 
-    /// Whether it says within a time that it is there.
-    pub(crate) async fn answers_within(&self, time: Duration) -> bool {
-        let mut control = self.control();
-        let asked = control.describe(v1::DescribeRequest {});
-        matches!(tokio::time::timeout(time, asked).await, Ok(Ok(_)))
+    /// Whether it says within a time that it is there, and over which way.
+    pub(crate) async fn answers_within(&self, time: Duration) -> Answers {
+        let now = self.way.load(Relaxed);
+        let ask = |way: usize| async move {
+            let mut control = NodeClient::new(self.channels[way].clone());
+            let answer = control.describe(v1::DescribeRequest {}).await;
+            answer.is_ok_and(|answer| answer.get_ref().node == self.id.0).then_some(way)
+        };
+        let mut asked: FuturesUnordered<_> = (0..self.channels.len()).map(ask).collect();
+        let (mut until, mut other) = (tokio::time::Instant::now() + time, None);
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.next()).await {
+            match answer {
+                Some(way) if way == now => return Answers::There,
+                Some(way) => {
+                    other.get_or_insert(way);
+                    until = until.min(tokio::time::Instant::now() + OTHER_FIRST);
+                }
+                None => {}
+            }
+        }
+        let Some(way) = other else { return Answers::No };
+        self.way.store(way, Relaxed);
+        tracing::warn!(node = %self.id, from = self.addresses[now], to = self.addresses[way], "another way to a node");
+        Answers::OtherWay
     }
 
     fn answered(&self) {
         let mut state = self.state();
         if state.health != NodeHealth::Up {
-            tracing::info!(node = %self.id, address = %self.address, "node answers again");
+            tracing::info!(node = %self.id, address = self.address(), "node answers again");
             state.health = NodeHealth::Up;
         }
     }
@@ -190,15 +241,22 @@ impl Node {
     fn broken(self: &Arc<Self>, why: &str) {
         let mut state = self.state();
         if !matches!(state.health, NodeHealth::Down(_)) {
-            tracing::warn!(node = %self.id, address = %self.address, why, "node does not answer");
+            tracing::warn!(node = %self.id, address = self.address(), why, "node does not answer");
         }
         state.health = NodeHealth::Down(why.to_owned());
         drop(state);
-        self.probe();
+        self.probe(PROBE_EVERY);
+    }
+
+    /// It is late, and may be reached another way.
+    pub(crate) fn is_late(self: &Arc<Self>) {
+        if self.channels.len() > 1 {
+            self.probe(Duration::ZERO);
+        }
     }
 
     /// Asks in the background until it answers; one asker at a time. Ends when the client lets go of the node.
-    fn probe(self: &Arc<Self>) {
+    fn probe(self: &Arc<Self>, after: Duration) {
         {
             let mut state = self.state();
             if state.probing {
@@ -207,15 +265,13 @@ impl Node {
             state.probing = true;
         }
         let node = Arc::downgrade(self);
+        let mut pause = after;
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(PROBE_EVERY).await;
+                tokio::time::sleep(pause).await;
+                pause = PROBE_EVERY;
                 let Some(node) = node.upgrade() else { return };
-                let mut control = node.control();
-                let asked = control.describe(v1::DescribeRequest {});
-                if let Ok(Ok(answer)) = tokio::time::timeout(PROBE_TIMEOUT, asked).await
-                    && answer.get_ref().node == node.id.0
-                {
+                if node.answers_within(PROBE_TIMEOUT).await != Answers::No {
                     node.state().probing = false;
                     node.answered();
                     return;
@@ -230,12 +286,15 @@ impl Node {
 pub(crate) struct Call {
     node: Arc<Node>,
     begun: Instant,
+    way: usize,
 }
 
 impl Call {
     /// The node answered, be it with a refusal; only a broken connection says something about the node.
     pub(crate) fn ended<T>(self, result: &Result<T, Status>) {
         match result {
+            // What was sent over a way that is in use no more says nothing of the node.
+            Err(status) if is_broken(status) && self.way != self.node.way.load(Relaxed) => {}
             Err(status) if is_broken(status) => self.node.broken(status.message()),
             Err(_) => self.node.answered(),
             Ok(_) => {

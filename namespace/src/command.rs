@@ -58,6 +58,8 @@ pub struct NodeSpec {
     pub witness: bool,
     /// The mark of its data folder: random, made with the folder. Empty where nobody looks (tests).
     pub folder: String,
+    /// Where it is reached, too, over other networks, `host:port`.
+    pub others: Vec<String>,
 }
 
 /// A change of the namespace.

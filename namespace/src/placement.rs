@@ -120,6 +120,7 @@ mod tests {
                 witness: false,
                 folder: String::new(),
                 leaving: false,
+                others: Vec::new(),
             })
             .collect()
     }

@@ -206,9 +206,16 @@ pub struct NodeRecord {
     pub folder: String,
     /// It is to go: no open group has it where there are others, and its shares move to them.
     pub leaving: bool,
+    /// Where it is reached, too, over other networks, `host:port`.
+    pub others: Vec<String>,
 }
 
 impl NodeRecord {
+    /// All addresses of it.
+    pub fn addresses(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.address).chain(&self.others).filter(|address| !address.is_empty())
+    }
+
     /// Whether it may be in open groups.
     pub fn takes_shares(&self) -> bool {
         !self.witness && !self.leaving

@@ -112,6 +112,7 @@ fn node() -> NodeRecord {
         witness: false,
         folder: "f0".into(),
         leaving: true,
+        others: vec!["h:2".into()],
     }
 }
 
@@ -174,6 +175,7 @@ fn commands() -> Vec<Command> {
                 weight: 2,
                 witness: true,
                 folder: "f0".into(),
+                others: vec!["h:2".into()],
             },
         },
         Command::CreateVolume { name: "home".into(), code: CODE, groups: 128, uid: 1, gid: 2, mode: 0o755 },

@@ -194,13 +194,14 @@ pub async fn run(
     ready: impl FnOnce(NodeId, SocketAddr) + Send + 'static,
 ) -> anyhow::Result<()> {
     let identity = Identity::take(&config.data, config.node_id, config.witness)?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}: is another program using the port? Choose another --listen",
-            config.listen
-        )
-    })?;
-    let bound = listener.local_addr().context("asking for the bound address")?;
+    let mut listeners = vec![listen(config.listen, "listen").await?];
+    let bound = listeners[0].local_addr().context("asking for the bound address")?;
+    for other in config.ring_listen.iter().skip(1) {
+        // One that hears all of this machine's addresses hears this one.
+        if !(bound.ip().is_unspecified() && bound.port() == other.port()) {
+            listeners.push(listen(*other, "ring-listen").await?);
+        }
+    }
     if !bound.ip().is_loopback() && !config.insecure {
         tracing::warn!(
             "nothing is encrypted or authenticated yet: whoever reaches {bound} can read and change everything. Use a trusted \
@@ -213,6 +214,7 @@ pub async fn run(
         weight: config.weight,
         witness: config.witness,
         folder: identity.folder().to_owned(),
+        others: other_addresses(&config),
     };
     let store = if config.witness { None } else { Some(Arc::new(open_store(&config).await?)) };
     // An address that means all of this machine's is reached as the machine itself.
@@ -238,7 +240,7 @@ pub async fn run(
         config,
     });
     let leases = Arc::new(Leases::new(shared.config.session_ttl));
-    let serving = tokio::spawn(serve(listener, shared.clone(), leases.clone()));
+    let serving = tokio::spawn(serve(listeners, shared.clone(), leases.clone()));
     let (fail, mut failed) = mpsc::channel(1);
     let life = live(shared.clone(), leases, identity, bound, ready);
     let work = tokio::spawn(async move {
@@ -282,6 +284,19 @@ pub async fn run(
     failed.map_or(Ok(()), Err)
 }
 
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another program using the port? Choose another --{flag}")
+    })
+}
+
+/// Where the node is reached over its other networks: where the ring is.
+fn other_addresses(config: &Config) -> Vec<String> {
+    let listen = config.ring_listen.iter().map(SocketAddr::to_string).collect();
+    let all = if config.ring_advertise.is_empty() { listen } else { config.ring_advertise.clone() };
+    all.into_iter().skip(1).collect()
+}
+
 async fn open_store(config: &Config) -> anyhow::Result<ShareStore> {
     let data = config.data.clone();
     let options = StoreOptions { capacity_bytes: config.capacity, ..StoreOptions::default() };
@@ -291,7 +306,7 @@ async fn open_store(config: &Config) -> anyhow::Result<ShareStore> {
     opening.await.context("opening the stores")?
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>, leases: Arc<Leases>) -> anyhow::Result<()> {
+async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, leases: Arc<Leases>) -> anyhow::Result<()> {
     let mut stopped = shared.stopping.subscribe();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SharesServer<SharesService>>().await;
@@ -307,7 +322,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, leases: Arc<Leases>) 
     let max = rain_proto::MESSAGE_BYTES_MAX;
     let shares = SharesServer::new(SharesService::new(shared.clone()));
     let files = StoreServer::new(StoreService { shared: shared.clone(), puts: AtomicU64::new(0) });
-    let incoming = TcpListenerStream::new(listener);
+    let incoming = futures::stream::select_all(listeners.into_iter().map(TcpListenerStream::new));
     let incoming =
         tokio_stream::StreamExt::map(incoming, |connection: std::io::Result<tokio::net::TcpStream>| {
             connection.inspect(|stream| {
@@ -397,7 +412,8 @@ async fn take_in_peers(shared: &Shared, started: &Started) -> anyhow::Result<()>
             nodes.push((number, shared.spec.clone()));
         } else if let Some(other) = heard.get(&peer) {
             let (address, domain, folder) = (peer, other.domain.clone(), other.folder.clone());
-            let spec = NodeSpec { address, domain, weight: other.weight, witness: other.witness, folder };
+            let (weight, witness, others) = (other.weight, other.witness, other.others.clone());
+            let spec = NodeSpec { address, domain, weight, witness, folder, others };
             nodes.push((number, spec));
         }
     }
@@ -427,8 +443,8 @@ async fn register(shared: &Shared) -> anyhow::Result<()> {
     let known = shared.nodes().into_iter().find(|known| known.id == id);
     let spec = &shared.spec;
     let same = known.is_some_and(|known| {
-        (&known.address, &known.domain, known.weight, known.witness, &known.folder)
-            == (&spec.address, &spec.domain, spec.weight, spec.witness, &spec.folder)
+        (&known.address, &known.others, &known.domain, known.weight, known.witness, &known.folder)
+            == (&spec.address, &spec.others, &spec.domain, spec.weight, spec.witness, &spec.folder)
     });
     if same {
         return Ok(());

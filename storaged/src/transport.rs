@@ -28,7 +28,8 @@ pub(crate) struct Addresses(RwLock<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    recorded: BTreeMap<NodeId, String>,
+    /// All of a node's, the first first.
+    recorded: BTreeMap<NodeId, Vec<String>>,
     heard: BTreeMap<NodeId, String>,
 }
 
@@ -39,19 +40,30 @@ impl Addresses {
 
     pub(crate) fn get(&self, node: NodeId) -> Option<String> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.heard.get(&node).or_else(|| known.recorded.get(&node)).cloned()
+        known.heard.get(&node).or_else(|| known.recorded.get(&node)?.first()).cloned()
+    }
+
+    /// All ways to a node, the usual one first.
+    fn ways(&self, node: NodeId) -> Vec<String> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let recorded = known.recorded.get(&node).cloned().unwrap_or_default();
+        match known.heard.get(&node) {
+            Some(heard) => vec![heard.clone()],
+            None => recorded,
+        }
     }
 
     /// Where all known nodes are.
     pub(crate) fn all(&self) -> BTreeMap<NodeId, String> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all = known.recorded.clone();
+        let first = |(node, all): (&NodeId, &Vec<String>)| Some((*node, all.first()?.clone()));
+        let mut all: BTreeMap<NodeId, String> = known.recorded.iter().filter_map(first).collect();
         all.extend(known.heard.clone());
         all
     }
 
     /// What the namespace has. A record that changes is newer than what was heard.
-    pub(crate) fn record(&self, recorded: BTreeMap<NodeId, String>) {
+    pub(crate) fn record(&self, recorded: BTreeMap<NodeId, Vec<String>>) {
         let mut known = self.known();
         let Known { recorded: before, heard } = &mut *known;
         heard.retain(|node, _| !before.contains_key(node) || before.get(node) == recorded.get(node));
@@ -66,7 +78,9 @@ impl Addresses {
 
 #[derive(Debug)]
 struct Connection {
-    address: String,
+    ways: Vec<String>,
+    /// Which of the ways it goes.
+    way: usize,
     channel: Channel,
     /// Since when it is asked without an answer.
     asked: Option<Instant>,
@@ -89,13 +103,24 @@ impl GrpcTransport {
     }
 
     fn client(&self, to: NodeId, address: &str) -> Result<KeepersClient<Channel>, TransportError> {
-        let address = self.addresses.get(to).unwrap_or_else(|| address.to_owned());
+        let mut ways = self.addresses.ways(to);
+        if ways.is_empty() {
+            ways.push(address.to_owned());
+        }
         let mut lines = self.lines();
         let stuck = |line: &Connection| line.asked.is_some_and(|asked| asked.elapsed() > STUCK_AFTER);
-        if lines.get(&to).is_none_or(|line| line.address != address || stuck(line)) {
+        let way = match lines.get(&to) {
+            Some(line) if line.ways != ways => Some(0),
+            // It may be reached over another network.
+            Some(line) if stuck(line) => Some((line.way + 1) % ways.len()),
+            Some(_) => None,
+            None => Some(0),
+        };
+        if let Some(way) = way {
+            let address = &ways[way];
             let endpoint =
-                grpc_endpoint(&address).map_err(|error| TransportError(format!("{address}: {error}")))?;
-            lines.insert(to, Connection { address, channel: endpoint.connect_lazy(), asked: None });
+                grpc_endpoint(address).map_err(|error| TransportError(format!("{address}: {error}")))?;
+            lines.insert(to, Connection { channel: endpoint.connect_lazy(), ways, way, asked: None });
         }
         let line = lines.get_mut(&to).expect("just put there");
         line.asked.get_or_insert_with(Instant::now);
@@ -196,7 +221,8 @@ mod tests {
     #[test]
     fn what_a_node_says_counts_until_its_record_changes() {
         let addresses = Addresses::default();
-        let record = |address: &str| addresses.record(BTreeMap::from([(NodeId(1), address.to_owned())]));
+        let record =
+            |address: &str| addresses.record(BTreeMap::from([(NodeId(1), vec![address.to_owned()])]));
         record("a:1");
         addresses.hear(NodeId(1), "b:1".into());
         record("a:1");

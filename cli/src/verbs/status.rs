@@ -323,6 +323,7 @@ mod tests {
                     witness: false,
                     folder: String::new(),
                     leaving: false,
+                    others: Vec::new(),
                 };
                 let up = NodeStatusResponse { shares_on: true, ..NodeStatusResponse::default() };
                 (record, if away.contains(&id) { Err("refused".into()) } else { Ok(up) })

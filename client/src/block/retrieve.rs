@@ -200,6 +200,7 @@ impl Blocks {
                 },
                 () = &mut lateness, if late < reads.len() => {
                     late = reads.len();
+                    asked.iter().filter(|index| !got.contains_key(index)).filter_map(node_of).for_each(|node| node.is_late());
                     lateness = Box::pin(tokio::time::sleep(wait));
                 }
             }

@@ -6,11 +6,12 @@
 use super::{Blocks, ShareFault, chunk_checksums};
 use crate::error::Error;
 use crate::hedge;
-use crate::node::{Node, is_broken};
+use crate::node::{Answers, Node, is_broken};
 use crate::options::Options;
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, CodeSpec, NodeId, ShareIndex};
 use std::cmp::Ordering;
@@ -143,55 +144,54 @@ impl Blocks {
             waiting.iter().filter(|parcel| known.get(&parcel.node).is_some_and(|node| node.is_up())).count();
         let enough_up = placed.count_ones() as usize + up >= needed;
         let mut late_after = hedge::WRITE.soonest;
+        let send = |node: &Arc<Node>, parcel: &Parcel| {
+            let slow_after = self.options.slow_after;
+            let sent = send_share(node.clone(), id, spec, block_len, parcel.clone(), slow_after);
+            let answers = answers.clone();
+            tokio::spawn(async move {
+                // Nobody may be waiting any more: then the share is listed as missing and made again.
+                let _ = answers.send(sent.await).await;
+            });
+        };
         for parcel in waiting {
             match known.get(&parcel.node) {
                 Some(node) if node.is_up() || !enough_up => {
                     late_after = late_after.max(node.usual().late_after(hedge::WRITE));
                     out.push(node.clone());
-                    let send = send_share(
-                        node.clone(),
-                        id,
-                        spec,
-                        block_len,
-                        parcel.clone(),
-                        self.options.slow_after,
-                    );
-                    let answers = answers.clone();
-                    tokio::spawn(async move {
-                        let answer = send.await;
-                        // Nobody may be waiting any more: then the share is listed as missing and made again.
-                        let _ = answers.send(answer).await;
-                    });
+                    send(node, parcel);
                 }
                 _ => faults.push((parcel.node, ShareFault::Unreachable)),
             }
         }
-        drop(answers);
         let mut durable = 0u64;
         let begun = Instant::now();
         let patience = tokio::time::sleep(LOOK_EVERY);
         tokio::pin!(patience);
         let got = placed.count_ones() as usize;
         let mut waits = Waits { begun, needed, got, reached: begun, asked: false, gone: false };
-        let gone = futures::future::pending().boxed();
+        let gone: BoxFuture<'_, Vec<Answers>> = futures::future::pending().boxed();
         tokio::pin!(gone);
-        loop {
+        while !out.is_empty() {
             waits.has((placed | durable).count_ones() as usize);
             tokio::select! {
-                answer = answered.recv() => match answer {
-                    None => break,
-                    Some((index, node, Ok(()))) => {
+                Some(answer) = answered.recv() => match answer {
+                    (index, node, Ok(())) => {
                         durable |= 1 << index;
                         out.retain(|waited| waited.id != node);
                     }
-                    Some((_, node, Err(fault))) => {
+                    (_, node, Err(fault)) => {
                         faults.push((node, fault));
                         out.retain(|waited| waited.id != node);
                     }
                 },
-                gone_now = &mut gone => {
-                    waits.gone = gone_now;
+                found = &mut gone => {
                     gone.set(futures::future::pending().boxed());
+                    waits.gone = found.iter().all(|answers| *answers == Answers::No);
+                    // What went the other way is lost there, or comes late: a share may be put twice.
+                    let on_other_ways = out.iter().zip(found).filter(|(_, answers)| *answers == Answers::OtherWay);
+                    for (node, _) in on_other_ways {
+                        waiting.iter().filter(|parcel| parcel.node == node.id).for_each(|parcel| send(node, parcel));
+                    }
                 }
                 () = &mut patience => {
                     let elapsed = begun.elapsed();
@@ -201,7 +201,7 @@ impl Blocks {
                     }
                     if waits.is_to_ask() {
                         waits.asked = true;
-                        gone.set(none_is_there(out.clone()).boxed());
+                        gone.set(ask_all(out.clone()).boxed());
                     }
                     let away = out.iter().all(|node| !node.is_in_view());
                     let silent = out.iter().all(|node| !node.is_up());
@@ -234,10 +234,10 @@ struct Waits {
     gone: bool,
 }
 
-/// Whether none of these nodes answers anything.
-async fn none_is_there(nodes: Vec<Arc<Node>>) -> bool {
+/// Whether these nodes are there.
+async fn ask_all(nodes: Vec<Arc<Node>>) -> Vec<Answers> {
     let asked = nodes.iter().map(|node| node.answers_within(SAY_WITHIN));
-    futures::future::join_all(asked).await.iter().all(|answers| !answers)
+    futures::future::join_all(asked).await
 }
 
 impl Waits {

@@ -38,7 +38,7 @@ impl Table<'_> {
     }
 
     pub(super) fn register_node(&mut self, id: NodeId, node: &NodeSpec) -> Applied {
-        let NodeSpec { address, domain, weight, witness, folder } = node.clone();
+        let NodeSpec { address, domain, weight, witness, folder, others } = node.clone();
         if address.is_empty() || weight == 0 {
             return Err(NsError::Invalid(format!("node {id} at {address:?} with weight {weight}")));
         }
@@ -90,10 +90,13 @@ impl Table<'_> {
         if known.is_none() {
             // In the place of one that leaves, which is not to be reached there any more.
             for old in nodes.iter().filter(|old| old.address == address) {
-                self.put_node(Some(old), &NodeRecord { address: String::new(), ..old.clone() });
+                self.put_node(
+                    Some(old),
+                    &NodeRecord { address: String::new(), others: Vec::new(), ..old.clone() },
+                );
             }
         }
-        let record = NodeRecord { id, address, domain, weight, joined, witness, folder, leaving };
+        let record = NodeRecord { id, address, domain, weight, joined, witness, folder, leaving, others };
         self.put_node(known.as_ref(), &record);
         Ok(Outcome::Node(id))
     }

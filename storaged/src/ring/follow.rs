@@ -80,7 +80,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             ring.tell(Input::Eligible(Eligible { version, nodes }));
         }
         let reached = || records.iter().filter(|record| !record.address.is_empty());
-        shared.addresses.record(reached().map(|record| (record.id, record.address.clone())).collect());
+        shared
+            .addresses
+            .record(reached().map(|record| (record.id, record.addresses().cloned().collect())).collect());
         if !records.is_empty() {
             known.retain(|node, _| reached().any(|record| record.id == *node));
         }

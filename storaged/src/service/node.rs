@@ -40,6 +40,7 @@ impl Node for NodeService {
             weight: spec.weight,
             witness: spec.witness,
             folder: spec.folder,
+            others: spec.others,
             peers: shared.config.peers.clone(),
             wish: shared.config.node_id.map_or(0, |node| node.0),
         }))

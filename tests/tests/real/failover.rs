@@ -18,6 +18,11 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("nothing_acknowledged_is_lost_when_all_nodes_are_killed_at_random_moments", &[Need::Mount], power),
     ("a_node_is_added_later_and_let_go_again", &[], add_and_remove),
     ("all_nodes_may_move_to_other_ports_at_once", &[], all_move),
+    (
+        "a_node_with_one_of_its_two_networks_goes_on_taking_shares",
+        &[Need::Mount, Need::Namespaces],
+        one_network,
+    ),
     ("a_mount_waits_for_its_servers_unless_told_to_fail_fast", &[Need::Mount], mount_waits),
 ];
 
@@ -272,6 +277,41 @@ fn add_and_remove() -> anyhow::Result<()> {
     cluster.kill(4)?;
     ensure!(cluster.restart(4).is_err() || !cluster.rain(&["node", "list"])?.contains("witness"));
     Ok(())
+}
+
+/// A cable of a node is pulled: the data and the names go over the other.
+fn one_network() -> anyhow::Result<()> {
+    let options = ClusterOptions { nodes: 3, code: "1+2", cables: 2, ..ClusterOptions::new(RAIN) };
+    let cluster = TestCluster::start(options)?;
+    cluster.wait_settled(3, Duration::from_secs(30))?;
+    let mount = TestMount::new(&cluster, "mnt")?;
+    let shares = |node: u32| -> anyhow::Result<u64> {
+        let status = cluster.status()?;
+        let found = status["nodes"].as_array().into_iter().flatten().find(|found| found["id"] == node);
+        found.and_then(|found| found["shares"].as_u64()).with_context(|| format!("node {node}: {status}"))
+    };
+    let write = |name: &str| -> anyhow::Result<()> {
+        for index in 0..20 {
+            let path = mount.path().join(format!("{name}{index}"));
+            fs::write(&path, vec![7; 50_000])?;
+            fs::File::open(&path)?.sync_all()?;
+        }
+        Ok(())
+    };
+    let leads = cluster.leader()?;
+    for cut in [leads % 3 + 1, leads] {
+        cluster.lan()?.pull(cut, 0, true)?;
+        write(&format!("at-once{cut}-"))?;
+        // What it missed in the first moment is made again, and then it misses nothing.
+        cluster.wait_repaired(Duration::from_secs(15))?;
+        let before = shares(cut)?;
+        write(&format!("then{cut}-"))?;
+        let after = shares(cut)?;
+        ensure!(after >= before + 18, "node {cut} had {before} shares and has {after}: {}", mount.log());
+        cluster.lan()?.pull(cut, 0, false)?;
+        cluster.wait_settled(3, Duration::from_secs(30))?;
+    }
+    mount.unmount()
 }
 
 fn all_move() -> anyhow::Result<()> {

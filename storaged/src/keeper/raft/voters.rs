@@ -109,6 +109,7 @@ mod tests {
             witness,
             folder: String::new(),
             leaving: false,
+            others: Vec::new(),
         }
     }
 
