@@ -115,3 +115,50 @@ async fn volume_record(volume: &Volume, id: VolumeId) -> Result<VolumeRecord, Er
         _ => Err(unexpected("a volume")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rain_namespace::record::{Group, Time};
+    use rain_types::{CodeSpec, Codec, Ino};
+
+    fn places(groups: &[(u32, [u32; 2])]) -> Places {
+        let group =
+            |(slot, nodes): &(u32, [u32; 2])| Group { slot: *slot, nodes: nodes.map(NodeId).to_vec() };
+        let record = VolumeRecord {
+            id: VolumeId(1),
+            name: "v".into(),
+            code: CodeSpec { codec: Codec::Rs, k: 1, m: 1 },
+            root: Ino(1),
+            groups: groups.iter().map(group).collect(),
+            inodes: 0,
+            held: 0,
+            created: Time::default(),
+        };
+        Places::new(record).expect("usable")
+    }
+
+    #[test]
+    fn new_blocks_go_to_open_groups_and_closed_ones_are_still_known() {
+        let places = places(&[(0, [1, 2]), (1, [2, 3]), (0, [1, 4])]);
+        assert!(
+            places.is_closed(GroupId(0)) && !places.is_closed(GroupId(1)) && !places.is_closed(GroupId(2))
+        );
+        assert!(!places.is_closed(GroupId(9)) && !places.knows(GroupId(9)));
+        let id = BlockId::default();
+        assert_eq!(*places.place(id, 9, GroupId(0)).expect("known").nodes, [NodeId(1), NodeId(2)]);
+        assert!(places.place(id, 9, GroupId(9)).is_err());
+        assert_eq!(places.members(), [1, 2, 3, 4].map(NodeId).into());
+        let turn = AtomicU64::new(0);
+        let chosen: BTreeSet<GroupId> = (0..8).map(|_| places.choose(&turn, |_| true).0).collect();
+        assert_eq!(chosen, [GroupId(1), GroupId(2)].into());
+    }
+
+    #[test]
+    fn groups_with_nodes_that_are_away_are_passed_over_while_there_are_others() {
+        let places = places(&[(0, [1, 2]), (1, [2, 3])]);
+        let turn = AtomicU64::new(0);
+        assert!((0..8).all(|_| places.choose(&turn, |node| node != NodeId(3)).0 == GroupId(0)));
+        assert!((0..8).all(|_| places.choose(&turn, |node| node == NodeId(3)).0 == GroupId(1)));
+    }
+}

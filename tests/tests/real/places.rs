@@ -182,7 +182,7 @@ fn interrupted() -> anyhow::Result<()> {
     let begun = Instant::now();
     cluster.rain(&["node", "drain", "2"])?;
     while cluster.status()?["leaving"][0]["groups"] != 0 {
-        ensure!(begun.elapsed() < Duration::from_secs(8), "too slow for this test: {}", cluster.status()?);
+        ensure!(begun.elapsed() < Duration::from_secs(60), "{}", cluster.status()?);
         std::thread::sleep(Duration::from_millis(50));
     }
     cluster.rain(&["node", "drain", "--cancel", "2"])?;
