@@ -166,6 +166,17 @@ pub struct Config {
     pub exit_with_parent: bool,
 }
 
+impl Config {
+    /// Where others reach the ring, for each of its interfaces; `own` is where they reach the node.
+    pub(crate) fn ring_addresses(&self, own: &str) -> Vec<String> {
+        match (&self.ring_advertise[..], &self.ring_listen[..]) {
+            ([], []) => vec![own.to_owned()],
+            ([], listen) => listen.iter().map(SocketAddr::to_string).collect(),
+            (given, _) => given.to_vec(),
+        }
+    }
+}
+
 impl Settings {
     /// Takes what is not set here from `other`.
     fn or(self, other: Settings) -> Settings {

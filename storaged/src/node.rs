@@ -208,13 +208,15 @@ pub async fn run(
              network (--insecure says that it is one)"
         );
     }
+    let address = config.advertise.clone().unwrap_or_else(|| bound.to_string());
     let spec = NodeSpec {
-        address: config.advertise.clone().unwrap_or_else(|| bound.to_string()),
+        // Over its other networks it is reached where the ring is.
+        others: config.ring_addresses(&address).into_iter().skip(1).collect(),
+        address,
         domain: config.domain.clone(),
         weight: config.weight,
         witness: config.witness,
         folder: identity.folder().to_owned(),
-        others: other_addresses(&config),
     };
     let store = if config.witness { None } else { Some(Arc::new(open_store(&config).await?)) };
     // An address that means all of this machine's is reached as the machine itself.
@@ -288,13 +290,6 @@ async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> 
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another program using the port? Choose another --{flag}")
     })
-}
-
-/// Where the node is reached over its other networks: where the ring is.
-fn other_addresses(config: &Config) -> Vec<String> {
-    let listen = config.ring_listen.iter().map(SocketAddr::to_string).collect();
-    let all = if config.ring_advertise.is_empty() { listen } else { config.ring_advertise.clone() };
-    all.into_iter().skip(1).collect()
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<ShareStore> {

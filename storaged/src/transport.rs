@@ -39,17 +39,15 @@ impl Addresses {
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<String> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.heard.get(&node).or_else(|| known.recorded.get(&node)?.first()).cloned()
+        self.ways(node).into_iter().next()
     }
 
     /// All ways to a node, the usual one first.
     fn ways(&self, node: NodeId) -> Vec<String> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let recorded = known.recorded.get(&node).cloned().unwrap_or_default();
         match known.heard.get(&node) {
             Some(heard) => vec![heard.clone()],
-            None => recorded,
+            None => known.recorded.get(&node).cloned().unwrap_or_default(),
         }
     }
 
@@ -110,11 +108,10 @@ impl GrpcTransport {
         let mut lines = self.lines();
         let stuck = |line: &Connection| line.asked.is_some_and(|asked| asked.elapsed() > STUCK_AFTER);
         let way = match lines.get(&to) {
-            Some(line) if line.ways != ways => Some(0),
+            Some(line) if line.ways == ways && !stuck(line) => None,
             // It may be reached over another network.
-            Some(line) if stuck(line) => Some((line.way + 1) % ways.len()),
-            Some(_) => None,
-            None => Some(0),
+            Some(line) if line.ways == ways => Some((line.way + 1) % ways.len()),
+            _ => Some(0),
         };
         if let Some(way) = way {
             let address = &ways[way];

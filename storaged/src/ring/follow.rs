@@ -48,11 +48,7 @@ pub(crate) fn start(
 ) -> anyhow::Result<Ring> {
     let config = &shared.config;
     let listen = if config.ring_listen.is_empty() { vec![bound] } else { config.ring_listen.clone() };
-    let advertise = match (&config.ring_advertise[..], &config.ring_listen[..]) {
-        ([], []) => vec![shared.spec.address.clone()],
-        ([], listen) => listen.iter().map(SocketAddr::to_string).collect(),
-        (given, _) => given.to_vec(),
-    };
+    let advertise = config.ring_addresses(&shared.spec.address);
     Ring::start(RingOptions {
         node,
         cluster,

@@ -6,6 +6,7 @@ pub(crate) mod delegations;
 pub(crate) mod leases;
 pub(crate) mod members;
 pub(crate) mod orphans;
+mod pages;
 pub(crate) mod places;
 pub(crate) mod reclaim;
 pub(crate) mod repair;

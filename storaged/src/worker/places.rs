@@ -5,6 +5,7 @@
 //! A block that moves is whole all the time: it has its old shares until the new ones are durable and the namespace has said so.
 
 use super::WorkerCounters;
+use super::pages::{self, AT_A_TIME, PAGE, Pages, Round};
 use rain_client::{BlockPlace, Cluster, Error};
 use rain_namespace::command::{Command, MovedBlock};
 use rain_namespace::placement;
@@ -15,18 +16,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-
-/// Between looks when there is nothing to do, or nothing that can be done now.
-const IDLE: Duration = Duration::from_secs(1);
-
-/// Blocks listed at a time.
-const PAGE: u32 = 256;
-
-/// Pages without anything to do that are passed over before a pause.
-const PAGES_AT_ONCE: u32 = 64;
-
-/// Blocks on their way at the same time: bounded so that people's reads and writes keep the upper hand.
-const AT_A_TIME: usize = 4;
 
 /// Old shares stay for so long: clients learn of new groups within a second, and ask for what may have moved again after three.
 const OLD_SHARES_STAY: Duration = Duration::from_secs(10);
@@ -43,39 +32,7 @@ pub(crate) type Turn = Arc<tokio::sync::Mutex<()>>;
 type Position = (VolumeId, GroupId, BlockId);
 
 pub(crate) async fn run(cluster: Arc<Cluster>, counters: Arc<WorkerCounters>, turn: Turn) {
-    let mut mover = Mover { cluster, counters, turn, seen: None, after: None, old: VecDeque::new() };
-    let mut pages = 0;
-    loop {
-        match mover.round().await {
-            Ok(Round::Moved) => {
-                pages = 0;
-                continue;
-            }
-            // What can move may stand behind what cannot.
-            Ok(Round::NothingHere) if pages < PAGES_AT_ONCE => {
-                pages += 1;
-                continue;
-            }
-            Ok(Round::NothingHere) => {}
-            Ok(Round::End) => mover.after = None,
-            Err(error) => {
-                mover.counters.failed(&error);
-                tracing::warn!(%error, "moving blocks; it is tried again");
-            }
-        }
-        pages = 0;
-        mover.counters.running.store(false, Relaxed);
-        tokio::time::sleep(IDLE).await;
-    }
-}
-
-/// What became of a page.
-enum Round {
-    Moved,
-    /// None of it can move now.
-    NothingHere,
-    /// There is none.
-    End,
+    pages::work(Mover { cluster, counters, turn, seen: None, after: None, old: VecDeque::new() }).await;
 }
 
 struct Mover {
@@ -89,8 +46,18 @@ struct Mover {
     old: VecDeque<(Instant, NodeId, BlockId, ShareIndex)>,
 }
 
-impl Mover {
-    async fn round(&mut self) -> Result<Round, Error> {
+impl Pages for Mover {
+    const DOING: &str = "moving blocks";
+
+    fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    fn rewind(&mut self) {
+        self.after = None;
+    }
+
+    async fn page(&mut self) -> Result<Round, Error> {
         let _turn = self.turn.clone().lock_owned().await;
         self.delete_old().await?;
         if self.old.len() >= OLD_SHARES_MAX {
@@ -121,10 +88,10 @@ impl Mover {
                 .map(|planned| self.cluster.move_block(&planned.from, &planned.to, planned.missing));
             for (planned, made) in some.iter().zip(futures::future::join_all(made).await) {
                 // On both sides: which of them the block needs no more is looked up when they are due.
-                for (index, nodes) in
-                    planned.shares().flat_map(|index| [(index, &planned.from), (index, &planned.to)])
-                {
-                    self.old.push_back((due, nodes.nodes[index], planned.from.id, ShareIndex(index as u8)));
+                for index in planned.shares() {
+                    let old =
+                        |place: &BlockPlace| (due, place.nodes[index], place.id, ShareIndex(index as u8));
+                    self.old.extend([old(&planned.from), old(&planned.to)]);
                 }
                 match made {
                     Ok(made) if planned.shares().all(|index| made.present & 1 << index != 0) => {
@@ -145,9 +112,11 @@ impl Mover {
         let blocks = moved.iter().map(|planned| planned.block()).collect();
         self.cluster.propose_internal(Command::MoveBlocks { blocks }).await?;
         self.counters.done.fetch_add(moved.len() as u64, Relaxed);
-        Ok(Round::Moved)
+        Ok(Round::Done)
     }
+}
 
+impl Mover {
     /// Has the groups opened that the nodes ask for, if nodes have changed since the last time.
     async fn regroup(&mut self) -> Result<(), Error> {
         let Answer::Totals(totals) = self.cluster.query(&Query::Totals).await? else { return Ok(()) };
@@ -237,11 +206,9 @@ struct Move {
 
 impl Move {
     fn plan(volume: &VolumeRecord, entry: &BlockEntry) -> Option<Move> {
-        let place = |group: GroupId| {
-            let nodes = volume.nodes_of(group)?.into();
-            Some(BlockPlace { id: entry.id, len: entry.record.len, code: volume.code, group, nodes })
-        };
-        let (from, to) = (place(entry.record.group)?, place(volume.open_of(entry.record.group)?)?);
+        let group = entry.record.group;
+        let (from, to) =
+            (pages::place(volume, entry, group)?, pages::place(volume, entry, volume.open_of(group)?)?);
         Some(Move { from, to, missing: entry.record.missing })
     }
 

@@ -56,6 +56,9 @@ async fn sweep_node(
     loop {
         let (page, more) = cluster.list_shares(node, session, after, PAGE).await?;
         after = page.last().copied();
+        if page.is_empty() {
+            return Ok(deleted);
+        }
         let _turn = turn.lock().await;
         // Sessions are asked for after the list: one that has ended by now commits nothing of what is listed.
         let Answer::Sessions(open) = cluster.query(&Query::Sessions).await? else { return Ok(deleted) };
@@ -70,7 +73,7 @@ async fn sweep_node(
             cluster.delete_shares(node, &nobodys).await?;
             deleted += nobodys.len();
         }
-        if !more || after.is_none() {
+        if !more {
             return Ok(deleted);
         }
     }
