@@ -271,16 +271,13 @@ impl Leader {
         }
     }
 
-    async fn describe_at(&self, address: &str) -> Result<(String, v1::DescribeResponse), String> {
-        let (described, _) = describe(address, ASK_TIMEOUT).await?;
-        Ok((address.to_owned(), described))
-    }
-
     /// Asks all nodes who leads; true when the one that does has said so itself.
     async fn round(&self) -> bool {
         let addresses = self.addresses();
-        let mut asked: futures::stream::FuturesUnordered<_> =
-            addresses.iter().map(|address| self.describe_at(address)).collect();
+        let mut asked: futures::stream::FuturesUnordered<_> = addresses
+            .iter()
+            .map(|address| async move { (address, describe(address, ASK_TIMEOUT).await) })
+            .collect();
         let mut some_answer = false;
         // The leader that is known, at another address.
         let mut elsewhere = None;
@@ -290,7 +287,7 @@ impl Leader {
             let wait = if some_answer { ROUND } else { ASK_TIMEOUT };
             let answer = tokio::time::timeout_at(begun + wait, futures::StreamExt::next(&mut asked)).await;
             let Ok(Some(answer)) = answer else { break };
-            let Ok((address, described)) = answer else { continue };
+            let (address, Ok((described, _))) = answer else { continue };
             if described.cluster != self.cluster.to_string() {
                 continue;
             }
@@ -298,7 +295,7 @@ impl Leader {
             let Some(mut leader) = described.leader else { continue };
             if leader.node == described.node {
                 // Where it has just answered.
-                leader.address = address;
+                leader.address.clone_from(address);
             }
             self.told(&leader);
             let Some(place) = self.place().filter(|_| leader.node == described.node) else { continue };

@@ -11,7 +11,7 @@ use crate::volume::Volume;
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::{Extent, VolumeRecord};
-use rain_types::{BlockId, GroupId, NodeId, VolumeId};
+use rain_types::{BlockId, GroupId, NodeId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -26,7 +26,7 @@ pub(crate) struct Places {
     record: VolumeRecord,
     nodes: Vec<Arc<[NodeId]>>,
     open: Vec<GroupId>,
-    is_open: BTreeSet<GroupId>,
+    closed: BTreeSet<GroupId>,
 }
 
 impl Places {
@@ -36,7 +36,8 @@ impl Places {
             return Err(Error::Protocol(format!("volume {:?} has no usable placement groups", record.name)));
         }
         let nodes = record.groups.iter().map(|group| group.nodes.as_slice().into()).collect();
-        Ok(Places { nodes, is_open: open.iter().copied().collect(), open, record })
+        let closed = record.closed_groups().into_iter().map(|(group, _)| group).collect();
+        Ok(Places { nodes, open, closed, record })
     }
 
     pub(crate) fn record(&self) -> &VolumeRecord {
@@ -49,7 +50,12 @@ impl Places {
 
     /// Whether blocks of the group are moving, or have.
     pub(crate) fn is_closed(&self, group: GroupId) -> bool {
-        self.knows(group) && !self.is_open.contains(&group)
+        self.closed.contains(&group)
+    }
+
+    /// Whether blocks of any group are.
+    pub(crate) fn any_closed(&self) -> bool {
+        !self.closed.is_empty()
     }
 
     /// The place of a block.
@@ -99,20 +105,20 @@ impl Volume {
         self.places().choose(&self.next_group, |node| self.cluster.blocks.is_up(node))
     }
 
+    /// What the namespace keeps of the volume now.
+    pub(crate) async fn record_now(&self) -> Result<VolumeRecord, Error> {
+        match self.cluster.query(&Query::VolumeById { id: self.record().id }).await? {
+            Answer::Volumes(found) => Ok(found.into_iter().next().ok_or(NsError::NotFound)?),
+            _ => Err(unexpected("a volume")),
+        }
+    }
+
     /// Takes in the volume's groups as they are now.
     pub(crate) async fn refresh_places(&self) -> Result<(), Error> {
-        let record = volume_record(self, self.record().id).await?;
-        let places = Places::new(record)?;
+        let places = Places::new(self.record_now().await?)?;
         self.behind.volume_is(places.record());
         self.set_places(places);
         Ok(())
-    }
-}
-
-async fn volume_record(volume: &Volume, id: VolumeId) -> Result<VolumeRecord, Error> {
-    match volume.cluster.query(&Query::VolumeById { id }).await? {
-        Answer::Volumes(found) => Ok(found.into_iter().next().ok_or(NsError::NotFound)?),
-        _ => Err(unexpected("a volume")),
     }
 }
 
@@ -120,7 +126,7 @@ async fn volume_record(volume: &Volume, id: VolumeId) -> Result<VolumeRecord, Er
 mod tests {
     use super::*;
     use rain_namespace::record::{Group, Time};
-    use rain_types::{CodeSpec, Codec, Ino};
+    use rain_types::{CodeSpec, Codec, Ino, VolumeId};
 
     fn places(groups: &[(u32, [u32; 2])]) -> Places {
         let group =

@@ -368,12 +368,8 @@ impl Volume {
         } else {
             free.iter().sum()
         };
-        let Answer::Volumes(found) = self.cluster.query(&Query::VolumeById { id: self.record.id }).await?
-        else {
-            return Err(unexpected("a volume"));
-        };
-        let now = found.into_iter().next().ok_or(NsError::NotFound)?;
-        Ok(Space { total_bytes: data_part(total), free_bytes: data_part(free_raw), inodes: now.inodes })
+        let inodes = self.record_now().await?.inodes;
+        Ok(Space { total_bytes: data_part(total), free_bytes: data_part(free_raw), inodes })
     }
 
     /// Opens a file. What others committed before is seen from here on (close-to-open). Whoever has looked its name up just before

@@ -192,14 +192,7 @@ fn read_directory(kv: &dyn KvRead, dir: Ino, after: Option<&[u8]>, limit: u32) -
     directory(kv, dir)?;
     let limit = rows(limit);
     let prefix = key::entry(dir, b"");
-    let from = after.map_or_else(
-        || prefix.clone(),
-        |name| {
-            let mut next = key::entry(dir, name);
-            next.push(0);
-            next
-        },
-    );
+    let from = after.map_or_else(|| prefix.clone(), |name| key::after(key::entry(dir, name)));
     let mut found: Vec<(Vec<u8>, Ino)> = Vec::new();
     kv.scan(&from, &key::after_prefix(&prefix), &mut |key, value| {
         let (ino, _): (Ino, FileKind) = wire::decode(value).expect("an entry is readable");
@@ -236,14 +229,7 @@ fn block(kv: &dyn KvRead, id: BlockId) -> Option<BlockEntry> {
 
 fn missing(kv: &dyn KvRead, after: Option<(u8, BlockId)>, limit: usize) -> Vec<BlockEntry> {
     let mut ids = Vec::new();
-    let from = after.map_or_else(
-        || b"S".to_vec(),
-        |(margin, id)| {
-            let mut next = key::missing(margin, id);
-            next.push(0);
-            next
-        },
-    );
+    let from = after.map_or_else(|| b"S".to_vec(), |(margin, id)| key::after(key::missing(margin, id)));
     kv.scan(&from, &key::after_prefix(b"S"), &mut |key, _| {
         ids.extend(key::last_block(key));
         if ids.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -258,9 +244,7 @@ fn strays(kv: &dyn KvRead, after: Option<(VolumeId, GroupId, BlockId)>, limit: u
             let from = match after {
                 Some((of, in_group, _)) if (volume.id, group) < (of, in_group) => continue,
                 Some((of, in_group, id)) if (volume.id, group) == (of, in_group) => {
-                    let mut next = key::in_group(of, in_group, id);
-                    next.push(0);
-                    next
+                    key::after(key::in_group(of, in_group, id))
                 }
                 _ => key::all_in_group(volume.id, group),
             };
@@ -309,14 +293,7 @@ fn orphans(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino, bool)
 }
 
 fn garbage(kv: &dyn KvRead, after: Option<BlockId>, limit: usize) -> Vec<(BlockId, GarbageRecord)> {
-    let from = after.map_or_else(
-        || b"G".to_vec(),
-        |id| {
-            let mut next = key::garbage(id);
-            next.push(0);
-            next
-        },
-    );
+    let from = after.map_or_else(|| b"G".to_vec(), |id| key::after(key::garbage(id)));
     let mut found = Vec::new();
     kv.scan(&from, &key::after_prefix(b"G"), &mut |key, value| {
         let id = key::last_block(key).expect("a garbage key ends in a block's id");

@@ -433,10 +433,7 @@ impl Holding {
             return None;
         }
         let prefix = key::entry(dir, b"");
-        let mut from = key::entry(dir, after.unwrap_or_default());
-        if after.is_some() {
-            from.push(0);
-        }
+        let from = after.map_or_else(|| prefix.clone(), |name| key::after(key::entry(dir, name)));
         let mut listed = Vec::new();
         let mut more = false;
         self.kv.scan(&from, &key::after_prefix(&prefix), &mut |key, value| {

@@ -16,6 +16,12 @@ fn pair(letter: u8, session: SessionId, seq: u64) -> Vec<u8> {
     key(letter, &[&session.0.to_be_bytes(), &seq.to_be_bytes()])
 }
 
+/// The first key after this one.
+pub fn after(mut key: Vec<u8>) -> Vec<u8> {
+    key.push(0);
+    key
+}
+
 /// The first key after all that begin with `prefix`.
 pub fn after_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();

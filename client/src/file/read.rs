@@ -77,7 +77,8 @@ impl FileState {
                 Some(last) if more => last.end(),
                 _ => u64::MAX,
             };
-            if extents.iter().any(|extent| !volume.places().knows(extent.group)) {
+            let places = volume.places();
+            if !extents.iter().all(|extent| places.knows(extent.group)) {
                 volume.refresh_places().await?;
             }
             let mut inner = self.inner();
@@ -102,6 +103,9 @@ impl FileState {
     /// Whether what is known of a range is old and has blocks that were to move.
     fn may_have_moved(&self, volume: &Volume, range: Range<u64>) -> bool {
         let places = volume.places();
+        if !places.any_closed() {
+            return false;
+        }
         let inner = self.inner();
         inner.learned.is_some_and(|learned| learned.elapsed() > MAY_HAVE_MOVED_AFTER)
             && inner.extents.overlapping(range).iter().any(|extent| places.is_closed(extent.group))

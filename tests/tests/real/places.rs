@@ -2,6 +2,7 @@
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
+use rain_tests::data;
 use rain_tests::needs::Need;
 use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
 use std::fs::{self, File};
@@ -9,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub(crate) const PROMISES: &[Promise] = &[
@@ -22,25 +24,13 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_lost_server_of_a_pair_is_replaced_and_the_other_may_be_lost_then", &[Need::Mount], replaced),
 ];
 
-/// What a file of so many bytes holds: no two places look alike.
-fn contents(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..len.div_ceil(8)).flat_map(|_| next()).take(len).collect()
-}
-
 /// From inline to many blocks.
 const LENGTHS: [usize; 6] = [100, 5_000, 70_000, 1 << 20, 3_000_001, 9 << 20];
 
 fn fill(dir: &Path, seeds: std::ops::Range<u64>) -> anyhow::Result<()> {
     for seed in seeds {
         let path = dir.join(format!("f{seed}"));
-        fs::write(&path, contents(seed, LENGTHS[seed as usize % LENGTHS.len()]))?;
+        fs::write(&path, data::bytes(seed, 0, LENGTHS[seed as usize % LENGTHS.len()]))?;
         File::open(&path)?.sync_all()?;
     }
     Ok(File::open(dir)?.sync_all()?)
@@ -50,7 +40,7 @@ fn check(dir: &Path, seeds: std::ops::Range<u64>) -> anyhow::Result<()> {
     for seed in seeds {
         let held = fs::read(dir.join(format!("f{seed}"))).with_context(|| format!("reading f{seed}"))?;
         ensure!(
-            held == contents(seed, LENGTHS[seed as usize % LENGTHS.len()]),
+            held == data::bytes(seed, 0, LENGTHS[seed as usize % LENGTHS.len()]),
             "f{seed} holds something else"
         );
     }
@@ -65,12 +55,31 @@ fn shares(cluster: &TestCluster) -> anyhow::Result<(Vec<u64>, u64)> {
     Ok((shares, status["blocks"].as_u64().context("blocks")?))
 }
 
-/// Writes files and reads them until it is stopped; how many, and the longest that one took.
+/// A program that writes files and reads them until it is stopped.
+struct Work {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<(u64, Duration)>>,
+}
+
+impl Work {
+    fn begin(dir: &Path) -> Work {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (dir, told) = (dir.to_owned(), stop.clone());
+        Work { stop, thread: std::thread::spawn(move || work(&dir, &told)) }
+    }
+
+    /// How many files it wrote, and the longest that one took.
+    fn end(self) -> anyhow::Result<(u64, Duration)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic")
+    }
+}
+
 fn work(dir: &Path, stop: &AtomicBool) -> anyhow::Result<(u64, Duration)> {
     let (mut count, mut longest) = (0, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
         let path = dir.join(format!("work{}", count % 20));
-        let wanted = contents(count, 200_000);
+        let wanted = data::bytes(count, 0, 200_000);
         let begun = Instant::now();
         fs::write(&path, &wanted).with_context(|| format!("writing {}", path.display()))?;
         File::open(&path)?.sync_all()?;
@@ -87,7 +96,7 @@ fn goes() -> anyhow::Result<()> {
     cluster.wait_settled(3, Duration::from_secs(30))?;
     let mount = TestMount::new(&cluster, "mnt")?;
     fill(mount.path(), 0..18)?;
-    let long = contents(99, 32 << 20);
+    let long = data::bytes(99, 0, 32 << 20);
     fs::write(mount.path().join("long"), &long)?;
     File::open(mount.path().join("long"))?.sync_all()?;
     // Another mount has it open all the while, and knows where its blocks were.
@@ -95,9 +104,7 @@ fn goes() -> anyhow::Result<()> {
     let open = File::open(other.path().join("long"))?;
     let mut some = vec![0; 4096];
     open.read_exact_at(&mut some, 0)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (dir, told) = (mount.path().to_owned(), stop.clone());
-    let worker = std::thread::spawn(move || work(&dir, &told));
+    let work = Work::begin(mount.path());
     std::thread::sleep(Duration::from_millis(500));
     // The one that has most to do.
     let goes = cluster.leader()?;
@@ -106,8 +113,7 @@ fn goes() -> anyhow::Result<()> {
     ensure!(cluster.rain(&["node", "list"])?.lines().count() == 4);
     cluster.kill(goes)?;
     std::thread::sleep(Duration::from_secs(1));
-    stop.store(true, Ordering::Relaxed);
-    let (worked, longest) = worker.join().expect("no panic")?;
+    let (worked, longest) = work.end()?;
     ensure!(worked > 10, "only {worked} files were written meanwhile");
     // The leader it was: another is elected (measured: 0.25 s).
     ensure!(longest < Duration::from_secs(3), "one file took {longest:?}");
@@ -175,9 +181,7 @@ fn interrupted() -> anyhow::Result<()> {
     cluster.wait_settled(3, Duration::from_secs(30))?;
     let mount = TestMount::new(&cluster, "mnt")?;
     fill(mount.path(), 0..36)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (dir, told) = (mount.path().to_owned(), stop.clone());
-    let worker = std::thread::spawn(move || work(&dir, &told));
+    let work = Work::begin(mount.path());
     // All of a node's blocks go and come back before what they left behind is deleted.
     let begun = Instant::now();
     cluster.rain(&["node", "drain", "2"])?;
@@ -202,8 +206,7 @@ fn interrupted() -> anyhow::Result<()> {
             cluster.rain(&["node", "drain", "--cancel", &node])?;
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    worker.join().expect("no panic")?;
+    work.end()?;
     mount.unmount()?;
     cluster.wait_repaired(Duration::from_secs(30))?;
     // Everything is where it belongs, and nowhere else: every leader sweeps when its time begins.
