@@ -7,8 +7,12 @@
 //!
 //! *Good* matrices (Plank, Xu: Optimizing Cauchy Reed-Solomon Codes for Fault-Tolerant Network Storage
 //! Applications, NCA 2006): a column or row may be scaled. Columns are scaled so that the first parity share is the
-//! plain sum of the data, every other row by what leaves the fewest bits; for m = 2 the second row are the k elements
-//! with the fewest bits.
+//! plain sum of the data, every other row by what leaves the fewest bits.
+//!
+//! For m = 2 and 3 there are lighter ones. With m = 2 the second row can be any k distinct elements a. With m = 3 the rows 1, a and 1/a
+//! are Vandermonde's 1, a, a^2 with the columns scaled, of which every square part has an inverse: of two columns a and b the rows a and
+//! 1/a depend only where a^2 = b^2, and squares are distinct in these fields. So the k elements with the fewest bits in all
+//! are taken: for 17+3 a third fewer than Cauchy's.
 //!
 //! Left out: the search for the very best x and y (with sums in registers the bits count little, see `docs/codec.md`).
 
@@ -29,7 +33,8 @@ struct Field {
 }
 
 const GF16: Field = Field { w: 4, polynomial: 0x13 };
-const GF256: Field = Field { w: 8, polynomial: 0x11d };
+/// Of the primitive polynomials the one with the lightest elements.
+const GF256: Field = Field { w: 8, polynomial: 0x12d };
 
 impl Field {
     fn size(self) -> usize {
@@ -95,11 +100,13 @@ fn geometry_over(field: Field, k: usize, m: usize) -> Geometry {
 
 /// The elements, a row for each parity share.
 fn matrix(field: Field, k: usize, m: usize) -> Vec<Vec<u32>> {
-    if m <= 2 {
+    if m <= 3 {
+        let rows = |a: u32| [1, a, field.inverse(a)];
+        let bits = |a: u32| rows(a)[..m].iter().map(|element| field.bits(*element)).sum::<u32>();
         let mut elements: Vec<u32> = (1..field.size() as u32).collect();
-        elements.sort_by_key(|element| (field.bits(*element), *element));
-        // Any distinct elements do: with k of them there is room, as k + 2 is at most the field's size.
-        return [vec![1; k], elements[..k].to_vec()][..m].to_vec();
+        elements.sort_by_key(|a| (bits(*a), *a));
+        // There is room for k distinct ones: k + m is at most the field's size.
+        return (0..m).map(|row| elements[..k].iter().map(|a| rows(*a)[row]).collect()).collect();
     }
     let element = |i: usize, j: usize| field.inverse(i as u32 ^ (m + j) as u32);
     let scale: Vec<u32> = (0..k).map(|j| field.inverse(element(0, j))).collect();

@@ -28,7 +28,9 @@ fn every_plan_rebuilds_what_it_promises_from_what_it_names() {
         let (n, m) = (code.n(), code.m());
         let all = ShareSet::all(n);
         let (_, shares) = full_stripes(&*code, 3);
-        for gone in patterns(n, m) {
+        // Of large codes all single losses, and some of the others.
+        let few = |(number, gone): &(usize, ShareSet)| n <= 9 || gone.len() == 1 || number % 29 == 0;
+        for (_, gone) in patterns(n, m).enumerate().filter(few) {
             // All the missing at once, and each alone while the others stay missing.
             let single = gone.iter().map(|share| ShareSet::EMPTY.with(share));
             for lost in single.chain([gone]) {
@@ -78,6 +80,26 @@ fn rdp_reads_less_than_k_shares_when_shortened_too() {
             assert!(plan.rows_per_stripe() < k * code.rows(), "share {lost} of rdp {k}+2");
         }
     }
+}
+
+#[test]
+fn sums_of_equations_read_less_than_single_ones() {
+    // Rows read for all single data shares of a stripe, of k whole shares each. With one equation for each lost packet
+    // Cauchy codes read nine tenths, and STAR 4+3 as much.
+    let codes = [
+        ("cauchy", 6, 2, 114),
+        ("cauchy", 6, 3, 106),
+        ("cauchy", 8, 4, 188),
+        ("cauchy", 10, 4, 291),
+        ("evenodd", 4, 2, 48),
+        ("star", 4, 3, 48),
+    ];
+    let rows = |(name, k, m, _): (&'static str, usize, usize, usize)| {
+        let (code, all) = (code(name, k, m), ShareSet::all(k + m));
+        let plan = |lost| code.repair_plan(ShareSet::EMPTY.with(lost), all.without(lost)).unwrap();
+        (name, k, m, (0..k).map(|lost| plan(lost).rows_per_stripe()).sum())
+    };
+    assert_eq!(codes.map(rows), codes);
 }
 
 #[test]
