@@ -170,11 +170,13 @@ pub(crate) fn check_lengths(
         return Err(CodeError::ShareCount { given: lens.len(), expected: n });
     }
     let mut expected = None;
-    for (share, len) in lens.enumerate().filter(|&(share, _)| used.contains(share)) {
-        match expected {
-            None => expected = Some(len),
-            Some(expected) if expected != len => return Err(CodeError::ShareLength { share, len, expected }),
-            Some(_) => {}
+    for (share, len) in lens.enumerate() {
+        // Most lengths are as expected, and need no look at `used`.
+        if expected != Some(len) && used.contains(share) {
+            match expected {
+                None => expected = Some(len),
+                Some(expected) => return Err(CodeError::ShareLength { share, len, expected }),
+            }
         }
     }
     let len = expected.unwrap_or(0);
@@ -202,7 +204,7 @@ fn check_full(
 
 /// Checks that the sets name only shares of the code, and that at least `k` are in `present`.
 pub(crate) fn check_sets(present: ShareSet, wanted: ShareSet, n: usize, k: usize) -> Result<(), CodeError> {
-    if let Some(share) = present.union(wanted).iter().find(|&share| share >= n) {
+    if let Some(share) = present.union(wanted).minus(ShareSet::all(n)).iter().next() {
         return Err(CodeError::NoSuchShare { share, n });
     }
     if present.len() < k {

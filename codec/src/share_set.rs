@@ -26,7 +26,12 @@ impl ShareSet {
     /// # Panics
     /// When `n` is above [`ShareSet::CAPACITY`].
     pub fn all(n: usize) -> ShareSet {
-        (0..n).collect()
+        assert!(n <= Self::CAPACITY, "{n} shares are more than {}", Self::CAPACITY);
+        ShareSet(std::array::from_fn(|word| match n.saturating_sub(word * 64) {
+            0 => 0,
+            some @ 1..64 => (1 << some) - 1,
+            _ => u64::MAX,
+        }))
     }
 
     /// Bit i of `bits` says whether share i is a member.

@@ -7,7 +7,7 @@
 mod arena;
 mod isal;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use arena::{Arena, Stride};
 use clap::Parser;
 use rain_codec::{Code, ShareSet, Stores, by_name, default_name};
@@ -24,6 +24,12 @@ struct Cli {
     /// RAIN's other codes, too, not only the default one.
     #[arg(long)]
     all: bool,
+    /// Only these shapes, `n,k` each.
+    #[arg(long, value_name = "N,K", value_parser = shape)]
+    shape: Vec<(usize, usize)>,
+    /// Only these amounts of data.
+    #[arg(long, value_name = "KIB")]
+    kib: Vec<usize>,
     /// One object for each row.
     #[arg(long)]
     json: bool,
@@ -39,6 +45,13 @@ const LEVELS: [(&str, usize, usize); 4] = [
     ("1 MiB, third level", 1 << 20, 1),
     ("256 MiB, memory", 1 << 20, 256),
 ];
+
+fn shape(text: &str) -> anyhow::Result<(usize, usize)> {
+    let (n, k) = text.split_once(',').context("n,k: 14,10")?;
+    let shape = (n.parse()?, k.parse()?);
+    ensure!(0 < shape.1 && shape.1 < shape.0, "{n} shares of which {k} suffice: there is no such code");
+    Ok(shape)
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Task {
@@ -184,7 +197,8 @@ fn main() -> anyhow::Result<()> {
         );
         println!("GB/s of user data; ratio to isa-l 2.31 of the same round: median, [middle half]");
     }
-    for (n, k) in SHAPES {
+    let shapes = if cli.shape.is_empty() { SHAPES.to_vec() } else { cli.shape.clone() };
+    for (n, k) in shapes {
         let m = n - k;
         let mut names = vec![default_name(k, m)];
         if cli.all {
@@ -212,7 +226,10 @@ fn main() -> anyhow::Result<()> {
                 let encode = encoders.iter().find(|encode| encode.name == contender.name);
                 check(&contender, encode.unwrap_or(&contender), k, m, task)?;
             }
-            for (level, bytes, blocks) in LEVELS {
+            let wanted = |bytes: usize| cli.kib.is_empty() || cli.kib.contains(&(bytes >> 10));
+            for (level, bytes, blocks) in
+                LEVELS.into_iter().filter(|(_, bytes, blocks)| wanted(bytes * blocks))
+            {
                 for stride in [Stride::Aligned, Stride::Skewed] {
                     let share = (bytes / k).next_multiple_of(4096).max(4096);
                     let share = if bytes <= 16 << 10 { (bytes / k).next_multiple_of(1024) } else { share };

@@ -13,7 +13,9 @@
 
 use super::program::{Machine, Op, Program};
 use super::{ROW_BYTES, Stores};
+use crate::geometry::Packet;
 use crate::schedule::Schedule;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::ptr;
 
@@ -161,6 +163,41 @@ const POINTERS: [u8; 12] = [0, 2, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15];
 /// Of these, from this one on the caller wants them back.
 const KEPT_FROM: usize = 6;
 
+/// Bytes of each share that are fetched ahead of their use, one run after the other.
+const AHEAD_BYTES: usize = 1024;
+/// Instructions of all the stripes of a block, about: longer loops do not fit the processor's cache of decoded ones.
+const OPS_MAX: usize = 1000;
+/// Shares read from which on that is done.
+const AHEAD_FROM: usize = 4;
+
+/// The lines of the next block, in the order in which they are fetched: share by share.
+struct Ahead {
+    lines: Vec<(usize, usize)>,
+    fetched: usize,
+    loads: usize,
+}
+
+impl Ahead {
+    fn new(shares: &BTreeSet<usize>, block: usize) -> Ahead {
+        let of = |share: usize| (block..2 * block).step_by(ROW_BYTES).map(move |offset| (share, offset));
+        Ahead { lines: shares.iter().flat_map(|share| of(*share)).collect(), fetched: 0, loads: 0 }
+    }
+
+    /// What to fetch beside the current load of so many.
+    fn next(&mut self, loads: usize) -> Option<(usize, usize)> {
+        if self.fetched * loads >= (self.loads + 1) * self.lines.len() {
+            self.loads += 1;
+            return None;
+        }
+        self.fetched += 1;
+        Some(self.lines[self.fetched - 1])
+    }
+}
+
+/// add rsi, sub rsi
+const ADD: u8 = 0xc6;
+const SUB: u8 = 0xee;
+
 enum Operand {
     Register(u8),
     /// In the current stripe, so many bytes from its begin.
@@ -196,32 +233,94 @@ impl Assembler {
         for (share, register) in used.iter().zip(fixed) {
             asm.pointer_of[*share] = Some(*register);
         }
-        POINTERS[KEPT_FROM..].iter().for_each(|register| asm.push(*register));
-        for share in used {
-            if let Some(register) = asm.pointer_of[share] {
-                asm.load_pointer(register, share);
+        let kept = &POINTERS[KEPT_FROM.min(used.len())..used.len().clamp(KEPT_FROM, POINTERS.len())];
+        kept.iter().for_each(|register| asm.push(*register));
+        for share in &used {
+            if let Some(register) = asm.pointer_of[*share] {
+                asm.load_pointer(register, *share);
             }
         }
         asm.code.extend([0x31, 0xc9]); // xor ecx, ecx
-        let begin = asm.code.len();
-        for lane in (0..ROW_BYTES).step_by(level.vector_bytes()) {
-            for op in &program.ops {
-                asm.op(*op, lane, streams);
+        let stripes = (AHEAD_BYTES / stripe_bytes).min((OPS_MAX / program.ops.len().max(1)).max(1));
+        let loaded: BTreeSet<usize> = program.loads().map(|packet| packet.share()).collect();
+        if stripes > 0 && loaded.len() >= AHEAD_FROM {
+            let block = stripes * stripe_bytes;
+            asm.length(SUB, 2 * block);
+            let begin = asm.code.len();
+            asm.code.extend([0x48, 0x39, 0xf1, 0x0f, 0x8f, 0, 0, 0, 0]); // cmp rcx, rsi; jg end
+            let jump = asm.code.len();
+            let mut ahead = Ahead::new(&loaded, block);
+            let loads = stripes * (ROW_BYTES / level.vector_bytes()) * program.loads().count();
+            for stripe in 0..stripes {
+                asm.stripe(program, stripe * stripe_bytes, streams, Some(&mut ahead), loads);
             }
+            asm.add_offset(block);
+            asm.jump(&[0xe9], begin); // jmp begin
+            let end = (asm.code.len() - jump) as u32;
+            asm.code[jump - 4..jump].copy_from_slice(&end.to_le_bytes());
+            asm.length(ADD, 2 * block);
+            asm.current = None;
         }
-        asm.code.extend([0x48, 0x81, 0xc1]); // add rcx, stripe_bytes
-        asm.code.extend((stripe_bytes as u32).to_le_bytes());
+        let begin = asm.code.len();
+        asm.stripe(program, 0, streams, None, 0);
+        asm.add_offset(stripe_bytes);
         asm.code.extend([0x48, 0x39, 0xf1]); // cmp rcx, rsi
-        asm.code.extend([0x0f, 0x82]); // jb begin
-        let back = begin as i64 - (asm.code.len() as i64 + 4);
-        asm.code.extend((back as i32).to_le_bytes());
+        asm.jump(&[0x0f, 0x82], begin); // jb begin
         asm.code.extend([0xc5, 0xf8, 0x77]); // vzeroupper
         if streams {
             asm.code.extend([0x0f, 0xae, 0xf8]); // sfence
         }
-        POINTERS[KEPT_FROM..].iter().rev().for_each(|register| asm.pop(*register));
+        kept.iter().rev().for_each(|register| asm.pop(*register));
         asm.code.push(0xc3); // ret
         asm.code
+    }
+
+    /// One stripe, so many bytes after the current one.
+    fn stripe(
+        &mut self,
+        program: &Program,
+        at: usize,
+        streams: bool,
+        mut ahead: Option<&mut Ahead>,
+        loads: usize,
+    ) {
+        for lane in (0..ROW_BYTES).step_by(self.level.vector_bytes()) {
+            for op in &program.ops {
+                if let (Some(ahead), Op::Load { .. }) = (&mut ahead, op) {
+                    while let Some((share, offset)) = ahead.next(loads) {
+                        let pointer = self.pointer(share);
+                        self.prefetch(pointer, offset);
+                    }
+                }
+                self.op(*op, at + lane, streams);
+            }
+        }
+    }
+
+    /// add or sub rsi, bytes
+    fn length(&mut self, how: u8, bytes: usize) {
+        self.code.extend([0x48, 0x81, how]);
+        self.code.extend((bytes as u32).to_le_bytes());
+    }
+
+    /// add rcx, bytes
+    fn add_offset(&mut self, bytes: usize) {
+        self.code.extend([0x48, 0x81, 0xc1]);
+        self.code.extend((bytes as u32).to_le_bytes());
+    }
+
+    /// A jump back.
+    fn jump(&mut self, opcode: &[u8], to: usize) {
+        self.code.extend(opcode);
+        let back = to as i64 - (self.code.len() as i64 + 4);
+        self.code.extend((back as i32).to_le_bytes());
+    }
+
+    /// prefetcht0 [pointer + rcx + offset]
+    fn prefetch(&mut self, pointer: u8, offset: usize) {
+        self.code.extend((pointer >= 8).then_some(0x41));
+        self.code.extend([0x0f, 0x18, 0x84 | 1 << 3, (1 << 3) | (pointer & 7)]);
+        self.code.extend((offset as u32).to_le_bytes());
     }
 
     fn push(&mut self, register: u8) {
@@ -244,26 +343,29 @@ impl Assembler {
         self.code.extend((8 * share as u32).to_le_bytes());
     }
 
-    fn memory(&mut self, packet: crate::geometry::Packet, lane: usize) -> Operand {
-        let share = packet.share();
-        let pointer = self.pointer_of[share].unwrap_or_else(|| {
+    /// The register that points to a share.
+    fn pointer(&mut self, share: usize) -> u8 {
+        self.pointer_of[share].unwrap_or_else(|| {
             if self.current != Some(share) {
                 self.load_pointer(POINTERS[0], share);
                 self.current = Some(share);
             }
             POINTERS[0]
-        });
-        Operand::Memory { pointer, offset: packet.row() * ROW_BYTES + lane }
+        })
     }
 
-    fn op(&mut self, op: Op, lane: usize, streams: bool) {
+    fn memory(&mut self, packet: Packet, at: usize) -> Operand {
+        Operand::Memory { pointer: self.pointer(packet.share()), offset: packet.row() * ROW_BYTES + at }
+    }
+
+    fn op(&mut self, op: Op, at: usize, streams: bool) {
         match op {
             Op::Load { to, from } => {
-                let memory = self.memory(from, lane);
+                let memory = self.memory(from, at);
                 self.vector(LOAD, to, 0, &memory);
             }
             Op::Store { from, to } => {
-                let memory = self.memory(to, lane);
+                let memory = self.memory(to, at);
                 self.vector(if streams { STREAM } else { STORE }, from, 0, &memory);
             }
             Op::Clear { to } => self.vector(XOR, to, to, &Operand::Register(to)),
@@ -306,9 +408,14 @@ impl Assembler {
         match rm {
             Operand::Register(register) => self.code.push(0xc0 | (low(reg) << 3) | low(*register)),
             Operand::Memory { pointer, offset } => {
-                // [pointer + rcx + offset]
-                self.code.extend([0x84 | (low(reg) << 3), (1 << 3) | low(*pointer)]);
-                self.code.extend((*offset as u32).to_le_bytes());
+                // [pointer + rcx + offset]; EVEX counts short offsets in vectors.
+                let vectors = offset / ROW_BYTES;
+                if self.level == Level::Avx512 && vectors < 128 {
+                    self.code.extend([0x44 | (low(reg) << 3), (1 << 3) | low(*pointer), vectors as u8]);
+                } else {
+                    self.code.extend([0x84 | (low(reg) << 3), (1 << 3) | low(*pointer)]);
+                    self.code.extend((*offset as u32).to_le_bytes());
+                }
             }
         }
     }

@@ -81,6 +81,14 @@ impl Program {
         Program { ops: if shared.len() < expanded.len() { shared } else { expanded } }
     }
 
+    /// The packets that it reads, as often as it does.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = Packet> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Load { from, .. } => Some(*from),
+            _ => None,
+        })
+    }
+
     /// Runs it on one stripe without machine code.
     #[cfg(test)]
     pub(crate) fn interpret(&self, columns: &mut [Vec<Row>], stripe: usize, rows: usize) {
@@ -116,12 +124,29 @@ impl Program {
 }
 
 fn of_passes(passes: &[Vec<Sum>], machine: Machine, group: usize) -> Vec<Op> {
-    let shorter = |pass: &Vec<Sum>| {
-        let by_share = pass_ops(pass, machine, group, |packet| (packet.share(), packet.row()));
-        let by_row = pass_ops(pass, machine, group, |packet| (packet.row(), packet.share()));
-        if by_row.len() < by_share.len() { by_row } else { by_share }
+    let shortest = |pass: &Vec<Sum>| {
+        let by_share = in_order(pass, |packet| (packet.share(), packet.row()));
+        let by_row = in_order(pass, |packet| (packet.row(), packet.share()));
+        let ways = [by_share, by_row].into_iter().flat_map(|packets| {
+            let windowed = machine.three_operands.then(|| windowed(pass, machine, &packets));
+            [Some(grouped(pass, machine, group, &packets)), windowed].into_iter().flatten()
+        });
+        ways.rev().min_by_key(Vec::len).expect("there are some")
     };
-    passes.iter().flat_map(shorter).collect()
+    passes.iter().flat_map(shortest).collect()
+}
+
+/// The packets of a pass in some order, each with the sums that want it.
+fn in_order<K: Ord>(pass: &[Sum], order: impl Fn(&Packet) -> K) -> Vec<(Packet, Vec<usize>)> {
+    let mut users: BTreeMap<Packet, Vec<usize>> = BTreeMap::new();
+    for (number, sum) in pass.iter().enumerate() {
+        for packet in &sum.packets {
+            users.entry(*packet).or_default().push(number);
+        }
+    }
+    let mut packets: Vec<(Packet, Vec<usize>)> = users.into_iter().collect();
+    packets.sort_by_key(|(packet, _)| order(packet));
+    packets
 }
 
 /// Cuts a schedule into passes of so many sums. A sum of an earlier pass is read from where it was stored, or, when it was
@@ -206,30 +231,40 @@ impl Emitter {
             rest = rest.get(1..).unwrap_or_default();
         }
     }
+
+    /// Adds to each sum the packet that it still waits for and earlier sums, and stores it.
+    fn finish(mut self, pass: &[Sum], waiting: impl Fn(usize) -> Option<u8>) -> Vec<Op> {
+        for (number, sum) in pass.iter().enumerate() {
+            let registers: Vec<u8> =
+                waiting(number).into_iter().chain(sum.sums.iter().map(|earlier| *earlier as u8)).collect();
+            self.add(number, &registers);
+            if !self.begun[number] {
+                self.ops.push(Op::Clear { to: number as u8 });
+            }
+            if let Some(target) = sum.target {
+                self.ops.push(Op::Store { from: number as u8, to: target });
+            }
+        }
+        self.ops
+    }
 }
 
-fn pass_ops<K: Ord>(pass: &[Sum], machine: Machine, group: usize, order: impl Fn(&Packet) -> K) -> Vec<Op> {
-    let mut users: BTreeMap<Packet, Vec<usize>> = BTreeMap::new();
-    for (number, sum) in pass.iter().enumerate() {
-        for packet in &sum.packets {
-            users.entry(*packet).or_default().push(number);
-        }
-    }
-    let mut packets: Vec<Packet> = users.keys().copied().collect();
-    packets.sort_by_key(order);
+/// Packets four at a time (two), with the sums of pairs.
+fn grouped(pass: &[Sum], machine: Machine, group: usize, packets: &[(Packet, Vec<usize>)]) -> Vec<Op> {
     let mut emitter = Emitter { ops: Vec::new(), machine, begun: vec![false; pass.len()] };
     let loaded = pass.len() as u8;
     let pairs = loaded + group as u8;
     for four in packets.chunks(group) {
-        for (at, packet) in four.iter().enumerate() {
+        for (at, (packet, _)) in four.iter().enumerate() {
             emitter.ops.push(Op::Load { to: loaded + at as u8, from: *packet });
         }
         // For each sum, which of each pair it needs: bit 0 the first, bit 1 the second.
         let needs: Vec<Vec<u8>> = (0..pass.len())
             .map(|sum| {
-                let bit = |packet: &Packet| u8::from(users[packet].contains(&sum));
-                let of_pair =
-                    |pair: &[Packet]| bit(&pair[0]) | pair.get(1).map_or(0, |second| bit(second) << 1);
+                let bit = |(_, users): &(Packet, Vec<usize>)| u8::from(users.contains(&sum));
+                let of_pair = |pair: &[(Packet, Vec<usize>)]| {
+                    bit(&pair[0]) | pair.get(1).map_or(0, |second| bit(second) << 1)
+                };
                 four.chunks(2).map(of_pair).collect()
             })
             .collect();
@@ -263,15 +298,34 @@ fn pass_ops<K: Ord>(pass: &[Sum], machine: Machine, group: usize, order: impl Fn
             emitter.add(sum, &registers);
         }
     }
-    for (number, sum) in pass.iter().enumerate() {
-        let registers: Vec<u8> = sum.sums.iter().map(|earlier| *earlier as u8).collect();
-        emitter.add(number, &registers);
-        if !emitter.begun[number] {
-            emitter.ops.push(Op::Clear { to: number as u8 });
+    emitter.finish(pass, |_| None)
+}
+
+/// Packets one by one, in as many registers as the sums leave. A sum waits for a second packet while its first is there.
+fn windowed(pass: &[Sum], machine: Machine, packets: &[(Packet, Vec<usize>)]) -> Vec<Op> {
+    let mut emitter = Emitter { ops: Vec::new(), machine, begun: vec![false; pass.len()] };
+    // For each sum, the register with a packet that it has not yet got.
+    let mut waiting: Vec<Option<u8>> = vec![None; pass.len()];
+    // Registers of the window, the one filled longest ago first.
+    let mut window: Vec<u8> = (pass.len() as u8..machine.registers as u8).collect();
+    for (packet, users) in packets {
+        let waited_for =
+            |register: &u8| waiting.iter().filter(|waiting| **waiting == Some(*register)).count();
+        let fewest =
+            (0..window.len()).min_by_key(|at| waited_for(&window[*at])).expect("a window has registers");
+        let register = window.remove(fewest);
+        window.push(register);
+        for sum in (0..pass.len()).filter(|sum| waiting[*sum] == Some(register)).collect::<Vec<_>>() {
+            emitter.add(sum, &[register]);
+            waiting[sum] = None;
         }
-        if let Some(target) = sum.target {
-            emitter.ops.push(Op::Store { from: number as u8, to: target });
+        emitter.ops.push(Op::Load { to: register, from: *packet });
+        for sum in users {
+            match waiting[*sum].take() {
+                Some(first) => emitter.add(*sum, &[first, register]),
+                None => waiting[*sum] = Some(register),
+            }
         }
     }
-    emitter.ops
+    emitter.finish(pass, |sum| waiting[sum])
 }

@@ -75,7 +75,7 @@ proptest! {
 
     #[test]
     #[cfg(all(target_arch = "x86_64", unix))]
-    fn machine_code_does_what_schedules_say(schedule in schedule(), stripes in 0usize..5, shift in 0usize..3) {
+    fn machine_code_does_what_schedules_say(schedule in schedule(), stripes in 0usize..70, shift in 0usize..3) {
         use super::native::{Level, Native};
         let len = stripes * schedule.rows() * 64;
         let mut expected = filled(schedule.shares(), len);
