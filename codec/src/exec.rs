@@ -14,7 +14,7 @@ use crate::xor::{ROW_BYTES, Row, Stores};
 /// have that many stripes, which the caller has checked.
 pub(crate) fn run(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize, stores: Stores) {
     if !schedule.compiled().run(schedule, shares, stripes, stores) {
-        run_portably(schedule, shares, stripes);
+        run_portably(schedule.lean(), shares, stripes);
     }
 }
 

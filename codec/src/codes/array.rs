@@ -30,10 +30,6 @@ use crate::{Code, CodeError, Piece, RepairPlan, ShareRead, ShareSet, Verdict};
 const SCHEDULES_MAX: usize = 512;
 const PLANS_MAX: usize = 64;
 
-/// Pairs of sources up to which sums are shared: encoding is scheduled once, decoding for each pattern.
-const ENCODE_PAIRS_MAX: usize = 5000;
-const DECODE_PAIRS_MAX: usize = 600;
-
 /// An XOR array code.
 #[derive(Debug)]
 pub struct XorArray {
@@ -59,9 +55,7 @@ impl XorArray {
     pub fn new(name: &'static str, k: usize, geometry: Geometry) -> XorArray {
         assert!((1..=geometry.shares).contains(&k), "k = {k} of {} shares", geometry.shares);
         let parity = geometry.parity_bits();
-        let encode = solve(&geometry, &parity, &parity)
-            .expect("a code's data determine its parity")
-            .shared(ENCODE_PAIRS_MAX);
+        let encode = solve(&geometry, &parity, &parity).expect("a code's data determine its parity");
         let is_data = |share: usize, row: &usize| !parity.contains(share * geometry.rows + row);
         let data_rows = (0..geometry.shares)
             .map(|share| (0..geometry.rows).filter(|row| is_data(share, row)).collect())
@@ -90,7 +84,7 @@ impl XorArray {
         self.decodes.get_or_make((present, lost), || {
             let unknown = self.geometry.packets_of(ShareSet::all(self.n()).minus(present));
             solve(&self.geometry, &unknown, &self.geometry.packets_of(lost))
-                .map(|schedule| Arc::new(schedule.shared(DECODE_PAIRS_MAX)))
+                .map(Arc::new)
                 .ok_or(CodeError::Undetermined { present, wanted: lost })
         })
     }

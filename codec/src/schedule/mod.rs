@@ -19,6 +19,10 @@ pub(crate) use solve::solve;
 use crate::geometry::{Geometry, Packet};
 use crate::xor::Compiled;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+/// Pairs of sources up to which sums are shared: the search is not worth it for more.
+const PAIRS_MAX: usize = 5000;
 
 /// Targets and what each is the XOR of, in order. Column `shares` stands for scratch packets.
 #[derive(Debug, Clone)]
@@ -30,9 +34,10 @@ pub struct Schedule {
     targets: Vec<(Packet, usize)>,
     sources: Vec<Packet>,
     compiled: Compiled,
+    lean: OnceLock<Box<Schedule>>,
 }
 
-/// A step found by a solver: target and sources by packet number.
+/// A step found by a solver: target and sources by packet number. Numbers above the packets' are helpers.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) target: usize,
@@ -45,7 +50,8 @@ impl Schedule {
         let mut schedule = Schedule::empty(geometry);
         let mut place: Vec<Packet> = (0..geometry.packets()).map(|number| geometry.packet(number)).collect();
         for step in steps {
-            if !kept.contains(step.target) {
+            place.resize(place.len().max(step.target + 1), Packet::new(geometry.shares, 0));
+            if step.target >= geometry.packets() || !kept.contains(step.target) {
                 place[step.target] = Packet::new(geometry.shares, schedule.scratch);
                 schedule.scratch += 1;
             }
@@ -56,12 +62,16 @@ impl Schedule {
     }
 
     /// The same with sums of two packets that several targets want made once, the most wanted first (Paar: Optimized
-    /// arithmetic for Reed-Solomon encoders, ISIT 1997). A schedule with more than so many pairs
-    /// of sources stays as it is: the search is not worth it.
-    pub(crate) fn shared(self, pairs_max: usize) -> Schedule {
+    /// arithmetic for Reed-Solomon encoders, ISIT 1997): the fewest XORs, worked out when it is first wanted. Machine code has better
+    /// uses for registers.
+    pub fn lean(&self) -> &Schedule {
+        self.lean.get_or_init(|| Box::new(self.shared()))
+    }
+
+    fn shared(&self) -> Schedule {
         let pairs: usize = self.ops().map(|(_, sources)| sources.len() * sources.len() / 2).sum();
-        if pairs > pairs_max {
-            return self;
+        if pairs > PAIRS_MAX {
+            return self.clone();
         }
         let mut ops: Vec<(Packet, BTreeSet<Packet>)> =
             self.ops().map(|(target, sources)| (target, sources.iter().copied().collect())).collect();
@@ -88,7 +98,15 @@ impl Schedule {
             }
             ops.insert(first, (sum, BTreeSet::from([a, b])));
         }
-        let mut shared = Schedule { scratch, targets: Vec::new(), sources: Vec::new(), ..self };
+        let mut shared = Schedule {
+            shares: self.shares,
+            rows: self.rows,
+            scratch,
+            targets: Vec::new(),
+            sources: Vec::new(),
+            compiled: Compiled::default(),
+            lean: OnceLock::new(),
+        };
         for (target, sources) in ops {
             shared.push(target, &sources.into_iter().collect::<Vec<_>>());
         }
@@ -114,6 +132,7 @@ impl Schedule {
             targets: Vec::new(),
             sources: Vec::new(),
             compiled: Compiled::default(),
+            lean: OnceLock::new(),
         }
     }
 

@@ -1,10 +1,10 @@
 //! [`Program`]: a schedule turned into one pass over a stripe with all sums in registers.
 //!
 //! Every packet is loaded once for as many sums as fit into the machine's registers (all of them for most codes
-//! and erasure patterns). Packets are taken four at a time, with the sums of two and two: whatever part of the
-//! four a sum needs, one three-operand XOR adds it. So a dense matrix costs a quarter of an instruction for each
-//! of its cells instead of a half (two at a time where the machine has no third operand). Sums that are sources of
-//! other sums (RDP's row parity, a decoder's zig-zag) are added from their registers.
+//! and erasure patterns). Where the machine has a three-operand XOR, packets pass through a window of the registers that the sums
+//! leave, and a sum waits for a second packet while its first is in the window: half an instruction for each packet of
+//! a sum. Where it has not, packets are taken two at a time, with their sum: three quarters of one in a dense matrix. Sums that
+//! are sources of other sums (RDP's row parity, a decoder's zig-zag and syndromes) are added from their registers.
 //!
 //! What else was tried, and what it gave, is in `docs/codec.md`. Invariants: a register is read only after it was
 //! written; every kept target is stored exactly once. Not here: machine code ([`native`](super::native)).
@@ -23,6 +23,11 @@ pub(crate) struct Machine {
     /// Whether a register can take the XOR of itself and two others.
     pub(crate) three_operands: bool,
 }
+
+/// Registers of the smallest window.
+const WINDOW_MIN: usize = 6;
+/// Registers of a pair and its sum.
+const PAIR: usize = 3;
 
 /// One instruction on registers of a packet each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,23 +67,30 @@ pub(crate) struct Program {
     pub(crate) ops: Vec<Op>,
 }
 
+/// Sums that are made at once, each in a register.
+struct Pass {
+    sums: Vec<Sum>,
+    /// Registers that they take, from 0 on.
+    registers: usize,
+}
+
 /// A sum of a pass: packets in memory and earlier sums of the same pass.
 struct Sum {
     /// Where it is stored; none: it only helps others.
     target: Option<Packet>,
+    register: u8,
     packets: Vec<Packet>,
-    sums: Vec<usize>,
+    /// Registers of the earlier sums, without that which it takes over.
+    sums: Vec<u8>,
 }
 
 impl Program {
     pub(crate) fn new(schedule: &Schedule, machine: Machine) -> Program {
-        let group = if machine.three_operands { 4 } else { 2 };
-        // A group and the sums of its pairs.
-        let sums_max = machine.registers - group - group / 2;
+        let sums_max = machine.registers - if machine.three_operands { WINDOW_MIN } else { PAIR };
         // Sums that the schedule shares between targets may save instructions here, too, or cost registers.
-        let shared = of_passes(&passes(schedule, sums_max, true), machine, group);
-        let expanded = of_passes(&passes(schedule, sums_max, false), machine, group);
-        Program { ops: if shared.len() < expanded.len() { shared } else { expanded } }
+        let shared = of_passes(&passes(schedule, sums_max, true), machine);
+        let whole = of_passes(&passes(schedule, sums_max, false), machine);
+        Program { ops: if shared.len() < whole.len() { shared } else { whole } }
     }
 
     /// The packets that it reads, as often as it does.
@@ -123,75 +135,101 @@ impl Program {
     }
 }
 
-fn of_passes(passes: &[Vec<Sum>], machine: Machine, group: usize) -> Vec<Op> {
-    let shortest = |pass: &Vec<Sum>| {
+fn of_passes(passes: &[Pass], machine: Machine) -> Vec<Op> {
+    let shortest = |pass: &Pass| {
         let by_share = in_order(pass, |packet| (packet.share(), packet.row()));
         let by_row = in_order(pass, |packet| (packet.row(), packet.share()));
-        let ways = [by_share, by_row].into_iter().flat_map(|packets| {
-            let windowed = machine.three_operands.then(|| windowed(pass, machine, &packets));
-            [Some(grouped(pass, machine, group, &packets)), windowed].into_iter().flatten()
-        });
-        ways.rev().min_by_key(Vec::len).expect("there are some")
+        let way = if machine.three_operands { windowed } else { paired };
+        let ways = [by_row, by_share].map(|packets| way(pass, machine, &packets));
+        ways.into_iter().min_by_key(Vec::len).expect("there are two")
     };
     passes.iter().flat_map(shortest).collect()
 }
 
-/// The packets of a pass in some order, each with the sums that want it.
-fn in_order<K: Ord>(pass: &[Sum], order: impl Fn(&Packet) -> K) -> Vec<(Packet, Vec<usize>)> {
-    let mut users: BTreeMap<Packet, Vec<usize>> = BTreeMap::new();
-    for (number, sum) in pass.iter().enumerate() {
+/// The packets of a pass in some order, each with the registers of the sums that want it.
+fn in_order<K: Ord>(pass: &Pass, order: impl Fn(&Packet) -> K) -> Vec<(Packet, Vec<u8>)> {
+    let mut users: BTreeMap<Packet, Vec<u8>> = BTreeMap::new();
+    for sum in &pass.sums {
         for packet in &sum.packets {
-            users.entry(*packet).or_default().push(number);
+            users.entry(*packet).or_default().push(sum.register);
         }
     }
-    let mut packets: Vec<(Packet, Vec<usize>)> = users.into_iter().collect();
+    let mut packets: Vec<(Packet, Vec<u8>)> = users.into_iter().collect();
     packets.sort_by_key(|(packet, _)| order(packet));
     packets
 }
 
-/// Cuts a schedule into passes of so many sums. A sum of an earlier pass is read from where it was stored, or, when it was
-/// not, made of what it is made of; so are all scratch sums unless they are to be kept.
-fn passes(schedule: &Schedule, sums_max: usize, keep_scratch: bool) -> Vec<Vec<Sum>> {
+/// Cuts a schedule into passes of so many registers. A sum of an earlier pass is read from where it was stored, or, when it was
+/// not, made of what it is made of; so are all scratch sums unless they are to be kept. A sum without packets of its own takes over the
+/// register of one that nothing wants after it (a decoder's packets those of their syndromes).
+fn passes(schedule: &Schedule, registers_max: usize, keep_scratch: bool) -> Vec<Pass> {
     let is_scratch = |packet: Packet| packet.share() == schedule.shares();
-    let ops: Vec<(Packet, &[Packet])> =
-        schedule.ops().filter(|(target, _)| keep_scratch || !is_scratch(*target)).collect();
-    let number_of: BTreeMap<Packet, usize> =
-        ops.iter().enumerate().map(|(number, (target, _))| (*target, number)).collect();
-    // What each scratch sum is made of, without scratch.
-    let mut made_of: BTreeMap<Packet, BTreeSet<Packet>> = BTreeMap::new();
-    for (target, sources) in schedule.ops().filter(|(target, _)| is_scratch(*target)) {
-        let mut packets = BTreeSet::new();
-        for source in sources {
-            match made_of.get(source) {
-                Some(inner) => inner.iter().for_each(|packet| toggle(&mut packets, *packet)),
-                None => toggle(&mut packets, *source),
-            }
-        }
-        made_of.insert(target, packets);
+    let made_of = scratch_made_of(schedule);
+    let sums = schedule.ops().filter(|(target, _)| keep_scratch || !is_scratch(*target));
+    let sources = |sources: &[Packet]| match keep_scratch {
+        true => sources.to_vec(),
+        false => expanded(sources, &made_of, |_| false),
+    };
+    let ops: Vec<(Packet, Vec<Packet>)> = sums.map(|(target, of)| (target, sources(of))).collect();
+    let mut last_use: BTreeMap<Packet, usize> = BTreeMap::new();
+    for (number, (_, sources)) in ops.iter().enumerate() {
+        last_use.extend(sources.iter().map(|source| (*source, number)));
     }
-    let mut passes: Vec<Vec<Sum>> = Vec::new();
-    for (first, chunk) in ops.chunks(sums_max).enumerate() {
-        let first = first * sums_max;
-        let in_this_pass = |packet: &Packet| number_of.get(packet).is_some_and(|number| *number >= first);
-        let mut pass = Vec::with_capacity(chunk.len());
-        for (target, sources) in chunk {
-            let mut packets = BTreeSet::new();
-            for source in *sources {
-                match made_of.get(source).filter(|_| !in_this_pass(source)) {
-                    Some(inner) => inner.iter().for_each(|packet| toggle(&mut packets, *packet)),
-                    None => toggle(&mut packets, *source),
-                }
-            }
-            let (sums, packets): (Vec<Packet>, Vec<Packet>) = packets.into_iter().partition(in_this_pass);
-            pass.push(Sum {
-                target: (!is_scratch(*target)).then_some(*target),
-                packets,
-                sums: sums.iter().map(|packet| number_of[packet] - first).collect(),
-            });
+    let mut passes: Vec<Pass> = Vec::new();
+    // The registers of the sums of the current pass.
+    let mut register_of: BTreeMap<Packet, u8> = BTreeMap::new();
+    for (number, (target, sources)) in ops.into_iter().enumerate() {
+        let own = |source: &Packet| !register_of.contains_key(source);
+        let taken_over = sources.iter().find(|source| last_use[source] == number);
+        let taken_over = taken_over.copied().filter(|_| !sources.iter().any(own));
+        let full = passes.last().is_none_or(|pass| pass.registers == registers_max);
+        if full && taken_over.is_none() {
+            passes.push(Pass { sums: Vec::new(), registers: 0 });
+            register_of.clear();
         }
-        passes.push(pass);
+        let pass = passes.last_mut().expect("one was begun");
+        let register = match taken_over.and_then(|source| register_of.remove(&source)) {
+            Some(register) => register,
+            None => {
+                pass.registers += 1;
+                pass.registers as u8 - 1
+            }
+        };
+        let others: Vec<Packet> = sources.into_iter().filter(|source| Some(*source) != taken_over).collect();
+        let of = expanded(&others, &made_of, |source| register_of.contains_key(source));
+        let (sums, packets): (Vec<Packet>, Vec<Packet>) =
+            of.into_iter().partition(|source| register_of.contains_key(source));
+        let sums = sums.iter().map(|source| register_of[source]).collect();
+        register_of.insert(target, register);
+        let target = (!is_scratch(target)).then_some(target);
+        pass.sums.push(Sum { target, register, packets, sums });
     }
     passes
+}
+
+/// What each scratch sum is made of, without scratch.
+fn scratch_made_of(schedule: &Schedule) -> BTreeMap<Packet, Vec<Packet>> {
+    let mut made_of = BTreeMap::new();
+    for (target, sources) in schedule.ops().filter(|(target, _)| target.share() == schedule.shares()) {
+        made_of.insert(target, expanded(sources, &made_of, |_| false));
+    }
+    made_of
+}
+
+/// Sources with scratch sums replaced by what they are made of, but for those that are `at_hand`.
+fn expanded(
+    sources: &[Packet],
+    made_of: &BTreeMap<Packet, Vec<Packet>>,
+    at_hand: impl Fn(&Packet) -> bool,
+) -> Vec<Packet> {
+    let mut packets = BTreeSet::new();
+    for source in sources {
+        match made_of.get(source).filter(|_| !at_hand(source)) {
+            Some(inner) => inner.iter().for_each(|packet| toggle(&mut packets, *packet)),
+            None => toggle(&mut packets, *source),
+        }
+    }
+    packets.into_iter().collect()
 }
 
 /// Adds a packet to a sum: twice is not at all.
@@ -201,23 +239,26 @@ fn toggle(packets: &mut BTreeSet<Packet>, packet: Packet) {
     }
 }
 
-/// Sums in registers 0 and up, the group's packets and pairs above.
+/// Sums in registers 0 and up, packets and pairs above.
 struct Emitter {
     ops: Vec<Op>,
     machine: Machine,
-    /// Which sums have a value.
+    /// Which registers of sums have a value.
     begun: Vec<bool>,
 }
 
 impl Emitter {
-    /// Adds some registers to a sum.
-    fn add(&mut self, sum: usize, registers: &[u8]) {
-        let to = sum as u8;
+    fn new(pass: &Pass, machine: Machine) -> Emitter {
+        Emitter { ops: Vec::new(), machine, begun: vec![false; pass.registers] }
+    }
+
+    /// Adds some registers to a sum's.
+    fn add(&mut self, to: u8, registers: &[u8]) {
         let mut rest = registers;
         while let Some((&a, more)) = rest.split_first() {
             rest = more;
             let b = rest.first().copied();
-            let op = match (self.begun[sum], b) {
+            let op = match (self.begun[to as usize], b) {
                 (false, Some(b)) => Op::Xor { to, a, b },
                 (true, Some(b)) if self.machine.three_operands => Op::Xor3 { to, a, b },
                 (true, _) => {
@@ -227,87 +268,63 @@ impl Emitter {
                 (false, None) => Op::Copy { to, from: a },
             };
             self.ops.push(op);
-            self.begun[sum] = true;
+            self.begun[to as usize] = true;
             rest = rest.get(1..).unwrap_or_default();
         }
     }
 
-    /// Adds to each sum the packet that it still waits for and earlier sums, and stores it.
-    fn finish(mut self, pass: &[Sum], waiting: impl Fn(usize) -> Option<u8>) -> Vec<Op> {
-        for (number, sum) in pass.iter().enumerate() {
-            let registers: Vec<u8> =
-                waiting(number).into_iter().chain(sum.sums.iter().map(|earlier| *earlier as u8)).collect();
-            self.add(number, &registers);
-            if !self.begun[number] {
-                self.ops.push(Op::Clear { to: number as u8 });
+    /// Adds to each sum the packet that its register still waits for and earlier sums, and stores it.
+    fn finish(mut self, pass: &Pass, mut waiting: Vec<Option<u8>>) -> Vec<Op> {
+        for sum in &pass.sums {
+            let to = sum.register;
+            let packet = waiting[to as usize].take();
+            self.add(to, &packet.into_iter().chain(sum.sums.iter().copied()).collect::<Vec<_>>());
+            if !self.begun[to as usize] {
+                self.ops.push(Op::Clear { to });
+                self.begun[to as usize] = true;
             }
             if let Some(target) = sum.target {
-                self.ops.push(Op::Store { from: number as u8, to: target });
+                self.ops.push(Op::Store { from: to, to: target });
             }
         }
         self.ops
     }
 }
 
-/// Packets four at a time (two), with the sums of pairs.
-fn grouped(pass: &[Sum], machine: Machine, group: usize, packets: &[(Packet, Vec<usize>)]) -> Vec<Op> {
-    let mut emitter = Emitter { ops: Vec::new(), machine, begun: vec![false; pass.len()] };
-    let loaded = pass.len() as u8;
-    let pairs = loaded + group as u8;
-    for four in packets.chunks(group) {
-        for (at, (packet, _)) in four.iter().enumerate() {
-            emitter.ops.push(Op::Load { to: loaded + at as u8, from: *packet });
+/// Packets two at a time, with the sum of both where several sums want it.
+fn paired(pass: &Pass, machine: Machine, packets: &[(Packet, Vec<u8>)]) -> Vec<Op> {
+    let mut emitter = Emitter::new(pass, machine);
+    let [first, second, both] = [0, 1, 2].map(|at| (pass.registers + at) as u8);
+    for pair in packets.chunks(2) {
+        for (to, (packet, _)) in [first, second].into_iter().zip(pair) {
+            emitter.ops.push(Op::Load { to, from: *packet });
         }
-        // For each sum, which of each pair it needs: bit 0 the first, bit 1 the second.
-        let needs: Vec<Vec<u8>> = (0..pass.len())
-            .map(|sum| {
-                let bit = |(_, users): &(Packet, Vec<usize>)| u8::from(users.contains(&sum));
-                let of_pair = |pair: &[(Packet, Vec<usize>)]| {
-                    bit(&pair[0]) | pair.get(1).map_or(0, |second| bit(second) << 1)
-                };
-                four.chunks(2).map(of_pair).collect()
-            })
-            .collect();
-        let others =
-            |need: &[u8], pair: usize| need.iter().enumerate().any(|(at, part)| at != pair && *part != 0);
-        let mut summed = [false; 2];
-        for pair in 0..four.len().div_ceil(2) {
-            let both = needs.iter().filter(|need| need[pair] == 3);
-            // Worth an instruction when it saves one: a lone pair is added by a three-operand XOR, or begins a sum.
-            let saved = both.filter(|need| !machine.three_operands || others(need, pair)).count();
-            if saved > 1 || saved == 1 && machine.three_operands {
-                let a = loaded + 2 * pair as u8;
-                emitter.ops.push(Op::Xor { to: pairs + pair as u8, a, b: a + 1 });
-                summed[pair] = true;
-            }
+        let wants = |at: usize, sum: u8| pair.get(at).is_some_and(|(_, sums)| sums.contains(&sum));
+        let sums = 0..pass.registers as u8;
+        let summed = sums.clone().filter(|sum| wants(0, *sum) && wants(1, *sum)).count() > 1;
+        if summed {
+            emitter.ops.push(Op::Xor { to: both, a: first, b: second });
         }
-        for (sum, need) in needs.iter().enumerate() {
-            let mut registers = Vec::with_capacity(4);
-            for (pair, part) in need.iter().enumerate() {
-                let first = loaded + 2 * pair as u8;
-                match part {
-                    1 => registers.push(first),
-                    2 => registers.push(first + 1),
-                    3 if summed[pair] && (!machine.three_operands || others(need, pair)) => {
-                        registers.push(pairs + pair as u8);
-                    }
-                    3 => registers.extend([first, first + 1]),
-                    _ => {}
-                }
+        for sum in sums {
+            match (wants(0, sum), wants(1, sum)) {
+                (true, true) if summed => emitter.add(sum, &[both]),
+                (true, true) => emitter.add(sum, &[first, second]),
+                (true, false) => emitter.add(sum, &[first]),
+                (false, true) => emitter.add(sum, &[second]),
+                (false, false) => {}
             }
-            emitter.add(sum, &registers);
         }
     }
-    emitter.finish(pass, |_| None)
+    emitter.finish(pass, vec![None; pass.registers])
 }
 
 /// Packets one by one, in as many registers as the sums leave. A sum waits for a second packet while its first is there.
-fn windowed(pass: &[Sum], machine: Machine, packets: &[(Packet, Vec<usize>)]) -> Vec<Op> {
-    let mut emitter = Emitter { ops: Vec::new(), machine, begun: vec![false; pass.len()] };
-    // For each sum, the register with a packet that it has not yet got.
-    let mut waiting: Vec<Option<u8>> = vec![None; pass.len()];
+fn windowed(pass: &Pass, machine: Machine, packets: &[(Packet, Vec<u8>)]) -> Vec<Op> {
+    let mut emitter = Emitter::new(pass, machine);
+    // For each sum's register, the register with a packet that it has not yet got.
+    let mut waiting: Vec<Option<u8>> = vec![None; pass.registers];
     // Registers of the window, the one filled longest ago first.
-    let mut window: Vec<u8> = (pass.len() as u8..machine.registers as u8).collect();
+    let mut window: Vec<u8> = (pass.registers as u8..machine.registers as u8).collect();
     for (packet, users) in packets {
         let waited_for =
             |register: &u8| waiting.iter().filter(|waiting| **waiting == Some(*register)).count();
@@ -315,17 +332,19 @@ fn windowed(pass: &[Sum], machine: Machine, packets: &[(Packet, Vec<usize>)]) ->
             (0..window.len()).min_by_key(|at| waited_for(&window[*at])).expect("a window has registers");
         let register = window.remove(fewest);
         window.push(register);
-        for sum in (0..pass.len()).filter(|sum| waiting[*sum] == Some(register)).collect::<Vec<_>>() {
-            emitter.add(sum, &[register]);
-            waiting[sum] = None;
+        for (sum, waiting) in
+            waiting.iter_mut().enumerate().filter(|(_, waiting)| **waiting == Some(register))
+        {
+            emitter.add(sum as u8, &[register]);
+            *waiting = None;
         }
         emitter.ops.push(Op::Load { to: register, from: *packet });
         for sum in users {
-            match waiting[*sum].take() {
+            match waiting[*sum as usize].take() {
                 Some(first) => emitter.add(*sum, &[first, register]),
-                None => waiting[*sum] = Some(register),
+                None => waiting[*sum as usize] = Some(register),
             }
         }
     }
-    emitter.finish(pass, |sum| waiting[sum])
+    emitter.finish(pass, waiting)
 }
