@@ -32,6 +32,13 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// The codec's tests on AArch64, emulated: it takes the target's standard library (`rustup target add
+    /// aarch64-unknown-linux-gnu`) and Debian's gcc-aarch64-linux-gnu and qemu-user.
+    CodecAarch64 {
+        /// Only tests with this in their name: all take ten minutes there.
+        #[arg(default_value = "native")]
+        filter: String,
+    },
     /// Simulation by seed.
     Sim {
         /// What: `ring`, and its options; `ring --help` lists them.
@@ -138,6 +145,14 @@ fn main() -> anyhow::Result<()> {
             command.args(["--rounds", &rounds.to_string()]);
             command.args(all.then_some("--all")).args(json.then_some("--json"));
             run(&mut command)
+        }
+        Verb::CodecAarch64 { filter } => {
+            let target = "AARCH64_UNKNOWN_LINUX_GNU";
+            let mut command = cargo();
+            command.env(format!("CARGO_TARGET_{target}_LINKER"), "aarch64-linux-gnu-gcc");
+            command.env(format!("CARGO_TARGET_{target}_RUNNER"), "qemu-aarch64 -L /usr/aarch64-linux-gnu");
+            command.args(["test", "--release", "--locked", "-p", "rain-codec"]);
+            run(command.args(["--target", "aarch64-unknown-linux-gnu", &filter]))
         }
         Verb::Sim { args } => {
             let mut command = cargo();

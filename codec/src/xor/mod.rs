@@ -1,19 +1,17 @@
 //! XOR of packets: the only place that touches bytes, and so the only one that has to be fast.
 //!
 //! [`scalar`] is portable safe Rust on fixed-length arrays, which the compiler turns into the vector
-//! instructions of the target's baseline (SSE2, NEON). `native` makes machine code for the wider vectors of x86-64
-//! out of a [`program`], and is held to the same results.
+//! instructions of the target's baseline (SSE2, NEON). [`native`] makes machine code for the wider vectors of
+//! x86-64 and for AArch64, and is held to the same results.
 
-#[cfg(all(target_arch = "x86_64", unix))]
+#[cfg(any(all(target_arch = "x86_64", unix), all(target_arch = "aarch64", target_os = "linux")))]
 mod native;
-#[cfg(any(all(target_arch = "x86_64", unix), test))]
-mod program;
+#[cfg(not(any(all(target_arch = "x86_64", unix), all(target_arch = "aarch64", target_os = "linux"))))]
+#[path = "absent.rs"]
+mod native;
 pub(crate) mod scalar;
-#[cfg(test)]
-mod tests;
 
 use crate::schedule::Schedule;
-#[cfg(all(target_arch = "x86_64", unix))]
 use std::sync::OnceLock;
 
 /// How results are written.
@@ -29,13 +27,11 @@ pub enum Stores {
 /// Machine code for a schedule, made when it is first wanted.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
-    #[cfg(all(target_arch = "x86_64", unix))]
     kinds: [OnceLock<Option<native::Native>>; 2],
 }
 
 impl Compiled {
     /// Runs the schedule on the first stripes, if there is machine code for it here.
-    #[cfg(all(target_arch = "x86_64", unix))]
     pub(crate) fn run(
         &self,
         schedule: &Schedule,
@@ -44,16 +40,11 @@ impl Compiled {
         stores: Stores,
     ) -> bool {
         let run = |stores: Stores, shares: &mut [&mut [u8]]| {
-            let make = || native::Native::new(schedule, native::Level::detect()?, stores);
+            let make = || native::Native::new(schedule, native::best()?, stores);
             let native = self.kinds[stores as usize].get_or_init(make);
             native.as_ref().is_some_and(|native| native.run(shares, stripes))
         };
         run(stores, shares) || stores == Stores::Streaming && run(Stores::Cached, shares)
-    }
-
-    #[cfg(not(all(target_arch = "x86_64", unix)))]
-    pub(crate) fn run(&self, _: &Schedule, _: &mut [&mut [u8]], _: usize, _: Stores) -> bool {
-        false
     }
 }
 
@@ -65,13 +56,7 @@ impl Clone for Compiled {
 
 /// Which instructions do the work here, for people.
 pub fn instructions() -> &'static str {
-    #[cfg(all(target_arch = "x86_64", unix))]
-    match native::Level::detect() {
-        Some(native::Level::Avx512) => return "AVX-512, made at run time",
-        Some(native::Level::Avx2) => return "AVX2, made at run time",
-        None => {}
-    }
-    "portable"
+    native::best().map_or("portable", native::Level::name)
 }
 
 /// Bytes of a packet: a cache line, and a whole number of vectors of every width.

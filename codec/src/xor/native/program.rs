@@ -10,7 +10,7 @@
 //! written; every kept target is stored exactly once. Not here: machine code ([`native`](super::native)).
 
 #[cfg(test)]
-use super::Row;
+use super::super::Row;
 use crate::geometry::Packet;
 use crate::schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,7 +104,7 @@ impl Program {
     /// Runs it on one stripe without machine code.
     #[cfg(test)]
     pub(crate) fn interpret(&self, columns: &mut [Vec<Row>], stripe: usize, rows: usize) {
-        use super::scalar::Sum;
+        use crate::xor::scalar::Sum;
         let mut registers = [[0xee; 64]; 32];
         let add = |rows: &[&Row]| {
             let mut sum = Sum::ZERO;
