@@ -1,38 +1,73 @@
 //! A small bounded map behind a lock, for what is costly to work out and always comes out the same: schedules
-//! and matrices by erasure pattern. The oldest entry goes when it is full. Not a cache of data.
+//! and matrices by erasure pattern. The oldest entry goes when it is full, but for the very first few, which stay and are found without
+//! a lock: a machine that reads around a lost node meets the same patterns again and again. Not a cache of data.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 struct Entries<K, V> {
     map: BTreeMap<K, V>,
     oldest_first: VecDeque<K>,
 }
 
-/// At most `capacity` values by key.
+/// Values that stay.
+const FIRST: usize = 8;
+
+/// At most `capacity` values by key, and the first few.
 pub(crate) struct Cache<K, V> {
     capacity: usize,
+    first: [OnceLock<(K, V)>; FIRST],
     entries: RwLock<Entries<K, V>>,
 }
 
 impl<K: Copy + Ord, V: Clone> Cache<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
         let entries = Entries { map: BTreeMap::new(), oldest_first: VecDeque::new() };
-        Cache { capacity, entries: RwLock::new(entries) }
+        Cache { capacity, first: std::array::from_fn(|_| OnceLock::new()), entries: RwLock::new(entries) }
     }
 
-    /// The value for `key`, made by `make` when it is not there. The lock is not held while making, so that
+    /// What `then` does with the value for `key`, which is made by `make` when it is not there. No lock is held while making, so that
     /// one slow pattern holds up no other; two threads may then make the same, which does no harm.
-    pub(crate) fn get_or_make<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+    pub(crate) fn with<R, E>(
+        &self,
+        key: K,
+        make: impl FnOnce() -> Result<V, E>,
+        then: impl FnOnce(&V) -> R,
+    ) -> Result<R, E> {
+        for (known, value) in self.first.iter().map_while(OnceLock::get) {
+            if *known == key {
+                return Ok(then(value));
+            }
+        }
         // A panic cannot leave the entries half-written in a way that matters, so a poisoned lock is still
         // good.
-        if let Some(value) = self.entries.read().unwrap_or_else(PoisonError::into_inner).map.get(&key) {
-            return Ok(value.clone());
+        let known = self.entries.read().unwrap_or_else(PoisonError::into_inner).map.get(&key).cloned();
+        let value = match known {
+            Some(value) => value,
+            None => {
+                let value = make()?;
+                self.keep(key, value.clone());
+                value
+            }
+        };
+        Ok(then(&value))
+    }
+
+    /// The value for `key`.
+    pub(crate) fn get_or_make<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+        self.with(key, make, V::clone)
+    }
+
+    fn keep(&self, key: K, value: V) {
+        let mut rest = Some((key, value));
+        for place in &self.first {
+            let Some(entry) = rest.take() else { return };
+            rest = place.set(entry).err();
         }
-        let value = make()?;
+        let Some((key, value)) = rest else { return };
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if entries.map.insert(key, value.clone()).is_none() {
+        if entries.map.insert(key, value).is_none() {
             entries.oldest_first.push_back(key);
             if entries.oldest_first.len() > self.capacity
                 && let Some(oldest) = entries.oldest_first.pop_front()
@@ -40,7 +75,6 @@ impl<K: Copy + Ord, V: Clone> Cache<K, V> {
                 entries.map.remove(&oldest);
             }
         }
-        Ok(value)
     }
 
     #[cfg(test)]
@@ -60,10 +94,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_cache_drops_the_oldest_and_keeps_answering() {
+    fn a_full_cache_drops_the_oldest_keeps_the_first_and_goes_on_answering() {
         let cache = Cache::new(3);
         let mut made = 0;
-        for key in [1, 2, 3, 1, 4, 2, 3, 4, 1] {
+        let first = 101..101 + FIRST as i32;
+        for key in first.clone().chain([1, 2, 3, 1, 4, 2, 3, 4, 1]).chain(first) {
             let value: Result<i32, ()> = cache.get_or_make(key, || {
                 made += 1;
                 Ok(key * 10)
@@ -71,7 +106,7 @@ mod tests {
             assert_eq!(value, Ok(key * 10));
             assert!(cache.len() <= 3);
         }
-        assert_eq!(made, 5, "1, 2, 3, 4, and 1 again after 4 pushed it out");
+        assert_eq!(made, FIRST + 5, "1, 2, 3, 4, and 1 again after 4 pushed it out; the first stay");
         assert_eq!(cache.get_or_make(9, || Err("no")), Err("no"));
     }
 }

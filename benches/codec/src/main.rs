@@ -65,7 +65,20 @@ type Run<'a> = Box<dyn Fn(&mut [&mut [u8]]) + 'a>;
 struct Contender<'a> {
     name: String,
     run: Run<'a>,
+    /// It takes shares of whole multiples of so many bytes.
+    unit: usize,
 }
+
+impl Contender<'_> {
+    /// As much of the shares as it takes.
+    fn cut<'b>(&self, shares: &'b mut [&mut [u8]]) -> Vec<&'b mut [u8]> {
+        let len = shares[0].len() / self.unit * self.unit;
+        shares.iter_mut().map(|share| &mut share[..len]).collect()
+    }
+}
+
+/// What the others take.
+const UNIT: usize = 64;
 
 fn contenders<'a>(
     codes: &'a [Box<dyn Fn() -> std::sync::Arc<dyn Code>>],
@@ -79,10 +92,11 @@ fn contenders<'a>(
     let mut all: Vec<Contender<'a>> = Vec::new();
     for code in codes {
         let code = code();
-        let name = format!("rain {}", code.name());
+        let (name, unit) = (format!("rain {}", code.name()), code.stripe_bytes());
         let (gone, present) = (ShareSet::all(lost), ShareSet::all(k + m).minus(ShareSet::all(lost)));
         all.push(Contender {
             name,
+            unit,
             run: Box::new(move |shares| match task {
                 Task::Encode => code.encode_with(shares, stores).expect("good buffers"),
                 _ => code.reconstruct_with(shares, present, gone, stores).expect("good buffers"),
@@ -96,12 +110,13 @@ fn contenders<'a>(
     for (name, library) in libraries {
         let Some(library) = library else { continue };
         let work = if task == Task::Encode { library.encoder(k, m) } else { library.decoder(k, m, lost) };
-        all.push(Contender { name: name.into(), run: Box::new(move |shares| work.run(shares)) });
+        all.push(Contender { name: name.into(), unit: UNIT, run: Box::new(move |shares| work.run(shares)) });
     }
     let rse = by_name("rs", k, m).expect("any k and m");
     let (gone, present) = (ShareSet::all(lost), ShareSet::all(k + m).minus(ShareSet::all(lost)));
     all.push(Contender {
         name: "reed-solomon-erasure".into(),
+        unit: UNIT,
         run: Box::new(move |shares| match task {
             Task::Encode => rse.encode(shares).expect("good buffers"),
             _ => rse.reconstruct(shares, present, gone).expect("good buffers"),
@@ -110,6 +125,7 @@ fn contenders<'a>(
     if task == Task::Encode {
         all.push(Contender {
             name: "reed-solomon-simd".into(),
+            unit: UNIT,
             run: Box::new(move |shares| {
                 let (data, parity) = shares.split_at_mut(k);
                 let made = reed_solomon_simd::encode(k, m, data.iter()).expect("good buffers");
@@ -122,10 +138,12 @@ fn contenders<'a>(
         let sum = by_name("parity", k, 1).expect("any k");
         all.push(Contender {
             name: "xor of k to 1".into(),
+            unit: UNIT,
             run: Box::new(move |shares| sum.encode_with(&mut shares[..=k], stores).expect("good buffers")),
         });
         all.push(Contender {
             name: "memcpy of the data".into(),
+            unit: UNIT,
             run: Box::new(move |shares| {
                 for i in 0..k / 2 {
                     let (a, b) = shares.split_at_mut(k / 2);
@@ -139,6 +157,7 @@ fn contenders<'a>(
 
 /// GB/s of user data.
 fn rate(contender: &Contender<'_>, blocks: &mut [Vec<&mut [u8]>], k: usize, time: Duration) -> f64 {
+    let mut blocks: Vec<_> = blocks.iter_mut().map(|shares| contender.cut(shares)).collect();
     let share = blocks[0][0].len();
     let mut done = 0usize;
     let mut next = 0;
@@ -172,7 +191,8 @@ fn check(
 ) -> anyhow::Result<()> {
     let share = 8192;
     let mut arena = Arena::new(Arena::block_bytes(k + m, share, Stride::Aligned) * 2);
-    let mut shares = arena.blocks(1, k + m, share, Stride::Aligned).remove(0);
+    let mut whole = arena.blocks(1, k + m, share, Stride::Aligned).remove(0);
+    let mut shares = contender.cut(&mut whole);
     (encode.run)(&mut shares);
     let right: Vec<Vec<u8>> = shares.iter().map(|share| share.to_vec()).collect();
     let lost = if task == Task::DecodeOne { 0..1 } else { 0..m };

@@ -81,12 +81,14 @@ impl XorArray {
     /// What `reconstruct` runs.
     pub fn decode_schedule(&self, present: ShareSet, wanted: ShareSet) -> Result<Arc<Schedule>, CodeError> {
         let lost = wanted.minus(present);
-        self.decodes.get_or_make((present, lost), || {
-            let unknown = self.geometry.packets_of(ShareSet::all(self.n()).minus(present));
-            solve(&self.geometry, &unknown, &self.geometry.packets_of(lost))
-                .map(Arc::new)
-                .ok_or(CodeError::Undetermined { present, wanted: lost })
-        })
+        self.decodes.get_or_make((present, lost), || self.make_decode(present, lost))
+    }
+
+    fn make_decode(&self, present: ShareSet, lost: ShareSet) -> Result<Arc<Schedule>, CodeError> {
+        let unknown = self.geometry.packets_of(ShareSet::all(self.n()).minus(present));
+        solve(&self.geometry, &unknown, &self.geometry.packets_of(lost))
+            .map(Arc::new)
+            .ok_or(CodeError::Undetermined { present, wanted: lost })
     }
 
     fn make_plan(&self, lost: ShareSet, available: ShareSet) -> Result<RepairPlan, CodeError> {
@@ -184,8 +186,10 @@ impl Code for XorArray {
         stores: Stores,
     ) -> Result<(), CodeError> {
         check_sets(present, wanted, self.n(), self.id.k)?;
-        let schedule = self.decode_schedule(present, wanted)?;
-        self.run(&schedule, shares, present.union(wanted), stores)
+        let lost = wanted.minus(present);
+        let make = || self.make_decode(present, lost);
+        let used = present.union(wanted);
+        self.decodes.with((present, lost), make, |schedule| self.run(schedule, shares, used, stores))?
     }
 
     fn verify(&self, shares: &[&[u8]]) -> Result<Verdict, CodeError> {

@@ -1,7 +1,7 @@
 //! Any k shares give the block back; fewer give a clear error.
 
 use proptest::prelude::*;
-use rain_codec::{Code, CodeError, ShareSet, by_name};
+use rain_codec::{Code, CodeError, ShareSet, Stores, by_name};
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
 use super::*;
@@ -78,6 +78,56 @@ fn only_wanted_shares_are_written_and_the_rest_may_be_absent() {
                 assert!(lost.without(wanted).iter().all(|absent| damaged[absent].is_empty()));
             }
         }
+    }
+}
+
+#[test]
+fn neither_alignment_nor_the_kind_of_stores_matters() {
+    for code in assorted_codes() {
+        let (n, m) = (code.n(), code.m());
+        // Some blocks of what is fetched ahead, and a rest.
+        let (_, shares) = full_stripes(&*code, 5000 / code.stripe_bytes() + 3);
+        let len = shares[0].len();
+        let (lost, all) = (ShareSet::all(m), ShareSet::all(n));
+        for (stores, step) in
+            [(Stores::Cached, 0), (Stores::Cached, 13), (Stores::Streaming, 0), (Stores::Streaming, 13)]
+        {
+            let mut buffers = vec![vec![0x77; len + 64 + 13 * n]; n];
+            let mut views: Vec<&mut [u8]> = Vec::new();
+            for (share, buffer) in buffers.iter_mut().enumerate() {
+                let begin = buffer.as_ptr().align_offset(64) + step * share;
+                buffer[begin..][..len].copy_from_slice(&shares[share]);
+                views.push(&mut buffer[begin..][..len]);
+            }
+            lost.iter().for_each(|share| views[share].fill(0xdb));
+            code.reconstruct_with(&mut views, all.minus(lost), lost, stores).unwrap();
+            assert!(
+                views.iter().zip(&shares).all(|(view, share)| **view == **share),
+                "{} decodes",
+                code.name()
+            );
+            code.encode_with(&mut views, stores).unwrap();
+            assert!(
+                views.iter().zip(&shares).all(|(view, share)| **view == **share),
+                "{} encodes",
+                code.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_huge_block_of_an_odd_length_comes_back() {
+    for (name, k, m) in [("rdp", 4, 2), ("cauchy", 10, 4), ("bcode", 4, 2)] {
+        let code = code(name, k, m);
+        let block = noise(9, (64 << 20) + 12_347);
+        let shares = encoded(&*code, &block);
+        let lost: ShareSet = (0..m).map(|share| share * 2).collect();
+        let mut damaged = spoiled(&shares, lost);
+        code.reconstruct(&mut views(&mut damaged), ShareSet::all(k + m).minus(lost), lost).unwrap();
+        let mut read = vec![0; block.len()];
+        code.join(&slices(&damaged), &mut read).unwrap();
+        assert!(damaged == shares && read == block, "{name}");
     }
 }
 
