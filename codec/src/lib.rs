@@ -69,6 +69,6 @@ mod xor;
 pub use code::{Code, Piece, Verdict};
 pub use codes::{by_name, default_name, names};
 pub use error::CodeError;
-pub use plan::{RepairPlan, ShareRead};
+pub use plan::{RepairPlan, ShareRead, pack_rows};
 pub use share_set::{Iter, ShareSet};
 pub use xor::{Stores, instructions};

@@ -53,6 +53,23 @@ impl CodeId {
     }
 }
 
+/// Some rows of each stripe, out of whole stripes `bytes` of `stripe_rows` rows of `row_bytes`, one after the other: what a node that
+/// holds a share sends, without knowing the code.
+///
+/// # Panics
+/// When `bytes` are not whole stripes, or a stripe has no such row.
+pub fn pack_rows(bytes: &[u8], row_bytes: usize, stripe_rows: usize, rows: &[usize]) -> Vec<u8> {
+    let stripe_bytes = row_bytes * stripe_rows;
+    assert!(bytes.len().is_multiple_of(stripe_bytes), "{} bytes are not whole stripes", bytes.len());
+    let mut packed = Vec::with_capacity(bytes.len() / stripe_rows * rows.len());
+    for stripe in bytes.chunks_exact(stripe_bytes) {
+        for &row in rows {
+            packed.extend_from_slice(&stripe[row * row_bytes..][..row_bytes]);
+        }
+    }
+    packed
+}
+
 impl RepairPlan {
     /// The shares it makes.
     pub fn lost(&self) -> ShareSet {
@@ -99,19 +116,12 @@ impl RepairPlan {
     /// # Panics
     /// When `bytes` are not whole stripes.
     pub fn pack(&self, share: usize, bytes: &[u8]) -> Vec<u8> {
-        assert!(
-            bytes.len().is_multiple_of(self.stripe_bytes()),
-            "{} bytes are not whole stripes",
-            bytes.len()
-        );
-        let rows = self.rows_of(share);
-        let mut packed = Vec::with_capacity(bytes.len() / self.rows * rows.len());
-        for stripe in bytes.chunks_exact(self.stripe_bytes()) {
-            for &row in rows {
-                packed.extend_from_slice(&stripe[row * self.row_bytes..][..self.row_bytes]);
-            }
-        }
-        packed
+        pack_rows(bytes, self.row_bytes, self.rows, self.rows_of(share))
+    }
+
+    /// Rows of a stripe of each share.
+    pub fn stripe_rows(&self) -> usize {
+        self.rows
     }
 
     /// The inverse of [`RepairPlan::pack`]: puts rows where they were in the share. Other bytes of `bytes`

@@ -176,7 +176,7 @@ fn as_json(report: &Report) -> Value {
         report.nodes.iter().filter_map(|(_, status)| status.as_ref().ok()).find(|status| status.leads);
     let worker = |worker: &WorkerStatus| {
         json!({
-            "done": worker.done, "failed": worker.failed, "waiting": worker.waiting, "bytes": worker.bytes,
+            "done": worker.done, "failed": worker.failed, "waiting": worker.waiting, "bytes": worker.bytes, "read": worker.read,
             "running": worker.running, "last_error": worker.last_error,
         })
     };

@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::stats::{Counters, count};
 use bytes::Bytes;
 use cache::BlockCache;
-use rain_codec::Code;
+use rain_codec::{Code, RepairPlan};
 use rain_proto::{CHUNK_BYTES, convert, v1};
 use rain_types::{BlockId, CodeSpec, GroupId, NodeId, ShareIndex};
 pub use repair::Repaired;
@@ -151,18 +151,25 @@ impl Blocks {
         Ok(code)
     }
 
-    /// Reads a range of one share; the chunks are verified, and cut to the range.
+    /// Reads a range of one share, or of that what a plan needs; the chunks are verified, and cut to the range.
     async fn get_share(
         &self,
         node: &Arc<Node>,
         place: &BlockPlace,
         index: usize,
         range: Range<usize>,
+        only: Option<&RepairPlan>,
     ) -> Result<Bytes, ShareFault> {
+        let rows = only.map(|plan| rows(plan, index));
+        let sent = match &rows {
+            None => range.clone(),
+            Some(only) => 0..range.len() / only.stripe_rows.max(1) as usize * only.rows.len(),
+        };
         let request = v1::GetShareRequest {
             key: Some(convert::share_key(place.id, ShareIndex(index as u8))),
             offset: range.start as u32,
             length: range.len() as u32,
+            only: rows,
         };
         let call = node.begin();
         let mut shares = node.shares();
@@ -176,7 +183,7 @@ impl Blocks {
         call.ended(&answer);
         count(&self.counters.shares_read);
         match answer {
-            Ok(answer) => verified(answer.into_inner(), range),
+            Ok(answer) => verified(answer.into_inner(), sent),
             Err(status) if is_broken(&status) => Err(ShareFault::Unreachable),
             Err(status) => Err(match status.code() {
                 tonic::Code::NotFound => ShareFault::Absent,
@@ -246,6 +253,16 @@ impl Blocks {
 }
 
 /// Checks the chunks of an answer and cuts out the range asked for.
+/// What a plan reads of a share.
+fn rows(plan: &RepairPlan, index: usize) -> v1::Rows {
+    let read = plan.reads().iter().find(|read| read.share == index);
+    v1::Rows {
+        row_bytes: plan.row_bytes() as u32,
+        stripe_rows: plan.stripe_rows() as u32,
+        rows: read.map(|read| read.rows.iter().map(|row| *row as u32).collect()).unwrap_or_default(),
+    }
+}
+
 fn verified(answer: v1::GetShareResponse, range: Range<usize>) -> Result<Bytes, ShareFault> {
     let first = answer.first_byte as usize;
     let refuse = |why: &str| ShareFault::Refused(format!("a share's range that makes no sense: {why}"));

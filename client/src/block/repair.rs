@@ -13,6 +13,8 @@ pub struct Repaired {
     pub present: u64,
     /// Bytes written.
     pub bytes: u64,
+    /// Bytes read from nodes.
+    pub read: u64,
 }
 
 impl Blocks {
@@ -25,12 +27,73 @@ impl Blocks {
         if make.is_empty() {
             return Ok(Repaired::default());
         }
-        // Any k of the others; `gather` replaces what is late or gone.
-        let sources: ShareSet = (0..code.n())
+        let there: ShareSet = (0..code.n())
             .filter(|index| missing & 1 << index == 0 && self.is_up(place.nodes[*index]))
-            .take(code.k())
             .collect();
-        self.make(place, sources, make, place).await
+        if let Some(repaired) = self.repair_by_plan(place, make, there).await? {
+            return Ok(repaired);
+        }
+        // Any k of the others; `gather` replaces what is late or gone.
+        self.make(place, there.lowest(code.k()), make, place).await
+    }
+
+    /// Makes shares from rows of others, where that is less to read than k shares and all of them answer.
+    async fn repair_by_plan(
+        &self,
+        place: &BlockPlace,
+        make: ShareSet,
+        there: ShareSet,
+    ) -> Result<Option<Repaired>, Error> {
+        let code = self.code(place.code)?;
+        let planner = code.clone();
+        // A plan is kept; the first of its kind takes some milliseconds.
+        let plan = match tokio::task::spawn_blocking(move || planner.repair_plan(make, there)).await {
+            Ok(Ok(plan)) => plan,
+            _ => return Ok(None),
+        };
+        let share = code.share_bytes(place.len as usize);
+        let read = plan.bytes(share);
+        if read >= code.k() * share {
+            return Ok(None);
+        }
+        let known = self.nodes();
+        let sources =
+            plan.reads().iter().map(|read| (read.share, known.get(&place.nodes[read.share]).cloned()));
+        let reads = sources.map(async |(index, node)| match node {
+            Some(node) => {
+                let packed = self.get_share(&node, place, index, 0..share, Some(&plan)).await;
+                packed.ok().map(|packed| (index, packed))
+            }
+            None => None,
+        });
+        let Some(packed) = futures::future::join_all(reads).await.into_iter().collect::<Option<Vec<_>>>()
+        else {
+            return Ok(None);
+        };
+        let mut buffers: Vec<Vec<u8>> = vec![Vec::new(); code.n()];
+        make.union(plan.sources()).iter().for_each(|index| buffers[index] = vec![0; share]);
+        packed.iter().for_each(|(index, packed)| plan.unpack(*index, packed, &mut buffers[*index]));
+        let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+        code.reconstruct_from_plan(&plan, &mut slices).map_err(|error| Error::Protocol(error.to_string()))?;
+        let present = self.put_made(place, make, buffers).await?;
+        let bytes = u64::from(present.count_ones()) * share as u64;
+        Ok(Some(Repaired { present, bytes, read: read as u64 }))
+    }
+
+    /// Puts made shares onto their nodes; gives the bits of those that are durable.
+    async fn put_made(
+        &self,
+        to: &BlockPlace,
+        make: ShareSet,
+        mut buffers: Vec<Vec<u8>>,
+    ) -> Result<u64, Error> {
+        let parcel = |index: usize| Parcel {
+            index,
+            node: to.nodes[index],
+            payload: std::mem::take(&mut buffers[index]).into(),
+        };
+        let parcels: Vec<Parcel> = make.iter().map(parcel).collect();
+        self.place(to.id, to.code, to.len, parcels, 0).await
     }
 
     /// Puts the shares whose nodes differ between two places of a block onto their nodes in the second. Those that are not `missing` are
@@ -79,15 +142,8 @@ impl Blocks {
             code.reconstruct(&mut slices, present, unknown)
                 .map_err(|error| Error::Protocol(error.to_string()))?;
         }
-        let parcels: Vec<Parcel> = make
-            .iter()
-            .map(|index| Parcel {
-                index,
-                node: to.nodes[index],
-                payload: std::mem::take(&mut buffers[index]).into(),
-            })
-            .collect();
-        let present = self.place(from.id, from.code, from.len, parcels, 0).await?;
-        Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share as u64 })
+        let read = (present.len() * share) as u64;
+        let present = self.put_made(to, make, buffers).await?;
+        Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share as u64, read })
     }
 }

@@ -244,7 +244,7 @@ impl Blocks {
         range: Range<usize>,
     ) -> (usize, NodeId, Result<Bytes, ShareFault>) {
         match node {
-            Some(node) => (index, node.id, self.get_share(&node, place, index, range).await),
+            Some(node) => (index, node.id, self.get_share(&node, place, index, range, None).await),
             None => {
                 let id = place.nodes.get(index).copied().unwrap_or_default();
                 (index, id, Err(ShareFault::Unreachable))

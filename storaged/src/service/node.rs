@@ -274,6 +274,7 @@ fn worker_status(counters: &WorkerCounters) -> v1::WorkerStatus {
         failed: counters.failed.load(Relaxed),
         waiting: counters.waiting.load(Relaxed),
         bytes: counters.bytes.load(Relaxed),
+        read: counters.read.load(Relaxed),
         last_error: counters.last_error(),
         running: counters.running.load(Relaxed),
     }

@@ -1,7 +1,7 @@
 //! `Shares`: this node's shares. Lengths and checksums are checked before anything is kept.
 
 use crate::node::Shared;
-use crate::share::{GetError, PutError, ShareKey, ShareMeta, ShareStore};
+use crate::share::{GetError, PutError, ShareKey, ShareMeta, ShareRead, ShareStore};
 use rain_proto::v1::shares_server::Shares;
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, SessionId, ShareIndex};
@@ -110,6 +110,7 @@ impl Shares for SharesService {
         // in the runtime's other workers.
         let read = tokio::task::block_in_place(|| store.get(key, request.offset, request.length));
         match read {
+            Ok(read) if request.only.is_some() => rows_of(&read, &request).map(Response::new),
             Ok(read) => Ok(Response::new(v1::GetShareResponse {
                 first_byte: read.first_byte,
                 payload: read.payload,
@@ -212,4 +213,25 @@ fn get_status(error: &GetError) -> Status {
         GetError::Range { .. } => Status::invalid_argument(error.to_string()),
         other => Status::internal(other.to_string()),
     }
+}
+
+/// The rows that were asked for, with checksums of their own.
+fn rows_of(read: &ShareRead, request: &v1::GetShareRequest) -> Result<v1::GetShareResponse, Status> {
+    let v1::Rows { row_bytes, stripe_rows, rows } = request.only.clone().unwrap_or_default();
+    let stripe = row_bytes.checked_mul(stripe_rows).filter(|stripe| *stripe > 0);
+    let whole = |stripe: u32| request.offset.is_multiple_of(stripe) && request.length.is_multiple_of(stripe);
+    let ascending = rows.is_sorted_by(|a, b| a < b) && rows.last().is_none_or(|last| *last < stripe_rows);
+    if !stripe.is_some_and(whole) || !ascending {
+        return Err(Status::invalid_argument(format!(
+            "rows {rows:?} of {stripe_rows} with {row_bytes} bytes each in bytes {}+{} of the share: rows ascend, and the bytes are whole \
+             stripes",
+            request.offset, request.length
+        )));
+    }
+    let begin = (request.offset - read.first_byte) as usize;
+    let bytes = &read.payload[begin..begin + request.length as usize];
+    let rows: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+    let payload = rain_codec::pack_rows(bytes, row_bytes as usize, stripe_rows as usize, &rows);
+    let chunk_crcs = convert::checksum_table(&rain_client::block::chunk_checksums(&payload));
+    Ok(v1::GetShareResponse { first_byte: 0, payload: payload.into(), chunk_crcs })
 }

@@ -102,6 +102,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) waiting: AtomicU64,
     /// Bytes written or freed.
     pub(crate) bytes: AtomicU64,
+    /// Bytes read from other nodes.
+    pub(crate) read: AtomicU64,
     /// Whether it is at work now.
     pub(crate) running: AtomicBool,
     last_error: Mutex<String>,

@@ -96,6 +96,7 @@ impl Pages for Mover {
                 match made {
                     Ok(made) if planned.shares().all(|index| made.present & 1 << index != 0) => {
                         self.counters.bytes.fetch_add(made.bytes, Relaxed);
+                        self.counters.read.fetch_add(made.read, Relaxed);
                         moved.push(planned);
                     }
                     Ok(_) => {}

@@ -73,6 +73,7 @@ impl Pages for Repairer {
                     Ok(repaired) if repaired.present != 0 => {
                         counters.done.fetch_add(repaired.present.count_ones().into(), Relaxed);
                         counters.bytes.fetch_add(repaired.bytes, Relaxed);
+                        counters.read.fetch_add(repaired.read, Relaxed);
                         let (block, group) = (entry.id, entry.record.group);
                         present.push(SharesOf { block, group, bits: repaired.present });
                     }

@@ -280,7 +280,7 @@ fn lies() -> anyhow::Result<()> {
         let mut shares = SharesClient::connect(format!("http://{}", cluster.address(2))).await?;
         let key = |index| Some(v1::ShareKey { block: Some(v1::BlockId { session: 9, seq: 9 }), index });
         let code = Some(v1::Code { codec: 2, k: 4, m: 2 });
-        let good = vec![7u8; 4096];
+        let good: Vec<u8> = (0..4096u32).map(|at| (at / 64 * 3 + at) as u8).collect();
         let crcs = rain_proto::convert::checksum_table(&rain_client::block::chunk_checksums(&good));
         let put = |index, block_len, crcs: &bytes::Bytes, payload: &[u8]| v1::PutShareRequest {
             key: key(index),
@@ -307,14 +307,38 @@ fn lies() -> anyhow::Result<()> {
         shares.put(put(0, 16_384, &crcs, &good)).await?;
         for (offset, length) in [(0, 5000), (4097, 1), (u32::MAX, 1), (1, u32::MAX)] {
             let status = shares
-                .get(v1::GetShareRequest { key: key(0), offset, length })
+                .get(v1::GetShareRequest { key: key(0), offset, length, only: None })
                 .await
                 .expect_err("past the end");
             ensure!(status.code() == tonic::Code::InvalidArgument, "{offset}+{length}: {status}");
         }
-        let answer =
-            shares.get(v1::GetShareRequest { key: key(0), offset: 100, length: 50 }).await?.into_inner();
+        let answer = shares
+            .get(v1::GetShareRequest { key: key(0), offset: 100, length: 50, only: None })
+            .await?
+            .into_inner();
         ensure!(answer.first_byte == 0 && answer.payload == good);
+        // Rows: those of the packet's size that are asked for, and nothing that makes no sense.
+        let rows = |row_bytes, stripe_rows, rows: &[u32]| v1::GetShareRequest {
+            key: key(0),
+            offset: 256,
+            length: 512,
+            only: Some(v1::Rows { row_bytes, stripe_rows, rows: rows.to_vec() }),
+        };
+        let answer = shares.get(rows(64, 4, &[1, 3])).await?.into_inner();
+        let expected = [320..384, 448..512, 576..640, 704..768].map(|range| &good[range]).concat();
+        ensure!(answer.first_byte == 0 && answer.payload == expected);
+        for (row_bytes, stripe_rows, which) in [
+            (64, 4, &[3, 1][..]),
+            (64, 4, &[1, 1]),
+            (64, 4, &[4]),
+            (64, 3, &[1]),
+            (0, 4, &[1]),
+            (64, 0, &[]),
+            (u32::MAX, 2, &[1]),
+        ] {
+            let status = shares.get(rows(row_bytes, stripe_rows, which)).await.expect_err("no such rows");
+            ensure!(status.code() == tonic::Code::InvalidArgument, "{status}");
+        }
         Ok(())
     })?;
     // Still well.
