@@ -50,7 +50,7 @@
 //! ```
 //!
 //! A code is its [`geometry`]: equations over packets. Encoding, decoding of any pattern of lost shares, and
-//! repair are [`schedule`]s found from it, and one executor runs them all, on x86-64 by code made for the schedule
+//! repair are [`schedule`]s found from it, and one executor runs them all, on x86-64 and AArch64 by code made for the schedule
 //! ([`instructions`] tells). Reed-Solomon ([`codes::rs`]) works over GF(256) and goes its own way behind the same trait.
 //!
 //! Which code to take, and what each costs: [`default_name`], and `docs/codec.md`.

@@ -10,6 +10,17 @@
 //! that column it is the code for one share less.) Losing two columns leaves a cycle cut at u and v: two paths,
 //! each with one end whose parity is lost and one end from which it can be walked.
 //!
+//! For five shares there are six vertices; u and v are away, and 0 to 3 are parity packets. The fifth matching has the edge uv, so that
+//! column has data alone:
+//!
+//! ```text
+//!         share 0     share 1     share 2     share 3     share 4
+//! row 0   edge 23     edge 02     edge 13     edge 01     edge 03
+//! row 1   parity 0    parity 1    parity 2    parity 3    edge 12
+//!
+//! parity 0 = edge 01 + edge 02 + edge 03; likewise the others
+//! ```
+//!
 //! Two families of such factorisations are known for every prime p: on V = p+1 and on V = 2p vertices. They give n = V-1 and
 //! n = V-2: every n from 3 to 13 and from 16 to 24; rows: V/2 - 1.
 

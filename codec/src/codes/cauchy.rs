@@ -14,6 +14,16 @@
 //! 1/a depend only where a^2 = b^2, and squares are distinct in these fields. So the k elements with the fewest bits in all
 //! are taken: for 17+3 a third fewer than Cauchy's.
 //!
+//! 3+2, where row r of share 4 is the sum of the cells marked with r (the elements are 1, 2 and 9 of GF(16)):
+//!
+//! ```text
+//!         data 0   data 1   data 2 | share 3              | share 4
+//! row 0     0        1        0 3  | d00 + d01 + d02      | cells with 0
+//! row 1     1        2        0    | d10 + d11 + d12      | cells with 1
+//! row 2     2        3        1    | d20 + d21 + d22      | cells with 2
+//! row 3     3        0 1      2    | d30 + d31 + d32      | cells with 3
+//! ```
+//!
 //! Left out: the search for the very best x and y (with sums in registers the bits count little, see `docs/codec.md`).
 
 use std::sync::Arc;

@@ -3,7 +3,15 @@
 //! Huang, Xu: STAR: An Efficient Coding Scheme for Correcting Triple Storage Node Failures, IEEE Transactions on
 //! Computers 57(7), 2008 (FAST 2005), section 3. Row parity and the diagonal parity of EVENODD, and a third column with
 //! the parity of the diagonals (r - c) mod p, with an adjuster of its own. p is 3, 5 or 17, the smallest that is at
-//! least k.
+//! least k. For p = 5, each cell with its rising and its falling diagonal (S and T: the adjusters'):
+//!
+//! ```text
+//!          data 0  data 1  data 2  data 3  data 4 | row parity | rising parity    | falling parity
+//! row 0     0 0     1 T     2 3     3 2     S 1   |   row 0    | diagonal 0 and S | diagonal 0 and T
+//! row 1     1 1     2 0     3 T     S 3     0 2   |   row 1    | diagonal 1 and S | diagonal 1 and T
+//! row 2     2 2     3 1     S 0     0 T     1 3   |   row 2    | diagonal 2 and S | diagonal 2 and T
+//! row 3     3 3     S 2     0 1     1 0     2 T   |   row 3    | diagonal 3 and S | diagonal 3 and T
+//! ```
 
 use std::sync::Arc;
 

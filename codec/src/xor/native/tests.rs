@@ -1,7 +1,7 @@
 //! Machine code and programs give what the portable executor gives, for any schedule.
 
 use super::program::{Machine, Program};
-use super::{Level, Native};
+use super::{Native, levels};
 use crate::exec;
 use crate::geometry::{Geometry, Packet};
 use crate::schedule::{Bits, Schedule, Step};
@@ -50,7 +50,7 @@ fn views(shares: &mut [Vec<u8>]) -> Vec<&mut [u8]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 400 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn programs_do_what_schedules_say(schedule in schedule()) {
@@ -80,7 +80,7 @@ proptest! {
         let mut expected = filled(schedule.shares(), len);
         let begin = expected.clone();
         exec::run_portably(&schedule, &mut views(&mut expected), stripes);
-        let kinds = Level::here().into_iter().flat_map(|level| [(level, Stores::Cached), (level, Stores::Streaming)]);
+        let kinds = levels().into_iter().flat_map(|level| [(level, Stores::Cached), (level, Stores::Streaming)]);
         for (level, stores) in kinds {
             let Some(native) = Native::new(&schedule, level, stores) else {
                 prop_assert!(stores == Stores::Streaming && !level.streams());
