@@ -175,6 +175,8 @@ fn passes(schedule: &Schedule, registers_max: usize, keep_scratch: bool) -> Vec<
     for (number, (_, sources)) in ops.iter().enumerate() {
         last_use.extend(sources.iter().map(|source| (*source, number)));
     }
+    let number_of: BTreeMap<Packet, usize> =
+        ops.iter().enumerate().map(|(number, (target, _))| (*target, number)).collect();
     let mut passes: Vec<Pass> = Vec::new();
     // The registers of the sums of the current pass.
     let mut register_of: BTreeMap<Packet, u8> = BTreeMap::new();
@@ -197,8 +199,10 @@ fn passes(schedule: &Schedule, registers_max: usize, keep_scratch: bool) -> Vec<
         };
         let others: Vec<Packet> = sources.into_iter().filter(|source| Some(*source) != taken_over).collect();
         let of = expanded(&others, &made_of, |source| register_of.contains_key(source));
-        let (sums, packets): (Vec<Packet>, Vec<Packet>) =
+        let (mut sums, packets): (Vec<Packet>, Vec<Packet>) =
             of.into_iter().partition(|source| register_of.contains_key(source));
+        // What was made last comes last: only it has to be waited for.
+        sums.sort_by_key(|source| number_of[source]);
         let sums = sums.iter().map(|source| register_of[source]).collect();
         register_of.insert(target, register);
         let target = (!is_scratch(target)).then_some(target);
