@@ -58,13 +58,13 @@ pub fn by_name(name: &str, k: usize, m: usize) -> Result<Arc<dyn Code>, CodeErro
     }
 }
 
-/// The name of the code to take for k and m when nobody asks for another: the fastest, as `docs/codec.md` measures, of
-/// those that divide a 4 KiB page into whole stripes.
+/// The name of the code to take for k and m when nobody asks for another: of those that divide a 4 KiB page into whole
+/// stripes and run at the speed of memory the one whose repair reads least (`docs/codec.md`).
 pub fn default_name(k: usize, m: usize) -> &'static str {
     match (k, m) {
         (1, _) => small::MIRROR,
         (_, 1) => small::PARITY,
-        (2..=4, 2) => rdp::NAME,
+        (2..=16, 2) => rdp::NAME,
         (_, 0) => rs::NAME,
         _ => cauchy::NAME,
     }
