@@ -21,8 +21,8 @@ pub(crate) struct Create {
     /// Data shares + parity shares: any K of the K+M give a block back.
     #[arg(long, value_name = "K+M")]
     code: String,
-    /// rdp, evenodd, star, xcode, bcode, cauchy, mirror, parity (exclusive-or only) or rs; by default the fastest for
-    /// K and M.
+    /// rdp, evenodd, star, xcode, bcode, cauchy, mirror, parity (exclusive-or only) or rs; by default
+    /// mirror for K = 1, parity for M = 1, rdp for M = 2 and K up to 16, else cauchy.
     #[arg(long)]
     codec: Option<Codec>,
     /// Mode of the root directory, octal.
