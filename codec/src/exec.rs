@@ -73,3 +73,53 @@ fn sum<C: AsRef<[Row]>>(sources: &[Packet], columns: &[C], base: Base) -> Sum {
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codes::array::XorArray;
+    use crate::codes::{bcode, cauchy, evenodd, rdp, star, xcode};
+    use crate::geometry::Geometry;
+    use crate::{Code, ShareSet};
+
+    /// Where there is machine code the portable executor is used for nothing else.
+    #[test]
+    fn the_portable_executor_encodes_and_decodes_every_code() {
+        let geometries: [(usize, Geometry); 9] = [
+            (4, rdp::geometry(5, 4)),
+            (6, rdp::geometry(17, 6)),
+            (5, evenodd::geometry(5, 5)),
+            (4, star::geometry(5, 4)),
+            (5, xcode::geometry(7)),
+            (4, bcode::geometry(6).expect("there is one")),
+            (6, cauchy::geometry(6, 3)),
+            (10, cauchy::geometry(10, 4)),
+            (15, cauchy::geometry(15, 3)),
+        ];
+        let few = if cfg!(miri) { 1 } else { geometries.len() };
+        for (k, geometry) in geometries.into_iter().take(few) {
+            let code = XorArray::new("portable", k, geometry);
+            let (n, m) = (code.n(), code.m());
+            let len = 3 * code.stripe_bytes();
+            let byte = |share: usize, at: usize| (share * 89 + at * 7 + at / 64 * 31) as u8;
+            let mut right: Vec<Vec<u8>> =
+                (0..n).map(|share| (0..len).map(|at| byte(share, at)).collect()).collect();
+            run_portably(code.encode_schedule().lean(), &mut views(&mut right), 3);
+            let whole: Vec<&[u8]> = right.iter().map(Vec::as_slice).collect();
+            assert_eq!(code.verify(&whole), Ok(crate::Verdict::Clean), "{k}+{m}");
+            for first in 0..n {
+                let lost: ShareSet = (0..m).map(|share| (first + share * 2) % n).collect();
+                let present = ShareSet::all(n).minus(lost);
+                let schedule = code.decode_schedule(present, lost).expect("no more than m are lost");
+                let mut damaged = right.clone();
+                lost.iter().for_each(|share| damaged[share].fill(0xdb));
+                run_portably(schedule.lean(), &mut views(&mut damaged), 3);
+                assert!(damaged == right, "{k}+{m} without {lost}");
+            }
+        }
+    }
+
+    fn views(shares: &mut [Vec<u8>]) -> Vec<&mut [u8]> {
+        shares.iter_mut().map(Vec::as_mut_slice).collect()
+    }
+}
