@@ -141,7 +141,8 @@ impl RepairPlan {
         }
     }
 
-    fn rows_of(&self, share: usize) -> &[usize] {
+    /// The rows of each stripe that it reads of a share, ascending; none of a share that it does not read.
+    pub fn rows_of(&self, share: usize) -> &[usize] {
         self.reads.iter().find(|read| read.share == share).map_or(&[], |read| &read.rows)
     }
 }

@@ -255,11 +255,10 @@ impl Blocks {
 /// Checks the chunks of an answer and cuts out the range asked for.
 /// What a plan reads of a share.
 fn rows(plan: &RepairPlan, index: usize) -> v1::Rows {
-    let read = plan.reads().iter().find(|read| read.share == index);
     v1::Rows {
         row_bytes: plan.row_bytes() as u32,
         stripe_rows: plan.stripe_rows() as u32,
-        rows: read.map(|read| read.rows.iter().map(|row| *row as u32).collect()).unwrap_or_default(),
+        rows: plan.rows_of(index).iter().map(|row| *row as u32).collect(),
     }
 }
 

@@ -75,25 +75,26 @@ impl Blocks {
         packed.iter().for_each(|(index, packed)| plan.unpack(*index, packed, &mut buffers[*index]));
         let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         code.reconstruct_from_plan(&plan, &mut slices).map_err(|error| Error::Protocol(error.to_string()))?;
-        let present = self.put_made(place, make, buffers).await?;
-        let bytes = u64::from(present.count_ones()) * share as u64;
-        Ok(Some(Repaired { present, bytes, read: read as u64 }))
+        self.put_made(place, make, buffers, read as u64).await.map(Some)
     }
 
-    /// Puts made shares onto their nodes; gives the bits of those that are durable.
+    /// Puts shares that were made of so many bytes onto their nodes.
     async fn put_made(
         &self,
         to: &BlockPlace,
         make: ShareSet,
         mut buffers: Vec<Vec<u8>>,
-    ) -> Result<u64, Error> {
+        read: u64,
+    ) -> Result<Repaired, Error> {
+        let share = make.iter().map(|index| buffers[index].len() as u64).max().unwrap_or(0);
         let parcel = |index: usize| Parcel {
             index,
             node: to.nodes[index],
             payload: std::mem::take(&mut buffers[index]).into(),
         };
         let parcels: Vec<Parcel> = make.iter().map(parcel).collect();
-        self.place(to.id, to.code, to.len, parcels, 0).await
+        let present = self.place(to.id, to.code, to.len, parcels, 0).await?;
+        Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share, read })
     }
 
     /// Puts the shares whose nodes differ between two places of a block onto their nodes in the second. Those that are not `missing` are
@@ -143,7 +144,6 @@ impl Blocks {
                 .map_err(|error| Error::Protocol(error.to_string()))?;
         }
         let read = (present.len() * share) as u64;
-        let present = self.put_made(to, make, buffers).await?;
-        Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share as u64, read })
+        self.put_made(to, make, buffers, read).await
     }
 }

@@ -1,9 +1,8 @@
 //! Machine code for a [`Program`], made at run time: x86-64 with AVX-512 or AVX2, AArch64 with NEON. The only place with `unsafe`.
 //!
 //! A code has as many decoders as erasure patterns, so they cannot be compiled ahead; interpreting them costs
-//! half of the speed (`docs/codec.md`). Memory is never writable and
-//! executable at once: it is filled, then sealed for execution. Where the system forbids that, or the machine is another,
-//! the portable executor does the work.
+//! half of the speed (`docs/codec.md`). Memory is never writable and executable at once: it is filled, then sealed for
+//! execution. Where the system forbids that, or the machine is another, the portable executor does the work.
 //!
 //! Why it is safe: the code touches only `shares[s] + offset` for packets (s, row) of the program and offsets of whole
 //! stripes below the given length; [`Native::run`] checks that every such share is that long. Registers that the
@@ -104,7 +103,7 @@ impl Native {
             return false;
         }
         if bytes > 0 {
-            // SAFETY: the memory holds a function of this type (`Assembler::assemble`), executable since `sealed`. It reads
+            // SAFETY: the memory holds a function of this type (`assemble`), executable since `sealed`. It reads
             // and writes only the first `bytes` bytes of touched shares, which were just checked to be that long and are
             // borrowed mutably, and the list of pointers. The vector level was detected, or the caller would not have it.
             unsafe {
