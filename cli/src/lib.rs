@@ -9,7 +9,7 @@ mod verbs;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use rain_client::{Cluster, Options};
+use rain_client::{Client, Options};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -77,17 +77,17 @@ fn addresses(given: Option<&str>) -> Vec<String> {
 }
 
 /// A connected client for a verb.
-async fn connect(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Cluster>> {
+async fn connect(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Client>> {
     let options =
         Options { label: format!("rain {label}, pid {}", std::process::id()), ..Options::default() };
-    Ok(Cluster::connect(&addresses(given), options).await?)
+    Ok(Client::connect(&addresses(given), options).await?)
 }
 
 /// A client that only looks: it needs no leader of the namespace.
-async fn observe(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Cluster>> {
+async fn observe(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Client>> {
     let label = format!("rain {label}, pid {}", std::process::id());
     let options = Options { label, observe: true, ..Options::default() };
-    Ok(Cluster::connect(&addresses(given), options).await?)
+    Ok(Client::connect(&addresses(given), options).await?)
 }
 
 /// The program, by whatever name it was called.

@@ -1,8 +1,8 @@
 //! What a node's own workers do with shares (repair, deletion, lists; the same block layer as everybody's), and what an administrator
 //! does with nodes.
 
-use crate::block::{BlockPlace, Repaired};
-use crate::cluster::{Cluster, unexpected};
+use crate::block::{BlockLocation, Repaired};
+use crate::cluster::{Client, unexpected};
 use crate::error::Error;
 use rain_namespace::command::{Command, NodeSpec, Outcome};
 use rain_namespace::query::{Answer, Query};
@@ -20,17 +20,17 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A million files take seconds.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 
-impl Cluster {
+impl Client {
     /// Makes missing shares (bits) of a block again, for those of its nodes that answer.
-    pub async fn repair_block(&self, place: &BlockPlace, missing: u64) -> Result<Repaired, Error> {
+    pub async fn repair_block(&self, place: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
         self.blocks.repair(place, missing).await
     }
 
     /// Puts the shares of a block whose nodes differ between two places onto their nodes in the second.
     pub async fn move_block(
         &self,
-        from: &BlockPlace,
-        to: &BlockPlace,
+        from: &BlockLocation,
+        to: &BlockLocation,
         missing: u64,
     ) -> Result<Repaired, Error> {
         self.blocks.move_shares(from, to, missing).await
@@ -112,8 +112,8 @@ impl Cluster {
     }
 
     /// Has a node's shares moved to others, or not after all.
-    pub async fn set_leaving(&self, id: NodeId, leaving: bool) -> Result<(), Error> {
-        self.propose_internal(Command::SetLeaving { id, leaving }).await.map(|_| ())
+    pub async fn set_draining(&self, id: NodeId, draining: bool) -> Result<(), Error> {
+        self.propose_internal(Command::SetDraining { id, draining }).await.map(|_| ())
     }
 
     /// In how many placement groups a node is, of the closed ones those that still have blocks. With none it can go.

@@ -67,11 +67,11 @@ impl Session {
 
 /// A connected client. Share it by `Arc`; `close` it to end its session at once.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct Client {
     id: ClusterId,
     options: Options,
     leader: Arc<Leader>,
-    pub(crate) ring_word: crate::ring::RingWord,
+    pub(crate) view_hint: crate::ring::ViewHint,
     /// How old what a node without a leader answered last was, milliseconds.
     age_ms: AtomicU64,
     nodes: RwLock<BTreeMap<NodeId, Arc<Node>>>,
@@ -90,9 +90,9 @@ pub struct Cluster {
     pub(crate) blocks: Blocks,
 }
 
-impl Cluster {
+impl Client {
     /// Finds the cluster from any of these addresses (`host:port`) and opens a session.
-    pub async fn connect(addresses: &[String], options: Options) -> Result<Arc<Cluster>, Error> {
+    pub async fn connect(addresses: &[String], options: Options) -> Result<Arc<Client>, Error> {
         let (described, place) = if options.observe {
             leader::find_any(addresses, options.dead_after).await?
         } else {
@@ -103,10 +103,10 @@ impl Cluster {
             described.cluster.parse().map_err(|error| Error::Protocol(format!("cluster id: {error}")))?;
         let leader = Leader::new(id, addresses.to_vec(), place, options.dead_after);
         let counters = Arc::new(Counters::default());
-        let cluster = Arc::new(Cluster {
+        let cluster = Arc::new(Client {
             id,
             leader: leader.clone(),
-            ring_word: crate::ring::RingWord::default(),
+            view_hint: crate::ring::ViewHint::default(),
             age_ms: AtomicU64::new(0),
             nodes: RwLock::default(),
             session: Mutex::new(Session::new(SessionId(0))),
@@ -324,7 +324,7 @@ impl Cluster {
     }
 
     /// Asks the namespace. Without a majority the nodes that answer say what they have, which may be old
-    /// ([`Cluster::without_leader`]).
+    /// ([`Client::without_leader`]).
     pub async fn query(&self, query: &Query) -> Result<Answer, Error> {
         let begun = Instant::now();
         loop {
@@ -336,7 +336,7 @@ impl Cluster {
                 _ => wire::encode(query),
             };
             let response = match self.query_leader(framed.into(), Duration::ZERO).await {
-                Err(error @ Error::NoMajority { .. }) if self.options.may_be_old => {
+                Err(error @ Error::NoMajority { .. }) if self.options.allow_stale => {
                     self.query_any(wire::encode(query).into()).await.ok_or(error)?
                 }
                 asked => asked?,
@@ -377,7 +377,7 @@ impl Cluster {
         count(&self.counters.queries);
         self.call_leader("asking the namespace", |channel| {
             let wait_ms = wait.as_millis() as u32;
-            let request = v1::QueryRequest { query: query.clone(), may_be_old: false, wait_ms };
+            let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms };
             let mut client = namespace_client(channel);
             async move { client.query(request).await }
         })
@@ -395,7 +395,7 @@ impl Cluster {
                 .collect();
         }
         let asked = channels.into_iter().map(|channel| {
-            let request = v1::QueryRequest { query: query.clone(), may_be_old: true, wait_ms: 0 };
+            let request = v1::QueryRequest { query: query.clone(), allow_stale: true, wait_ms: 0 };
             let mut client = namespace_client(channel);
             async move { tokio::time::timeout(OLD_TIMEOUT, client.query(request)).await.ok()?.ok() }
         });
@@ -427,7 +427,7 @@ impl Cluster {
         self.propose_in(None, command).await
     }
 
-    /// As [`Cluster::propose`]; where a session is named, in that one or not at all.
+    /// As [`Client::propose`]; where a session is named, in that one or not at all.
     pub(crate) async fn propose_in(
         &self,
         bound: Option<SessionId>,
@@ -449,7 +449,7 @@ impl Cluster {
         }
     }
 
-    /// As [`Cluster::propose_in`], without going on where the session has ended or a directory is another's.
+    /// As [`Client::propose_in`], without going on where the session has ended or a directory is another's.
     pub(crate) async fn propose_once(
         &self,
         bound: Option<SessionId>,
@@ -597,7 +597,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for Client {
     fn drop(&mut self) {
         for task in lock(&self.tasks).drain(..) {
             task.abort();
@@ -617,7 +617,7 @@ pub(crate) struct Numbered<'a> {
 /// A request's number, until its result is here (or nobody waits for it any more).
 #[derive(Debug)]
 struct UnderWay<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a Client,
     id: RequestId,
 }
 
@@ -672,7 +672,7 @@ async fn direct<T>(
     }
 }
 
-async fn renew_for_ever(cluster: Weak<Cluster>) {
+async fn renew_for_ever(cluster: Weak<Client>) {
     loop {
         let Some(strong) = cluster.upgrade() else { return };
         let pause = Duration::from_millis(strong.ttl_ms.load(Relaxed) / 4);

@@ -12,15 +12,15 @@ use std::time::Duration;
 /// What a node's answers usually take: a smoothed mean and deviation (RFC 6298, section 2, with the same
 /// gains 1/8 and 1/4).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Usual {
+pub struct LatencyEstimate {
     mean: f64,
     deviation: f64,
     seen: u32,
 }
 
-impl Default for Usual {
-    fn default() -> Usual {
-        Usual { mean: 0.010, deviation: 0.010, seen: 0 }
+impl Default for LatencyEstimate {
+    fn default() -> LatencyEstimate {
+        LatencyEstimate { mean: 0.010, deviation: 0.010, seen: 0 }
     }
 }
 
@@ -39,7 +39,7 @@ pub const READ: Bounds = Bounds { soonest: Duration::from_millis(15), latest: Du
 /// Writes: a late node's share is made by repair afterwards, which costs more than a little patience.
 pub const WRITE: Bounds = Bounds { soonest: Duration::from_millis(250), latest: Duration::from_secs(2) };
 
-impl Usual {
+impl LatencyEstimate {
     /// Takes in one answer's time.
     pub fn record(&mut self, took: Duration) {
         let took = took.as_secs_f64();
@@ -70,24 +70,24 @@ mod tests {
 
     #[test]
     fn a_steady_node_is_late_only_when_far_from_its_usual() {
-        let mut usual = Usual::default();
+        let mut latency = LatencyEstimate::default();
         for step in 0..200 {
-            usual.record(Duration::from_micros(40_000 + (step % 5) * 500));
+            latency.record(Duration::from_micros(40_000 + (step % 5) * 500));
         }
-        let late = usual.late_after(READ);
+        let late = latency.late_after(READ);
         assert!(late > Duration::from_millis(42) && late < Duration::from_millis(60), "{late:?}");
     }
 
     #[test]
     fn the_wait_stays_within_its_bounds() {
-        let mut usual = Usual::default();
+        let mut latency = LatencyEstimate::default();
         for _ in 0..50 {
-            usual.record(Duration::from_micros(50));
+            latency.record(Duration::from_micros(50));
         }
-        assert_eq!(usual.late_after(READ), READ.soonest);
+        assert_eq!(latency.late_after(READ), READ.soonest);
         for _ in 0..50 {
-            usual.record(Duration::from_secs(9));
+            latency.record(Duration::from_secs(9));
         }
-        assert_eq!(usual.late_after(READ), READ.latest);
+        assert_eq!(latency.late_after(READ), READ.latest);
     }
 }

@@ -1,6 +1,6 @@
 //! The client of a RAIN cluster: what a mount, a command, a program and a node's own workers use alike.
 //!
-//! - [`Cluster`] finds the namespace's leader and follows it, sends it commands and queries, and renews the
+//! - [`Client`] finds the namespace's leader and follows it, sends it commands and queries, and renews the
 //!   session; [`block`] stores and retrieves blocks over the nodes.
 //! - [`Volume`] is a mountable tree: names and attributes. [`OpenFile`] is a file's data.
 //!
@@ -17,7 +17,6 @@
 //! It knows nothing of FUSE, of a node's disk, or of what the namespace's functions do, but to ask them.
 
 mod admin;
-mod behind;
 pub mod block;
 mod cluster;
 mod dirty;
@@ -29,16 +28,17 @@ mod leader;
 mod node;
 mod opening;
 mod options;
-mod places;
+mod placement;
 mod ranges;
 mod ring;
 mod stats;
 mod volume;
+mod writeback;
 
-pub use block::{BlockPlace, Repaired, ShareState};
-pub use cluster::Cluster;
+pub use block::{BlockLocation, Repaired, ShareState};
+pub use cluster::Client;
 pub use error::Error;
-pub use file::{Granted, OpenFile};
+pub use file::{LockGrant, OpenFile};
 pub use node::{NodeHealth, grpc_endpoint};
 pub use options::{Options, ReadPolicy};
 pub use stats::ClientStats;

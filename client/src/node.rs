@@ -15,7 +15,7 @@
 //! Calls go to nodes that are up first. A node that is not is probed in the background, so that nobody's
 //! read or write pays for finding out that it is back.
 
-use crate::hedge::Usual;
+use crate::hedge::LatencyEstimate;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rain_proto::v1;
@@ -76,7 +76,7 @@ pub enum NodeHealth {
 #[derive(Debug)]
 struct State {
     health: NodeHealth,
-    usual: Usual,
+    latency: LatencyEstimate,
     /// Calls under way: the load as far as this client makes it.
     in_flight: u32,
     probing: bool,
@@ -107,7 +107,7 @@ impl Node {
             way: AtomicUsize::new(0),
             state: Mutex::new(State {
                 health: NodeHealth::Up,
-                usual: Usual::default(),
+                latency: LatencyEstimate::default(),
                 in_flight: 0,
                 probing: false,
                 in_view: true,
@@ -171,15 +171,15 @@ impl Node {
         }
     }
 
-    pub(crate) fn usual(&self) -> Usual {
-        self.state().usual
+    pub(crate) fn latency(&self) -> LatencyEstimate {
+        self.state().latency
     }
 
     /// For choosing among nodes: those up first, then by the expected time to an answer.
     pub(crate) fn cost(&self) -> (bool, Duration) {
         let state = self.state();
         let away = state.health != NodeHealth::Up || !state.in_view;
-        (away, state.usual.mean() * (1 + state.in_flight))
+        (away, state.latency.mean() * (1 + state.in_flight))
     }
 
     /// The load index that the ring carries, 0 to 1000.
@@ -299,7 +299,7 @@ impl Call {
             Err(_) => self.node.answered(),
             Ok(_) => {
                 self.node.answered();
-                self.node.state().usual.record(self.begun.elapsed());
+                self.node.state().latency.record(self.begun.elapsed());
             }
         }
     }

@@ -50,11 +50,11 @@ pub struct Options {
     pub observe: bool,
     /// Directories in which it makes and removes much are held, and names and small files in them are told to the namespace behind the caller:
     /// durable at the next flush, seen by others at once. False: every call returns when it is durable.
-    pub behind: bool,
+    pub write_back: bool,
     /// A directory that another client wanted back is not held again so soon; twice as long each time, up to 150 times as long. 0.2 s.
-    pub hold_again_after: Duration,
+    pub delegation_backoff: Duration,
     /// Without a majority, what a node has is an answer, which may be old; else there is none. True.
-    pub may_be_old: bool,
+    pub allow_stale: bool,
 }
 
 impl Default for Options {
@@ -68,9 +68,9 @@ impl Default for Options {
             blocks_in_flight_max: 8,
             read_policy: ReadPolicy::default(),
             observe: false,
-            behind: false,
-            hold_again_after: Duration::from_millis(200),
-            may_be_old: true,
+            write_back: false,
+            delegation_backoff: Duration::from_millis(200),
+            allow_stale: true,
         }
     }
 }

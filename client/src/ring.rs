@@ -4,7 +4,7 @@
 //! the token. Only a primary ring is believed: an orphan says who is on its side of a cut, and the client may be on the other. When no
 //! node can be watched, what the client finds out itself is all it has.
 
-use crate::cluster::Cluster;
+use crate::cluster::Client;
 use rain_proto::v1;
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,9 +39,9 @@ struct Watcher {
 
 /// What the watchers were told last.
 #[derive(Debug, Default)]
-pub(crate) struct RingWord(Mutex<[Watcher; WATCHERS]>);
+pub(crate) struct ViewHint(Mutex<[Watcher; WATCHERS]>);
 
-impl RingWord {
+impl ViewHint {
     fn watchers(&self) -> MutexGuard<'_, [Watcher; WATCHERS]> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,7 +64,7 @@ impl RingWord {
 }
 
 /// Watches one node after the other for as long as the client lives.
-pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
+pub(crate) async fn watch(cluster: Weak<Client>, watcher: usize) {
     loop {
         let Some(strong) = cluster.upgrade() else { return };
         let nodes = strong.nodes_to_watch(watcher);
@@ -72,7 +72,7 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
         drop(strong);
         for node in nodes {
             let Some(strong) = cluster.upgrade() else { return };
-            if !strong.ring_word.turn_to(watcher, node.id, alone) {
+            if !strong.view_hint.turn_to(watcher, node.id, alone) {
                 continue;
             }
             drop(strong);
@@ -87,7 +87,7 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
             }
         }
         match cluster.upgrade() {
-            Some(strong) => strong.ring_word.turn_away(watcher),
+            Some(strong) => strong.view_hint.turn_away(watcher),
             None => return,
         }
         tokio::time::sleep(AGAIN_EVERY).await;
@@ -95,7 +95,7 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, watcher: usize) {
 }
 
 /// Takes in what one node says until it is silent, or has no primary ring to speak of.
-async fn follow(cluster: &Weak<Cluster>, watcher: usize, mut said: tonic::Streaming<v1::RingResponse>) {
+async fn follow(cluster: &Weak<Client>, watcher: usize, mut said: tonic::Streaming<v1::RingResponse>) {
     let mut orphaned = 0;
     while let Ok(Ok(Some(ring))) = tokio::time::timeout(SILENCE_MAX, said.message()).await {
         let Some(cluster) = cluster.upgrade() else { return };
@@ -118,7 +118,7 @@ async fn follow(cluster: &Weak<Cluster>, watcher: usize, mut said: tonic::Stream
     }
 }
 
-impl Cluster {
+impl Client {
     /// The best first, for the second watcher from the second on: the two watch different nodes where there are two.
     fn nodes_to_watch(&self, watcher: usize) -> Vec<Arc<crate::node::Node>> {
         let mut nodes = self.all_nodes();
@@ -133,7 +133,7 @@ impl Cluster {
     /// A watcher was told of a view, or hears nothing more. The newest of all counts; without any nobody is known to be away.
     fn hear_ring(&self, watcher: usize, told: Option<Told>) {
         let newest = {
-            let mut watchers = self.ring_word.watchers();
+            let mut watchers = self.view_hint.watchers();
             watchers[watcher].told = told;
             watchers.iter().filter_map(|watcher| watcher.told.as_ref()).max_by_key(|told| told.epoch).cloned()
         };
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn two_watchers_never_turn_to_one_node_unless_there_is_no_other() {
-        let word = RingWord::default();
+        let word = ViewHint::default();
         assert!(word.turn_to(0, NodeId(1), false));
         assert!(!word.turn_to(1, NodeId(1), false), "another watches it");
         assert!(word.turn_to(1, NodeId(2), false));

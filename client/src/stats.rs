@@ -25,11 +25,11 @@ pub struct ClientStats {
     /// Queries sent to the namespace.
     pub queries: u64,
     /// Changes that were told before the namespace had them.
-    pub told_early: u64,
+    pub acknowledged_early: u64,
     /// Directories taken.
-    pub directories_taken: u64,
+    pub delegations_taken: u64,
     /// Directories given back: somebody wanted them, or nothing was done in them.
-    pub directories_given_back: u64,
+    pub delegations_returned: u64,
 }
 
 macro_rules! counters {
@@ -54,9 +54,9 @@ counters!(
     shares_absent,
     commands,
     queries,
-    told_early,
-    directories_taken,
-    directories_given_back,
+    acknowledged_early,
+    delegations_taken,
+    delegations_returned,
 );
 
 /// Adds one.

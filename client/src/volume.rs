@@ -3,11 +3,11 @@
 //! Attributes that this module gives include what the client has written and not yet committed (length and
 //! time of modification), so that a program sees its own writes.
 
-use crate::behind::Behind;
-use crate::cluster::{Cluster, unexpected};
+use crate::cluster::{Client, unexpected};
 use crate::error::Error;
 use crate::file::{FileState, OpenFile};
-use crate::places::Places;
+use crate::placement::Places;
+use crate::writeback::Writeback;
 use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
@@ -95,19 +95,19 @@ impl DirtyBudget {
 /// A volume in use by this client.
 #[derive(Debug)]
 pub struct Volume {
-    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) cluster: Arc<Client>,
     record: VolumeRecord,
     places: RwLock<Arc<Places>>,
     pub(crate) next_group: AtomicU64,
     pub(crate) files: Mutex<HashMap<Ino, Arc<FileState>>>,
     versions: Mutex<BTreeMap<Ino, u64>>,
     pub(crate) budget: DirtyBudget,
-    pub(crate) behind: Arc<Behind>,
+    pub(crate) writeback: Arc<Writeback>,
     pub(crate) runtime: Handle,
 }
 
 impl Volume {
-    pub(crate) fn attach(cluster: Arc<Cluster>, record: VolumeRecord) -> Result<Arc<Volume>, Error> {
+    pub(crate) fn attach(cluster: Arc<Client>, record: VolumeRecord) -> Result<Arc<Volume>, Error> {
         let volume = Arc::new(Volume {
             places: RwLock::new(Arc::new(Places::new(record.clone())?)),
             next_group: AtomicU64::new(u64::from(std::process::id())),
@@ -118,7 +118,7 @@ impl Volume {
                 bytes_max: cluster.options().dirty_bytes_max,
                 freed: Notify::new(),
             },
-            behind: Arc::new(Behind::new()),
+            writeback: Arc::new(Writeback::new()),
             runtime: Handle::current(),
             cluster: cluster.clone(),
             record,
@@ -140,7 +140,7 @@ impl Volume {
     }
 
     /// The cluster it belongs to.
-    pub fn cluster(&self) -> &Arc<Cluster> {
+    pub fn cluster(&self) -> &Arc<Client> {
         &self.cluster
     }
 
@@ -249,8 +249,10 @@ impl Volume {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), Error> {
-        if let Some(file) =
-            self.behind.born_over((parent, name), (new_parent, new_name)).and_then(|ino| self.file(ino))
+        if let Some(file) = self
+            .writeback
+            .unpublished_over((parent, name), (new_parent, new_name))
+            .and_then(|ino| self.file(ino))
         {
             // Should everything fail now, the name has the old contents or the new, as if the new had been stored by their writer.
             file.flush(self).await?;
@@ -260,10 +262,10 @@ impl Volume {
     }
 
     async fn remove(&self, command: Command) -> Result<(), Error> {
-        let Outcome::Removed { ino, orphaned } = self.change(command).await? else {
+        let Outcome::Removed { ino, last_name_gone } = self.change(command).await? else {
             return Err(unexpected("what was removed"));
         };
-        if orphaned {
+        if last_name_gone {
             self.is_orphan(ino);
         }
         Ok(())
@@ -274,7 +276,7 @@ impl Volume {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
         match self.file(ino) {
             Some(file) => file.orphan(),
-            None => self.behind.closed(ino),
+            None => self.writeback.closed(ino),
         }
     }
 
@@ -442,7 +444,7 @@ impl Volume {
                 self.remember_version(file.ino(), version);
             }
             files.remove(&file.ino());
-            self.behind.closed(file.ino());
+            self.writeback.closed(file.ino());
         }
     }
 }

@@ -79,7 +79,7 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
             Some(true) => return Err(NsError::Stale),
             _ => Answer::Attr(attr(kv, *ino)?),
         },
-        Query::Orphans { after, limit } => Answer::Orphans(orphans(kv, *after, rows(*limit))),
+        Query::UnlinkedFiles { after, limit } => Answer::UnlinkedFiles(orphans(kv, *after, rows(*limit))),
         Query::Ticket { ino, session, ticket } => {
             if kv.get(&key::session(*session)).is_none() {
                 return Err(NsError::SessionEnded(*session));

@@ -136,8 +136,8 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
             continue;
         }
         found.expect(|| about("links"), u64::from(attr.nlink), names);
-        let orphaned = orphans.get(&ino).copied().unwrap_or(0);
-        found.expect(|| about("orphan records"), u64::from(attr.nlink == 0), orphaned);
+        let last_name_gone = orphans.get(&ino).copied().unwrap_or(0);
+        found.expect(|| about("orphan records"), u64::from(attr.nlink == 0), last_name_gone);
         let extents = found.extents.get(&ino).cloned().unwrap_or_default();
         let inline = kv.get(&key::inline(ino)).map_or(0, |inline| inline.len() as u64);
         let held = extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline;

@@ -208,7 +208,7 @@ pub enum Command {
         /// How much.
         len: u64,
     },
-    /// Orphans that nobody has open are freed. Outcome: `Done`.
+    /// UnlinkedFiles that nobody has open are freed. Outcome: `Done`.
     Free {
         /// Which; those that are no orphans are passed over.
         inos: Vec<Ino>,
@@ -250,13 +250,13 @@ pub enum Command {
         lock: Lock,
     },
     /// The request's session waits for a lock no more. Outcome: `Lock`: `Granted` if it has come meanwhile, else `Held`.
-    GiveUp {
+    CancelLockWait {
         /// On which inode.
         ino: Ino,
         /// As it was queued.
         ticket: u64,
     },
-    /// Orphans are opened no more by those who have not opened them yet. Outcome: `Done`.
+    /// UnlinkedFiles are opened no more by those who have not opened them yet. Outcome: `Done`.
     Seal {
         /// Which; those that are no orphans are passed over.
         inos: Vec<Ino>,
@@ -272,12 +272,12 @@ pub enum Command {
         dir: Ino,
     },
     /// The request's session gives directories back. Outcome: `Done`; those that it has not are passed over.
-    GiveBack {
+    ReturnDelegations {
         /// Which.
         dirs: Vec<Ino>,
     },
     /// A directory is taken from a session that does not give it back. Outcome: `Done`, also when it has it no more.
-    TakeBack {
+    RevokeDelegation {
         /// Which.
         dir: Ino,
         /// From whom.
@@ -289,11 +289,11 @@ pub enum Command {
         count: u32,
     },
     /// A node is to go, or stays after all. Outcome: `Done`.
-    SetLeaving {
+    SetDraining {
         /// Which.
         id: NodeId,
         /// Whether it is to go.
-        leaving: bool,
+        draining: bool,
     },
     /// Opens the groups that a volume's nodes ask for by now ([`crate::placement::plan_following`]). Outcome: `Done`.
     Regroup {
@@ -315,12 +315,12 @@ impl Command {
             self,
             Command::Lock { .. }
                 | Command::Unlock { .. }
-                | Command::GiveUp { .. }
+                | Command::CancelLockWait { .. }
                 | Command::EndSession { .. }
                 | Command::Free { .. }
                 | Command::Recall { .. }
-                | Command::GiveBack { .. }
-                | Command::TakeBack { .. }
+                | Command::ReturnDelegations { .. }
+                | Command::RevokeDelegation { .. }
         )
     }
 }
@@ -442,7 +442,7 @@ pub enum Outcome {
         /// What the name meant.
         ino: Ino,
         /// Whether the inode is an orphan now.
-        orphaned: bool,
+        last_name_gone: bool,
     },
     /// A session's number.
     Session(SessionId),

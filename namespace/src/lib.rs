@@ -1,7 +1,7 @@
 //! The namespace: every filesystem operation as a deterministic function over an ordered store.
 //!
 //! - [`command::Command`] changes it, [`apply`] says how; [`query::Query`] asks, [`query::answer`] answers.
-//! - [`holding::Holding`]: what a session may decide by itself, in directories that are delegated to it.
+//! - [`holding::DelegationSet`]: what a session may decide by itself, in directories that are delegated to it.
 //! - [`kv::KvTxn`] is all it needs of the world.
 //!
 //! It knows nothing of clocks, randomness, tasks, sockets, disks, the ring or Raft.
@@ -10,9 +10,9 @@ mod answer;
 mod apply;
 pub mod check;
 pub mod command;
+pub mod delegation;
 pub mod error;
 pub mod extent;
-pub mod holding;
 pub mod key;
 pub mod kv;
 pub mod lock;

@@ -119,7 +119,7 @@ mod tests {
                 joined: Time::default(),
                 witness: false,
                 folder: String::new(),
-                leaving: false,
+                draining: false,
                 others: Vec::new(),
             })
             .collect()
@@ -177,7 +177,7 @@ mod tests {
             created: Time::default(),
         };
         assert_eq!(plan_following(&volume, &nodes), Some(Vec::new()));
-        nodes[2].leaving = true;
+        nodes[2].draining = true;
         let following = plan_following(&volume, &nodes).expect("seven are enough for six");
         let had_it = volume.groups.iter().filter(|group| group.nodes.contains(&NodeId(3))).count();
         assert_eq!(following.len(), had_it);
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(plan_following(&volume, &nodes), Some(Vec::new()));
         assert_eq!(volume.open_groups().len(), 200);
         assert_eq!(volume.closed_groups().len(), had_it);
-        nodes[2].leaving = false;
+        nodes[2].draining = false;
         let back = plan_following(&volume, &nodes).expect("eight are enough for six");
         assert_eq!(back.len(), had_it, "it wins the same groups again");
         nodes.truncate(5);

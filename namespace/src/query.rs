@@ -101,8 +101,8 @@ pub enum Query {
         /// Number.
         id: VolumeId,
     },
-    /// Files without a name, by number. Answer: `Orphans`.
-    Orphans {
+    /// Files without a name, by number. Answer: `UnlinkedFiles`.
+    UnlinkedFiles {
         /// After this one.
         after: Option<Ino>,
         /// At most so many (the namespace's own limit is 4096).
@@ -243,7 +243,7 @@ pub enum Answer {
     /// Counts.
     Totals(Totals),
     /// Files without a name, by number, and whether they are sealed.
-    Orphans(Vec<(Ino, bool)>),
+    UnlinkedFiles(Vec<(Ino, bool)>),
     /// How it stands with a queued lock.
     Ticket {
         /// It is not there yet.

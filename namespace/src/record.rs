@@ -205,7 +205,7 @@ pub struct NodeRecord {
     /// The mark of its data folder.
     pub folder: String,
     /// It is to go: no open group has it where there are others, and its shares move to them.
-    pub leaving: bool,
+    pub draining: bool,
     /// Where it is reached, too, over other networks, `host:port`.
     pub others: Vec<String>,
 }
@@ -218,7 +218,7 @@ impl NodeRecord {
 
     /// Whether it may be in open groups.
     pub fn takes_shares(&self) -> bool {
-        !self.witness && !self.leaving
+        !self.witness && !self.draining
     }
 }
 

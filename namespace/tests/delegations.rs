@@ -87,25 +87,31 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
     assert_eq!(held(&world), Ok(Answer::Delegations(vec![(dir, true)])));
     assert_eq!(answer(&world.kv, &Query::Recalled { limit: 9 }), Ok(Answer::Recalled(vec![(dir, holder)])));
     assert!(world.as_session(holder, 4, make(dir, "i", FileKind::File)).is_ok());
-    assert_eq!(world.as_session(other, 31, Command::GiveBack { dirs: vec![dir] }), Ok(Outcome::Done));
+    assert_eq!(
+        world.as_session(other, 31, Command::ReturnDelegations { dirs: vec![dir] }),
+        Ok(Outcome::Done)
+    );
     assert_eq!(
         answer(&world.kv, &Query::Delegation { dir }),
         Ok(Answer::Delegation(Some(holder))),
         "not theirs to give"
     );
-    assert_eq!(world.as_session(holder, 5, Command::GiveBack { dirs: vec![dir] }), Ok(Outcome::Done));
+    assert_eq!(
+        world.as_session(holder, 5, Command::ReturnDelegations { dirs: vec![dir] }),
+        Ok(Outcome::Done)
+    );
     assert_eq!(answer(&world.kv, &Query::Delegation { dir }), Ok(Answer::Delegation(None)));
     assert!(world.as_session(other, 32, make(dir, "j", FileKind::File)).is_ok());
     assert_eq!(world.run(Command::Recall { dir }), Ok(Outcome::Done), "nobody has it");
     // It goes with its session, with the directory, and when it is taken back.
     assert!(world.as_session(holder, 6, Command::Delegate { dir }).is_ok());
-    assert_eq!(world.run(Command::TakeBack { dir, session: other }), Ok(Outcome::Done));
+    assert_eq!(world.run(Command::RevokeDelegation { dir, session: other }), Ok(Outcome::Done));
     assert_eq!(
         answer(&world.kv, &Query::Delegation { dir }),
         Ok(Answer::Delegation(Some(holder))),
         "it is another's"
     );
-    assert_eq!(world.run(Command::TakeBack { dir, session: holder }), Ok(Outcome::Done));
+    assert_eq!(world.run(Command::RevokeDelegation { dir, session: holder }), Ok(Outcome::Done));
     assert_eq!(answer(&world.kv, &Query::Delegation { dir }), Ok(Answer::Delegation(None)));
     assert!(world.as_session(holder, 7, Command::Delegate { dir }).is_ok());
     let empty = world.made(root, "empty", FileKind::Directory);

@@ -2,7 +2,7 @@
 
 use crate::durable::Durable;
 use crate::epoch::{Epoch, Fence, Stamp};
-use crate::message::{Denial, Message, Standing};
+use crate::message::{Denial, LeaderLease, Message};
 use crate::shared::Notice;
 use crate::token::{Member, View};
 use rain_types::NodeId;
@@ -83,7 +83,7 @@ pub enum Step {
         /// For this epoch.
         epoch: Epoch,
         /// In which position.
-        standing: Standing,
+        leader_lease: LeaderLease,
     },
     /// It allows somebody's call.
     Granted {

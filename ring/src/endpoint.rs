@@ -10,7 +10,7 @@
 use crate::effect::{Effect, Step, Timer};
 use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
-use crate::message::Standing;
+use crate::message::LeaderLease;
 use crate::node::{Input, Node, Phase};
 use crate::paths;
 use crate::shared::Notice;
@@ -140,7 +140,7 @@ pub struct Endpoint {
     took_at: Option<Duration>,
     /// Time between the last two tokens.
     round: Option<Duration>,
-    standing: Standing,
+    leader_lease: LeaderLease,
 }
 
 impl Endpoint {
@@ -157,7 +157,7 @@ impl Endpoint {
             recent: VecDeque::new(),
             took_at: None,
             round: None,
-            standing: Standing::Starving,
+            leader_lease: LeaderLease::Starving,
         }
     }
 
@@ -330,9 +330,9 @@ impl Endpoint {
                 self.counts.starved += 1;
                 self.note(now, "the token has not come; calling 911".into());
             }
-            Step::Called { standing, .. } => self.standing = *standing,
+            Step::Called { leader_lease, .. } => self.leader_lease = *leader_lease,
             Step::Founded(stamp) => {
-                if self.standing == Standing::Starving {
+                if self.leader_lease == LeaderLease::Starving {
                     self.counts.regenerated += 1;
                 } else {
                     self.counts.reformed += 1;

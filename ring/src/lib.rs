@@ -98,7 +98,7 @@ pub use eligible::{Configuration, Eligible};
 pub use endpoint::{Clock, Command, Counts, Endpoint, Event, History, Request, Traffic};
 pub use epoch::{Epoch, Fence, Stamp};
 pub use log::{Content, Entry, LogWindow, Place};
-pub use message::{Call, Denial, Deny, Grant, Message, Standing};
+pub use message::{Call, Denial, Deny, Grant, LeaderLease, Message};
 pub use node::{Input, Node, OutboxFull, Phase, Rules};
 pub use settings::{Detection, Settings, SettingsError};
 pub use shared::{

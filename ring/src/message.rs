@@ -77,7 +77,7 @@ impl Message {
 
 /// In which position somebody calls 911.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Standing {
+pub enum LeaderLease {
     /// I have not seen the token for too long.
     Starving,
     /// I hold the token, and want other members than it has.
@@ -90,7 +90,7 @@ pub struct Call {
     /// The epoch to be founded.
     pub epoch: Epoch,
     /// Why.
-    pub standing: Standing,
+    pub leader_lease: LeaderLease,
     /// My last copy of the token; zero for none.
     pub copy: Stamp,
     /// The newest primary token that I have held.

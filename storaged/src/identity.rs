@@ -84,7 +84,7 @@ impl Identity {
     }
 
     /// The cluster it has joined, and as which node.
-    pub(crate) fn seat(&self) -> Option<(ClusterId, NodeId)> {
+    pub(crate) fn member(&self) -> Option<(ClusterId, NodeId)> {
         let cluster = self.written.cluster.as_deref().and_then(|id| id.parse().ok())?;
         Some((cluster, NodeId(self.written.node_id?)))
     }
@@ -107,8 +107,8 @@ impl Identity {
 
     /// Joins a cluster, once and for all; or begins it.
     pub(crate) fn join(&mut self, cluster: ClusterId, node: NodeId, founding: bool) -> anyhow::Result<()> {
-        match self.seat() {
-            Some(seat) if seat == (cluster, node) => Ok(()),
+        match self.member() {
+            Some(member) if member == (cluster, node) => Ok(()),
             Some((joined, known)) => bail!(
                 "{} belongs to node {known} of cluster {joined}, not to node {node} of cluster {cluster}: check --peers, or \
                  give an empty --data",
@@ -182,7 +182,7 @@ mod tests {
         let mark = mine.folder().to_owned();
         let error = take(None, false).expect_err("held");
         assert!(error.to_string().contains("in use"), "{error}");
-        assert_eq!(mine.seat(), None);
+        assert_eq!(mine.member(), None);
         mine.join(ClusterId(7), NodeId(1), true).expect("first");
         mine.join(ClusterId(7), NodeId(1), true).expect("the same");
         assert!(mine.join(ClusterId(8), NodeId(1), false).is_err());
@@ -201,7 +201,7 @@ mod tests {
         let error = take(None, true).expect_err("no witness's");
         assert!(error.to_string().contains("shares"), "{error}");
         let mine = take(Some(1), false).expect("free again");
-        assert_eq!((mine.seat(), mine.is_founding()), (Some((ClusterId(7), NodeId(1))), false));
+        assert_eq!((mine.member(), mine.is_founding()), (Some((ClusterId(7), NodeId(1))), false));
         assert_eq!(mine.folder(), mark);
     }
 }

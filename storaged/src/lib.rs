@@ -7,10 +7,10 @@
 //!
 //! It knows nothing of FUSE or of the command line of `rain`.
 
+mod bootstrap;
 pub mod config;
-mod forming;
 mod identity;
-pub mod keeper;
+pub mod metadata;
 pub mod node;
 pub mod ring;
 mod service;

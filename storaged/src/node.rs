@@ -4,32 +4,32 @@
 //! checks, lets requests under way finish for a bounded time, then closes the stores cleanly. A node that is
 //! killed instead loses nothing: the stores are made for that.
 
+use crate::bootstrap::{self, Started};
 use crate::config::Config;
-use crate::forming::{self, Started};
 use crate::identity::Identity;
-use crate::keeper::raft::campaign::Campaign;
-use crate::keeper::{Keeper, KeeperOptions, ProposeError, Seat};
+use crate::metadata::raft::election::Election;
+use crate::metadata::{Member, MetadataOptions, MetadataService, ProposeError};
 use crate::ring::{self, Ring};
 use crate::service::files::StoreService;
-use crate::service::keepers::KeepersService;
 use crate::service::namespace::{Leases, NamespaceService};
 use crate::service::node::NodeService;
+use crate::service::raft::RaftService;
 use crate::service::shares::SharesService;
 use crate::share::{ShareStore, StoreOptions};
 use crate::transport::{Addresses, GrpcTransport};
-use crate::worker::orphans::Reports;
+use crate::worker::unlinked_files::Reports;
 use crate::worker::{self, WorkerCounters};
 use anyhow::{Context, bail};
-use rain_client::{Cluster, Error, Options, Volume, grpc_endpoint};
+use rain_client::{Client, Error, Options, Volume, grpc_endpoint};
 use rain_namespace::command::{Applied, Command, NodeSpec, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::NodeRecord;
 use rain_namespace::wire;
 use rain_proto::v1;
-use rain_proto::v1::keepers_server::KeepersServer;
 use rain_proto::v1::namespace_client::NamespaceClient;
 use rain_proto::v1::namespace_server::NamespaceServer;
 use rain_proto::v1::node_server::NodeServer;
+use rain_proto::v1::raft_server::RaftServer;
 use rain_proto::v1::shares_server::SharesServer;
 use rain_proto::v1::store_server::StoreServer;
 use rain_ring::View;
@@ -98,23 +98,23 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Sender<bool>,
     /// Where the nodes are.
     pub(crate) addresses: Arc<Addresses>,
-    keeper: OnceLock<Arc<Keeper>>,
+    metadata: OnceLock<Arc<MetadataService>>,
     ring: OnceLock<Ring>,
-    seat: OnceLock<(ClusterId, NodeId)>,
+    member: OnceLock<(ClusterId, NodeId)>,
     /// Where this node itself listens: its own client begins there.
     own_address: String,
-    client: tokio::sync::Mutex<Option<Arc<Cluster>>>,
+    client: tokio::sync::Mutex<Option<Arc<Client>>>,
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
 }
 
 impl Shared {
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
-        self.seat.get().map(|(cluster, _)| *cluster)
+        self.member.get().map(|(cluster, _)| *cluster)
     }
 
     /// This node's number, once it has one.
     pub(crate) fn node(&self) -> Option<NodeId> {
-        self.seat.get().map(|(_, node)| *node)
+        self.member.get().map(|(_, node)| *node)
     }
 
     /// The token ring, once this node knows its cluster.
@@ -123,21 +123,21 @@ impl Shared {
     }
 
     /// The namespace here, once this node knows its cluster.
-    pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
-        self.keeper.get()
+    pub(crate) fn metadata(&self) -> Option<&Arc<MetadataService>> {
+        self.metadata.get()
     }
 
-    pub(crate) fn keeper_or_status(&self) -> Result<&Arc<Keeper>, Status> {
-        self.keeper().ok_or_else(|| Status::failed_precondition("this node is not in a cluster yet"))
+    pub(crate) fn metadata_or_status(&self) -> Result<&Arc<MetadataService>, Status> {
+        self.metadata().ok_or_else(|| Status::failed_precondition("this node is not in a cluster yet"))
     }
 
     /// Who leads the namespace and where, as far as this node knows.
     pub(crate) fn leader(&self) -> Option<v1::Leader> {
-        let keeper = self.keeper()?;
-        let leadership = keeper.leadership();
+        let metadata = self.metadata()?;
+        let leadership = metadata.leadership();
         let leadership = leadership.borrow();
         let leader = leadership.leader?;
-        if leadership.mine && !keeper.is_confirmed() {
+        if leadership.mine && !metadata.is_confirmed() {
             // It may have been replaced without having heard of it.
             return None;
         }
@@ -146,20 +146,20 @@ impl Shared {
         } else {
             self.addresses.get(leader).unwrap_or_else(|| leadership.address.clone())
         };
-        let cluster = keeper.seat().cluster.to_string();
+        let cluster = metadata.member().cluster.to_string();
         Some(v1::Leader { term: leadership.term, node: leader.0, address, cluster })
     }
 
     /// The eligible nodes, as far as this node knows.
     pub(crate) fn nodes(&self) -> Vec<NodeRecord> {
-        match self.keeper().map(|keeper| keeper.query(&Query::Nodes)) {
+        match self.metadata().map(|metadata| metadata.query(&Query::Nodes)) {
             Some(Ok(Answer::Nodes(nodes))) => nodes,
             _ => Vec::new(),
         }
     }
 
     /// This node's own client of the cluster, connected when it is first needed.
-    pub(crate) async fn client(&self) -> Result<Arc<Cluster>, Error> {
+    pub(crate) async fn client(&self) -> Result<Arc<Client>, Error> {
         let mut client = self.client.lock().await;
         if let Some(client) = client.as_ref() {
             return Ok(client.clone());
@@ -170,7 +170,7 @@ impl Shared {
             cache_bytes_max: OWN_CLIENT_CACHE,
             ..Options::default()
         };
-        let connected = Cluster::connect(std::slice::from_ref(&self.own_address), options).await?;
+        let connected = Client::connect(std::slice::from_ref(&self.own_address), options).await?;
         *client = Some(connected.clone());
         Ok(connected)
     }
@@ -233,9 +233,9 @@ pub async fn run(
         requests: AtomicU64::new(0),
         stopping: watch::Sender::new(false),
         addresses: Arc::default(),
-        keeper: OnceLock::new(),
+        metadata: OnceLock::new(),
         ring: OnceLock::new(),
-        seat: OnceLock::new(),
+        member: OnceLock::new(),
         own_address: SocketAddr::new(own_ip, bound.port()).to_string(),
         client: tokio::sync::Mutex::default(),
         volumes: Mutex::default(),
@@ -264,8 +264,8 @@ pub async fn run(
     {
         tracing::warn!("this node's own session was not ended in time; its lease will end it");
     }
-    if let Some(keeper) = shared.keeper() {
-        keeper.retire().await;
+    if let Some(metadata) = shared.metadata() {
+        metadata.retire().await;
     }
     if let Some(ring) = shared.ring() {
         ring.leave(FAREWELL).await;
@@ -276,8 +276,8 @@ pub async fn run(
         Ok(Err(error)) => tracing::error!(%error, "the server ended badly"),
         Err(_) => tracing::warn!("some requests did not end within {DRAIN:?}"),
     }
-    if let Some(keeper) = shared.keeper() {
-        keeper.close().await;
+    if let Some(metadata) = shared.metadata() {
+        metadata.close().await;
     }
     let closing =
         tokio::task::spawn_blocking(move || shared.store.as_ref().map_or(Ok(()), |store| store.shut_down()));
@@ -313,7 +313,7 @@ async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, leases: Arc<Lea
         .build_v1()
         .context("preparing reflection")?;
     let namespace = NamespaceService { shared: shared.clone(), leases };
-    let keepers = KeepersServer::new(KeepersService { shared: shared.clone() });
+    let members = RaftServer::new(RaftService { shared: shared.clone() });
     let max = rain_proto::MESSAGE_BYTES_MAX;
     let shares = SharesServer::new(SharesService::new(shared.clone()));
     let files = StoreServer::new(StoreService { shared: shared.clone(), puts: AtomicU64::new(0) });
@@ -338,7 +338,7 @@ async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, leases: Arc<Lea
         .add_service(
             NamespaceServer::new(namespace).max_decoding_message_size(max).max_encoding_message_size(max),
         )
-        .add_service(keepers.max_decoding_message_size(max).max_encoding_message_size(max))
+        .add_service(members.max_decoding_message_size(max).max_encoding_message_size(max))
         .add_service(files.max_decoding_message_size(max).max_encoding_message_size(max))
         .serve_with_incoming_shutdown(incoming, async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -362,16 +362,16 @@ async fn live(
         wish: shared.config.node_id,
         peers: shared.config.peers.clone(),
     };
-    let (cluster, node) = forming::find_seat(&started, &mut identity).await?;
-    shared.seat.get_or_init(|| (cluster, node));
-    let seat = Seat { cluster, node, address: shared.spec.address.clone() };
+    let (cluster, node) = bootstrap::find_cluster(&started, &mut identity).await?;
+    shared.member.get_or_init(|| (cluster, node));
+    let member = Member { cluster, node, address: shared.spec.address.clone() };
     let transport = Arc::new(Arc::new(GrpcTransport::new(shared.addresses.clone())));
     let dir = shared.config.data.join("namespace");
-    let opened = Keeper::open(&dir, seat, KeeperOptions::default(), transport).await;
-    let keeper = Arc::new(opened.context("opening the namespace")?);
-    shared.keeper.get_or_init(|| keeper.clone());
+    let opened = MetadataService::open(&dir, member, MetadataOptions::default(), transport).await;
+    let metadata = Arc::new(opened.context("opening the namespace")?);
+    shared.metadata.get_or_init(|| metadata.clone());
     if identity.is_founding() {
-        keeper.found().await.context("beginning the namespace")?;
+        metadata.found().await.context("beginning the namespace")?;
     }
     let (starting, birth) = (shared.clone(), identity.is_founding());
     let ring =
@@ -380,10 +380,10 @@ async fn live(
     if shared.ring.set(ring).is_ok() {
         tokio::spawn(ring::follow::run(shared.clone()));
     }
-    tokio::spawn(hear_peers(shared.clone(), keeper.clone(), started.clone()));
-    tokio::spawn(campaign(shared.clone(), keeper.clone()));
-    tokio::spawn(compact(keeper.clone()));
-    tokio::spawn(worker::lead(shared.clone(), keeper.clone(), leases));
+    tokio::spawn(hear_peers(shared.clone(), metadata.clone(), started.clone()));
+    tokio::spawn(election(shared.clone(), metadata.clone()));
+    tokio::spawn(compact(metadata.clone()));
+    tokio::spawn(worker::lead(shared.clone(), metadata.clone(), leases));
     if identity.is_founding() {
         take_in_peers(&shared, &started).await?;
         identity.founded()?;
@@ -396,11 +396,11 @@ async fn live(
 
 /// Registers all that the cluster is begun with; in the order of their numbers.
 async fn take_in_peers(shared: &Shared, started: &Started) -> anyhow::Result<()> {
-    let heard = forming::describe_all(started).await;
+    let heard = bootstrap::describe_all(started).await;
     let mut wishes: std::collections::BTreeMap<String, u32> =
         heard.iter().map(|(peer, other)| (peer.clone(), other.wish)).collect();
     wishes.insert(shared.spec.address.clone(), shared.config.node_id.map_or(0, |wish| wish.0));
-    let numbers = forming::numbers(&started.peers, &wishes);
+    let numbers = bootstrap::numbers(&started.peers, &wishes);
     let mut nodes: Vec<(NodeId, NodeSpec)> = Vec::new();
     for (peer, number) in numbers {
         if peer == shared.spec.address {
@@ -470,8 +470,8 @@ async fn propose_patiently(shared: &Shared, command: Command) -> anyhow::Result<
 }
 
 async fn propose(shared: &Shared, request: &Request) -> anyhow::Result<Applied> {
-    let keeper = shared.keeper().context("no namespace here")?;
-    match keeper.propose(request.clone()).await {
+    let metadata = shared.metadata().context("no namespace here")?;
+    match metadata.propose(request.clone()).await {
         Ok(applied) => return Ok(applied),
         Err(ProposeError::NotLeader) => {}
         Err(error) => return Err(error.into()),
@@ -490,10 +490,10 @@ async fn propose(shared: &Shared, request: &Request) -> anyhow::Result<Applied> 
 }
 
 /// Stands for leader when that is due.
-async fn campaign(shared: Arc<Shared>, keeper: Arc<Keeper>) {
+async fn election(shared: Arc<Shared>, metadata: Arc<MetadataService>) {
     let Some(ring) = shared.ring() else { return };
     let mut status = ring.status();
-    let mut campaign = Campaign::default();
+    let mut election = Election::default();
     loop {
         let view: Option<Vec<NodeId>> = {
             let status = status.borrow_and_update();
@@ -504,18 +504,18 @@ async fn campaign(shared: Arc<Shared>, keeper: Arc<Keeper>) {
             let members = |view: &View| view.members.iter().map(|member| member.node).collect::<Vec<_>>();
             status.view.as_ref().map(|view| members(view).into_iter().filter(|node| !cut(*node)).collect())
         };
-        keeper.campaign(&mut campaign, view.as_deref()).await;
+        metadata.election(&mut election, view.as_deref()).await;
         tokio::time::sleep(CAMPAIGN_EVERY).await;
     }
 }
 
 /// While there is no leader, asks the peers who and where they are: all may have moved.
-async fn hear_peers(shared: Arc<Shared>, keeper: Arc<Keeper>, started: Started) {
-    let mut leadership = keeper.leadership();
+async fn hear_peers(shared: Arc<Shared>, metadata: Arc<MetadataService>, started: Started) {
+    let mut leadership = metadata.leadership();
     loop {
-        if keeper.age() > HEAR_AFTER {
+        if metadata.age() > HEAR_AFTER {
             let cluster = shared.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
-            for (address, other) in forming::describe_all(&started).await {
+            for (address, other) in bootstrap::describe_all(&started).await {
                 if other.cluster == cluster && other.node != 0 {
                     shared.addresses.hear(NodeId(other.node), other.address);
                 } else if !other.cluster.is_empty() && other.cluster != cluster {
@@ -530,10 +530,10 @@ async fn hear_peers(shared: Arc<Shared>, keeper: Arc<Keeper>, started: Started) 
     }
 }
 
-async fn compact(keeper: Arc<Keeper>) {
+async fn compact(metadata: Arc<MetadataService>) {
     loop {
         tokio::time::sleep(COMPACT_EVERY).await;
-        if let Err(error) = keeper.compact().await {
+        if let Err(error) = metadata.compact().await {
             tracing::debug!(%error, "making the namespace's log shorter");
         }
     }

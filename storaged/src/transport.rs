@@ -3,11 +3,11 @@
 //! A connection that has not answered for a while is thrown away: after a cut, TCP itself would wait for seconds before it tries
 //! again.
 
-use crate::keeper::{Carried, Line, Transport, TransportError};
+use crate::metadata::{Carried, Line, Transport, TransportError};
 use bytes::Bytes;
 use rain_client::grpc_endpoint;
-use rain_proto::v1::KeeperMessage;
-use rain_proto::v1::keepers_client::KeepersClient;
+use rain_proto::v1::RaftMessage;
+use rain_proto::v1::raft_client::RaftClient;
 use rain_types::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
@@ -100,7 +100,7 @@ impl GrpcTransport {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn client(&self, to: NodeId, address: &str) -> Result<KeepersClient<Channel>, TransportError> {
+    fn client(&self, to: NodeId, address: &str) -> Result<RaftClient<Channel>, TransportError> {
         let mut ways = self.addresses.ways(to);
         if ways.is_empty() {
             ways.push(address.to_owned());
@@ -121,7 +121,7 @@ impl GrpcTransport {
         }
         let line = lines.get_mut(&to).expect("just put there");
         line.asked.get_or_insert_with(Instant::now);
-        Ok(KeepersClient::new(line.channel.clone())
+        Ok(RaftClient::new(line.channel.clone())
             .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX))
     }
@@ -145,14 +145,14 @@ struct GrpcLine {
     transport: Arc<GrpcTransport>,
     to: NodeId,
     address: String,
-    stream: Option<(mpsc::Sender<KeeperMessage>, Streaming<KeeperMessage>)>,
+    stream: Option<(mpsc::Sender<RaftMessage>, Streaming<RaftMessage>)>,
 }
 
 impl Line for GrpcLine {
     fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a> {
         Box::pin(async move {
             let failed = |why: &str| TransportError(format!("node {}: {why}", self.to));
-            let message = KeeperMessage { bytes: message };
+            let message = RaftMessage { bytes: message };
             let (send, mut answers) = match self.stream.take() {
                 Some((send, answers)) => {
                     self.transport.asked(self.to);
@@ -163,7 +163,7 @@ impl Line for GrpcLine {
                     let mut client = self.transport.client(self.to, &self.address)?;
                     let (send, messages) = mpsc::channel(1);
                     send.try_send(message).map_err(|_| failed("a new line takes no message"))?;
-                    let opened = client.talk(ReceiverStream::new(messages)).await;
+                    let opened = client.stream(ReceiverStream::new(messages)).await;
                     (send, opened.map_err(|status| failed(status.message()))?.into_inner())
                 }
             };
@@ -184,7 +184,7 @@ impl Transport for Arc<GrpcTransport> {
     fn call<'a>(&'a self, to: NodeId, address: &'a str, message: Bytes) -> Carried<'a> {
         Box::pin(async move {
             let mut client = self.client(to, address)?;
-            let answer = client.tell(KeeperMessage { bytes: message }).await;
+            let answer = client.call(RaftMessage { bytes: message }).await;
             let answer =
                 answer.map_err(|status| TransportError(format!("node {to}: {}", status.message())))?;
             self.answered(to);
@@ -202,7 +202,7 @@ impl Transport for Arc<GrpcTransport> {
         Box::pin(async move {
             let mut client = self.client(to, address)?;
             let messages = tokio_stream::once(message).chain(ReceiverStream::new(pieces));
-            let answer = client.send(messages.map(|bytes| KeeperMessage { bytes })).await;
+            let answer = client.install_snapshot(messages.map(|bytes| RaftMessage { bytes })).await;
             let answer =
                 answer.map_err(|status| TransportError(format!("node {to}: {}", status.message())))?;
             self.answered(to);

@@ -8,7 +8,7 @@ use super::{open_volume, volume};
 use crate::{dev_cluster_file, output};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use rain_client::{Cluster, Error, Options};
+use rain_client::{Client, Error, Options};
 use rain_fuse::MountOptions;
 use rain_namespace::error::NsError;
 use std::collections::BTreeSet;
@@ -278,7 +278,8 @@ impl Dev {
         let label = format!("rain dev, pid {}", std::process::id());
         let volume = runtime.block_on(async {
             let cluster =
-                Cluster::connect(&addresses, Options { label, behind: true, ..Options::default() }).await?;
+                Client::connect(&addresses, Options { label, write_back: true, ..Options::default() })
+                    .await?;
             let root = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
             match cluster.create_volume("main", spec, root.0, root.1, 0o755).await {
                 Ok(_) | Err(Error::Refused(NsError::Exists)) => {}

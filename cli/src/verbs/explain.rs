@@ -5,7 +5,7 @@ use super::status::join_all;
 use crate::{connect, output};
 use anyhow::{Context, bail};
 use clap::Args;
-use rain_client::{Cluster, ShareState, Volume};
+use rain_client::{Client, ShareState, Volume};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::{Extent, FileKind};
 use rain_types::{NodeId, ShareIndex};
@@ -53,7 +53,7 @@ struct ExplainedShare {
     state: &'static str,
 }
 
-async fn layout(cluster: &Cluster, ino: rain_types::Ino) -> anyhow::Result<(Vec<u8>, Vec<Extent>)> {
+async fn layout(cluster: &Client, ino: rain_types::Ino) -> anyhow::Result<(Vec<u8>, Vec<Extent>)> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {
         let query = Query::Layout { ino, from, limit: 4096 };
@@ -69,7 +69,7 @@ async fn layout(cluster: &Cluster, ino: rain_types::Ino) -> anyhow::Result<(Vec<
 }
 
 async fn explain_extent(
-    cluster: &Cluster,
+    cluster: &Client,
     volume: &Volume,
     addresses: &BTreeMap<NodeId, String>,
     extent: &Extent,

@@ -15,17 +15,17 @@ pub(crate) mod volume;
 
 use crate::source::volume_and_path;
 use anyhow::Context;
-use rain_client::{Cluster, Error, Volume};
+use rain_client::{Client, Error, Volume};
 use rain_namespace::error::NsError;
 use std::sync::Arc;
 
 /// The volume and path that a `/volume/path` names; a volume that is not there is said so.
-async fn open_path<'a>(cluster: &Arc<Cluster>, path: &'a str) -> anyhow::Result<(Arc<Volume>, &'a str)> {
+async fn open_path<'a>(cluster: &Arc<Client>, path: &'a str) -> anyhow::Result<(Arc<Volume>, &'a str)> {
     let (name, inside) = volume_and_path(path)?;
     Ok((open_volume(cluster, name).await?, inside))
 }
 
-async fn open_volume(cluster: &Arc<Cluster>, name: &str) -> anyhow::Result<Arc<Volume>> {
+async fn open_volume(cluster: &Arc<Client>, name: &str) -> anyhow::Result<Arc<Volume>> {
     match cluster.volume(name).await {
         Err(Error::Refused(NsError::NotFound)) => {
             anyhow::bail!("there is no volume {name:?}; `rain volume list` shows those there are")

@@ -8,7 +8,7 @@ use crate::output;
 use crate::source::Source;
 use anyhow::{Context, bail};
 use clap::Args;
-use rain_client::{Cluster, Error, Options, ReadPolicy, Volume};
+use rain_client::{Client, Error, Options, ReadPolicy, Volume};
 use rain_fuse::MountOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -101,7 +101,7 @@ impl Mount {
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
         options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
-        let (mut log, mut timeout, mut policy, mut retry, mut behind) = (None, None, None, RETRY, true);
+        let (mut log, mut timeout, mut policy, mut retry, mut write_back) = (None, None, None, RETRY, true);
         for text in &self.options {
             for unknown in options.parse(text)? {
                 match unknown.split_once('=') {
@@ -117,8 +117,8 @@ impl Mount {
                         retry = Duration::from_secs(secs);
                     }
                     None if unknown == "fail-fast" => retry = Duration::ZERO,
-                    None if ["sync", "dirsync"].contains(&unknown.as_str()) => behind = false,
-                    None if unknown == "async" => behind = true,
+                    None if ["sync", "dirsync"].contains(&unknown.as_str()) => write_back = false,
+                    None if unknown == "async" => write_back = true,
                     Some(("read_policy", word)) => {
                         let word: ReadPolicy =
                             word.parse().map_err(anyhow::Error::msg).context("read_policy")?;
@@ -134,7 +134,7 @@ impl Mount {
         }
         start_log();
         let label = format!("mount at {}, pid {}", self.mountpoint.display(), std::process::id());
-        let mut client = Options { label, behind, ..Options::default() };
+        let mut client = Options { label, write_back, ..Options::default() };
         client.dead_after = timeout.unwrap_or(client.dead_after);
         client.read_policy = policy.unwrap_or(client.read_policy);
         let volume = runtime.block_on(self.connect(client, retry))?;
@@ -146,7 +146,7 @@ impl Mount {
         let begun = Instant::now();
         let mut said = false;
         loop {
-            let cluster = match Cluster::connect(&self.source.addresses, client.clone()).await {
+            let cluster = match Client::connect(&self.source.addresses, client.clone()).await {
                 Ok(cluster) => cluster,
                 Err(error) => {
                     let may_come = matches!(

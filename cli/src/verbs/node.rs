@@ -3,7 +3,7 @@
 use crate::{connect, output};
 use anyhow::{bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
-use rain_client::Cluster;
+use rain_client::Client;
 use rain_namespace::record::{NodeRecord, VolumeRecord};
 use rain_types::NodeId;
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ impl Node {
     }
 }
 
-async fn known(cluster: &Cluster, node: NodeId) -> anyhow::Result<Vec<NodeRecord>> {
+async fn known(cluster: &Client, node: NodeId) -> anyhow::Result<Vec<NodeRecord>> {
     let nodes = cluster.nodes().await?;
     ensure!(
         nodes.iter().any(|known| known.id == node),
@@ -129,10 +129,10 @@ pub(super) fn too_few(
     ))
 }
 
-async fn drained(cluster: &Cluster, drain: Drain) -> anyhow::Result<()> {
+async fn drained(cluster: &Client, drain: Drain) -> anyhow::Result<()> {
     let node = drain.node;
     let nodes = known(cluster, node).await?;
-    cluster.set_leaving(node, !drain.cancel).await?;
+    cluster.set_draining(node, !drain.cancel).await?;
     if drain.cancel {
         return output::line(format!("node {node} stays; what has moved moves back"));
     }
@@ -146,7 +146,7 @@ async fn drained(cluster: &Cluster, drain: Drain) -> anyhow::Result<()> {
     }
 }
 
-async fn removed(cluster: &Cluster, node: NodeId) -> anyhow::Result<()> {
+async fn removed(cluster: &Client, node: NodeId) -> anyhow::Result<()> {
     let nodes = known(cluster, node).await?;
     let has_shares = cluster.groups_with(node).await? > 0;
     if has_shares && let Some(why) = too_few(&nodes, &cluster.volumes().await?, Some(node)) {
@@ -154,11 +154,11 @@ async fn removed(cluster: &Cluster, node: NodeId) -> anyhow::Result<()> {
             "{why}: add one first (rain node add), or put one in its place (rain node replace {node} ADDRESS)"
         );
     }
-    cluster.set_leaving(node, true).await?;
+    cluster.set_draining(node, true).await?;
     let_go(cluster, node).await
 }
 
-async fn replaced(cluster: &Cluster, replace: Replace) -> anyhow::Result<()> {
+async fn replaced(cluster: &Client, replace: Replace) -> anyhow::Result<()> {
     let Replace { node, address } = replace;
     let nodes = known(cluster, node).await?;
     // Nothing is changed before the new one has answered.
@@ -175,14 +175,14 @@ async fn replaced(cluster: &Cluster, replace: Replace) -> anyhow::Result<()> {
             if said.witness { "one" } else { "none" }
         );
     }
-    cluster.set_leaving(node, true).await?;
+    cluster.set_draining(node, true).await?;
     let new = cluster.add_node(&address).await?;
     joined(cluster, &address, new).await?;
     let_go(cluster, node).await
 }
 
 /// Waits until a node that leaves holds nothing any more, and takes it out of the cluster.
-async fn let_go(cluster: &Cluster, node: NodeId) -> anyhow::Result<()> {
+async fn let_go(cluster: &Client, node: NodeId) -> anyhow::Result<()> {
     let all = cluster.groups_with(node).await?;
     if all > 0 {
         output::say(format!(
@@ -215,7 +215,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// Waits until a node that was added has taken its place.
-async fn joined(cluster: &Cluster, address: &str, id: NodeId) -> anyhow::Result<()> {
+async fn joined(cluster: &Client, address: &str, id: NodeId) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < JOINS_WITHIN {
         if cluster.describe_node(address).await.is_ok_and(|described| described.node == id.0) {
@@ -235,7 +235,7 @@ fn show(nodes: &[NodeRecord], json: bool) -> anyhow::Result<()> {
             .map(|node| {
                 serde_json::json!({
                     "id": node.id.0, "address": node.address, "domain": node.domain, "weight": node.weight,
-                    "witness": node.witness, "leaving": node.leaving,
+                    "witness": node.witness, "leaving": node.draining,
                 })
             })
             .collect();
@@ -248,7 +248,7 @@ fn show(nodes: &[NodeRecord], json: bool) -> anyhow::Result<()> {
             node.address.clone(),
             node.domain.clone(),
             node.weight.to_string(),
-            match (node.witness, node.leaving) {
+            match (node.witness, node.draining) {
                 (true, false) => "witness",
                 (true, true) => "witness, leaves",
                 (false, true) => "leaves",

@@ -13,7 +13,7 @@ use super::ring::Ring;
 use crate::{observe, output};
 use anyhow::bail;
 use clap::Args;
-use rain_client::Cluster;
+use rain_client::Client;
 use rain_namespace::query::{Answer, Query, Totals};
 use rain_namespace::record::{NodeRecord, VolumeRecord};
 use rain_proto::v1::{NodeStatusResponse, WorkerStatus};
@@ -41,7 +41,7 @@ struct Report {
     totals: Totals,
     ring: Option<Ring>,
     /// Nodes that are to go, and in how many placement groups they still are.
-    leaving: Vec<(NodeId, u64)>,
+    draining: Vec<(NodeId, u64)>,
     /// Why nothing can move, if something is to.
     too_few: Option<String>,
 }
@@ -91,7 +91,7 @@ fn headline(report: &Report) -> (&'static str, String) {
         }
     }
     words.extend(report.quorum.warning());
-    if let (Some(why), [(node, _), ..]) = (&report.too_few, &report.leaving[..]) {
+    if let (Some(why), [(node, _), ..]) = (&report.too_few, &report.draining[..]) {
         words.push(format!("node {node} is to leave, but {why}: add one (rain node add)"));
     }
     if totals.shares_missing > 0 {
@@ -110,7 +110,7 @@ fn headline(report: &Report) -> (&'static str, String) {
     ("degraded", format!("degraded: {}", words.join("; ")))
 }
 
-async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
+async fn gather(cluster: &Client) -> anyhow::Result<Report> {
     cluster.refresh_nodes().await?;
     let records = cluster.nodes().await?;
     let asked = records.iter().map(|node| cluster.node_status(node.id));
@@ -121,11 +121,11 @@ async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
     };
     let quorum = Quorum::of(answers.iter().flatten());
     let volumes = cluster.volumes().await?;
-    let mut leaving = Vec::new();
-    for node in records.iter().filter(|node| node.leaving) {
-        leaving.push((node.id, cluster.groups_with(node.id).await?));
+    let mut draining = Vec::new();
+    for node in records.iter().filter(|node| node.draining) {
+        draining.push((node.id, cluster.groups_with(node.id).await?));
     }
-    let too_few = if leaving.is_empty() { None } else { too_few(&records, &volumes, None) };
+    let too_few = if draining.is_empty() { None } else { too_few(&records, &volumes, None) };
     let nodes =
         records.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())));
     Ok(Report {
@@ -133,7 +133,7 @@ async fn gather(cluster: &Cluster) -> anyhow::Result<Report> {
         quorum,
         nodes: nodes.collect(),
         volumes,
-        leaving,
+        draining,
         too_few,
         totals,
         ring: Ring::of(rings.into_iter().flatten().collect()),
@@ -182,8 +182,8 @@ fn as_json(report: &Report) -> Value {
     };
     let repair = leader.and_then(|status| status.repair.as_ref()).map(worker);
     let moves = leader.and_then(|status| status.moves.as_ref()).map(worker);
-    let leaving: Vec<Value> =
-        report.leaving.iter().map(|(node, groups)| json!({"node": node.0, "groups": groups})).collect();
+    let draining: Vec<Value> =
+        report.draining.iter().map(|(node, groups)| json!({"node": node.0, "groups": groups})).collect();
     let totals = &report.totals;
     json!({
         "headline": headline, "state": state, "cluster": report.cluster, "nodes": nodes,
@@ -192,7 +192,7 @@ fn as_json(report: &Report) -> Value {
             "blocks": totals.blocks_missing, "shares": totals.shares_missing,
             "without_margin": totals.blocks_without_margin,
         },
-        "blocks": totals.blocks, "garbage": totals.garbage, "repair": repair, "moves": moves, "leaving": leaving, "ring": report.ring.as_ref().map(Ring::as_json),
+        "blocks": totals.blocks, "garbage": totals.garbage, "repair": repair, "moves": moves, "leaving": draining, "ring": report.ring.as_ref().map(Ring::as_json),
     })
 }
 
@@ -202,7 +202,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
     for line in report.quorum.lines(report.nodes.len()) {
         output::line(line)?;
     }
-    for (node, groups) in &report.leaving {
+    for (node, groups) in &report.draining {
         output::line(match groups {
             0 => format!("node {node} leaves and holds nothing any more: rain node remove {node}"),
             _ => format!("node {node} leaves: {groups} placement groups still have blocks there"),
@@ -215,7 +215,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
         let mut row = vec![record.id.to_string(), record.address.clone()];
         match status {
             Ok(status) => row.extend([
-                match (status.witness, status.shares_on, record.leaving) {
+                match (status.witness, status.shares_on, record.draining) {
                     (true, ..) => "up, witness",
                     (false, true, false) => "up",
                     (false, true, true) => "up, leaves",
@@ -322,7 +322,7 @@ mod tests {
                     joined,
                     witness: false,
                     folder: String::new(),
-                    leaving: false,
+                    draining: false,
                     others: Vec::new(),
                 };
                 let up = NodeStatusResponse { shares_on: true, ..NodeStatusResponse::default() };
@@ -346,7 +346,7 @@ mod tests {
             volumes: vec![volume],
             totals,
             ring: None,
-            leaving: Vec::new(),
+            draining: Vec::new(),
             too_few: None,
         }
     }

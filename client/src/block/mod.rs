@@ -36,7 +36,7 @@ pub use crc::chunk_checksums;
 
 /// Where a block is: everything needed to reach its shares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockPlace {
+pub struct BlockLocation {
     /// Which block.
     pub id: BlockId,
     /// Its length, bytes.
@@ -155,7 +155,7 @@ impl Blocks {
     async fn get_share(
         &self,
         node: &Arc<Node>,
-        place: &BlockPlace,
+        place: &BlockLocation,
         index: usize,
         range: Range<usize>,
         only: Option<&RepairPlan>,
@@ -195,7 +195,7 @@ impl Blocks {
     }
 
     /// A share that should be there and is not, or is wrong, is counted, logged, and told to the namespace.
-    fn note_fault(&self, node: NodeId, place: &BlockPlace, index: usize, fault: &ShareFault) {
+    fn note_fault(&self, node: NodeId, place: &BlockLocation, index: usize, fault: &ShareFault) {
         let block = place.id;
         match fault {
             ShareFault::Damaged => {
@@ -216,7 +216,7 @@ impl Blocks {
     }
 
     /// Tells the namespace which shares were found missing since the last time.
-    pub(crate) async fn report_now(&self, cluster: &crate::cluster::Cluster) {
+    pub(crate) async fn report_now(&self, cluster: &crate::cluster::Client) {
         self.reports.send(cluster).await;
     }
 

@@ -1,8 +1,8 @@
 //! Repair and moves of one block: read what it takes (for a move the shares themselves, else any k), make the rest, put them on their
 //! nodes. Which blocks, and in what order, is planned by the namespace.
 
-use super::store::Parcel;
-use super::{BlockPlace, Blocks};
+use super::store::ShareWrite;
+use super::{BlockLocation, Blocks};
 use crate::error::Error;
 use rain_codec::ShareSet;
 
@@ -19,7 +19,7 @@ pub struct Repaired {
 
 impl Blocks {
     /// Makes the shares named by `missing` (bits) again, for the nodes that answer.
-    pub(crate) async fn repair(&self, place: &BlockPlace, missing: u64) -> Result<Repaired, Error> {
+    pub(crate) async fn repair(&self, place: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
         let code = self.code(place.code)?;
         let make: ShareSet = (0..code.n())
             .filter(|index| missing & 1 << index != 0 && self.is_up(place.nodes[*index]))
@@ -40,7 +40,7 @@ impl Blocks {
     /// Makes shares from rows of others, where that is less to read than k shares and all of them answer.
     async fn repair_by_plan(
         &self,
-        place: &BlockPlace,
+        place: &BlockLocation,
         make: ShareSet,
         there: ShareSet,
     ) -> Result<Option<Repaired>, Error> {
@@ -81,19 +81,19 @@ impl Blocks {
     /// Puts shares that were made of so many bytes onto their nodes.
     async fn put_made(
         &self,
-        to: &BlockPlace,
+        to: &BlockLocation,
         make: ShareSet,
         mut buffers: Vec<Vec<u8>>,
         read: u64,
     ) -> Result<Repaired, Error> {
         let share = make.iter().map(|index| buffers[index].len() as u64).max().unwrap_or(0);
-        let parcel = |index: usize| Parcel {
+        let write = |index: usize| ShareWrite {
             index,
             node: to.nodes[index],
             payload: std::mem::take(&mut buffers[index]).into(),
         };
-        let parcels: Vec<Parcel> = make.iter().map(parcel).collect();
-        let present = self.place(to.id, to.code, to.len, parcels, 0).await?;
+        let writes: Vec<ShareWrite> = make.iter().map(write).collect();
+        let present = self.place(to.id, to.code, to.len, writes, 0).await?;
         Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share, read })
     }
 
@@ -101,8 +101,8 @@ impl Blocks {
     /// copied where their nodes answer.
     pub(crate) async fn move_shares(
         &self,
-        from: &BlockPlace,
-        to: &BlockPlace,
+        from: &BlockLocation,
+        to: &BlockLocation,
         missing: u64,
     ) -> Result<Repaired, Error> {
         let code = self.code(from.code)?;
@@ -121,10 +121,10 @@ impl Blocks {
     /// Reads the sources, makes the others of `make`, and puts all of `make` onto their nodes in `to`.
     async fn make(
         &self,
-        from: &BlockPlace,
+        from: &BlockLocation,
         sources: ShareSet,
         make: ShareSet,
-        to: &BlockPlace,
+        to: &BlockLocation,
     ) -> Result<Repaired, Error> {
         let code = self.code(from.code)?;
         let share = code.share_bytes(from.len as usize);

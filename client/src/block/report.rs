@@ -1,7 +1,7 @@
 //! Shares found missing, gathered until they are told to the namespace, which has them repaired.
 
-use super::BlockPlace;
-use crate::cluster::Cluster;
+use super::BlockLocation;
+use crate::cluster::Client;
 use rain_namespace::command::{Command, SharesOf};
 use rain_types::{BlockId, GroupId};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn missing(&self, place: &BlockPlace, index: usize) {
+    pub(super) fn missing(&self, place: &BlockLocation, index: usize) {
         let found = (place.id, place.group);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if index < 64 && (waiting.len() < WAITING_MAX || waiting.contains_key(&found)) {
@@ -24,7 +24,7 @@ impl Reports {
         }
     }
 
-    pub(super) async fn send(&self, cluster: &Cluster) {
+    pub(super) async fn send(&self, cluster: &Client) {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if waiting.is_empty() {
             return;

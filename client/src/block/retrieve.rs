@@ -4,7 +4,7 @@
 //! A range that is cut at whole stripes is a code word of its own (`rain_codec::Code::stripe_bytes`), so a small
 //! read of a lost share costs k small reads, not k shares.
 
-use super::{BlockPlace, Blocks, ShareFault};
+use super::{BlockLocation, Blocks, ShareFault};
 use crate::error::Error;
 use crate::hedge;
 use crate::node::Node;
@@ -26,17 +26,17 @@ const AGAIN_EVERY: Duration = Duration::from_millis(60);
 
 impl Blocks {
     /// The block if this client has it already.
-    pub(crate) fn cached(&self, place: &BlockPlace) -> Option<Bytes> {
+    pub(crate) fn cached(&self, place: &BlockLocation) -> Option<Bytes> {
         self.cache.get(place.id)
     }
 
     /// Whether the block is here or on its way.
-    pub(crate) fn known(&self, place: &BlockPlace) -> bool {
+    pub(crate) fn known(&self, place: &BlockLocation) -> bool {
         self.cache.contains(place.id)
     }
 
     /// Reads a whole block, and keeps it for the reads to come.
-    pub(crate) async fn read_block(&self, place: &BlockPlace) -> Result<Bytes, Error> {
+    pub(crate) async fn read_block(&self, place: &BlockLocation) -> Result<Bytes, Error> {
         let cell = self.cache.cell(place.id);
         let read = cell.get_or_try_init(|| self.read_range(place, 0..place.len as usize)).await.cloned();
         match &read {
@@ -47,7 +47,11 @@ impl Blocks {
     }
 
     /// Reads a range of a block.
-    pub(crate) async fn read_range(&self, place: &BlockPlace, range: Range<usize>) -> Result<Bytes, Error> {
+    pub(crate) async fn read_range(
+        &self,
+        place: &BlockLocation,
+        range: Range<usize>,
+    ) -> Result<Bytes, Error> {
         let code = self.code(place.code)?;
         let len = place.len as usize;
         let pieces = code.locate(len, range.clone());
@@ -88,7 +92,7 @@ impl Blocks {
     /// wanted, the policy may choose any other k to read.
     pub(super) async fn gather(
         &self,
-        place: &BlockPlace,
+        place: &BlockLocation,
         code: &dyn Code,
         range: Range<usize>,
         wanted: ShareSet,
@@ -123,7 +127,7 @@ impl Blocks {
     /// One try. The error has every share that could not be had.
     async fn gather_once(
         &self,
-        place: &BlockPlace,
+        place: &BlockLocation,
         code: &dyn Code,
         range: Range<usize>,
         wanted: ShareSet,
@@ -147,7 +151,7 @@ impl Blocks {
         let ask = |index: usize, wait: &mut Duration| {
             let node = node_of(index);
             if let Some(node) = &node {
-                *wait = (*wait).max(node.usual().late_after(hedge::READ));
+                *wait = (*wait).max(node.latency().late_after(hedge::READ));
             }
             self.read_one(place, node, index, range.clone())
         };
@@ -209,7 +213,7 @@ impl Blocks {
 
     /// All shares, the best to ask last: nodes that answer before those that do not, then by the policy; data before
     /// parity where it makes no difference.
-    fn spares(&self, place: &BlockPlace, code: &dyn Code) -> Vec<usize> {
+    fn spares(&self, place: &BlockLocation, code: &dyn Code) -> Vec<usize> {
         let known = self.nodes();
         let turn = match self.options.read_policy {
             ReadPolicy::RoundRobin => self.turn.fetch_add(1, Relaxed),
@@ -238,7 +242,7 @@ impl Blocks {
 
     async fn read_one(
         &self,
-        place: &BlockPlace,
+        place: &BlockLocation,
         node: Option<Arc<Node>>,
         index: usize,
         range: Range<usize>,
@@ -254,7 +258,7 @@ impl Blocks {
 
     fn decode(
         &self,
-        place: &BlockPlace,
+        place: &BlockLocation,
         code: &dyn Code,
         range: &Range<usize>,
         wanted: ShareSet,

@@ -38,7 +38,7 @@ const SKEW: usize = 192;
 
 /// A share on its way to its node.
 #[derive(Debug, Clone)]
-pub(super) struct Parcel {
+pub(super) struct ShareWrite {
     pub(super) index: usize,
     pub(super) node: NodeId,
     pub(super) payload: Bytes,
@@ -70,14 +70,14 @@ impl Blocks {
         data: Bytes,
     ) -> Result<u64, Error> {
         let shares = self.encode(spec, &data)?;
-        let parcels: Vec<Parcel> = shares
+        let writes: Vec<ShareWrite> = shares
             .into_iter()
             .zip(nodes)
             .enumerate()
-            .map(|(index, (payload, node))| Parcel { index, node: *node, payload })
+            .map(|(index, (payload, node))| ShareWrite { index, node: *node, payload })
             .collect();
-        let all: u64 = parcels.iter().map(|parcel| 1 << parcel.index).sum();
-        let placed = self.place(id, spec, data.len() as u32, parcels, usize::from(spec.k)).await?;
+        let all: u64 = writes.iter().map(|write| 1 << write.index).sum();
+        let placed = self.place(id, spec, data.len() as u32, writes, usize::from(spec.k)).await?;
         count(&self.counters.blocks_stored);
         if placed != all {
             count(&self.counters.blocks_stored_missing);
@@ -92,16 +92,16 @@ impl Blocks {
         id: BlockId,
         spec: CodeSpec,
         block_len: u32,
-        parcels: Vec<Parcel>,
+        writes: Vec<ShareWrite>,
         needed: usize,
     ) -> Result<u64, Error> {
         let begun = Instant::now();
         let mut placed = 0u64;
-        let mut waiting = parcels;
+        let mut waiting = writes;
         loop {
             let (durable, faults) = self.send_round(id, spec, block_len, &waiting, placed, needed).await;
             placed |= durable;
-            waiting.retain(|parcel| placed & 1 << parcel.index == 0);
+            waiting.retain(|write| placed & 1 << write.index == 0);
             if placed.count_ones() as usize >= needed {
                 return Ok(placed);
             }
@@ -137,7 +137,7 @@ impl Blocks {
         id: BlockId,
         spec: CodeSpec,
         block_len: u32,
-        waiting: &[Parcel],
+        waiting: &[ShareWrite],
         placed: u64,
         needed: usize,
     ) -> (u64, Vec<(NodeId, ShareFault)>) {
@@ -147,26 +147,26 @@ impl Blocks {
         let mut out: Vec<Arc<Node>> = Vec::new();
         // Nodes that do not answer are skipped while there are enough that do: their probe brings them back.
         let up =
-            waiting.iter().filter(|parcel| known.get(&parcel.node).is_some_and(|node| node.is_up())).count();
+            waiting.iter().filter(|write| known.get(&write.node).is_some_and(|node| node.is_up())).count();
         let enough_up = placed.count_ones() as usize + up >= needed;
         let mut late_after = hedge::WRITE.soonest;
-        let send = |node: &Arc<Node>, parcel: &Parcel| {
+        let send = |node: &Arc<Node>, write: &ShareWrite| {
             let slow_after = self.options.slow_after;
-            let sent = send_share(node.clone(), id, spec, block_len, parcel.clone(), slow_after);
+            let sent = send_share(node.clone(), id, spec, block_len, write.clone(), slow_after);
             let answers = answers.clone();
             tokio::spawn(async move {
                 // Nobody may be waiting any more: then the share is listed as missing and made again.
                 let _ = answers.send(sent.await).await;
             });
         };
-        for parcel in waiting {
-            match known.get(&parcel.node) {
+        for write in waiting {
+            match known.get(&write.node) {
                 Some(node) if node.is_up() || !enough_up => {
-                    late_after = late_after.max(node.usual().late_after(hedge::WRITE));
+                    late_after = late_after.max(node.latency().late_after(hedge::WRITE));
                     out.push(node.clone());
-                    send(node, parcel);
+                    send(node, write);
                 }
-                _ => faults.push((parcel.node, ShareFault::Unreachable)),
+                _ => faults.push((write.node, ShareFault::Unreachable)),
             }
         }
         let mut durable = 0u64;
@@ -196,7 +196,7 @@ impl Blocks {
                     // What went the other way is lost there, or comes late: a share may be put twice.
                     let on_other_ways = out.iter().zip(found).filter(|(_, answers)| *answers == Answers::OtherWay);
                     for (node, _) in on_other_ways {
-                        waiting.iter().filter(|parcel| parcel.node == node.id).for_each(|parcel| send(node, parcel));
+                        waiting.iter().filter(|write| write.node == node.id).for_each(|write| send(node, write));
                     }
                 }
                 () = &mut patience => {
@@ -283,21 +283,21 @@ async fn send_share(
     id: BlockId,
     spec: CodeSpec,
     block_len: u32,
-    parcel: Parcel,
+    write: ShareWrite,
     slow_after: Duration,
 ) -> Answer {
     let request = v1::PutShareRequest {
-        key: Some(convert::share_key(id, ShareIndex(parcel.index as u8))),
+        key: Some(convert::share_key(id, ShareIndex(write.index as u8))),
         code: Some(spec.into()),
         block_len,
-        chunk_crcs: convert::checksum_table(&chunk_checksums(&parcel.payload)),
-        payload: parcel.payload,
+        chunk_crcs: convert::checksum_table(&chunk_checksums(&write.payload)),
+        payload: write.payload,
     };
     let call = node.begin();
     let mut shares = node.shares();
     let answer = match tokio::time::timeout(slow_after, shares.put(request)).await {
         Ok(answer) => answer,
-        Err(_) => return (parcel.index, node.id, Err(ShareFault::Unreachable)),
+        Err(_) => return (write.index, node.id, Err(ShareFault::Unreachable)),
     };
     call.ended(&answer);
     let result = answer.map(|_| ()).map_err(|status| match status.code() {
@@ -305,5 +305,5 @@ async fn send_share(
         tonic::Code::ResourceExhausted => ShareFault::Full,
         _ => ShareFault::Refused(status.message().to_owned()),
     });
-    (parcel.index, node.id, result)
+    (write.index, node.id, result)
 }

@@ -3,12 +3,12 @@
 
 use super::{FILE_BYTES_MAX, FileState};
 use crate::INLINE_BYTES_MAX;
-use crate::behind::{How, now};
 use crate::cluster::unexpected;
 use crate::dirty::Segment;
 use crate::error::Error;
 use crate::flush::{Packed, pack};
 use crate::volume::Volume;
+use crate::writeback::{How, now};
 use bytes::Bytes;
 use futures::StreamExt;
 use rain_namespace::command::{AttrChange, Command, InlinePiece, NewBlock, NewExtent, Outcome, TimeChange};
@@ -200,7 +200,7 @@ impl FileState {
         let code = volume.record().code;
         let turn = match when.pace {
             Pace::Now => None,
-            Pace::Leisurely => volume.behind.turn_to_store().await,
+            Pace::Leisurely => volume.writeback.turn_to_store().await,
         };
         let store = |data: Bytes| async move {
             let id = volume.cluster.new_block();
@@ -241,7 +241,7 @@ impl FileState {
             return Err(NsError::FileTooLarge.into());
         }
         // Of a file that nobody else knows what is written need not be stored first: it is committed with the time that is set.
-        let waits = change.size.is_none() && volume.behind.is_born(self.ino());
+        let waits = change.size.is_none() && volume.writeback.is_unpublished(self.ino());
         if change.size != Some(0) && !waits {
             self.flush(volume).await?;
         }

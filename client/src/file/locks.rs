@@ -42,8 +42,8 @@ impl Locks {
         self.owners.is_empty()
     }
 
-    fn leaving(&self) -> Vec<Owner> {
-        self.owners.iter().filter(|(_, leaving)| **leaving).map(|(owner, _)| *owner).collect()
+    fn returning(&self) -> Vec<Owner> {
+        self.owners.iter().filter(|(_, returning)| **returning).map(|(owner, _)| *owner).collect()
     }
 
     fn any_of(&self, lock: &Lock) -> bool {
@@ -60,7 +60,7 @@ impl Locks {
 
 /// A lock that was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Granted {
+pub struct LockGrant {
     /// The contents are those that this client knew before: cached pages may stay.
     pub unchanged: bool,
 }
@@ -94,20 +94,20 @@ impl FileState {
         !self.inner().locks.is_empty()
     }
 
-    fn granted(&self, owner: Owner, session: SessionId, attr: Attr) -> Granted {
+    fn granted(&self, owner: Owner, session: SessionId, attr: Attr) -> LockGrant {
         let unchanged = self.opened_again(attr);
         let mut inner = self.inner();
         inner.locks.session = session;
         inner.locks.owners.insert(owner, false);
-        Granted { unchanged }
+        LockGrant { unchanged }
     }
 
     /// An owner has closed the file: its locks go as soon as they can.
     fn leave(&self, owner: impl Fn(&Owner) -> bool) -> bool {
         let mut inner = self.inner();
         let mut any = false;
-        for (_, leaving) in inner.locks.owners.iter_mut().filter(|(has, _)| owner(has)) {
-            *leaving = true;
+        for (_, returning) in inner.locks.owners.iter_mut().filter(|(has, _)| owner(has)) {
+            *returning = true;
             any = true;
         }
         any
@@ -115,7 +115,7 @@ impl FileState {
 
     /// Lets the locks go of those that have left, once what was written is stored.
     pub(crate) async fn let_go(&self, volume: &Volume) -> Result<(), Error> {
-        if self.inner().locks.leaving().is_empty() {
+        if self.inner().locks.returning().is_empty() {
             return Ok(());
         }
         let _one_at_a_time = self.letting_go.lock().await;
@@ -126,8 +126,8 @@ impl FileState {
         if flushed.is_err() && !gone {
             return flushed;
         }
-        let leaving = self.inner().locks.leaving();
-        for owner in leaving {
+        let returning = self.inner().locks.returning();
+        for owner in returning {
             self.unlock_all_of(volume, owner).await?;
         }
         flushed
@@ -147,7 +147,7 @@ impl FileState {
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
-        !self.inner().locks.leaving().is_empty()
+        !self.inner().locks.returning().is_empty()
     }
 
     /// Nobody has the file open any more.
@@ -158,7 +158,7 @@ impl FileState {
 
 impl OpenFile {
     /// Takes a lock if it is free. None: somebody holds one that is in the way.
-    pub async fn try_lock(&self, lock: &Lock) -> Result<Option<Granted>, Error> {
+    pub async fn try_lock(&self, lock: &Lock) -> Result<Option<LockGrant>, Error> {
         self.before_locking().await?;
         let command = Command::Lock { ino: self.ino(), lock: *lock, ticket: None };
         let (session, state, attr) = self.ask(command).await?;
@@ -170,7 +170,7 @@ impl OpenFile {
         &self,
         lock: &Lock,
         mut given_up: impl FnMut() -> bool + Send,
-    ) -> Result<Option<Granted>, Error> {
+    ) -> Result<Option<LockGrant>, Error> {
         self.before_locking().await?;
         let ticket = self.volume.cluster.new_ticket();
         let mut queued = Queued { file: self, lock: *lock, ticket, over: false };
@@ -202,7 +202,7 @@ impl OpenFile {
                 Err(_) => tokio::time::sleep(TURN).await,
             }
             if given_up() {
-                let command = Command::GiveUp { ino: self.ino(), ticket };
+                let command = Command::CancelLockWait { ino: self.ino(), ticket };
                 let (session, state, attr) = self.ask(command).await?;
                 queued.over = true;
                 return Ok((state == LockState::Granted).then(|| self.grant(lock, session, attr)));
@@ -262,7 +262,7 @@ impl OpenFile {
         }
     }
 
-    fn grant(&self, lock: &Lock, session: SessionId, attr: Attr) -> Granted {
+    fn grant(&self, lock: &Lock, session: SessionId, attr: Attr) -> LockGrant {
         self.file.granted((lock.kind, lock.owner), session, attr)
     }
 }
@@ -283,7 +283,7 @@ impl Drop for Queued<'_> {
         let (volume, ino): (Arc<Volume>, Ino) = (self.file.volume.clone(), self.file.ino());
         let (lock, ticket) = (self.lock, self.ticket);
         self.file.volume.runtime.spawn(async move {
-            let gone = volume.cluster.propose(Command::GiveUp { ino, ticket }).await;
+            let gone = volume.cluster.propose(Command::CancelLockWait { ino, ticket }).await;
             if matches!(gone, Ok(Outcome::Lock { state: LockState::Granted, .. })) {
                 let _ = volume.cluster.propose(Command::Unlock { ino, lock }).await;
             }

@@ -16,7 +16,7 @@ mod locks;
 mod open;
 mod read;
 
-pub use locks::Granted;
+pub use locks::LockGrant;
 pub use open::OpenFile;
 
 use crate::dirty::{Dirty, Segment};
@@ -62,7 +62,7 @@ struct Inner {
     mistrusted: bool,
     orphan: bool,
     /// A program has closed it since it was last stored: others that open it are to see what it wrote.
-    put_away: bool,
+    close: bool,
     opens: u32,
     /// Of a flush that nobody waited for.
     failed: Option<Error>,
@@ -91,7 +91,7 @@ impl FileState {
                 learned: Some(Instant::now()),
                 mistrusted: false,
                 orphan: false,
-                put_away: false,
+                close: false,
                 opens: 0,
                 failed: None,
                 locks: locks::Locks::default(),
@@ -133,7 +133,7 @@ impl FileState {
     /// Whether somebody who opens it elsewhere is to see what is not stored yet.
     pub(crate) fn is_put_away(&self) -> bool {
         let inner = self.inner();
-        inner.put_away && !(inner.dirty.is_empty() && inner.flushing.is_empty())
+        inner.close && !(inner.dirty.is_empty() && inner.flushing.is_empty())
     }
 
     /// Whether a program has it open.
@@ -210,7 +210,7 @@ impl Inner {
         if self.dirty.is_empty() {
             self.mtime = None;
             self.changed = None;
-            self.put_away = false;
+            self.close = false;
         }
     }
 

@@ -136,19 +136,20 @@ impl OpenFile {
     /// Makes everything written so far, through any handle of this file, durable and visible to others, and all names that were changed
     /// before.
     pub async fn flush(&self) -> Result<(), Error> {
-        let _hurry = self.volume.behind.hurry();
+        let _hurry = self.volume.writeback.hurry();
         self.file.flush(&self.volume).await?;
         self.volume.settle().await
     }
 
     /// What a program's close does: what was written is visible to others' opens from here on, and on its way; durable where others
     /// may know of the file.
-    pub async fn put_away(&self) -> Result<(), Error> {
-        let is_ours =
-            self.file.is_dirty() && !self.file.may_have_lost() && self.volume.behind.is_born(self.ino());
-        let place = if is_ours { self.volume.behind.place_to_close() } else { None };
+    pub async fn close(&self) -> Result<(), Error> {
+        let is_ours = self.file.is_dirty()
+            && !self.file.may_have_lost()
+            && self.volume.writeback.is_unpublished(self.ino());
+        let place = if is_ours { self.volume.writeback.place_to_close() } else { None };
         let Some(place) = place else { return self.file.flush(&self.volume).await };
-        self.file.inner().put_away = true;
+        self.file.inner().close = true;
         let (volume, file) = (self.volume.clone(), self.file.clone());
         self.volume.runtime.spawn(async move {
             if let Err(error) = file.flush_at(&volume, Pace::Leisurely).await {

@@ -4,7 +4,7 @@ use super::FileState;
 use crate::cluster::unexpected;
 use crate::dirty::Segment;
 use crate::error::Error;
-use crate::places::MAY_HAVE_MOVED_AFTER;
+use crate::placement::MAY_HAVE_MOVED_AFTER;
 use crate::ranges::RangeSet;
 use crate::volume::Volume;
 use bytes::{Bytes, BytesMut};

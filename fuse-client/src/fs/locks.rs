@@ -11,7 +11,7 @@
 use super::Shared;
 use crate::handles::Opened;
 use fuser::Errno;
-use rain_client::{Error, Granted};
+use rain_client::{Error, LockGrant};
 use rain_namespace::lock::{Lock, LockKind};
 use rain_types::Ino;
 use std::fs;
@@ -117,7 +117,7 @@ impl Shared {
     }
 
     /// With the lock, the kernel must not show what was there before it.
-    async fn see_anew(self: &Arc<Self>, ino: Ino, granted: Granted) {
+    async fn see_anew(self: &Arc<Self>, ino: Ino, granted: LockGrant) {
         if granted.unchanged {
             self.drop_kernel_attributes(ino);
         } else {
@@ -134,7 +134,7 @@ impl Shared {
 
     /// A process closes a file: its locks of fcntl(2) go, after what it wrote is stored.
     pub(super) async fn close_by(&self, opened: &Opened) -> Result<(), Errno> {
-        let flushed = opened.file.put_away().await;
+        let flushed = opened.file.close().await;
         let flushed = flushed.map_err(|error| self.inode_errno("storing written data", &error));
         flushed.and(opened.file.let_go().await.map_err(|error| self.lock_errno("unlocking", &error)))
     }

@@ -72,7 +72,7 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
     match &request.command {
         Command::RegisterNode { id, node } => table.register_node(*id, node),
         Command::RemoveNode { id } => table.remove_node(*id),
-        Command::SetLeaving { id, leaving } => table.set_leaving(*id, *leaving),
+        Command::SetDraining { id, draining } => table.set_draining(*id, *draining),
         Command::Regroup { volume } => table.regroup(*volume),
         Command::CreateVolume { name, code, groups, uid, gid, mode } => {
             table.create_volume(name, *code, *groups, (*uid, *gid, *mode))
@@ -108,11 +108,11 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::Reclaimed { shares } => table.reclaimed(shares),
         Command::Lock { ino, lock, ticket } => table.lock(*ino, locker(request)?, lock, *ticket),
         Command::Unlock { ino, lock } => table.unlock(*ino, locker(request)?, lock),
-        Command::GiveUp { ino, ticket } => table.give_up(*ino, locker(request)?, *ticket),
+        Command::CancelLockWait { ino, ticket } => table.give_up(*ino, locker(request)?, *ticket),
         Command::Delegate { dir } => table.delegate(*dir, locker(request)?),
         Command::Recall { dir } => table.recall(*dir),
-        Command::GiveBack { dirs } => table.give_back(dirs, locker(request)?),
-        Command::TakeBack { dir, session } => table.give_back(&[*dir], *session),
+        Command::ReturnDelegations { dirs } => table.give_back(dirs, locker(request)?),
+        Command::RevokeDelegation { dir, session } => table.give_back(&[*dir], *session),
         Command::ReserveInos { count } => table.reserve_inos(*count),
     }
 }

@@ -161,15 +161,15 @@ impl Table<'_> {
     fn drop_link(&mut self, mut attr: Attr) -> bool {
         attr.nlink -= 1;
         attr.ctime = self.time;
-        let orphaned = attr.nlink == 0 && attr.kind == FileKind::File;
-        if orphaned {
+        let last_name_gone = attr.nlink == 0 && attr.kind == FileKind::File;
+        if last_name_gone {
             self.write(&key::orphan(attr.ino), &false);
         } else if attr.nlink == 0 {
             self.free(&attr);
             return false;
         }
         self.put_attr(&attr);
-        orphaned
+        last_name_gone
     }
 
     /// Nobody opens these orphans any more.
@@ -204,7 +204,7 @@ impl Table<'_> {
         }
         self.kv.delete(&key::entry(parent, name));
         self.touch_directory(&mut dir, -1, 0);
-        Ok(Outcome::Removed { ino, orphaned: self.drop_link(attr) })
+        Ok(Outcome::Removed { ino, last_name_gone: self.drop_link(attr) })
     }
 
     pub(super) fn remove_directory(&mut self, parent: Ino, name: &[u8]) -> Applied {
@@ -218,7 +218,7 @@ impl Table<'_> {
         self.kv.delete(&key::entry(parent, name));
         self.free(&attr);
         self.touch_directory(&mut dir, -1, -1);
-        Ok(Outcome::Removed { ino, orphaned: false })
+        Ok(Outcome::Removed { ino, last_name_gone: false })
     }
 
     /// Whether `ino` is `dir` or lies above it.
@@ -243,7 +243,7 @@ impl Table<'_> {
     ) -> Applied {
         let from = self.parent_for(parent, name)?;
         let to = self.parent_for(new_parent, new_name)?;
-        let nothing = Ok(Outcome::Removed { ino: Ino(0), orphaned: false });
+        let nothing = Ok(Outcome::Removed { ino: Ino(0), last_name_gone: false });
         let moved = self.attr(self.entry(parent, name).ok_or(NsError::NotFound)?)?;
         let there = self.entry(new_parent, new_name).map(|ino| self.attr(ino)).transpose()?;
         if from.volume != to.volume {
@@ -285,13 +285,13 @@ impl Table<'_> {
         }
         self.move_name(&from, name, &to, new_name, &moved, Some(&there));
         let ino = there.ino;
-        let orphaned = if is_dir(&there) {
+        let last_name_gone = if is_dir(&there) {
             self.free(&there);
             false
         } else {
             self.drop_link(there)
         };
-        Ok(Outcome::Removed { ino, orphaned })
+        Ok(Outcome::Removed { ino, last_name_gone })
     }
 
     /// Moves a name over nothing or over what is replaced; the replaced inode is the caller's to end.

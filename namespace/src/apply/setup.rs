@@ -53,7 +53,7 @@ impl Table<'_> {
                 )));
             }
             (None, NodeId(0)) => {
-                if let Some(known) = nodes.iter().find(|known| known.address == address && !known.leaving) {
+                if let Some(known) = nodes.iter().find(|known| known.address == address && !known.draining) {
                     return Err(NsError::Invalid(format!(
                         "{address} is node {}'s address, and this is another data folder",
                         known.id
@@ -83,7 +83,7 @@ impl Table<'_> {
             )));
         }
         let joined = known.as_ref().map_or(self.time, |known| known.joined);
-        let leaving = known.as_ref().is_some_and(|known| known.leaving);
+        let draining = known.as_ref().is_some_and(|known| known.draining);
         if u64::from(id.0) >= next {
             self.write(&key::counter(NEXT_NODE), &(u64::from(id.0) + 1));
         }
@@ -96,7 +96,7 @@ impl Table<'_> {
                 );
             }
         }
-        let record = NodeRecord { id, address, domain, weight, joined, witness, folder, leaving, others };
+        let record = NodeRecord { id, address, domain, weight, joined, witness, folder, draining, others };
         self.put_node(known.as_ref(), &record);
         Ok(Outcome::Node(id))
     }
@@ -108,9 +108,9 @@ impl Table<'_> {
         }
     }
 
-    pub(super) fn set_leaving(&mut self, id: NodeId, leaving: bool) -> Applied {
+    pub(super) fn set_draining(&mut self, id: NodeId, draining: bool) -> Applied {
         let known: NodeRecord = self.read(&key::node(id)).ok_or(NsError::NotFound)?;
-        self.put_node(Some(&known), &NodeRecord { leaving, ..known.clone() });
+        self.put_node(Some(&known), &NodeRecord { draining, ..known.clone() });
         DONE
     }
 

@@ -42,7 +42,7 @@ enum Step {
     EndSession,
     Mark { bits: u64, missing: bool },
     Reclaim { bits: u64 },
-    SetLeaving { node: u32, leaving: bool },
+    SetDraining { node: u32, draining: bool },
     Regroup { volume: u32 },
     Move { limit: u32 },
 }
@@ -85,7 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::EndSession),
         1 => (any::<u64>(), any::<bool>()).prop_map(|(bits, missing)| Step::Mark { bits, missing }),
         1 => any::<u64>().prop_map(|bits| Step::Reclaim { bits }),
-        1 => (1u32..6, any::<bool>()).prop_map(|(node, leaving)| Step::SetLeaving { node, leaving }),
+        1 => (1u32..6, any::<bool>()).prop_map(|(node, draining)| Step::SetDraining { node, draining }),
         2 => (1u32..3).prop_map(|volume| Step::Regroup { volume }),
         2 => (1u32..5).prop_map(|limit| Step::Move { limit }),
     ]
@@ -207,8 +207,8 @@ impl World {
                 self.inos.push(attr.ino.0);
                 self.tree.made(attr.ino.0, dir, &name, kind);
             }
-            (Outcome::Removed { ino, orphaned }, Expected::Removed(was, kept)) => {
-                assert_eq!((ino.0, *orphaned), (was, kept));
+            (Outcome::Removed { ino, last_name_gone }, Expected::Removed(was, kept)) => {
+                assert_eq!((ino.0, *last_name_gone), (was, kept));
             }
             (outcome, _) => panic!("{outcome:?}"),
         }
@@ -337,12 +337,12 @@ impl World {
                 let shares = self.blocks().into_iter().map(|id| (id, bits | 1)).collect();
                 (Command::Reclaimed { shares }, Ok(Expected::Done))
             }
-            Step::SetLeaving { node, leaving } => {
-                (Command::SetLeaving { id: NodeId(node), leaving }, Ok(Expected::Done))
+            Step::SetDraining { node, draining } => {
+                (Command::SetDraining { id: NodeId(node), draining }, Ok(Expected::Done))
             }
             Step::Regroup { volume } => {
                 let Ok(Answer::Nodes(nodes)) = answer(&self.kv, &Query::Nodes) else { panic!() };
-                let enough = nodes.iter().filter(|node| !node.leaving).count() >= 5 - volume as usize;
+                let enough = nodes.iter().filter(|node| !node.draining).count() >= 5 - volume as usize;
                 let command = Command::Regroup { volume: VolumeId(volume) };
                 let too_few = NsError::TooFewNodes { code: String::new(), needed: 0, have: 0 };
                 (command, if enough { Ok(Expected::Done) } else { Err(vec![refusal(too_few)]) })

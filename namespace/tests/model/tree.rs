@@ -228,7 +228,7 @@ impl Tree {
             target => {
                 self.nodes.get_mut(&dir).unwrap().entries.remove(name);
                 self.put(to, to_name, source);
-                let orphaned = match target {
+                let last_name_gone = match target {
                     Some(target) if self.nodes[&target].kind == FileKind::Directory => {
                         self.nodes.remove(&target);
                         false
@@ -237,7 +237,7 @@ impl Tree {
                     None => false,
                 };
                 self.recount_subdirectories(&[dir, to]);
-                Ok((target.unwrap_or(0), orphaned))
+                Ok((target.unwrap_or(0), last_name_gone))
             }
         }
     }

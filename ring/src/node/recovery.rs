@@ -7,7 +7,7 @@ use super::{Master, Node, Phase, nonsense};
 use crate::effect::{Effect, Step, Timer};
 use crate::epoch::{Epoch, Stamp};
 use crate::log::{Content, Entry, LogWindow};
-use crate::message::{Call, Denial, Deny, Grant, Message, Standing};
+use crate::message::{Call, Denial, Deny, Grant, LeaderLease, Message};
 use crate::settings::Detection;
 use crate::token::{Member, Rank, Report, Token, View};
 use rain_types::NodeId;
@@ -18,7 +18,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Calling {
     epoch: Epoch,
-    standing: Standing,
+    leader_lease: LeaderLease,
     tries: u32,
     asked: BTreeSet<NodeId>,
     /// Whose answer is waited for to the last try.
@@ -38,10 +38,10 @@ impl Node {
             out.push(Effect::Step(Step::Starves));
         }
         self.allegiance = Rank::default();
-        self.call(Standing::Starving, out);
+        self.call(LeaderLease::Starving, out);
     }
 
-    pub(super) fn call(&mut self, standing: Standing, out: &mut Vec<Effect>) {
+    pub(super) fn call(&mut self, leader_lease: LeaderLease, out: &mut Vec<Effect>) {
         // The last number will do if nothing was founded with it and nobody has promised more.
         let again = self.promised.founder == self.me.node
             && self.promised != self.stamp().epoch
@@ -55,11 +55,11 @@ impl Node {
         }
         let epoch = Epoch { number, founder: self.me.node };
         self.promised = epoch;
-        let (asked, needed) = self.whom_to_ask(standing);
-        out.push(Effect::Step(Step::Called { epoch, standing }));
+        let (asked, needed) = self.whom_to_ask(leader_lease);
+        out.push(Effect::Step(Step::Called { epoch, leader_lease }));
         self.calling = Some(Calling {
             epoch,
-            standing,
+            leader_lease,
             tries: 0,
             asked,
             needed,
@@ -76,18 +76,19 @@ impl Node {
         self.settings.retry_after + self.settings.ack_timeout * before.min(16) / 4
     }
 
-    fn whom_to_ask(&self, standing: Standing) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+    fn whom_to_ask(&self, leader_lease: LeaderLease) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
         let leaving = |node: &NodeId| self.report(*node).is_some_and(|report| report.leaving);
         let view = self.view().into_iter().flat_map(|view| &view.members).map(|member| member.node);
         let members: BTreeSet<NodeId> = view.filter(|node| *node != self.me.node && !leaving(node)).collect();
-        let others: BTreeSet<NodeId> = match standing {
-            Standing::Holder => self.applicants_to_call(),
-            Standing::Starving => {
+        let others: BTreeSet<NodeId> = match leader_lease {
+            LeaderLease::Holder => self.applicants_to_call(),
+            LeaderLease::Starving => {
                 self.known().into_iter().filter(|node| *node != self.me.node && !leaving(node)).collect()
             }
         };
         let asked: BTreeSet<NodeId> = members.union(&others).copied().collect();
-        let needed = if standing == Standing::Starving && !members.is_empty() { &members } else { &asked };
+        let needed =
+            if leader_lease == LeaderLease::Starving && !members.is_empty() { &members } else { &asked };
         let needed = needed.iter().copied().filter(|node| self.is_expected(*node)).collect();
         (asked, needed)
     }
@@ -96,7 +97,7 @@ impl Node {
         let Some(calling) = &self.calling else { return };
         let call = Call {
             epoch: calling.epoch,
-            standing: calling.standing,
+            leader_lease: calling.leader_lease,
             copy: self.stamp(),
             lineage: self.lineage,
             rank: self.view().map_or(Rank::default(), View::rank),
@@ -128,17 +129,17 @@ impl Node {
         }
         // Again, with a higher number, or with what was learned.
         self.outbid = self.outbid.max(calling.epoch.number + 1);
-        match calling.standing {
-            Standing::Holder => self.call(Standing::Holder, out),
+        match calling.leader_lease {
+            LeaderLease::Holder => self.call(LeaderLease::Holder, out),
             // Somebody else may be about to found: who has promised more is not outbid at once.
-            Standing::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
+            LeaderLease::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
         }
     }
 
     pub(super) fn call_late(&mut self, out: &mut Vec<Effect>) {
         let Some(calling) = &mut self.calling else {
             if matches!(self.phase, Phase::Starving) {
-                self.call(Standing::Starving, out);
+                self.call(LeaderLease::Starving, out);
             } else if self.is_eating() {
                 self.end_turn(out);
             }
@@ -201,23 +202,23 @@ impl Node {
         let same_view = self.copy.is_some()
             && call.copy.epoch == held.epoch
             && self.view().is_some_and(|view| view.members.contains(&from));
-        match call.standing {
-            Standing::Holder if same_view => {
+        match call.leader_lease {
+            LeaderLease::Holder if same_view => {
                 if call.copy < held {
                     return Some(Denial::NewerCopy);
                 }
             }
-            Standing::Holder => {
+            LeaderLease::Holder => {
                 if follows && call.rank <= self.allegiance {
                     return Some(Denial::Outranked);
                 }
             }
-            Standing::Starving if in_a_ring && same_view => {
+            LeaderLease::Starving if in_a_ring && same_view => {
                 if call.copy < held && self.rules.newest_copy_founds {
                     return Some(Denial::NewerCopy);
                 }
             }
-            Standing::Starving if in_a_ring => {
+            LeaderLease::Starving if in_a_ring => {
                 if !self.is_known(from.node) {
                     nonsense(from, "asks to join, and is not known", out);
                 } else if self.applicants.insert(from) {
@@ -226,7 +227,7 @@ impl Node {
                 return Some(Denial::Joining);
             }
             // One order for all who have no ring: somebody is the first in it.
-            Standing::Starving => {
+            LeaderLease::Starving => {
                 if (call.lineage, call.copy) < (self.lineage, held) && self.rules.newest_copy_founds {
                     return Some(Denial::NewerCopy);
                 }

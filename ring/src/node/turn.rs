@@ -4,7 +4,7 @@ use super::recovery::remembers;
 use super::{Master, Node, Phase, nonsense};
 use crate::effect::{Effect, Step, Timer};
 use crate::epoch::{Epoch, Stamp};
-use crate::message::{Message, Standing};
+use crate::message::{LeaderLease, Message};
 use crate::token::{Member, Token};
 use rain_types::NodeId;
 use std::collections::BTreeSet;
@@ -143,7 +143,7 @@ impl Node {
             return self.leave(out);
         }
         if !self.leaving && self.wants_other_members() {
-            return self.call(Standing::Holder, out);
+            return self.call(LeaderLease::Holder, out);
         }
         self.pass(out);
     }

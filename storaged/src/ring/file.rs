@@ -1,6 +1,6 @@
 //! What the ring must not forget, in the file `ring-state` ([`crate::slots`]).
 
-use crate::keeper::media::DiskMedia;
+use crate::metadata::media::DiskMedia;
 use crate::slots::SlotFile;
 use rain_ring::{Durable, wire};
 use rain_types::NodeId;

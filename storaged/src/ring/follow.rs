@@ -62,14 +62,14 @@ pub(crate) fn start(
 
 /// Keeps the ring told. Ends with the node.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let (Some(ring), Some(keeper)) = (shared.ring(), shared.keeper()) else { return };
-    let leadership = keeper.leadership();
+    let (Some(ring), Some(metadata)) = (shared.ring(), shared.metadata()) else { return };
+    let leadership = metadata.leadership();
     let mut known: BTreeMap<NodeId, Vec<String>> = ring.known.clone();
     let (mut cpu, mut sampled) = (Cpu::default(), None::<tokio::time::Instant>);
     let mut count = 0;
     loop {
         // Read before the nodes: they are at least so new.
-        let version = keeper.applied_index();
+        let version = metadata.applied_index();
         let records = shared.nodes();
         if leadership.borrow().mine && !records.is_empty() {
             let nodes = records.iter().map(|record| record.id).collect();
@@ -94,7 +94,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
         }
-        known.remove(&keeper.seat().node);
+        known.remove(&metadata.member().node);
         ring.set_peers(resolve(&known).await, known.clone());
         if known.len() + 1 != count {
             count = known.len() + 1;

@@ -2,7 +2,7 @@
 //! that does the work, and puts the outcome into a status. No work is done here.
 
 pub(crate) mod files;
-pub(crate) mod keepers;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod raft;
 pub(crate) mod shares;

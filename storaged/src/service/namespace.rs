@@ -3,9 +3,9 @@
 //! A session's lease lives in the leader's memory only: a new leader gives every open session a whole lease
 //! again, so that no client loses its session because the leader was away.
 
-use crate::keeper::{AskError, Keeper, ProposeError};
+use crate::metadata::{AskError, MetadataService, ProposeError};
 use crate::node::Shared;
-use crate::worker::orphans::Open;
+use crate::worker::unlinked_files::Open;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
@@ -76,8 +76,8 @@ pub(crate) struct NamespaceService {
 }
 
 impl NamespaceService {
-    fn keeper(&self) -> Result<&Arc<Keeper>, Status> {
-        self.shared.keeper_or_status()
+    fn metadata(&self) -> Result<&Arc<MetadataService>, Status> {
+        self.shared.metadata_or_status()
     }
 }
 
@@ -87,7 +87,7 @@ impl Namespace for NamespaceService {
         &self,
         request: tonic::Request<v1::ProposeRequest>,
     ) -> Result<tonic::Response<v1::ProposeResponse>, Status> {
-        let keeper = self.keeper()?;
+        let metadata = self.metadata()?;
         let encoded = &request.get_ref().requests;
         if !(1..=REQUESTS_MAX).contains(&encoded.len()) {
             let why = format!("{} requests, 1 to {REQUESTS_MAX} at a time", encoded.len());
@@ -105,7 +105,7 @@ impl Namespace for NamespaceService {
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;
             }
         }
-        let applied = keeper.propose_all(requests).await.map_err(propose_status)?;
+        let applied = metadata.propose_all(requests).await.map_err(propose_status)?;
         let applied = applied.iter().map(|applied| wire::encode(applied).into()).collect();
         Ok(tonic::Response::new(v1::ProposeResponse { applied }))
     }
@@ -114,19 +114,19 @@ impl Namespace for NamespaceService {
         &self,
         request: tonic::Request<v1::QueryRequest>,
     ) -> Result<tonic::Response<v1::QueryResponse>, Status> {
-        let keeper = self.keeper()?;
-        let may_be_old = request.get_ref().may_be_old;
+        let metadata = self.metadata()?;
+        let allow_stale = request.get_ref().allow_stale;
         let wait = Duration::from_millis(request.get_ref().wait_ms.into()).min(WAIT_MAX);
         let query: Query = wire::decode(&request.get_ref().query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Query::Delegations { session } = &query {
             self.leases.renew(*session);
         }
-        let (answered, age) = if may_be_old {
-            let answered = keeper.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
-            (answered, keeper.age())
+        let (answered, age) = if allow_stale {
+            let answered = metadata.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
+            (answered, metadata.age())
         } else {
-            (ask_waiting(keeper, &query, wait).await.map_err(ask_status)?, Duration::ZERO)
+            (ask_waiting(metadata, &query, wait).await.map_err(ask_status)?, Duration::ZERO)
         };
         let (answered, age_ms) = (wire::encode(&answered).into(), age.as_millis() as u64);
         Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms }))
@@ -138,7 +138,7 @@ impl Namespace for NamespaceService {
     ) -> Result<tonic::Response<v1::RenewResponse>, Status> {
         let v1::RenewRequest { session, open: files, more_open, settled } = request.into_inner();
         let session = SessionId(session);
-        let asked = self.keeper()?.ask(&Query::Session { session }).await.map_err(ask_status)?;
+        let asked = self.metadata()?.ask(&Query::Session { session }).await.map_err(ask_status)?;
         let open = matches!(asked, Ok(Answer::Sessions(sessions)) if !sessions.is_empty());
         if open {
             self.leases.renew(session);
@@ -146,7 +146,7 @@ impl Namespace for NamespaceService {
                 if more_open { Open::Anything } else { Open::Only(files.into_iter().map(Ino).collect()) };
             self.shared.reports.take(session, files, settled, Instant::now());
         }
-        let totals = self.keeper()?.try_query(&Query::Totals);
+        let totals = self.metadata()?.try_query(&Query::Totals);
         let places = match totals.map_err(|error| Status::internal(error.to_string()))? {
             Ok(Answer::Totals(totals)) => totals.places,
             _ => 0,
@@ -166,13 +166,17 @@ fn is_waiting(answered: &Answered) -> bool {
 }
 
 /// Asks, and where what was asked for has not come yet, asks again whenever it may have.
-async fn ask_waiting(keeper: &Keeper, query: &Query, wait: Duration) -> Result<Answered, AskError> {
-    let mut grants = keeper.grants();
-    let mut leadership = keeper.leadership();
+async fn ask_waiting(
+    metadata: &MetadataService,
+    query: &Query,
+    wait: Duration,
+) -> Result<Answered, AskError> {
+    let mut grants = metadata.grants();
+    let mut leadership = metadata.leadership();
     let until = tokio::time::Instant::now() + wait;
     loop {
         grants.borrow_and_update();
-        let answered = keeper.ask(query).await?;
+        let answered = metadata.ask(query).await?;
         if !is_waiting(&answered) {
             return Ok(answered);
         }

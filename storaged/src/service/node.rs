@@ -1,6 +1,6 @@
 //! `Node`: who this node is and how it does.
 
-use crate::keeper::Keeper;
+use crate::metadata::MetadataService;
 use crate::node::Shared;
 use crate::ring::RingStatus;
 use crate::worker::WorkerCounters;
@@ -57,7 +57,7 @@ impl Node for NodeService {
                 response.refused = String::new();
                 break;
             }
-            if node.address == asked.address && !node.leaving {
+            if node.address == asked.address && !node.draining {
                 response.refused = format!(
                     "{} is the address of node {} of cluster {}, which has another data folder: start that node with its own \
                      folder, or put this one in its place (rain node replace {} {})",
@@ -73,7 +73,7 @@ impl Node for NodeService {
         _request: Request<v1::NodeStatusRequest>,
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
         let shared = &self.shared;
-        let leads = shared.keeper().is_some_and(|keeper| keeper.leadership().borrow().mine);
+        let leads = shared.metadata().is_some_and(|metadata| metadata.leadership().borrow().mine);
         let usage = shared.store.as_ref().map(|store| store.usage()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusResponse {
             node: shared.node().map_or(0, |node| node.0),
@@ -91,12 +91,12 @@ impl Node for NodeService {
             resident_bytes: resident_bytes(),
             shares_on: shared.shares_on.load(Relaxed),
             leads,
-            applied_index: shared.keeper().map_or(0, |keeper| keeper.applied_index()),
+            applied_index: shared.metadata().map_or(0, |metadata| metadata.applied_index()),
             repair: leads.then(|| worker_status(&shared.repair)),
             reclaim: leads.then(|| worker_status(&shared.reclaim)),
             moves: leads.then(|| worker_status(&shared.moves)),
             witness: shared.spec.witness,
-            consensus: shared.keeper().map(|keeper| consensus(shared, keeper)),
+            consensus: shared.metadata().map(|metadata| consensus(shared, metadata)),
         }))
     }
 
@@ -104,8 +104,8 @@ impl Node for NodeService {
         &self,
         _request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        let keeper = self.shared.keeper_or_status()?.clone();
-        let checked = tokio::task::spawn_blocking(move || keeper.check()).await;
+        let metadata = self.shared.metadata_or_status()?.clone();
+        let checked = tokio::task::spawn_blocking(move || metadata.check()).await;
         let checked = checked
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::internal(error.to_string()))?;
@@ -128,7 +128,7 @@ impl Node for NodeService {
     ) -> Result<Response<Self::WatchRingStream>, Status> {
         let ring = self.shared.ring().ok_or_else(|| Status::unavailable("the ring has not started here"))?;
         let (shared, mut status) = (self.shared.clone(), ring.status());
-        let mut leadership = self.shared.keeper_or_status()?.leadership();
+        let mut leadership = self.shared.metadata_or_status()?.leadership();
         let mut stopping = self.shared.stopping.subscribe();
         let (send, receive) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -250,8 +250,8 @@ fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
     }
 }
 
-fn consensus(shared: &Shared, keeper: &Keeper) -> v1::Consensus {
-    let (stats, leadership) = (keeper.stats(), keeper.leadership());
+fn consensus(shared: &Shared, metadata: &MetadataService) -> v1::Consensus {
+    let (stats, leadership) = (metadata.stats(), metadata.leadership());
     let leadership = leadership.borrow();
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     let matched =
@@ -262,7 +262,7 @@ fn consensus(shared: &Shared, keeper: &Keeper) -> v1::Consensus {
         learners: numbers(&leadership.learners),
         log_last: stats.log_last,
         log_bytes: stats.log_bytes,
-        age_ms: keeper.age().as_millis().min(u128::from(u64::MAX)) as u64,
+        age_ms: metadata.age().as_millis().min(u128::from(u64::MAX)) as u64,
         matched: matched.collect(),
         stopped: stats.stopped.unwrap_or_default(),
     }

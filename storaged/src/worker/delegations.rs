@@ -5,7 +5,7 @@
 //! leader for less than that, by its own clock (`rain-client`). One that is there but cannot get its data stored has [`SLOW_MAX`].
 //! What it sends later is applied then, as any command.
 
-use crate::keeper::Keeper;
+use crate::metadata::MetadataService;
 use crate::service::namespace::Leases;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Query};
@@ -27,12 +27,14 @@ const SLOW_MAX: Duration = Duration::from_secs(15);
 const PAGE: u32 = 4096;
 
 /// Runs while this node leads.
-pub(crate) async fn run(keeper: Arc<Keeper>, leases: Arc<Leases>) {
+pub(crate) async fn run(metadata: Arc<MetadataService>, leases: Arc<Leases>) {
     // Since when each is known to be wanted back.
     let mut wanted: HashMap<(Ino, SessionId), Instant> = HashMap::new();
     loop {
         tokio::time::sleep(EVERY).await;
-        let Ok(Answer::Recalled(recalled)) = keeper.query(&Query::Recalled { limit: PAGE }) else { continue };
+        let Ok(Answer::Recalled(recalled)) = metadata.query(&Query::Recalled { limit: PAGE }) else {
+            continue;
+        };
         let now = Instant::now();
         wanted.retain(|held, _| recalled.contains(held));
         for (dir, session) in recalled {
@@ -42,8 +44,8 @@ pub(crate) async fn run(keeper: Arc<Keeper>, leases: Arc<Leases>) {
                 continue;
             }
             tracing::warn!(%dir, %session, ?silence, "a directory is taken back from a session that does not give it back");
-            let request = Request::internal(Command::TakeBack { dir, session });
-            if let Err(error) = keeper.propose(request).await {
+            let request = Request::internal(Command::RevokeDelegation { dir, session });
+            if let Err(error) = metadata.propose(request).await {
                 tracing::debug!(%error, "taking a directory back; it is tried again");
                 break;
             }

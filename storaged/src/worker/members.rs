@@ -1,7 +1,7 @@
 //! Keeps the namespace's membership as it should be: every eligible node follows, the right ones vote. Who that is, and the next step,
 //! is decided by `keeper::raft::voters`.
 
-use crate::keeper::Keeper;
+use crate::metadata::MetadataService;
 use crate::node::Shared;
 use rain_namespace::query::{Answer, Query};
 use rain_types::NodeId;
@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs while this node leads.
-pub(crate) async fn run(shared: Arc<Shared>, keeper: Arc<Keeper>) {
+pub(crate) async fn run(shared: Arc<Shared>, metadata: Arc<MetadataService>) {
     let mut missing: BTreeMap<NodeId, Instant> = BTreeMap::new();
     let mut said = String::new();
     loop {
@@ -41,11 +41,11 @@ pub(crate) async fn run(shared: Arc<Shared>, keeper: Arc<Keeper>) {
             .filter(|(_, since)| now.duration_since(**since) > AWAY_AFTER)
             .map(|(id, _)| *id)
             .collect();
-        let losses = match keeper.query(&Query::Volumes) {
+        let losses = match metadata.query(&Query::Volumes) {
             Ok(Answer::Volumes(volumes)) => volumes.iter().map(|volume| volume.code.m).max().unwrap_or(0),
             _ => continue,
         };
-        if let Err(error) = keeper.settle_membership(&nodes, losses, &away).await {
+        if let Err(error) = metadata.settle_membership(&nodes, losses, &away).await {
             let text = error.to_string();
             if text != said {
                 tracing::warn!(%error, "changing who keeps the namespace; it is tried again");

@@ -2,20 +2,20 @@
 //! a pause, a bound on what it does at a time, and counters that anybody can look at; what to do is planned by
 //! pure functions elsewhere.
 
+mod block_list;
 pub(crate) mod delegations;
+pub(crate) mod gc;
 pub(crate) mod leases;
 pub(crate) mod members;
-pub(crate) mod orphans;
-mod pages;
-pub(crate) mod places;
-pub(crate) mod reclaim;
+pub(crate) mod rebalance;
 pub(crate) mod repair;
-pub(crate) mod sweep;
+pub(crate) mod stray_shares;
+pub(crate) mod unlinked_files;
 
-use crate::keeper::Keeper;
+use crate::metadata::MetadataService;
 use crate::node::Shared;
 use crate::service::namespace::Leases;
-use rain_client::Cluster;
+use rain_client::Client;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,8 +29,8 @@ const CONNECT_EVERY: Duration = Duration::from_millis(300);
 const NODES_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs the workers while this node leads, and stops them when it does not. Ends with the node.
-pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
-    let mut leadership = keeper.leadership();
+pub(crate) async fn lead(shared: Arc<Shared>, metadata: Arc<MetadataService>, leases: Arc<Leases>) {
+    let mut leadership = metadata.leadership();
     loop {
         if leadership.wait_for(|now| now.mine).await.is_err() {
             return;
@@ -39,7 +39,7 @@ pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<L
         // Under another leader the sessions were renewed elsewhere.
         leases.forget();
         shared.reports.forget();
-        let work = work(shared.clone(), keeper.clone(), leases.clone());
+        let work = work(shared.clone(), metadata.clone(), leases.clone());
         tokio::select! {
             () = work => {}
             lost = leadership.wait_for(|now| !now.mine) => {
@@ -52,11 +52,11 @@ pub(crate) async fn lead(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<L
     }
 }
 
-async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
+async fn work(shared: Arc<Shared>, metadata: Arc<MetadataService>, leases: Arc<Leases>) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(members::run(shared.clone(), keeper.clone()));
-    tasks.spawn(delegations::run(keeper.clone(), leases.clone()));
-    tasks.spawn(orphans::run(keeper.clone(), shared.reports.clone()));
+    tasks.spawn(members::run(shared.clone(), metadata.clone()));
+    tasks.spawn(delegations::run(metadata.clone(), leases.clone()));
+    tasks.spawn(unlinked_files::run(metadata.clone(), shared.reports.clone()));
     let cluster = loop {
         match shared.client().await {
             Ok(cluster) => break cluster,
@@ -65,12 +65,12 @@ async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
         tokio::time::sleep(CONNECT_EVERY).await;
     };
     let (ended, to_sweep) = mpsc::channel(256);
-    tasks.spawn(leases::run(keeper, leases, ended));
+    tasks.spawn(leases::run(metadata, leases, ended));
     tasks.spawn(repair::run(cluster.clone(), shared.repair.clone()));
-    tasks.spawn(reclaim::run(cluster.clone(), shared.reclaim.clone()));
-    let turn = places::Turn::default();
-    tasks.spawn(places::run(cluster.clone(), shared.moves.clone(), turn.clone()));
-    tasks.spawn(sweep::run(cluster.clone(), to_sweep, turn));
+    tasks.spawn(gc::run(cluster.clone(), shared.reclaim.clone()));
+    let turn = rebalance::Turn::default();
+    tasks.spawn(rebalance::run(cluster.clone(), shared.moves.clone(), turn.clone()));
+    tasks.spawn(stray_shares::run(cluster.clone(), to_sweep, turn));
     tasks.spawn(follow_nodes(cluster));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
@@ -82,7 +82,7 @@ async fn work(shared: Arc<Shared>, keeper: Arc<Keeper>, leases: Arc<Leases>) {
 }
 
 /// The workers' client learns of new nodes and new addresses.
-async fn follow_nodes(cluster: Arc<Cluster>) {
+async fn follow_nodes(cluster: Arc<Client>) {
     loop {
         tokio::time::sleep(NODES_EVERY).await;
         if let Err(error) = cluster.refresh_nodes().await {

@@ -2,8 +2,8 @@
 //! the block layer does it.
 
 use super::WorkerCounters;
-use super::pages::{self, AT_A_TIME, PAGE, Pages, Round};
-use rain_client::{BlockPlace, Cluster, Error};
+use super::block_list::{self, AT_A_TIME, PAGE, Pages, Round};
+use rain_client::{BlockLocation, Client, Error};
 use rain_namespace::command::{Command, SharesOf};
 use rain_namespace::query::{Answer, BlockEntry, Query};
 use rain_namespace::record::VolumeRecord;
@@ -13,12 +13,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-pub(crate) async fn run(cluster: Arc<Cluster>, counters: Arc<WorkerCounters>) {
-    pages::work(Repairer { cluster, counters, after: None }).await;
+pub(crate) async fn run(cluster: Arc<Client>, counters: Arc<WorkerCounters>) {
+    block_list::work(Repairer { cluster, counters, after: None }).await;
 }
 
 struct Repairer {
-    cluster: Arc<Cluster>,
+    cluster: Arc<Client>,
     counters: Arc<WorkerCounters>,
     after: Option<(u8, BlockId)>,
 }
@@ -54,10 +54,13 @@ impl Pages for Repairer {
         let Some(volume) = volumes.get(&last.record.volume) else { return Ok(Round::End) };
         *after = Some(repair::position(&last, volume.code));
         let mut present = Vec::new();
-        let work: Vec<(BlockEntry, BlockPlace)> = page
+        let work: Vec<(BlockEntry, BlockLocation)> = page
             .into_iter()
             .filter_map(|entry| {
-                Some((pages::place(volumes.get(&entry.record.volume)?, &entry, entry.record.group)?, entry))
+                Some((
+                    block_list::place(volumes.get(&entry.record.volume)?, &entry, entry.record.group)?,
+                    entry,
+                ))
             })
             .filter(|(place, entry)| {
                 let plan = repair::plan(entry, place.code, &place.nodes, |node| cluster.is_up(node));

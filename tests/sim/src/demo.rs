@@ -1,7 +1,7 @@
 //! 911 in practice: the token is lost and made anew, told step by step in the paper's words.
 
 use crate::world::{Failure, World, WorldOptions};
-use rain_ring::{Denial, Phase, Request, Standing, Step};
+use rain_ring::{Denial, LeaderLease, Phase, Request, Step};
 use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
@@ -71,10 +71,10 @@ pub(crate) fn tell(now: Duration, node: usize, request: &Request) -> Option<Stri
                 format!("has no acknowledgement from {to} after all tries: the pass has failed")
             }
             Step::Starves => "STARVING: the token has not come".into(),
-            Step::Called { epoch, standing: Standing::Starving } => {
+            Step::Called { epoch, leader_lease: LeaderLease::Starving } => {
                 format!("calls 911: may I make the token of epoch {epoch}?")
             }
-            Step::Called { epoch, standing: Standing::Holder } => {
+            Step::Called { epoch, leader_lease: LeaderLease::Holder } => {
                 format!("holds the token and calls 911 for other members: epoch {epoch}")
             }
             Step::Granted { to, epoch } => {

@@ -26,10 +26,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storaged::keeper::raft::Campaign;
-use storaged::keeper::{
-    Carried, Keeper, KeeperOptions, Line, Namespace, ProposerOptions, Seat, StoreOptions, Transport,
-    TransportError,
+use storaged::metadata::raft::Election;
+use storaged::metadata::{
+    Carried, Line, Member, MetadataOptions, MetadataService, Namespace, ProposerOptions, StoreOptions,
+    Transport, TransportError,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -76,7 +76,7 @@ fn virtual_now() -> Time {
 #[derive(Debug)]
 struct Wiring {
     rng: Rng,
-    keepers: BTreeMap<NodeId, (u32, Arc<Keeper>)>,
+    members: BTreeMap<NodeId, (u32, Arc<MetadataService>)>,
     side: BTreeMap<NodeId, u32>,
     /// Of a thousand messages so many are lost.
     lossy: u32,
@@ -91,19 +91,19 @@ impl Wires {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keeper(&self, id: NodeId) -> Option<Arc<Keeper>> {
-        self.wiring().keepers.get(&id).map(|(_, keeper)| keeper.clone())
+    fn metadata(&self, id: NodeId) -> Option<Arc<MetadataService>> {
+        self.wiring().members.get(&id).map(|(_, metadata)| metadata.clone())
     }
 
-    fn all(&self) -> Vec<Arc<Keeper>> {
-        self.wiring().keepers.values().map(|(_, keeper)| keeper.clone()).collect()
+    fn all(&self) -> Vec<Arc<MetadataService>> {
+        self.wiring().members.values().map(|(_, metadata)| metadata.clone()).collect()
     }
 
     /// Who answers a node: what the ring would say.
     fn view(&self, from: NodeId) -> Vec<NodeId> {
         let wiring = self.wiring();
         let side = |node: &NodeId| wiring.side.get(node).copied().unwrap_or(0);
-        wiring.keepers.keys().filter(|node| side(node) == side(&from)).copied().collect()
+        wiring.members.keys().filter(|node| side(node) == side(&from)).copied().collect()
     }
 }
 
@@ -117,20 +117,20 @@ struct Port {
 
 impl Port {
     /// Who is reached, if the message arrives, and after how long.
-    fn reach(&self, to: NodeId) -> Option<(Duration, Arc<Keeper>)> {
+    fn reach(&self, to: NodeId) -> Option<(Duration, Arc<MetadataService>)> {
         let mut wiring = self.wires.wiring();
         let side = |node: &NodeId| wiring.side.get(node).copied().unwrap_or(0);
-        let lives = wiring.keepers.get(&self.from).is_some_and(|(life, _)| *life == self.life);
+        let lives = wiring.members.get(&self.from).is_some_and(|(life, _)| *life == self.life);
         if !lives || side(&self.from) != side(&to) {
             return None;
         }
-        let keeper = wiring.keepers.get(&to)?.1.clone();
+        let metadata = wiring.members.get(&to)?.1.clone();
         let lossy = wiring.lossy;
         if wiring.rng.u32(..1000) < lossy {
             return None;
         }
         let delay = wiring.rng.u64(1..3) + if wiring.rng.u8(..50) == 0 { wiring.rng.u64(..40) } else { 0 };
-        Some((Duration::from_millis(delay), keeper))
+        Some((Duration::from_millis(delay), metadata))
     }
 
     async fn carry(self, to: NodeId, message: Bytes) -> Result<Bytes, TransportError> {
@@ -138,10 +138,10 @@ impl Port {
             sleep(Duration::from_secs(5)).await;
             TransportError("gone".into())
         };
-        let Some((delay, keeper)) = self.reach(to) else { return Err(silence.await) };
+        let Some((delay, metadata)) = self.reach(to) else { return Err(silence.await) };
         sleep(delay).await;
         // What has arrived is dealt with, also when nobody waits for the answer.
-        let answer = tokio::spawn(async move { keeper.message(message).await });
+        let answer = tokio::spawn(async move { metadata.message(message).await });
         let answer = answer.await.map_err(|_| TransportError("gone".into()))?;
         let Some((delay, _)) = self.reach(to) else { return Err(silence.await) };
         sleep(delay).await;
@@ -177,9 +177,9 @@ impl Transport for Port {
         let port = self.clone();
         Box::pin(async move {
             let gone = || TransportError("gone".into());
-            let (delay, keeper) = port.reach(to).ok_or_else(gone)?;
+            let (delay, metadata) = port.reach(to).ok_or_else(gone)?;
             sleep(delay).await;
-            let taken = tokio::spawn(async move { keeper.snapshot(message, pieces).await });
+            let taken = tokio::spawn(async move { metadata.snapshot(message, pieces).await });
             taken.await.map_err(|_| gone())?.map_err(|error| TransportError(error.to_string()))
         })
     }
@@ -188,7 +188,7 @@ impl Transport for Port {
 struct Node {
     disk: Disk,
     life: u32,
-    campaign: Option<JoinHandle<()>>,
+    election: Option<JoinHandle<()>>,
 }
 
 /// The cluster.
@@ -196,7 +196,7 @@ struct World {
     rng: Rng,
     wires: Wires,
     nodes: BTreeMap<NodeId, Node>,
-    options: KeeperOptions,
+    options: MetadataOptions,
     /// For the files that are no part of the simulation: a lock for each life of a node.
     folder: TempDir,
     run: Run,
@@ -208,7 +208,7 @@ impl World {
         let count = if rng.bool() { 3 } else { 5 };
         // Some runs with a log so short that who was away needs the whole namespace.
         let short = rng.u8(..3) == 0;
-        let options = KeeperOptions {
+        let options = MetadataOptions {
             store: StoreOptions {
                 commit_interval: Duration::from_millis(rng.u64(20..400)),
                 layer_keys_max: 2000,
@@ -218,11 +218,11 @@ impl World {
             proposer: ProposerOptions { now: virtual_now, ..ProposerOptions::default() },
             segment_bytes: if short { 16 << 10 } else { 64 << 10 },
             keep_bytes: if short { 24 << 10 } else { 512 << 10 },
-            ..KeeperOptions::default()
+            ..MetadataOptions::default()
         };
-        let wiring = Wiring { rng: rng.fork(), keepers: BTreeMap::new(), side: BTreeMap::new(), lossy: 0 };
+        let wiring = Wiring { rng: rng.fork(), members: BTreeMap::new(), side: BTreeMap::new(), lossy: 0 };
         let nodes = (1..=count)
-            .map(|id| (NodeId(id), Node { disk: Disk::new(rng.u64(..)), life: 0, campaign: None }))
+            .map(|id| (NodeId(id), Node { disk: Disk::new(rng.u64(..)), life: 0, election: None }))
             .collect();
         let mut world = World {
             rng,
@@ -240,7 +240,7 @@ impl World {
     }
 
     async fn found(&mut self) -> anyhow::Result<()> {
-        let founder = self.wires.keeper(NodeId(1)).context("the founder")?;
+        let founder = self.wires.metadata(NodeId(1)).context("the founder")?;
         founder.found().await?;
         self.leader().await?;
         let volume = Command::CreateVolume {
@@ -268,27 +268,28 @@ impl World {
         node.life += 1;
         let life = node.life;
         let root = self.folder.path().join(format!("{id}-{life}"));
-        let seat = Seat { cluster: CLUSTER, node: id, address: format!("n{id}:1") };
+        let member = Member { cluster: CLUSTER, node: id, address: format!("n{id}:1") };
         let port = Arc::new(Port { from: id, life, wires: self.wires.clone() });
         let media = Arc::new(node.disk.media(&root));
         let opened =
-            Keeper::open_with(&root, seat, self.options.clone(), port, Arc::new(Namespace), media).await;
-        let keeper = Arc::new(opened.with_context(|| format!("node {id} does not start again"))?);
-        let (wires, weak) = (self.wires.clone(), Arc::downgrade(&keeper));
-        node.campaign = Some(tokio::spawn(async move {
-            let (mut campaign, mut turns) = (Campaign::default(), 0u32);
-            while let Some(keeper) = weak.upgrade() {
-                keeper.campaign(&mut campaign, Some(&wires.view(id))).await;
+            MetadataService::open_with(&root, member, self.options.clone(), port, Arc::new(Namespace), media)
+                .await;
+        let metadata = Arc::new(opened.with_context(|| format!("node {id} does not start again"))?);
+        let (wires, weak) = (self.wires.clone(), Arc::downgrade(&metadata));
+        node.election = Some(tokio::spawn(async move {
+            let (mut election, mut turns) = (Election::default(), 0u32);
+            while let Some(metadata) = weak.upgrade() {
+                metadata.election(&mut election, Some(&wires.view(id))).await;
                 turns += 1;
                 if turns.is_multiple_of(100) {
                     // A log that cannot be made shorter is no failure of what is promised here.
-                    let _ = keeper.compact().await;
+                    let _ = metadata.compact().await;
                 }
-                drop(keeper);
+                drop(metadata);
                 sleep(Duration::from_millis(15)).await;
             }
         }));
-        self.wires.wiring().keepers.insert(id, (life, keeper));
+        self.wires.wiring().members.insert(id, (life, metadata));
         Ok(())
     }
 
@@ -298,15 +299,15 @@ impl World {
         let node = self.nodes.get_mut(&id).context("a node")?;
         node.disk.burn_fuse(fuse);
         sleep(Duration::from_millis(self.rng.u64(..30))).await;
-        if let Some(campaign) = node.campaign.take() {
-            campaign.abort();
+        if let Some(election) = node.election.take() {
+            election.abort();
         }
-        let gone = self.wires.wiring().keepers.remove(&id);
+        let gone = self.wires.wiring().members.remove(&id);
         node.disk.lose_power();
         // What is left of the process ends by and by, and reaches neither disk nor wires.
         tokio::spawn(async move {
-            if let Some((_, keeper)) = gone {
-                keeper.close().await;
+            if let Some((_, metadata)) = gone {
+                metadata.close().await;
             }
         });
         self.run.power_losses += 1;
@@ -316,8 +317,8 @@ impl World {
     async fn leader(&self) -> anyhow::Result<NodeId> {
         let begun = Instant::now();
         loop {
-            if let Some(leader) = self.wires.all().iter().find(|keeper| keeper.is_confirmed()) {
-                return Ok(leader.seat().node);
+            if let Some(leader) = self.wires.all().iter().find(|metadata| metadata.is_confirmed()) {
+                return Ok(leader.member().node);
             }
             ensure!(
                 begun.elapsed() < Duration::from_secs(30),
@@ -330,9 +331,9 @@ impl World {
 
     /// For people: what each node believes.
     fn standings(&self) -> String {
-        let standing = |keeper: &Arc<Keeper>| {
-            let leadership = keeper.leadership().borrow().clone();
-            let (stats, node) = (keeper.stats(), keeper.seat().node);
+        let leader_lease = |metadata: &Arc<MetadataService>| {
+            let leadership = metadata.leadership().borrow().clone();
+            let (stats, node) = (metadata.stats(), metadata.member().node);
             let stopped = stats.stopped.unwrap_or_default();
             format!(
                 "\n  node {node}: term {} led by {:?}, voters {:?}, learners {:?}, log {}..{}, applied {} {stopped}",
@@ -342,17 +343,17 @@ impl World {
                 leadership.learners,
                 stats.log_first,
                 stats.log_last,
-                keeper.applied_index(),
+                metadata.applied_index(),
             )
         };
-        self.wires.all().iter().map(standing).collect()
+        self.wires.all().iter().map(leader_lease).collect()
     }
 
     /// Until all nodes vote.
     async fn settle(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let leader = self.wires.keeper(self.leader().await?).context("the leader")?;
+            let leader = self.wires.metadata(self.leader().await?).context("the leader")?;
             let Ok(Answer::Nodes(nodes)) = leader.query(&Query::Nodes) else { bail!("no list of nodes") };
             let losses = (self.run.nodes as u8 - 1) / 2;
             let stepped = leader.settle_membership(&nodes, losses, &BTreeSet::new()).await.unwrap_or(true);
@@ -367,8 +368,8 @@ impl World {
     async fn some_fault(&mut self) -> anyhow::Result<()> {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         let all = self.wires.all();
-        let leader = all.iter().find(|keeper| keeper.leadership().borrow().mine);
-        let leader = leader.map(|keeper| keeper.seat().node);
+        let leader = all.iter().find(|metadata| metadata.leadership().borrow().mine);
+        let leader = leader.map(|metadata| metadata.member().node);
         drop(all);
         let any = ids[self.rng.usize(..ids.len())];
         let victim = leader.filter(|_| self.rng.bool()).unwrap_or(any);
@@ -417,7 +418,7 @@ impl World {
         let begun = Instant::now();
         loop {
             let positions: BTreeSet<u64> =
-                self.wires.all().iter().map(|keeper| keeper.applied_index()).collect();
+                self.wires.all().iter().map(|metadata| metadata.applied_index()).collect();
             if positions.len() == 1 && self.wires.all().len() == self.nodes.len() {
                 break;
             }
@@ -425,9 +426,9 @@ impl World {
             sleep(Duration::from_millis(20)).await;
         }
         let mut digests = BTreeMap::new();
-        for keeper in self.wires.all() {
-            let checked = keeper.check()?;
-            let node = keeper.seat().node;
+        for metadata in self.wires.all() {
+            let checked = metadata.check()?;
+            let node = metadata.member().node;
             ensure!(checked.violations.is_empty(), "node {node} is not sound: {:?}", checked.violations);
             digests.insert((checked.position, checked.digest), node);
         }
@@ -463,8 +464,8 @@ impl Client {
     async fn ask(&mut self, query: Query) -> Option<Answered> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            for keeper in in_any_order(&self.wires, &mut self.rng) {
-                if let Ok(Ok(answered)) = timeout(Duration::from_secs(2), keeper.ask(&query)).await {
+            for metadata in in_any_order(&self.wires, &mut self.rng) {
+                if let Ok(Ok(answered)) = timeout(Duration::from_secs(2), metadata.ask(&query)).await {
                     return Some(answered);
                 }
             }
@@ -570,7 +571,7 @@ fn make(parent: Ino, name: Vec<u8>, kind: FileKind) -> Command {
     Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing: false, ino: None }
 }
 
-fn in_any_order(wires: &Wires, rng: &mut Rng) -> Vec<Arc<Keeper>> {
+fn in_any_order(wires: &Wires, rng: &mut Rng) -> Vec<Arc<MetadataService>> {
     let mut all = wires.all();
     rng.shuffle(&mut all);
     all
@@ -579,11 +580,12 @@ fn in_any_order(wires: &Wires, rng: &mut Rng) -> Vec<Arc<Keeper>> {
 async fn send(wires: &Wires, rng: &mut Rng, request: Request) -> Option<Applied> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        for keeper in in_any_order(wires, rng) {
-            if !keeper.leadership().borrow().mine {
+        for metadata in in_any_order(wires, rng) {
+            if !metadata.leadership().borrow().mine {
                 continue;
             }
-            if let Ok(Ok(applied)) = timeout(Duration::from_secs(3), keeper.propose(request.clone())).await {
+            if let Ok(Ok(applied)) = timeout(Duration::from_secs(3), metadata.propose(request.clone())).await
+            {
                 return Some(applied);
             }
         }
@@ -622,12 +624,17 @@ pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
         let mut world = World::new(seed).await?;
         let old = world.leader().await?;
         world.nodes[&old].disk.set_delay(600_000..600_001);
-        let keeper = world.wires.keeper(old).context("the leader")?;
+        let metadata = world.wires.metadata(old).context("the leader")?;
         let command = Command::OpenSession { label: "waits".into() };
         let request = Request::internal(command);
-        let proposing = tokio::spawn(async move { keeper.propose(request).await });
+        let proposing = tokio::spawn(async move { metadata.propose(request).await });
         let begun = Instant::now();
-        while !world.wires.all().iter().any(|keeper| keeper.seat().node != old && keeper.is_confirmed()) {
+        while !world
+            .wires
+            .all()
+            .iter()
+            .any(|metadata| metadata.member().node != old && metadata.is_confirmed())
+        {
             ensure!(begun.elapsed() < Duration::from_secs(60), "nobody else leads: {}", world.standings());
             sleep(Duration::from_millis(10)).await;
         }
@@ -649,7 +656,7 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<Run> {
     let mut world = World::new(seed).await?;
     let internal = Request::internal;
     let mut rng = world.rng.fork();
-    let volume = world.wires.keeper(world.leader().await?).context("the leader")?;
+    let volume = world.wires.metadata(world.leader().await?).context("the leader")?;
     let Ok(Answer::Volumes(volumes)) = volume.query(&Query::Volume { name: "v".into() }) else {
         bail!("there is no volume")
     };

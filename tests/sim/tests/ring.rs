@@ -66,7 +66,7 @@ fn aggressive_detection_lets_a_node_behind_a_broken_link_come_back() {
     }
 }
 
-/// Holding the token is the mutual exclusion: of all who want the master lock one has it at a time, by fences that only grow.
+/// DelegationSet the token is the mutual exclusion: of all who want the master lock one has it at a time, by fences that only grow.
 #[test]
 fn the_master_lock_is_one_nodes_at_a_time() {
     let mut world = World::new(5, WorldOptions::quiet(5));

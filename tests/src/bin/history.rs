@@ -38,9 +38,9 @@ fn main() -> anyhow::Result<()> {
             let report = stage.play(Asked { seed, faults, stale })?;
             done += report.done;
             unknown += report.unknown;
-            early += report.told_early;
+            early += report.acknowledged_early;
             let what = report.faults.join(", ");
-            let (done, unknown, early) = (report.done, report.unknown, report.told_early);
+            let (done, unknown, early) = (report.done, report.unknown, report.acknowledged_early);
             say(format!("seed {seed}: {done} operations, {unknown} unknown, {early} told early; {what}"));
             if stale {
                 caught += u64::from(!report.violations.is_empty());

@@ -6,7 +6,7 @@
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::{Context, ensure};
 use fastrand::Rng;
-use rain_client::{Cluster, Error, NewInode, OpenFile, Options, Volume};
+use rain_client::{Client, Error, NewInode, OpenFile, Options, Volume};
 use rain_namespace::command::RenameMode;
 use rain_namespace::error::NsError;
 use rain_namespace::lock::{Lock, LockKind};
@@ -53,7 +53,7 @@ pub struct Report {
     /// Operations whose outcome nobody knows.
     pub unknown: usize,
     /// Changes that were told before the namespace had them.
-    pub told_early: u64,
+    pub acknowledged_early: u64,
     /// What no order explains.
     pub violations: Vec<(Part, Violation)>,
 }
@@ -63,7 +63,7 @@ pub struct Stage {
     cluster: TestCluster,
     nodes: u32,
     runtime: Option<Runtime>,
-    clients: Vec<Arc<Cluster>>,
+    clients: Vec<Arc<Client>>,
 }
 
 impl Stage {
@@ -89,15 +89,15 @@ impl Stage {
                 let addresses = addresses.clone();
                 let options = Options {
                     label: format!("history client {number}"),
-                    may_be_old: false,
+                    allow_stale: false,
                     // One does everything through the leader.
-                    behind: number > 0,
+                    write_back: number > 0,
                     // They are to fight for the directory.
-                    hold_again_after: Duration::from_millis(3),
+                    delegation_backoff: Duration::from_millis(3),
                     ..Options::default()
                 };
                 // On a worker: this thread is not in the client's network.
-                let connecting = runtime.spawn(async move { Cluster::connect(&addresses, options).await });
+                let connecting = runtime.spawn(async move { Client::connect(&addresses, options).await });
                 Ok(runtime.block_on(connecting)??)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -110,7 +110,7 @@ impl Stage {
         self.cluster.wait_settled(self.nodes as usize, Duration::from_secs(40))?;
         let mut rng = Rng::with_seed(asked.seed);
         let folder = format!("history-{}", asked.seed);
-        let told_before = self.told_early();
+        let told_before = self.acknowledged_early();
         let (start, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         let runtime = self.runtime.as_ref().context("it runs")?;
         let places: Vec<Place> = {
@@ -127,7 +127,7 @@ impl Stage {
             .enumerate()
             .map(|(number, place)| {
                 let stale = asked.stale && number == 0;
-                let client = Client {
+                let client = Worker {
                     number: number as u32,
                     place,
                     rng: Rng::with_seed(asked.seed.wrapping_mul(1000) + number as u64),
@@ -171,13 +171,13 @@ impl Stage {
             faults,
             done: history.len() - unknown,
             unknown,
-            told_early: self.told_early() - told_before,
+            acknowledged_early: self.acknowledged_early() - told_before,
             violations: violations.collect(),
         })
     }
 
-    fn told_early(&self) -> u64 {
-        self.clients.iter().map(|client| client.stats().told_early).sum()
+    fn acknowledged_early(&self) -> u64 {
+        self.clients.iter().map(|client| client.stats().acknowledged_early).sum()
     }
 
     /// Something fails, and is mended.
@@ -245,7 +245,7 @@ struct Place {
 
 impl Place {
     /// Makes it, or finds it made.
-    async fn find(cluster: &Arc<Cluster>, folder: &str) -> anyhow::Result<Place> {
+    async fn find(cluster: &Arc<Client>, folder: &str) -> anyhow::Result<Place> {
         let volume = cluster.volume("main").await?;
         let folder = folder.as_bytes();
         let dir = match volume.lookup(volume.root(), folder).await {
@@ -267,7 +267,7 @@ impl Place {
     }
 }
 
-struct Client {
+struct Worker {
     number: u32,
     place: Place,
     rng: Rng,
@@ -296,7 +296,7 @@ fn refused(error: Error) -> Result<Reply, Error> {
     }
 }
 
-impl Client {
+impl Worker {
     fn choose(&mut self) -> Op {
         let known = Known { names: NAMES, files: &self.known, holds: self.holds };
         match Op::choose(known, |below| self.rng.u64(..below)) {

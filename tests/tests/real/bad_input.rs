@@ -18,7 +18,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_sparse_file_of_five_tebibytes_costs_only_its_data", &[Need::Mount], sparse),
     ("a_full_node_costs_margin_and_three_full_nodes_are_enospc_with_nothing_lost", &[Need::Mount], full),
     ("disks_that_are_full_for_real_are_enospc_with_nothing_lost", &[Need::Mount, Need::Root], full_disks),
-    ("a_full_disk_of_the_namespace_refuses_changes_and_passes", &[Need::Mount, Need::Root], full_keeper),
+    ("a_full_disk_of_the_namespace_refuses_changes_and_passes", &[Need::Mount, Need::Root], full_metadata),
     ("an_unknown_key_in_the_config_file_is_named", &[], unknown_key),
     ("mounting_a_volume_that_does_not_exist_says_so", &[Need::Mount], no_volume),
     ("lengths_that_lie_are_refused", &[], lies),
@@ -204,7 +204,7 @@ fn full_disks() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-fn full_keeper() -> anyhow::Result<()> {
+fn full_metadata() -> anyhow::Result<()> {
     let mut options = ClusterOptions::new(RAIN);
     options.disks = vec![(1, 512)];
     let mut cluster = TestCluster::start(options)?;

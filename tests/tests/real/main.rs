@@ -4,16 +4,16 @@
 //! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
 
 mod bad_input;
-mod behind;
 mod crashes;
 mod failover;
 mod history;
 mod main_job;
-mod places;
 mod programs;
 mod quickstart;
+mod rebalance;
 mod ring;
 mod sharing;
+mod write_back;
 
 use libtest_mimic::{Arguments, Trial};
 use rain_tests::needs::{self, Need};
@@ -37,9 +37,9 @@ fn main() -> ExitCode {
         quickstart::PROMISES,
         ring::PROMISES,
         failover::PROMISES,
-        places::PROMISES,
+        rebalance::PROMISES,
         sharing::PROMISES,
-        behind::PROMISES,
+        write_back::PROMISES,
         history::PROMISES,
     ];
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {

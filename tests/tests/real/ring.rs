@@ -225,7 +225,7 @@ fn clients() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let connect = |node: u32| {
         let options = rain_client::Options { label: "test".into(), ..rain_client::Options::default() };
-        runtime.block_on(rain_client::Cluster::connect(&[cluster.address(node)], options))
+        runtime.block_on(rain_client::Client::connect(&[cluster.address(node)], options))
     };
     let clients = [connect(1)?, connect(2)?, connect(6)?];
     std::thread::sleep(Duration::from_millis(500));

@@ -1,0 +1,95 @@
+//! Deletes the shares of blocks that no file uses any more. A node that does not answer keeps its part of the
+//! garbage listed in the namespace until it does, so nothing is forgotten.
+
+use super::WorkerCounters;
+use rain_client::Client;
+use rain_namespace::command::Command;
+use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::VolumeRecord;
+use rain_types::{BlockId, NodeId, ShareIndex, VolumeId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Between a block's becoming garbage and its deletion: a reader that looked just before still finds it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Between looks when there is nothing to do.
+const IDLE: Duration = Duration::from_secs(3);
+
+const PAGE: u32 = 1024;
+
+pub(crate) async fn run(cluster: Arc<Client>, counters: Arc<WorkerCounters>) {
+    loop {
+        let did = match round(&cluster, &counters).await {
+            Ok(did) => did,
+            Err(error) => {
+                counters.failed(&error);
+                tracing::warn!(%error, "reclaiming space; it is tried again");
+                0
+            }
+        };
+        counters.running.store(false, Relaxed);
+        if did == 0 {
+            tokio::time::sleep(IDLE).await;
+        }
+    }
+}
+
+/// One pass over all garbage there is. Gives how many shares were deleted.
+async fn round(cluster: &Client, counters: &WorkerCounters) -> Result<u64, rain_client::Error> {
+    let mut after = None;
+    let mut deleted = 0;
+    let mut volumes: HashMap<VolumeId, VolumeRecord> = HashMap::new();
+    loop {
+        let Answer::Garbage(page) = cluster.query(&Query::Garbage { after, limit: PAGE }).await? else {
+            return Ok(deleted);
+        };
+        counters.waiting.store(page.len() as u64, Relaxed);
+        let Some((last, _)) = page.last() else { return Ok(deleted) };
+        after = Some(*last);
+        counters.running.store(true, Relaxed);
+        tokio::time::sleep(GRACE).await;
+        let nodes_now: BTreeSet<NodeId> = cluster.nodes().await?.into_iter().map(|node| node.id).collect();
+        let mut gone: BTreeMap<BlockId, u64> = BTreeMap::new();
+        let mut by_node: BTreeMap<NodeId, Vec<(BlockId, ShareIndex)>> = BTreeMap::new();
+        for (block, record) in &page {
+            if volumes.get(&record.volume).is_none_or(|volume| volume.nodes_of(record.group).is_none()) {
+                let Answer::Volumes(found) = cluster.query(&Query::VolumeById { id: record.volume }).await?
+                else {
+                    continue;
+                };
+                for volume in found {
+                    volumes.insert(volume.id, volume);
+                }
+            }
+            let nodes = volumes.get(&record.volume).and_then(|volume| volume.nodes_of(record.group));
+            for (index, node) in nodes.into_iter().flatten().enumerate() {
+                if record.remaining & 1 << index == 0 {
+                    continue;
+                }
+                if !nodes_now.contains(node) {
+                    // Removed from the cluster, and its shares with it.
+                    *gone.entry(*block).or_default() |= 1 << index;
+                } else {
+                    by_node.entry(*node).or_default().push((*block, ShareIndex(index as u8)));
+                }
+            }
+        }
+        for (node, shares) in by_node {
+            // A node that is away keeps its garbage for later.
+            if cluster.delete_shares(node, &shares).await.is_err() {
+                continue;
+            }
+            deleted += shares.len() as u64;
+            counters.done.fetch_add(shares.len() as u64, Relaxed);
+            for (block, index) in shares {
+                *gone.entry(block).or_default() |= 1 << index.0;
+            }
+        }
+        if !gone.is_empty() {
+            cluster.propose_internal(Command::Reclaimed { shares: gone.into_iter().collect() }).await?;
+        }
+    }
+}
