@@ -2,7 +2,7 @@
 //! does with nodes.
 
 use crate::block::{BlockLocation, Repaired};
-use crate::cluster::{Client, unexpected};
+use crate::client::{Client, unexpected};
 use crate::error::Error;
 use rain_namespace::command::{Command, NodeSpec, Outcome};
 use rain_namespace::query::{Answer, Query};
@@ -84,7 +84,7 @@ impl Client {
 
     /// What the node at an address says of itself.
     pub async fn describe_node(&self, address: &str) -> Result<v1::DescribeResponse, Error> {
-        let described = crate::leader::describe(address, ASK_TIMEOUT).await;
+        let described = crate::rpc::leader::describe(address, ASK_TIMEOUT).await;
         let (described, _) =
             described.map_err(|why| Error::NoCluster { addresses: address.to_owned(), why })?;
         Ok(described)

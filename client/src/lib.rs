@@ -18,29 +18,23 @@
 
 mod admin;
 pub mod block;
-mod cluster;
-mod dirty;
+mod client;
 mod error;
 mod file;
-mod flush;
-pub mod hedge;
-mod leader;
-mod node;
-mod opening;
 mod options;
 mod placement;
-mod ranges;
-mod ring;
+mod rpc;
+mod session;
 mod stats;
 mod volume;
 mod writeback;
 
 pub use block::{BlockLocation, Repaired, ShareState};
-pub use cluster::Client;
+pub use client::Client;
 pub use error::Error;
 pub use file::{LockGrant, OpenFile};
-pub use node::{NodeHealth, grpc_endpoint};
 pub use options::{Options, ReadPolicy};
+pub use rpc::node::{NodeHealth, grpc_endpoint};
 pub use stats::ClientStats;
 pub use volume::{NewInode, Space, Volume};
 

@@ -5,7 +5,7 @@
 //! of long ago is looked up again.
 
 use crate::block::BlockLocation;
-use crate::cluster::unexpected;
+use crate::client::unexpected;
 use crate::error::Error;
 use crate::volume::Volume;
 use rain_namespace::error::NsError;

@@ -3,7 +3,7 @@
 //! Attributes that this module gives include what the client has written and not yet committed (length and
 //! time of modification), so that a program sees its own writes.
 
-use crate::cluster::{Client, unexpected};
+use crate::client::{Client, unexpected};
 use crate::error::Error;
 use crate::file::{FileState, OpenFile};
 use crate::placement::Places;

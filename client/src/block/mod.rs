@@ -16,8 +16,8 @@ mod retrieve;
 mod store;
 
 use crate::error::Error;
-use crate::node::{Node, is_broken};
 use crate::options::Options;
+use crate::rpc::node::{Node, is_broken};
 use crate::stats::{Counters, count};
 use bytes::Bytes;
 use cache::BlockCache;
@@ -216,7 +216,7 @@ impl Blocks {
     }
 
     /// Tells the namespace which shares were found missing since the last time.
-    pub(crate) async fn report_now(&self, cluster: &crate::cluster::Client) {
+    pub(crate) async fn report_now(&self, cluster: &crate::client::Client) {
         self.reports.send(cluster).await;
     }
 

@@ -1,7 +1,7 @@
 //! Shares found missing, gathered until they are told to the namespace, which has them repaired.
 
 use super::BlockLocation;
-use crate::cluster::Client;
+use crate::client::Client;
 use rain_namespace::command::{Command, SharesOf};
 use rain_types::{BlockId, GroupId};
 use std::collections::BTreeMap;

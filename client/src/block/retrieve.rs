@@ -6,9 +6,9 @@
 
 use super::{BlockLocation, Blocks, ShareFault};
 use crate::error::Error;
-use crate::hedge;
-use crate::node::Node;
 use crate::options::ReadPolicy;
+use crate::rpc::hedge;
+use crate::rpc::node::Node;
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;

@@ -5,9 +5,9 @@
 
 use super::{Blocks, ShareFault, chunk_checksums};
 use crate::error::Error;
-use crate::hedge;
-use crate::node::{Answers, Node, is_broken};
 use crate::options::Options;
+use crate::rpc::hedge;
+use crate::rpc::node::{Answers, Node, is_broken};
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;

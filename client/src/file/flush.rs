@@ -3,10 +3,10 @@
 
 use super::{FILE_BYTES_MAX, FileState};
 use crate::INLINE_BYTES_MAX;
-use crate::cluster::unexpected;
-use crate::dirty::Segment;
+use crate::client::unexpected;
 use crate::error::Error;
-use crate::flush::{Packed, pack};
+use crate::file::buffer::Segment;
+use crate::file::pack::{Packed, pack};
 use crate::volume::Volume;
 use crate::writeback::{How, now};
 use bytes::Bytes;

@@ -8,7 +8,7 @@
 //!   Where the session's lease has run out by this client's own clock, the same holds until it is renewed.
 
 use super::{FileState, OpenFile};
-use crate::cluster::unexpected;
+use crate::client::unexpected;
 use crate::error::Error;
 use crate::volume::Volume;
 use rain_namespace::command::{Command, Outcome};

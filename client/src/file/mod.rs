@@ -11,17 +11,20 @@
 //! [`flush`] is the way of written data to the cluster, [`read`] the way back, [`open`] what a program holds, [`locks`] who may.
 //! It leaves out names and attributes (`volume`) and how blocks are stored (`block`).
 
+pub(crate) mod buffer;
 mod flush;
 mod locks;
 mod open;
+pub(crate) mod pack;
+pub(crate) mod ranges;
 mod read;
 
 pub use locks::LockGrant;
 pub use open::OpenFile;
 
-use crate::dirty::{Dirty, Segment};
 use crate::error::Error;
-use crate::ranges::RangeSet;
+use crate::file::buffer::{Dirty, Segment};
+use crate::file::ranges::RangeSet;
 use bytes::Bytes;
 use rain_namespace::extent::ExtentMap;
 use rain_namespace::record::{Attr, Extent, Time};

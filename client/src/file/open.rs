@@ -3,8 +3,8 @@
 use super::flush::{FRAGMENTS_EARLY_BYTES, Pace, WHOLE_EARLY_BYTES};
 use super::read::Source;
 use super::{FILE_BYTES_MAX, FileState};
-use crate::dirty::Dirty;
 use crate::error::Error;
+use crate::file::buffer::Dirty;
 use crate::volume::Volume;
 use bytes::Bytes;
 use rain_namespace::command::AttrChange;

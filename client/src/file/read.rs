@@ -1,11 +1,11 @@
 //! Reading: what is in memory, where the rest is, and fetching it.
 
 use super::FileState;
-use crate::cluster::unexpected;
-use crate::dirty::Segment;
+use crate::client::unexpected;
 use crate::error::Error;
+use crate::file::buffer::Segment;
+use crate::file::ranges::RangeSet;
 use crate::placement::MAY_HAVE_MOVED_AFTER;
-use crate::ranges::RangeSet;
 use crate::volume::Volume;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;

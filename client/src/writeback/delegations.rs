@@ -2,7 +2,7 @@
 //! nothing was done in them for a while.
 
 use super::{HEARD_WITHIN, State, Writeback};
-use crate::cluster::unexpected;
+use crate::client::unexpected;
 use crate::error::Error;
 use crate::stats::count;
 use crate::volume::Volume;

@@ -22,7 +22,7 @@
 mod delegations;
 mod sender;
 
-use crate::cluster::{Client, unexpected};
+use crate::client::{Client, unexpected};
 use crate::error::Error;
 use crate::stats::count;
 use crate::volume::Volume;

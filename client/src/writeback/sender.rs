@@ -1,7 +1,7 @@
 //! Empties the queue: as much at a time as an entry of the log may have, one after the other.
 
 use super::{Queued, State, Writeback};
-use crate::cluster::Numbered;
+use crate::client::Numbered;
 use crate::error::Error;
 use crate::volume::Volume;
 use rain_namespace::command::{Applied, Command, Outcome};

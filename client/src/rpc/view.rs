@@ -4,7 +4,7 @@
 //! the token. Only a primary ring is believed: an orphan says who is on its side of a cut, and the client may be on the other. When no
 //! node can be watched, what the client finds out itself is all it has.
 
-use crate::cluster::Client;
+use crate::client::Client;
 use rain_proto::v1;
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,7 +120,7 @@ async fn follow(cluster: &Weak<Client>, watcher: usize, mut said: tonic::Streami
 
 impl Client {
     /// The best first, for the second watcher from the second on: the two watch different nodes where there are two.
-    fn nodes_to_watch(&self, watcher: usize) -> Vec<Arc<crate::node::Node>> {
+    fn nodes_to_watch(&self, watcher: usize) -> Vec<Arc<crate::rpc::node::Node>> {
         let mut nodes = self.all_nodes();
         nodes.sort_by_key(|node| (node.cost().0, node.id));
         let by = (watcher * nodes.len()) / WATCHERS;

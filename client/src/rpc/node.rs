@@ -15,7 +15,7 @@
 //! Calls go to nodes that are up first. A node that is not is probed in the background, so that nobody's
 //! read or write pays for finding out that it is back.
 
-use crate::hedge::LatencyEstimate;
+use crate::rpc::hedge::LatencyEstimate;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rain_proto::v1;

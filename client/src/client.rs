@@ -6,10 +6,10 @@
 
 use crate::block::{Blocks, ShareState};
 use crate::error::Error;
-use crate::leader::{self, Leader, refused_call};
-use crate::node::{Answers, Node, NodeHealth, grpc_endpoint, is_broken};
-use crate::opening::Openings;
 use crate::options::Options;
+use crate::rpc::leader::{self, Leader, refused_call};
+use crate::rpc::node::{Answers, Node, NodeHealth, grpc_endpoint, is_broken};
+use crate::session::openings::Openings;
 use crate::stats::{ClientStats, Counters, count};
 use crate::volume::Volume;
 use rain_namespace::command::{Applied, Command, Outcome, Request};
@@ -71,7 +71,7 @@ pub struct Client {
     id: ClusterId,
     options: Options,
     leader: Arc<Leader>,
-    pub(crate) view_hint: crate::ring::ViewHint,
+    pub(crate) view_hint: crate::rpc::view::ViewHint,
     /// How old what a node without a leader answered last was, milliseconds.
     age_ms: AtomicU64,
     nodes: RwLock<BTreeMap<NodeId, Arc<Node>>>,
@@ -106,7 +106,7 @@ impl Client {
         let cluster = Arc::new(Client {
             id,
             leader: leader.clone(),
-            view_hint: crate::ring::ViewHint::default(),
+            view_hint: crate::rpc::view::ViewHint::default(),
             age_ms: AtomicU64::new(0),
             nodes: RwLock::default(),
             session: Mutex::new(Session::new(SessionId(0))),
@@ -128,8 +128,8 @@ impl Client {
         cluster.refresh_nodes().await?;
         let renewer = tokio::spawn(renew_for_ever(Arc::downgrade(&cluster)));
         lock(&cluster.tasks).push(renewer.abort_handle());
-        for watcher in 0..crate::ring::WATCHERS {
-            let watching = tokio::spawn(crate::ring::watch(Arc::downgrade(&cluster), watcher));
+        for watcher in 0..crate::rpc::view::WATCHERS {
+            let watching = tokio::spawn(crate::rpc::view::watch(Arc::downgrade(&cluster), watcher));
             lock(&cluster.tasks).push(watching.abort_handle());
         }
         Ok(cluster)

@@ -5,7 +5,7 @@
 //! of what lies around them.
 
 use crate::BLOCK_BYTES_MAX;
-use crate::dirty::Segment;
+use crate::file::buffer::Segment;
 use bytes::{Bytes, BytesMut};
 
 /// Where a part of a packed block shows in the file.

@@ -13,7 +13,7 @@
 //! | lost | no leader answers; calls fail at once | a leader confirms itself: well |
 
 use crate::error::Error;
-use crate::node::{grpc_endpoint, is_broken};
+use crate::rpc::node::{grpc_endpoint, is_broken};
 use rain_proto::v1;
 use rain_proto::v1::node_client::NodeClient;
 use rain_types::{ClusterId, NodeId};

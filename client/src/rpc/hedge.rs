@@ -12,7 +12,7 @@ use std::time::Duration;
 /// What a node's answers usually take: a smoothed mean and deviation (RFC 6298, section 2, with the same
 /// gains 1/8 and 1/4).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LatencyEstimate {
+pub(crate) struct LatencyEstimate {
     mean: f64,
     deviation: f64,
     seen: u32,
@@ -26,22 +26,24 @@ impl Default for LatencyEstimate {
 
 /// Bounds of the wait before one more is asked.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Never sooner: scheduling noise is not lateness.
-    pub soonest: Duration,
+    pub(crate) soonest: Duration,
     /// Never later.
-    pub latest: Duration,
+    pub(crate) latest: Duration,
 }
 
 /// Reads: a stall of a read should stay under 50 ms.
-pub const READ: Bounds = Bounds { soonest: Duration::from_millis(15), latest: Duration::from_millis(250) };
+pub(crate) const READ: Bounds =
+    Bounds { soonest: Duration::from_millis(15), latest: Duration::from_millis(250) };
 
 /// Writes: a late node's share is made by repair afterwards, which costs more than a little patience.
-pub const WRITE: Bounds = Bounds { soonest: Duration::from_millis(250), latest: Duration::from_secs(2) };
+pub(crate) const WRITE: Bounds =
+    Bounds { soonest: Duration::from_millis(250), latest: Duration::from_secs(2) };
 
 impl LatencyEstimate {
     /// Takes in one answer's time.
-    pub fn record(&mut self, took: Duration) {
+    pub(crate) fn record(&mut self, took: Duration) {
         let took = took.as_secs_f64();
         if self.seen == 0 {
             (self.mean, self.deviation) = (took, took / 2.0);
@@ -53,12 +55,12 @@ impl LatencyEstimate {
     }
 
     /// The usual time.
-    pub fn mean(&self) -> Duration {
+    pub(crate) fn mean(&self) -> Duration {
         Duration::from_secs_f64(self.mean.max(0.0))
     }
 
     /// After how long an answer counts as late.
-    pub fn late_after(&self, bounds: Bounds) -> Duration {
+    pub(crate) fn late_after(&self, bounds: Bounds) -> Duration {
         Duration::from_secs_f64((self.mean + 6.0 * self.deviation).max(0.0))
             .clamp(bounds.soonest, bounds.latest)
     }
