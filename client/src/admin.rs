@@ -1,32 +1,29 @@
-//! What a node's own workers do with shares (repair, deletion, lists; the same block layer as everybody's), and what an administrator
-//! does with nodes.
+//! Calls of the nodes' own workers (repair, moves, deletion and lists of shares) and of administrators (nodes that come and go). Both
+//! use the same block layer as every other client.
 
 use crate::block::{BlockLocation, Repaired};
-use crate::client::{Client, unexpected};
+use crate::client::Client;
 use crate::error::Error;
+use crate::rpc::{direct, discovery};
 use rain_namespace::command::{Command, NodeSpec, Outcome};
 use rain_namespace::query::{Answer, Query};
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
 use std::time::Duration;
-use tonic::{Response, Status};
 
-/// Workers wait longer than people; the next round tries again.
-const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A node that is to be added says who it is within this.
+/// Deadline for the description of a node that is to be added.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A million files take seconds.
+/// Deadline for a node's check of its namespace. A million files take some seconds.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
-    /// Makes missing shares (bits) of a block again, for those of its nodes that answer.
+    /// Makes the missing shares (bits) of a block again, for those of its nodes that answer.
     pub async fn repair_block(&self, place: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
         self.blocks.repair(place, missing).await
     }
 
-    /// Puts the shares of a block whose nodes differ between two places onto their nodes in the second.
+    /// Moves a block's shares from one location to another: those whose nodes differ.
     pub async fn move_block(
         &self,
         from: &BlockLocation,
@@ -41,15 +38,15 @@ impl Client {
         self.blocks.is_up(node)
     }
 
-    /// Deletes shares of one node.
+    /// Deletes shares of one node. Returns how many of them the node had.
     pub async fn delete_shares(&self, node: NodeId, shares: &[(BlockId, ShareIndex)]) -> Result<u64, Error> {
         let keys = shares.iter().map(|(block, index)| convert::share_key(*block, *index)).collect();
-        let mut client = self.node(node)?.shares();
+        let mut client = self.session.nodes().get(node)?.shares();
         let answer = client.delete(v1::DeleteSharesRequest { keys });
-        Ok(answered(node, "deleting shares", answer).await?.deleted)
+        Ok(direct::call_patiently(node, "deleting shares", answer).await?.deleted)
     }
 
-    /// Shares of one node in order of their keys, all or those of one session's blocks; and whether there are more.
+    /// The shares of one node in the order of their keys, all of them or those of one session's blocks, and whether there are more.
     pub async fn list_shares(
         &self,
         node: NodeId,
@@ -59,9 +56,9 @@ impl Client {
     ) -> Result<(Vec<(BlockId, ShareIndex)>, bool), Error> {
         let after = after.map(|(block, index)| convert::share_key(block, index));
         let session = session.map_or(0, |session| session.0);
-        let mut client = self.node(node)?.shares();
+        let mut client = self.session.nodes().get(node)?.shares();
         let answer = client.list(v1::ListSharesRequest { session, after, limit, verify: false });
-        let listed = answered(node, "listing shares", answer).await?;
+        let listed = direct::call_patiently(node, "listing shares", answer).await?;
         let mut shares = Vec::with_capacity(listed.shares.len());
         for entry in listed.shares {
             shares.push(
@@ -71,9 +68,9 @@ impl Client {
         Ok((shares, listed.more))
     }
 
-    /// Has a node check the namespace as it has it. Takes as long as reading all of it does.
+    /// Has a node check its copy of the namespace, which takes as long as reading all of it.
     pub async fn check_node(&self, node: NodeId) -> Result<v1::CheckResponse, Error> {
-        let mut control = self.node(node)?.control();
+        let mut control = self.session.nodes().get(node)?.control();
         let call = control.check(v1::CheckRequest {});
         match tokio::time::timeout(CHECK_TIMEOUT, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
@@ -82,15 +79,15 @@ impl Client {
         }
     }
 
-    /// What the node at an address says of itself.
+    /// The description that the node at an address gives of itself.
     pub async fn describe_node(&self, address: &str) -> Result<v1::DescribeResponse, Error> {
-        let described = crate::rpc::leader::describe(address, ASK_TIMEOUT).await;
+        let described = discovery::describe(address, ASK_TIMEOUT).await;
         let (described, _) =
             described.map_err(|why| Error::NoCluster { addresses: address.to_owned(), why })?;
         Ok(described)
     }
 
-    /// Takes the node that runs at an address into the cluster; its number.
+    /// Takes the node that runs at an address into the cluster. Returns its number; fails on a node of another cluster.
     pub async fn add_node(&self, address: &str) -> Result<NodeId, Error> {
         let said = self.describe_node(address).await?;
         let ours = self.cluster_id().to_string();
@@ -107,40 +104,25 @@ impl Client {
         };
         match self.propose_internal(Command::RegisterNode { id: NodeId(0), node }).await? {
             Outcome::Node(id) => Ok(id),
-            _ => Err(unexpected("a node's number")),
+            _ => Err(Error::unexpected("a node's number")),
         }
     }
 
-    /// Has a node's shares moved to others, or not after all.
+    /// Starts draining a node: its shares are moved to other nodes. Or stops draining it.
     pub async fn set_draining(&self, id: NodeId, draining: bool) -> Result<(), Error> {
         self.propose_internal(Command::SetDraining { id, draining }).await.map(|_| ())
     }
 
-    /// In how many placement groups a node is, of the closed ones those that still have blocks. With none it can go.
+    /// The number of placement groups that need a node: open ones, and closed ones that still have blocks. At 0 the node can be removed.
     pub async fn groups_with(&self, node: NodeId) -> Result<u64, Error> {
         match self.query(&Query::GroupsWith { node }).await? {
             Answer::Groups(groups) => Ok(groups),
-            _ => Err(unexpected("a number of groups")),
+            _ => Err(Error::unexpected("a number of groups")),
         }
     }
 
-    /// Lets a node go that holds no shares any more.
+    /// Removes a node that has no shares any more.
     pub async fn remove_node(&self, id: NodeId) -> Result<(), Error> {
         self.propose_internal(Command::RemoveNode { id }).await.map(|_| ())
-    }
-}
-
-async fn answered<T>(
-    node: NodeId,
-    what: &str,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Error> {
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => {
-            tracing::debug!(%node, what, status = status.message(), "a worker's call failed");
-            Err(Error::Unreachable { what: what.into(), missing: vec![node] })
-        }
-        Err(_) => Err(Error::TimedOut { what: format!("{what} on node {node}"), after: TIMEOUT }),
     }
 }

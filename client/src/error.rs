@@ -1,15 +1,15 @@
-//! Why an operation of the client failed. Each variant is one sentence for people, with the values and what
-//! to do; `rain-fuse` maps them to errno in one table.
+//! The client's errors. Each variant is one sentence for people, with the values and what to do. `rain-fuse` maps the variants
+//! to errno in one table.
 
 use rain_namespace::error::NsError;
 use rain_types::NodeId;
 use std::time::Duration;
 use thiserror::Error;
 
-/// A failure.
+/// Why an operation of the client failed.
 #[derive(Debug, Clone, Error)]
 pub enum Error {
-    /// The namespace says no.
+    /// The namespace refused the request.
     #[error("{0}")]
     Refused(NsError),
     /// Too few nodes answer.
@@ -23,7 +23,7 @@ pub enum Error {
         /// Nodes that were needed and did not answer.
         missing: Vec<NodeId>,
     },
-    /// Nodes answer, but no majority of those that keep the namespace.
+    /// Nodes answer, but no majority of the namespace's voters.
     #[error(
         "{what}: no majority of the nodes that keep the namespace answers{}. Files can be read; nothing is changed until more nodes \
          are back, and then everything goes on by itself",
@@ -32,7 +32,7 @@ pub enum Error {
     NoMajority {
         /// What was being done.
         what: String,
-        /// It was sent before that was known.
+        /// The request was sent before that was known, so it may have been applied.
         may_be_done: bool,
     },
     /// Too many nodes have no space left.
@@ -44,7 +44,7 @@ pub enum Error {
     /// Fewer than k good shares are left.
     #[error("{what}: too few undamaged shares are left")]
     Damaged {
-        /// Which block.
+        /// The block.
         what: String,
     },
     /// The nodes answer, but not in time.
@@ -52,10 +52,10 @@ pub enum Error {
     TimedOut {
         /// What was being done.
         what: String,
-        /// How long it was waited for.
+        /// The deadline that passed.
         after: Duration,
     },
-    /// The locks on a file are lost: the session that had them has ended, or may have.
+    /// The locks on a file are lost: their session has ended, or may have ended.
     #[error(
         "the locks on this file are lost: this client was away for too long, and others may have had them since. Close the file, open it \
          and lock it again"
@@ -67,24 +67,31 @@ pub enum Error {
     /// No node of the list answers, or none knows who leads the namespace.
     #[error("no cluster at {addresses}: {why}")]
     NoCluster {
-        /// Where it was looked for.
+        /// The addresses that were asked.
         addresses: String,
-        /// The last thing heard.
+        /// The last answer or failure.
         why: String,
     },
     /// A node belongs to another cluster.
     #[error("{address} belongs to cluster {found}, not to {expected}: check the address list")]
     Foreign {
-        /// Which node.
+        /// The node's address.
         address: String,
-        /// Its cluster.
+        /// The node's cluster.
         found: String,
-        /// Ours.
+        /// This client's cluster.
         expected: String,
     },
-    /// A peer sent what makes no sense: another version, or a fault.
+    /// A peer sent a message that this client does not understand: another version, or a fault.
     #[error("not understood: {0}; are client and nodes of the same version?")]
     Protocol(String),
+}
+
+impl Error {
+    /// A peer's answer is not of the kind that was asked for. `wanted` names that kind: "an inode".
+    pub(crate) fn unexpected(wanted: &str) -> Error {
+        Error::Protocol(format!("the answer is not {wanted}"))
+    }
 }
 
 impl From<NsError> for Error {

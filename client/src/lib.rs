@@ -1,20 +1,27 @@
-//! The client of a RAIN cluster: what a mount, a command, a program and a node's own workers use alike.
+//! The client of a RAIN cluster, used alike by mounts, commands, programs and the nodes' own workers.
 //!
-//! - [`Client`] finds the namespace's leader and follows it, sends it commands and queries, and renews the
-//!   session; [`block`] stores and retrieves blocks over the nodes.
-//! - [`Volume`] is a mountable tree: names and attributes. [`OpenFile`] is a file's data.
+//! The crate is a ladder. Each rung uses only the rungs below it; `tests/tests/rooms.rs` of the workspace holds this.
+//!
+//! | rung | what it is |
+//! |---|---|
+//! | [`client`] | the façade: volumes in use, open files, and the loops that renew; `admin` has an administrator's calls |
+//! | [`volume`] | names and attributes |
+//! | [`file`] | data: buffer, flush, read, locks |
+//! | [`writeback`] | delegated directories, and the queue of acknowledged changes |
+//! | [`block`], [`placement`] | store n shares, retrieve any k, repair; the nodes that a block is on |
+//! | [`session`] | numbering, tickets, propose and query, renewal |
+//! | [`rpc`] | nodes and their connections, the leader, the ring's view, hedging |
+//! | [`error`], [`options`], [`stats`] | used by every rung |
 //!
 //! Invariants:
-//! 1. Nothing waits without bound. Where needed nodes are unreachable an operation gives up after
-//!    [`Options::dead_after`]; where they answer but slowly, after [`Options::slow_after`].
+//! 1. Nothing waits without bound. Where needed nodes do not answer, an operation fails after [`Options::dead_after`]; where they answer
+//!    too slowly, after [`Options::slow_after`].
 //! 2. Every queue and cache has a limit ([`Options`]).
-//! 3. What a flush did not manage to store stays in memory and is tried again, by the next flush and in the
-//!    background; an error never throws written data away.
-//! 4. Every byte read is checked against its chunk's checksum before anybody sees it.
+//! 3. Data that a flush could not store stays in memory. The next flush and a background task try again; an error never throws
+//!    written data away.
+//! 4. Every byte read is checked against its chunk's checksum before a program sees it.
 //!
-//! - Where [`Options::behind`] says so, names and small files are told to the namespace behind the caller ([`behind`]).
-//!
-//! It knows nothing of FUSE, of a node's disk, or of what the namespace's functions do, but to ask them.
+//! The crate knows nothing of FUSE and of a node's disk. What a namespace function does is the namespace's to decide; this crate asks.
 
 mod admin;
 pub mod block;
@@ -34,7 +41,9 @@ pub use client::Client;
 pub use error::Error;
 pub use file::{LockGrant, OpenFile};
 pub use options::{Options, ReadPolicy};
-pub use rpc::node::{NodeHealth, grpc_endpoint};
+pub use rpc::endpoint::grpc_endpoint;
+pub use rpc::node::NodeHealth;
+pub use session::Session;
 pub use stats::ClientStats;
 pub use volume::{NewInode, Space, Volume};
 

@@ -1,16 +1,16 @@
-//! What a user of the client may set, with the defaults and their reasons.
+//! The client's options, with their defaults and the reasons for them.
 
 use std::time::Duration;
 
-/// Which k of a block's n shares are read, when all of its data is wanted. Nodes that do not answer come last in each.
+/// Which k of a block's n shares are read when the whole block is wanted. Nodes that do not answer come last under every policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadPolicy {
-    /// The least load index first (less than 300 of 1000 between two is no difference); among equals the nearest.
+    /// The least load index first; differences below 300 of 1000 do not count. Among equals the nearest first.
     #[default]
     LeastLoad,
-    /// What is expected to answer first, in steps of a factor of four.
+    /// The node that is expected to answer first, in steps of a factor of four.
     Nearest,
-    /// Every share in turn, so that all nodes serve alike.
+    /// All shares in turn, so that all nodes serve alike.
     RoundRobin,
 }
 
@@ -27,33 +27,34 @@ impl std::str::FromStr for ReadPolicy {
     }
 }
 
-/// Bounds of a client.
+/// The options of a client.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// For people, shown among the sessions: "mount of /main at /mnt, pid 77".
+    /// A label for people, shown in the list of sessions: "mount of /main at /mnt, pid 77".
     pub label: String,
-    /// An operation that needs unreachable nodes gives up after this. Long enough for a process to be
-    /// started again, short enough that nobody thinks of a hang. 1.2 s.
+    /// An operation that needs unreachable nodes fails after this. 1.2 s: long enough to restart a process, short enough not to look
+    /// like a hang.
     pub dead_after: Duration,
-    /// An operation on nodes that answer gives up after this: a disk may stall for seconds. 30 s.
+    /// An operation on nodes that answer fails after this. 30 s, because a disk may stall for seconds.
     pub slow_after: Duration,
-    /// Data written and not yet stored, over all files, bytes. Writers wait at this. 96 MiB.
+    /// Limit of written data that is not stored yet, over all files of a volume, bytes. Writers wait at the limit. 96 MiB.
     pub dirty_bytes_max: u64,
-    /// Blocks kept after reading, bytes. The kernel's cache is the large one; this one only bridges
-    /// the pieces of one block. 64 MiB.
+    /// Limit of the block cache, bytes. 64 MiB: the kernel's cache is the large one, this one bridges the pieces of a block.
     pub cache_bytes_max: u64,
-    /// Blocks one file's flush stores at a time. 8.
+    /// Blocks that the flush of one file stores at a time. 8.
     pub blocks_in_flight_max: usize,
-    /// Which shares are read.
+    /// Which shares of a block are read.
     pub read_policy: ReadPolicy,
-    /// It only looks: no session is opened, and no leader of the namespace is needed.
+    /// Only observe: the client opens no session and needs no leader of the namespace.
     pub observe: bool,
-    /// Directories in which it makes and removes much are held, and names and small files in them are told to the namespace behind the caller:
-    /// durable at the next flush, seen by others at once. False: every call returns when it is durable.
+    /// Write back: directories in which the client makes and removes much are delegated to it, and changes of names and small files in
+    /// them are acknowledged early. Other clients see them at once; they are durable at the next flush. False: every call returns once
+    /// its change is durable.
     pub write_back: bool,
-    /// A directory that another client wanted back is not held again so soon; twice as long each time, up to 150 times as long. 0.2 s.
+    /// First back-off before a recalled delegation is requested again. Each back-off is twice as long as the one before, up to 150 times
+    /// this. 0.2 s.
     pub delegation_backoff: Duration,
-    /// Without a majority, what a node has is an answer, which may be old; else there is none. True.
+    /// Without a majority, answer queries from the state of a node, which may be stale. False: such queries fail. True by default.
     pub allow_stale: bool,
 }
 

@@ -1,34 +1,34 @@
-//! Counters of one client, for people and for tests.
+//! Counters of one client, for people and tests.
 
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What a client has met since it connected.
+/// Counters since the client was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ClientStats {
     /// Blocks stored.
     pub blocks_stored: u64,
-    /// Blocks stored with a share missing.
+    /// Blocks stored with at least one share missing.
     pub blocks_stored_missing: u64,
     /// Shares read.
     pub shares_read: u64,
-    /// Shares asked for because another was late.
+    /// Shares asked for because another share was late.
     pub shares_hedged: u64,
     /// Reads that had to decode.
     pub reads_decoded: u64,
-    /// Damaged shares met.
+    /// Damaged shares found.
     pub shares_damaged: u64,
-    /// Shares that should have been on their node and were not.
+    /// Shares that were not on their node.
     pub shares_absent: u64,
     /// Commands sent to the namespace.
     pub commands: u64,
     /// Queries sent to the namespace.
     pub queries: u64,
-    /// Changes that were told before the namespace had them.
+    /// Changes acknowledged before the namespace had applied them.
     pub acknowledged_early: u64,
-    /// Directories taken.
+    /// Directories delegated to this client.
     pub delegations_taken: u64,
-    /// Directories given back: somebody wanted them, or nothing was done in them.
+    /// Directories returned, because another client recalled them or nothing was done in them.
     pub delegations_returned: u64,
 }
 

@@ -1,47 +1,40 @@
-//! A mounted volume: names and attributes, each a command or a query, and the files open in this client.
+//! A volume: names and attributes. Each operation is a command or a query, through the write-back.
 //!
-//! Attributes that this module gives include what the client has written and not yet committed (length and
-//! time of modification), so that a program sees its own writes.
+//! Invariant: attributes from here include this client's writes that are not committed yet (length and modification time), so that a
+//! program sees its own writes.
+//!
+//! This rung leaves files' data to [`crate::file`].
 
-use crate::client::{Client, unexpected};
+use crate::block::{BlockLocation, Blocks};
 use crate::error::Error;
-use crate::file::{FileState, OpenFile};
-use crate::placement::Places;
-use crate::writeback::Writeback;
+use crate::file::{FileTable, OpenFile};
+use crate::placement::Placement;
+use crate::rpc::direct;
+use crate::session::Session;
+use crate::writeback::{UnstoredFiles, Writeback};
 use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
-use rain_namespace::record::{Attr, FileKind, VolumeRecord};
+use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
 use rain_types::Ino;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use std::sync::Arc;
 
-/// How long written data may wait in memory before it is stored without being asked for.
-const FLUSH_IDLE_EVERY: Duration = Duration::from_secs(2);
-
-/// Versions of closed files that are remembered, so that an unchanged file keeps its cache when opened again.
-const VERSIONS_KEPT_MAX: usize = 65_536;
-
-/// What a new inode is to be.
+/// The properties of an inode that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewInode {
-    /// What.
+    /// Its kind.
     pub kind: FileKind,
-    /// Permission bits, umask applied.
+    /// Permission bits, with the umask applied.
     pub mode: u16,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Device number of a device.
+    /// Device number, for a device.
     pub rdev: u32,
-    /// Target of a symlink.
+    /// Target, for a symlink.
     pub target: Vec<u8>,
-    /// A file only: an existing file of the name will do.
+    /// For a file: an existing file of this name is taken instead.
     pub or_existing: bool,
 }
 
@@ -52,84 +45,41 @@ impl NewInode {
     }
 }
 
-/// Room in a volume, in bytes of user data.
+/// Space in a volume, in bytes of user data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Space {
-    /// What fits in all.
+    /// Capacity.
     pub total_bytes: u64,
-    /// What still fits.
+    /// Capacity that is left.
     pub free_bytes: u64,
     /// Inodes in use.
     pub inodes: u64,
 }
 
-/// Bytes written and not yet stored, over all files of a volume.
-#[derive(Debug)]
-pub(crate) struct DirtyBudget {
-    bytes: AtomicU64,
-    bytes_max: u64,
-    freed: Notify,
-}
-
-impl DirtyBudget {
-    /// Whether so much more may be taken in.
-    pub(crate) fn has_room(&self, bytes: u64) -> bool {
-        self.bytes.load(Relaxed) + bytes <= self.bytes_max
-    }
-
-    pub(crate) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Relaxed);
-    }
-
-    pub(crate) fn remove(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Relaxed);
-        self.freed.notify_waiters();
-    }
-
-    /// Waits until something was freed, or a moment.
-    pub(crate) async fn freed(&self) {
-        let _ = tokio::time::timeout(Duration::from_millis(20), self.freed.notified()).await;
-    }
-}
-
 /// A volume in use by this client.
 #[derive(Debug)]
 pub struct Volume {
-    pub(crate) cluster: Arc<Client>,
     record: VolumeRecord,
-    places: RwLock<Arc<Places>>,
-    pub(crate) next_group: AtomicU64,
-    pub(crate) files: Mutex<HashMap<Ino, Arc<FileState>>>,
-    versions: Mutex<BTreeMap<Ino, u64>>,
-    pub(crate) budget: DirtyBudget,
-    pub(crate) writeback: Arc<Writeback>,
-    pub(crate) runtime: Handle,
+    session: Arc<Session>,
+    placement: Arc<Placement>,
+    writeback: Arc<Writeback>,
+    files: Arc<FileTable>,
 }
 
 impl Volume {
-    pub(crate) fn attach(cluster: Arc<Client>, record: VolumeRecord) -> Result<Arc<Volume>, Error> {
-        let volume = Arc::new(Volume {
-            places: RwLock::new(Arc::new(Places::new(record.clone())?)),
-            next_group: AtomicU64::new(u64::from(std::process::id())),
-            files: Mutex::default(),
-            versions: Mutex::default(),
-            budget: DirtyBudget {
-                bytes: AtomicU64::new(0),
-                bytes_max: cluster.options().dirty_bytes_max,
-                freed: Notify::new(),
-            },
-            writeback: Arc::new(Writeback::new()),
-            runtime: Handle::current(),
-            cluster: cluster.clone(),
-            record,
-        });
-        let flusher = tokio::spawn(flush_idle_for_ever(Arc::downgrade(&volume)));
-        cluster.own(flusher.abort_handle());
-        volume.start_behind(&cluster);
-        Ok(volume)
+    /// Begins to use a volume, and starts its tasks. Fails on a record without usable placement groups.
+    pub(crate) fn attach(
+        session: Arc<Session>,
+        blocks: Arc<Blocks>,
+        record: VolumeRecord,
+    ) -> Result<Arc<Volume>, Error> {
+        let placement = Arc::new(Placement::new(record.clone())?);
+        let files = FileTable::start(session.clone(), blocks, placement.clone());
+        let writeback = files.writeback().clone();
+        Ok(Arc::new(Volume { record, session, placement, writeback, files }))
     }
 
-    /// What the namespace keeps of the volume, as it was when it was opened.
+    /// The volume's record in the namespace, as it was when the volume was opened.
     pub fn record(&self) -> &VolumeRecord {
         &self.record
     }
@@ -139,65 +89,50 @@ impl Volume {
         self.record.root
     }
 
-    /// The cluster it belongs to.
-    pub fn cluster(&self) -> &Arc<Client> {
-        &self.cluster
+    /// The session in which the volume is used.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 
-    pub(crate) fn places(&self) -> Arc<Places> {
-        self.places.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The location of an extent's block. Fails on a group that this client does not know.
+    pub fn locate(&self, extent: &Extent) -> Result<BlockLocation, Error> {
+        self.placement.locate(extent)
     }
 
-    pub(crate) fn set_places(&self, places: Places) {
-        *self.places.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(places);
-    }
-
-    pub(crate) fn files(&self) -> MutexGuard<'_, HashMap<Ino, Arc<FileState>>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn file(&self, ino: Ino) -> Option<Arc<FileState>> {
-        self.files().get(&ino).cloned()
-    }
-
-    fn overlay(&self, mut attr: Attr) -> Attr {
-        if attr.kind == FileKind::File
-            && let Some(file) = self.file(attr.ino)
-        {
-            file.overlay(&mut attr);
-        }
-        attr
+    /// The volume's files in this client.
+    pub(crate) fn files(&self) -> &Arc<FileTable> {
+        &self.files
     }
 
     async fn attr_of(&self, query: &Query) -> Result<Attr, Error> {
-        match self.ask(query).await? {
-            Answer::Attr(attr) => Ok(self.overlay(attr)),
-            _ => Err(unexpected("an inode")),
+        match self.writeback.ask(query).await? {
+            Answer::Attr(attr) => Ok(self.files.overlay(attr)),
+            _ => Err(Error::unexpected("an inode")),
         }
     }
 
     async fn attr_from(&self, command: Command) -> Result<Attr, Error> {
-        match self.change(command).await? {
-            Outcome::Attr(attr) => Ok(self.overlay(attr)),
-            _ => Err(unexpected("an inode")),
+        match self.writeback.change(command).await? {
+            Outcome::Attr(attr) => Ok(self.files.overlay(attr)),
+            _ => Err(Error::unexpected("an inode")),
         }
     }
 
-    /// A name in a directory.
+    /// The attributes of the inode that a name in a directory names.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Error> {
         self.attr_of(&Query::Lookup { parent, name: name.to_vec() }).await
     }
 
-    /// An inode.
+    /// The attributes of an inode.
     pub async fn attr(&self, ino: Ino) -> Result<Attr, Error> {
         self.attr_of(&Query::GetAttr { ino }).await
     }
 
-    /// Changes attributes. A new length or time comes after everything written before.
+    /// Changes attributes. A new length or modification time comes after everything written before.
     pub async fn set_attr(&self, ino: Ino, change: AttrChange) -> Result<Attr, Error> {
-        match self.file(ino) {
+        match self.files.get(ino) {
             Some(file) if change.size.is_some() || change.mtime.is_some() => {
-                file.set_attr(self, change).await
+                file.set_attr(&self.files, change).await
             }
             _ => self.attr_from(Command::SetAttr { ino, change }).await,
         }
@@ -212,32 +147,32 @@ impl Volume {
             .await
     }
 
-    /// Makes a file and opens it. With `or_existing` the file of that name, if there is one.
+    /// Makes a file and opens it. With `or_existing` it opens the file of that name, if there is one.
     pub async fn create(
         self: &Arc<Self>,
         parent: Ino,
         name: &[u8],
         new: NewInode,
     ) -> Result<(Attr, Arc<OpenFile>), Error> {
-        let _opening = self.cluster.openings.begin();
+        let _opening = self.session.openings().begin();
         let made = !new.or_existing;
         let attr = self.make(parent, name, new).await?;
-        Ok((attr.clone(), self.open_with(attr, made)))
+        Ok((attr.clone(), self.files.open(attr, made)))
     }
 
-    /// Gives a file another name.
+    /// Gives a file one more name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Error> {
         self.attr_from(Command::Link { ino, parent, name: name.to_vec() }).await
     }
 
-    /// Takes a name away. A file that is open, here or elsewhere, lives on until it is closed.
+    /// Removes a name. A file that is open, on this client or another, lives on until it is closed.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
         self.remove(Command::Unlink { parent, name: name.to_vec() }).await
     }
 
-    /// Takes an empty directory away.
+    /// Removes an empty directory.
     pub async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
-        self.change(Command::RemoveDirectory { parent, name: name.to_vec() }).await.map(|_| ())
+        self.writeback.change(Command::RemoveDirectory { parent, name: name.to_vec() }).await.map(|_| ())
     }
 
     /// Moves a name.
@@ -249,40 +184,23 @@ impl Volume {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), Error> {
-        if let Some(file) = self
-            .writeback
-            .unpublished_over((parent, name), (new_parent, new_name))
-            .and_then(|ino| self.file(ino))
-        {
-            // Should everything fail now, the name has the old contents or the new, as if the new had been stored by their writer.
-            file.flush(self).await?;
+        let replacing = self.writeback.unpublished_over((parent, name), (new_parent, new_name));
+        if let Some(file) = replacing.and_then(|ino| self.files.get(ino)) {
+            // So a crash at any moment leaves the name with the old contents or the new contents.
+            file.flush(&self.files).await?;
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         self.remove(Command::Rename { parent, name, new_parent, new_name, mode }).await
     }
 
     async fn remove(&self, command: Command) -> Result<(), Error> {
-        let Outcome::Removed { ino, last_name_gone } = self.change(command).await? else {
-            return Err(unexpected("what was removed"));
+        let Outcome::Removed { ino, last_name_gone } = self.writeback.change(command).await? else {
+            return Err(Error::unexpected("a removed inode"));
         };
         if last_name_gone {
-            self.is_orphan(ino);
+            self.files.unlinked(ino);
         }
         Ok(())
-    }
-
-    /// A file has no name any more.
-    pub(crate) fn is_orphan(&self, ino: Ino) {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
-        match self.file(ino) {
-            Some(file) => file.orphan(),
-            None => self.writeback.closed(ino),
-        }
-    }
-
-    /// Which files are open in this client, or closed and not stored yet.
-    pub(crate) fn open_files(&self) -> Vec<Ino> {
-        self.files().keys().copied().collect()
     }
 
     /// The target of a symlink.
@@ -291,54 +209,54 @@ impl Volume {
     }
 
     async fn bytes_of(&self, query: &Query) -> Result<Vec<u8>, Error> {
-        match self.ask(query).await? {
+        match self.writeback.ask(query).await? {
             Answer::Bytes(bytes) => Ok(bytes),
-            _ => Err(unexpected("bytes")),
+            _ => Err(Error::unexpected("bytes")),
         }
     }
 
-    /// Names of a directory in byte order, after a name; and whether there are more.
+    /// The entries of a directory in byte order, after a name, and whether there are more.
     pub async fn read_directory(
         &self,
         dir: Ino,
         after: Option<&[u8]>,
         limit: u32,
     ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
-        let (mut entries, more) = self.list(dir, after, limit).await?;
-        if !self.files().is_empty() {
+        let (mut entries, more) = self.writeback.list(dir, after, limit).await?;
+        if !self.files.is_empty() {
             for entry in &mut entries {
-                entry.attr = self.overlay(entry.attr.clone());
+                entry.attr = self.files.overlay(entry.attr.clone());
             }
         }
         Ok((entries, more))
     }
 
-    /// One extended attribute.
+    /// The value of an extended attribute.
     pub async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
         self.bytes_of(&Query::GetXattr { ino, name: name.to_vec() }).await
     }
 
     /// The names of the extended attributes.
     pub async fn list_xattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, Error> {
-        match self.ask(&Query::ListXattr { ino }).await? {
+        match self.writeback.ask(&Query::ListXattr { ino }).await? {
             Answer::Names(names) => Ok(names),
-            _ => Err(unexpected("names")),
+            _ => Err(Error::unexpected("names")),
         }
     }
 
     /// Sets an extended attribute.
     pub async fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), Error> {
         let command = Command::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), mode };
-        self.change(command).await.map(|_| ())
+        self.writeback.change(command).await.map(|_| ())
     }
 
-    /// Takes an extended attribute away.
+    /// Removes an extended attribute.
     pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Error> {
-        self.change(Command::RemoveXattr { ino, name: name.to_vec() }).await.map(|_| ())
+        self.writeback.change(Command::RemoveXattr { ino, name: name.to_vec() }).await.map(|_| ())
     }
 
-    /// The inode at a path of the volume (`/dir/file`). Symlinks on the way are not followed: paths of
-    /// commands name what is stored.
+    /// The attributes of the inode at a path of the volume (`/dir/file`). Symlinks are not followed, because commands name what is
+    /// stored.
     pub async fn resolve(&self, path: &[u8]) -> Result<Attr, Error> {
         let mut attr = None;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
@@ -351,11 +269,10 @@ impl Volume {
         }
     }
 
-    /// Room in the volume: what its nodes report, divided by what the code adds. Nodes that do not answer
-    /// count as full.
+    /// The volume's space: the space that its nodes report, less the part for parity. A node that does not answer counts as full.
     pub async fn space(&self) -> Result<Space, Error> {
-        let members = self.places().members();
-        let asked = members.iter().map(|node| self.cluster.node_status(*node));
+        let members = self.placement.groups().members();
+        let asked = members.iter().map(|node| direct::node_status(self.session.nodes(), *node));
         let reports = futures::future::join_all(asked).await;
         let (mut total, mut free) = (0u64, Vec::new());
         for report in reports.iter().flatten() {
@@ -364,97 +281,41 @@ impl Volume {
         }
         let code = self.record.code;
         let data_part = |raw: u64| (u128::from(raw) * u128::from(code.k) / code.n() as u128) as u64;
-        // Every block takes a share on n nodes: with n nodes in all, the fullest decides.
+        // Every block puts a share on n nodes, so with n nodes in all the fullest decides.
         let free_raw = if members.len() == code.n() {
             free.iter().min().copied().unwrap_or(0) * free.len() as u64
         } else {
             free.iter().sum()
         };
-        let inodes = self.record_now().await?.inodes;
+        let inodes = self.placement.read_record(&self.session).await?.inodes;
         Ok(Space { total_bytes: data_part(total), free_bytes: data_part(free_raw), inodes })
     }
 
-    /// Opens a file. What others committed before is seen from here on (close-to-open). Whoever has looked its name up just before
-    /// still gets it when that has gone meanwhile.
+    /// Opens a file. Everything that other clients committed before is seen from here on (close-to-open). A file whose name was looked
+    /// up just before can be opened even if the name has gone meanwhile.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
-        let _opening = self.cluster.openings.begin();
-        let open_here = self.file(ino).is_some_and(|file| file.is_open());
+        let _opening = self.session.openings().begin();
+        let open_here = self.files.get(ino).is_some_and(|file| file.is_open());
         let query = if open_here { Query::GetAttr { ino } } else { Query::Open { ino } };
-        let Answer::Attr(attr) = self.ask(&query).await? else {
-            return Err(unexpected("an inode"));
+        let Answer::Attr(attr) = self.writeback.ask(&query).await? else {
+            return Err(Error::unexpected("an inode"));
         };
         match attr.kind {
-            FileKind::File => Ok(self.open_with(attr, false)),
+            FileKind::File => Ok(self.files.open(attr, false)),
             FileKind::Directory => Err(NsError::IsDirectory.into()),
             _ => Err(NsError::Invalid("only files have data".into()).into()),
         }
     }
 
-    fn open_with(self: &Arc<Self>, attr: Attr, made: bool) -> Arc<OpenFile> {
-        let ino = attr.ino;
-        let seen = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&ino).copied();
-        let mut files = self.files();
-        let (file, keep_cache) = match files.get(&ino) {
-            Some(file) => (file.clone(), file.opened_again(attr)),
-            None => {
-                let same = made || seen == Some(attr.version);
-                let file = Arc::new(FileState::new(attr));
-                files.insert(ino, file.clone());
-                (file, same)
-            }
-        };
-        OpenFile::new(self.clone(), file, keep_cache)
-    }
-
-    /// Remembers which version of a file this client knows.
-    pub(crate) fn remember_version(&self, ino: Ino, version: u64) {
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if versions.len() >= VERSIONS_KEPT_MAX {
-            versions.pop_first();
-        }
-        versions.insert(ino, version);
-    }
-
-    /// Stores and commits everything written so far to any file, and everything else that was done. Tries them all; gives the first error.
+    /// Stores and commits everything written so far to any file, and applies every change of a name. Tries all files and returns the
+    /// first error.
     pub async fn flush_all(&self) -> Result<(), Error> {
-        let stored = self.store_all().await;
-        stored.and(self.settle().await)
+        self.files.flush_all().await
     }
 
-    /// Stores and commits everything written so far to any file.
-    pub(crate) async fn store_all(&self) -> Result<(), Error> {
-        let waits = |file: &&Arc<FileState>| file.is_dirty() || file.is_leaving();
-        let dirty: Vec<_> = self.files().values().filter(waits).cloned().collect();
-        let mut first = Ok(());
-        for file in dirty {
-            let flushed = file.flush(self).await.and(file.let_go(self).await);
-            self.close_if_idle(&file);
-            if first.is_ok() {
-                first = flushed;
-            }
-        }
-        first
-    }
-
-    /// Forgets a file that nobody has open and that has nothing to store.
-    pub(crate) fn close_if_idle(&self, file: &Arc<FileState>) {
-        let mut files = self.files();
-        if file.is_idle() {
-            if let Some(version) = file.trusted_version() {
-                self.remember_version(file.ino(), version);
-            }
-            files.remove(&file.ino());
-            self.writeback.closed(file.ino());
-        }
-    }
-}
-
-async fn flush_idle_for_ever(volume: Weak<Volume>) {
-    loop {
-        tokio::time::sleep(FLUSH_IDLE_EVERY).await;
-        let Some(volume) = volume.upgrade() else { return };
-        if let Err(error) = volume.store_all().await {
-            tracing::warn!(%error, "written data could not be stored yet; it stays in memory and is tried again");
-        }
+    /// Returns when every change of a name acknowledged before the call is applied at the leader. Fails with the error of a change that
+    /// was acknowledged and then refused.
+    pub async fn drain(&self) -> Result<(), Error> {
+        self.writeback.drain().await
     }
 }

@@ -276,16 +276,17 @@ impl Dev {
             .with_context(|| dev_cluster_file().display().to_string())?;
         start_log_to(&data)?;
         let label = format!("rain dev, pid {}", std::process::id());
-        let volume = runtime.block_on(async {
-            let cluster =
+        let (client, volume) = runtime.block_on(async {
+            let client =
                 Client::connect(&addresses, Options { label, write_back: true, ..Options::default() })
                     .await?;
             let root = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-            match cluster.create_volume("main", spec, root.0, root.1, 0o755).await {
+            match client.create_volume("main", spec, root.0, root.1, 0o755).await {
                 Ok(_) | Err(Error::Refused(NsError::Exists)) => {}
                 Err(error) => return Err(error.into()),
             }
-            open_volume(&cluster, "main").await
+            let volume = open_volume(&client, "main").await?;
+            anyhow::Ok((client, volume))
         })?;
         self.explain(&nodes, &data, &addresses)?;
         let nodes = Arc::new(Mutex::new(nodes));
@@ -296,7 +297,7 @@ impl Dev {
                     source: format!("{}:/main", addresses.join(",")),
                     ..MountOptions::default()
                 };
-                stay_mounted(runtime, &volume, mountpoint, options, || {
+                stay_mounted(runtime, &client, &volume, mountpoint, options, || {
                     output::line(format!(
                         "mounted at {}. Ctrl-C unmounts and stops everything.",
                         mountpoint.display()
@@ -306,7 +307,7 @@ impl Dev {
             None => {
                 let said = output::line("Ctrl-C stops everything.");
                 runtime.block_on(stop_signal());
-                runtime.block_on(volume.cluster().close());
+                runtime.block_on(client.close());
                 said
             }
         };

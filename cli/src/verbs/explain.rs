@@ -74,7 +74,7 @@ async fn explain_extent(
     addresses: &BTreeMap<NodeId, String>,
     extent: &Extent,
 ) -> anyhow::Result<ExplainedExtent> {
-    let place = volume.place(extent)?;
+    let place = volume.locate(extent)?;
     let asked = place.nodes.iter().enumerate().map(|(index, node)| async move {
         let state = cluster.node_has_share(*node, extent.block, ShareIndex(index as u8)).await;
         ExplainedShare {

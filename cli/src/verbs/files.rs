@@ -52,7 +52,7 @@ impl Put {
         let (dir, name) = split_last(inside)?;
         let parent =
             volume.resolve(dir.as_bytes()).await.with_context(|| format!("{}: {dir:?}", self.to))?.ino;
-        let temporary = format!(".rain-put-{}-{}", cluster.session(), std::process::id());
+        let temporary = format!(".rain-put-{}-{}", cluster.session_id(), std::process::id());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let new = NewInode::new(FileKind::File, 0o644, uid, gid);
         let created = volume.create(parent, temporary.as_bytes(), new).await;

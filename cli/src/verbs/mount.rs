@@ -137,17 +137,17 @@ impl Mount {
         let mut client = Options { label, write_back, ..Options::default() };
         client.dead_after = timeout.unwrap_or(client.dead_after);
         client.read_policy = policy.unwrap_or(client.read_policy);
-        let volume = runtime.block_on(self.connect(client, retry))?;
-        stay_mounted(runtime, &volume, &self.mountpoint, options, || output::line("mounted"))
+        let (client, volume) = runtime.block_on(self.connect(client, retry))?;
+        stay_mounted(runtime, &client, &volume, &self.mountpoint, options, || output::line("mounted"))
     }
 
     /// Connects and opens the volume; servers that do not answer, or have no majority yet, are waited for, as NFS does.
-    async fn connect(&self, client: Options, retry: Duration) -> anyhow::Result<Arc<Volume>> {
+    async fn connect(&self, options: Options, retry: Duration) -> anyhow::Result<(Arc<Client>, Arc<Volume>)> {
         let begun = Instant::now();
         let mut said = false;
         loop {
-            let cluster = match Client::connect(&self.source.addresses, client.clone()).await {
-                Ok(cluster) => cluster,
+            let client = match Client::connect(&self.source.addresses, options.clone()).await {
+                Ok(client) => client,
                 Err(error) => {
                     let may_come = matches!(
                         error,
@@ -164,7 +164,8 @@ impl Mount {
                     continue;
                 }
             };
-            return open_volume(&cluster, &self.source.volume).await;
+            let volume = open_volume(&client, &self.source.volume).await?;
+            return Ok((client, volume));
         }
     }
 
@@ -223,6 +224,7 @@ impl Mount {
 /// Mounts, says so, and stays until it is unmounted or told to stop; then stores what is left and ends the session.
 pub(super) fn stay_mounted(
     runtime: &Runtime,
+    client: &Client,
     volume: &Arc<Volume>,
     mountpoint: &Path,
     options: MountOptions,
@@ -243,7 +245,7 @@ pub(super) fn stay_mounted(
     });
     let said = say();
     mounted.wait();
-    runtime.block_on(volume.cluster().close());
+    runtime.block_on(client.close());
     said
 }
 

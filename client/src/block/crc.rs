@@ -1,14 +1,15 @@
-//! The checksum of every chunk: CRC-64/NVMe, for its speed (docs/decisions has the figures). blake3 seals the
-//! headers on disk; this one finds what a disk or a cable did to the bytes in between.
+//! The checksum of every chunk: CRC-64/NVMe, chosen for its speed (docs/decisions/0002-checksums.md). It finds bytes that a disk
+//! or a cable has changed. blake3 seals the headers on disk.
 
 use crc_fast::{CrcAlgorithm, checksum};
 use rain_proto::CHUNK_BYTES;
 
-/// One checksum for each 4096 bytes, the last chunk as short as it is.
+/// One checksum for each 4096 bytes of a payload. The last chunk may be shorter.
 pub fn chunk_checksums(payload: &[u8]) -> Vec<u64> {
     payload.chunks(CHUNK_BYTES).map(|chunk| checksum(CrcAlgorithm::Crc64Nvme, chunk)).collect()
 }
 
+/// Whether every chunk of a payload has its checksum.
 pub(super) fn holds(payload: &[u8], crcs: &[u64]) -> bool {
     payload.chunks(CHUNK_BYTES).zip(crcs).all(|(chunk, crc)| checksum(CrcAlgorithm::Crc64Nvme, chunk) == *crc)
 }

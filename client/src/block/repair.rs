@@ -1,15 +1,17 @@
-//! Repair and moves of one block: read what it takes (for a move the shares themselves, else any k), make the rest, put them on their
-//! nodes. Which blocks, and in what order, is planned by the namespace.
+//! Repair and moves of one block: read the sources, make the shares that are missing, and put them on their nodes. The sources of
+//! a move are the shares themselves; those of a repair are the rows of a repair plan, or any k shares.
+//!
+//! The namespace plans which blocks are repaired or moved, and in what order.
 
 use super::store::ShareWrite;
 use super::{BlockLocation, Blocks};
 use crate::error::Error;
 use rain_codec::ShareSet;
 
-/// What came of it.
+/// The result of a repair or move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// Bits of the shares that are durable on their nodes now.
+    /// Bits of the shares that are durable on their nodes.
     pub present: u64,
     /// Bytes written.
     pub bytes: u64,
@@ -18,50 +20,50 @@ pub struct Repaired {
 }
 
 impl Blocks {
-    /// Makes the shares named by `missing` (bits) again, for the nodes that answer.
-    pub(crate) async fn repair(&self, place: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
-        let code = self.code(place.code)?;
+    /// Makes the shares in `missing` (bits) again, for those of their nodes that answer.
+    pub(crate) async fn repair(&self, location: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
+        let code = self.code(location.code)?;
         let make: ShareSet = (0..code.n())
-            .filter(|index| missing & 1 << index != 0 && self.is_up(place.nodes[*index]))
+            .filter(|index| missing & 1 << index != 0 && self.is_up(location.nodes[*index]))
             .collect();
         if make.is_empty() {
             return Ok(Repaired::default());
         }
         let there: ShareSet = (0..code.n())
-            .filter(|index| missing & 1 << index == 0 && self.is_up(place.nodes[*index]))
+            .filter(|index| missing & 1 << index == 0 && self.is_up(location.nodes[*index]))
             .collect();
-        if let Some(repaired) = self.repair_by_plan(place, make, there).await? {
+        if let Some(repaired) = self.repair_by_plan(location, make, there).await? {
             return Ok(repaired);
         }
-        // Any k of the others; `gather` replaces what is late or gone.
-        self.make(place, there.lowest(code.k()), make, place).await
+        // Any k of the others. `gather` replaces a share that is late or gone.
+        self.make(location, there.lowest(code.k()), make, location).await
     }
 
-    /// Makes shares from rows of others, where that is less to read than k shares and all of them answer.
+    /// Repairs by the code's plan, which reads rows of other shares. None: the plan reads no less than k shares, or a source fails.
     async fn repair_by_plan(
         &self,
-        place: &BlockLocation,
+        location: &BlockLocation,
         make: ShareSet,
         there: ShareSet,
     ) -> Result<Option<Repaired>, Error> {
-        let code = self.code(place.code)?;
+        let code = self.code(location.code)?;
         let planner = code.clone();
-        // A plan is kept; the first of its kind takes some milliseconds.
+        // The code keeps its plans, but the first of a kind takes some milliseconds.
         let plan = match tokio::task::spawn_blocking(move || planner.repair_plan(make, there)).await {
             Ok(Ok(plan)) => plan,
             _ => return Ok(None),
         };
-        let share = code.share_bytes(place.len as usize);
+        let share = code.share_bytes(location.len as usize);
         let read = plan.bytes(share);
         if read >= code.k() * share {
             return Ok(None);
         }
-        let known = self.nodes();
+        let known = self.nodes.map();
         let sources =
-            plan.reads().iter().map(|read| (read.share, known.get(&place.nodes[read.share]).cloned()));
+            plan.reads().iter().map(|read| (read.share, known.get(&location.nodes[read.share]).cloned()));
         let reads = sources.map(async |(index, node)| match node {
             Some(node) => {
-                let packed = self.get_share(&node, place, index, 0..share, Some(&plan)).await;
+                let packed = self.get_share(&node, location, index, 0..share, Some(&plan)).await;
                 packed.ok().map(|packed| (index, packed))
             }
             None => None,
@@ -75,10 +77,10 @@ impl Blocks {
         packed.iter().for_each(|(index, packed)| plan.unpack(*index, packed, &mut buffers[*index]));
         let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         code.reconstruct_from_plan(&plan, &mut slices).map_err(|error| Error::Protocol(error.to_string()))?;
-        self.put_made(place, make, buffers, read as u64).await.map(Some)
+        self.put_made(location, make, buffers, read as u64).await.map(Some)
     }
 
-    /// Puts shares that were made of so many bytes onto their nodes.
+    /// Puts the made shares onto their nodes. `read` is the number of bytes they were made from.
     async fn put_made(
         &self,
         to: &BlockLocation,
@@ -93,12 +95,12 @@ impl Blocks {
             payload: std::mem::take(&mut buffers[index]).into(),
         };
         let writes: Vec<ShareWrite> = make.iter().map(write).collect();
-        let present = self.place(to.id, to.code, to.len, writes, 0).await?;
+        let present = self.put_shares(to.id, to.code, to.len, writes, 0).await?;
         Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share, read })
     }
 
-    /// Puts the shares whose nodes differ between two places of a block onto their nodes in the second. Those that are not `missing` are
-    /// copied where their nodes answer.
+    /// Moves a block's shares: those whose nodes differ between `from` and `to` are put onto their nodes in `to`. A share that is not
+    /// `missing` (bits) is copied where its old node answers; any other is made.
     pub(crate) async fn move_shares(
         &self,
         from: &BlockLocation,
@@ -118,7 +120,7 @@ impl Blocks {
         self.make(from, sources, moving, to).await
     }
 
-    /// Reads the sources, makes the others of `make`, and puts all of `make` onto their nodes in `to`.
+    /// Reads the sources, makes those of `make` that are not among them, and puts all of `make` onto their nodes in `to`.
     async fn make(
         &self,
         from: &BlockLocation,

@@ -1,10 +1,11 @@
-//! Retrieve: any k of n. What is asked for is read from the shares that hold it; whatever is late, gone or
-//! damaged is replaced by decoding the same range from others.
+//! Retrieve: any k of n shares. Bytes are read from the shares that hold them. A share that is late, gone or damaged is replaced
+//! by decoding the same range from other shares.
 //!
-//! A range that is cut at whole stripes is a code word of its own (`rain_codec::Code::stripe_bytes`), so a small
-//! read of a lost share costs k small reads, not k shares.
+//! A range that is cut at whole stripes is a code word of its own (`rain_codec::Code::stripe_bytes`). So a small read of a lost
+//! share costs k small reads, not k shares.
 
-use super::{BlockLocation, Blocks, ShareFault};
+use super::share::ShareFault;
+use super::{BlockLocation, Blocks};
 use crate::error::Error;
 use crate::options::ReadPolicy;
 use crate::rpc::hedge;
@@ -21,27 +22,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Between two tries when too few nodes answer.
-const AGAIN_EVERY: Duration = Duration::from_millis(60);
+/// Pause between two attempts while too few nodes answer.
+const RETRY_EVERY: Duration = Duration::from_millis(60);
 
 impl Blocks {
-    /// The block if this client has it already.
-    pub(crate) fn cached(&self, place: &BlockLocation) -> Option<Bytes> {
-        self.cache.get(place.id)
+    /// The block, if the cache has it.
+    pub(crate) fn cached(&self, location: &BlockLocation) -> Option<Bytes> {
+        self.cache.get(location.id)
     }
 
-    /// Whether the block is here or on its way.
-    pub(crate) fn known(&self, place: &BlockLocation) -> bool {
-        self.cache.contains(place.id)
+    /// Whether the block is in the cache or being read.
+    pub(crate) fn is_cached_or_coming(&self, location: &BlockLocation) -> bool {
+        self.cache.contains(location.id)
     }
 
-    /// Reads a whole block, and keeps it for the reads to come.
-    pub(crate) async fn read_block(&self, place: &BlockLocation) -> Result<Bytes, Error> {
-        let cell = self.cache.cell(place.id);
-        let read = cell.get_or_try_init(|| self.read_range(place, 0..place.len as usize)).await.cloned();
+    /// Reads a whole block into the cache.
+    pub(crate) async fn read_block(&self, location: &BlockLocation) -> Result<Bytes, Error> {
+        let cell = self.cache.cell(location.id);
+        let read =
+            cell.get_or_try_init(|| self.read_range(location, 0..location.len as usize)).await.cloned();
         match &read {
-            Ok(_) => self.cache.settle(place.id),
-            Err(_) => self.cache.forget_failed(place.id),
+            Ok(_) => self.cache.settle(location.id),
+            Err(_) => self.cache.forget_failed(location.id),
         }
         read
     }
@@ -49,23 +51,23 @@ impl Blocks {
     /// Reads a range of a block.
     pub(crate) async fn read_range(
         &self,
-        place: &BlockLocation,
+        location: &BlockLocation,
         range: Range<usize>,
     ) -> Result<Bytes, Error> {
-        let code = self.code(place.code)?;
-        let len = place.len as usize;
+        let code = self.code(location.code)?;
+        let len = location.len as usize;
         let pieces = code.locate(len, range.clone());
         if pieces.iter().map(|piece| piece.len).sum::<usize>() != range.len() {
             return Err(Error::Protocol(format!(
                 "bytes {range:?} do not lie in block {} of {len}",
-                place.id
+                location.id
             )));
         }
         let share = code.share_bytes(len);
         let groups = group_pieces(&pieces, share, code.stripe_bytes());
         let gathers = groups
             .iter()
-            .map(|(stretch, wanted)| self.gather(place, code.as_ref(), stretch.clone(), *wanted, true));
+            .map(|(stretch, wanted)| self.gather(location, code.as_ref(), stretch.clone(), *wanted, true));
         let gathered = futures::future::try_join_all(gathers).await?;
         let find = |piece: &Piece| -> Bytes {
             let at = groups.iter().position(|(stretch, wanted)| {
@@ -88,11 +90,13 @@ impl Blocks {
         Ok(whole.freeze())
     }
 
-    /// Gets one range of the wanted shares, by reading or by decoding. The range is whole stripes. `by_policy`: where k shares are
-    /// wanted, the policy may choose any other k to read.
+    /// Gets one range of the wanted shares, by reading or by decoding. The range is whole stripes. With `by_policy`, and where k shares
+    /// are wanted, the read policy may choose any k shares to read.
+    ///
+    /// Fails with `Unreachable` when too few nodes answer until the patience runs out, and with `Damaged` when fewer than k good shares exist.
     pub(super) async fn gather(
         &self,
-        place: &BlockLocation,
+        location: &BlockLocation,
         code: &dyn Code,
         range: Range<usize>,
         wanted: ShareSet,
@@ -100,7 +104,7 @@ impl Blocks {
     ) -> Result<BTreeMap<usize, Bytes>, Error> {
         let begun = Instant::now();
         loop {
-            let lost = match self.gather_once(place, code, range.clone(), wanted, by_policy).await {
+            let lost = match self.gather_once(location, code, range.clone(), wanted, by_policy).await {
                 Ok(shares) => return Ok(shares),
                 Err(lost) => lost,
             };
@@ -110,37 +114,37 @@ impl Blocks {
                 .map(|(node, _)| *node)
                 .collect();
             if lost.len() - away.len() > code.m() {
-                return Err(Error::Damaged { what: format!("block {}", place.id) });
+                return Err(Error::Damaged { what: format!("block {}", location.id) });
             }
             if begun.elapsed() >= self.patience() {
-                self.outage_begins(&away);
-                tracing::error!(block = %place.id, missing = ?away, "too few nodes answer");
+                self.begin_outage(&away);
+                tracing::error!(block = %location.id, missing = ?away, "too few nodes answer");
                 return Err(Error::Unreachable {
-                    what: format!("reading block {}", place.id),
+                    what: format!("reading block {}", location.id),
                     missing: away,
                 });
             }
-            tokio::time::sleep(AGAIN_EVERY).await;
+            tokio::time::sleep(RETRY_EVERY).await;
         }
     }
 
-    /// One try. The error has every share that could not be had.
+    /// One attempt. The error lists every share that could not be read.
     async fn gather_once(
         &self,
-        place: &BlockLocation,
+        location: &BlockLocation,
         code: &dyn Code,
         range: Range<usize>,
         wanted: ShareSet,
         by_policy: bool,
     ) -> Result<BTreeMap<usize, Bytes>, Vec<(NodeId, ShareFault)>> {
-        let known = self.nodes();
-        let node_of = |index: usize| place.nodes.get(index).and_then(|id| known.get(id)).cloned();
+        let known = self.nodes.map();
+        let node_of = |index: usize| location.nodes.get(index).and_then(|id| known.get(id)).cloned();
         let mut got: BTreeMap<usize, Bytes> = BTreeMap::new();
         let mut lost: Vec<(NodeId, ShareFault)> = Vec::new();
         let mut asked = ShareSet::EMPTY;
         let mut late = 0;
-        let mut spares = self.spares(place, code);
-        // Of a whole block any k shares do.
+        let mut spares = self.spares(location, code);
+        // Any k shares give a whole block.
         let first: ShareSet = if by_policy && wanted.iter().count() == code.k() {
             spares.iter().rev().take(code.k()).copied().collect()
         } else {
@@ -153,10 +157,10 @@ impl Blocks {
             if let Some(node) = &node {
                 *wait = (*wait).max(node.latency().late_after(hedge::READ));
             }
-            self.read_one(place, node, index, range.clone())
+            self.read_one(location, node, index, range.clone())
         };
         for index in first.iter() {
-            // A share whose node is known not to answer is replaced at once, unless there is nothing else.
+            // A share whose node is down is replaced at once. It is asked for only where the spares run out.
             if node_of(index).is_some_and(|node| node.is_up()) {
                 asked.insert(index);
                 reads.push(ask(index, &mut wait));
@@ -169,10 +173,10 @@ impl Blocks {
             }
             if got.len() >= code.k() {
                 return self
-                    .decode(place, code, &range, wanted, got)
+                    .decode(location, code, &range, wanted, got)
                     .map_err(|fault| vec![(NodeId(0), fault)]);
             }
-            // Enough must be under way that are not late: all the wanted, or k in all.
+            // Enough reads must be under way that are not late: all the wanted shares, or k in all.
             let all_wanted_asked = wanted.iter().all(|index| asked.contains(index));
             let in_time = reads.len().saturating_sub(late);
             let short = if all_wanted_asked && lost.is_empty() && late == 0 {
@@ -204,22 +208,21 @@ impl Blocks {
                 },
                 () = &mut lateness, if late < reads.len() => {
                     late = reads.len();
-                    asked.iter().filter(|index| !got.contains_key(index)).filter_map(node_of).for_each(|node| node.is_late());
+                    asked.iter().filter(|index| !got.contains_key(index)).filter_map(node_of).for_each(|node| node.try_other_addresses());
                     lateness = Box::pin(tokio::time::sleep(wait));
                 }
             }
         }
     }
 
-    /// All shares, the best to ask last: nodes that answer before those that do not, then by the policy; data before
-    /// parity where it makes no difference.
-    fn spares(&self, place: &BlockLocation, code: &dyn Code) -> Vec<usize> {
-        let known = self.nodes();
+    /// All shares, the best one last: shares of nodes that answer, then by the read policy, then data before parity.
+    fn spares(&self, location: &BlockLocation, code: &dyn Code) -> Vec<usize> {
+        let known = self.nodes.map();
         let turn = match self.options.read_policy {
             ReadPolicy::RoundRobin => self.turn.fetch_add(1, Relaxed),
             ReadPolicy::LeastLoad | ReadPolicy::Nearest => 0,
         };
-        let node_of = |index: usize| place.nodes.get(index).and_then(|id| known.get(id));
+        let node_of = |index: usize| location.nodes.get(index).and_then(|id| known.get(id));
         let all = || (0..code.n()).filter_map(node_of);
         let least = all().map(|node| node.load()).min().unwrap_or(0);
         let soonest = all().map(|node| node.cost().1).min().unwrap_or_default();
@@ -240,25 +243,27 @@ impl Blocks {
         spares.into_iter().map(|(_, _, _, index)| index).collect()
     }
 
+    /// Reads a range of one share; the result names share and node.
     async fn read_one(
         &self,
-        place: &BlockLocation,
+        location: &BlockLocation,
         node: Option<Arc<Node>>,
         index: usize,
         range: Range<usize>,
     ) -> (usize, NodeId, Result<Bytes, ShareFault>) {
         match node {
-            Some(node) => (index, node.id, self.get_share(&node, place, index, range, None).await),
+            Some(node) => (index, node.id, self.get_share(&node, location, index, range, None).await),
             None => {
-                let id = place.nodes.get(index).copied().unwrap_or_default();
+                let id = location.nodes.get(index).copied().unwrap_or_default();
                 (index, id, Err(ShareFault::Unreachable))
             }
         }
     }
 
+    /// Decodes the wanted shares from those that were read.
     fn decode(
         &self,
-        place: &BlockLocation,
+        location: &BlockLocation,
         code: &dyn Code,
         range: &Range<usize>,
         wanted: ShareSet,
@@ -275,7 +280,7 @@ impl Blocks {
             .collect();
         let mut shares: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         code.reconstruct(&mut shares, present, wanted)
-            .map_err(|error| ShareFault::Refused(format!("block {}: {error}", place.id)))?;
+            .map_err(|error| ShareFault::Refused(format!("block {}: {error}", location.id)))?;
         for index in wanted.iter() {
             got.entry(index).or_insert_with(|| Bytes::from(std::mem::take(&mut buffers[index])));
         }
@@ -283,8 +288,8 @@ impl Blocks {
     }
 }
 
-/// Joins pieces into ranges that are read alike from several shares: all of a share when most of it is wanted
-/// from several, else each piece for itself; always whole stripes.
+/// Joins pieces into ranges of whole stripes, each with the shares that it is read from. Where most of several shares is wanted, the
+/// range is the whole share; else each piece has its own range.
 fn group_pieces(pieces: &[Piece], share_bytes: usize, stripe_bytes: usize) -> Vec<(Range<usize>, ShareSet)> {
     let wanted: usize = pieces.iter().map(|piece| piece.len).sum();
     let touched: ShareSet = pieces.iter().map(|piece| piece.share).collect();
@@ -301,10 +306,10 @@ fn group_pieces(pieces: &[Piece], share_bytes: usize, stripe_bytes: usize) -> Ve
         .collect()
 }
 
-/// Less than this between two load indices is no difference: the index is a second old.
+/// Load indices that differ by less than this count as equal, because an index is up to a second old.
 const LOAD_STEP: u32 = 300;
 
-/// How much later than the soonest: up to four times and up to 8 ms count as the same.
+/// How much later than the soonest an answer is expected, in steps of a factor of four. Up to 8 ms counts as the same.
 fn time_step(time: Duration, soonest: Duration) -> u32 {
     let factor = time.as_micros() / soonest.as_micros().max(2000);
     factor.max(1).ilog2() / 2

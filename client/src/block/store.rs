@@ -1,13 +1,15 @@
-//! Distributed store: encode, send all n shares at once, and decide when enough are durable.
+//! Distributed store: encode a block, send its n shares at once, and decide when enough of them are durable.
 //!
-//! The write quorum (design, section 3): the shares of all nodes that answer; when one of them is late, at
-//! least k + 1; with only k left, k. What is not durable by then is named as missing, and repair makes it.
+//! The write quorum: the shares of all nodes that answer; where one of these nodes is late, at least k + 1 shares; where only k
+//! nodes answer, k shares. The caller names the shares that are not durable by then as missing, and repair makes them.
 
-use super::{Blocks, ShareFault, chunk_checksums};
+use super::share::ShareFault;
+use super::{Blocks, chunk_checksums};
 use crate::error::Error;
 use crate::options::Options;
+use crate::rpc::endpoint::is_broken;
 use crate::rpc::hedge;
-use crate::rpc::node::{Answers, Node, is_broken};
+use crate::rpc::node::{Node, Probe};
 use crate::stats::count;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
@@ -19,24 +21,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Between two rounds of sending what did not get through.
-const AGAIN_EVERY: Duration = Duration::from_millis(60);
+/// Pause between two rounds of sending shares that did not get through.
+const RETRY_EVERY: Duration = Duration::from_millis(60);
 
-/// With only k shares durable, the others are waited for so long before the block goes on without margin.
+/// Longest wait for the late shares while only k are durable: after it the block is written without margin.
 const WITHOUT_MARGIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Then those that are late are asked whether they are there at all, and who does not say so within this is not waited for.
-const ASK_AFTER: Duration = Duration::from_millis(60);
-const SAY_WITHIN: Duration = Duration::from_millis(180);
+/// With only k shares durable, the late nodes are probed after this.
+const PROBE_AFTER: Duration = Duration::from_millis(60);
 
-/// How often it is looked whether the late are still worth waiting for.
+/// A late node that does not answer the probe within this is not waited for.
+const PROBE_WITHIN: Duration = Duration::from_millis(180);
+
+/// Pause between two decisions whether to go on waiting for late nodes.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Bytes between shares in memory. Distances that are multiples of 4 KiB bring the same offsets of all shares into the same few places of
-/// the processor's caches, which twelve shares and more overfill (docs/codec.md, "skewed").
+/// Gap between the shares in memory, bytes. At distances that are multiples of 4 KiB, equal offsets of all shares share few sets of
+/// the processor's caches, and twelve shares overfill them (docs/codec.md, "skewed").
 const SKEW: usize = 192;
 
-/// A share on its way to its node.
+/// A share to be written to its node.
 #[derive(Debug, Clone)]
 pub(super) struct ShareWrite {
     pub(super) index: usize,
@@ -45,7 +49,7 @@ pub(super) struct ShareWrite {
 }
 
 impl Blocks {
-    /// Cuts a block into its n shares, encoded. All of them share one allocation.
+    /// Encodes a block into its n shares. All of them share one allocation.
     pub(super) fn encode(&self, spec: CodeSpec, data: &[u8]) -> Result<Vec<Bytes>, Error> {
         let code = self.code(spec)?;
         let share = code.share_bytes(data.len());
@@ -61,7 +65,9 @@ impl Blocks {
         Ok((0..code.n()).map(|index| whole.slice(index * stride..index * stride + share)).collect())
     }
 
-    /// Stores a block. Gives the bits of the shares that could not be placed.
+    /// Stores a block. Returns the bits of the shares that could not be placed.
+    ///
+    /// Fails when fewer than k shares could be placed: `Unreachable`, `NoSpace`, or `Protocol` with a node's reason.
     pub(crate) async fn store(
         self: &Blocks,
         id: BlockId,
@@ -77,7 +83,7 @@ impl Blocks {
             .map(|(index, (payload, node))| ShareWrite { index, node: *node, payload })
             .collect();
         let all: u64 = writes.iter().map(|write| 1 << write.index).sum();
-        let placed = self.place(id, spec, data.len() as u32, writes, usize::from(spec.k)).await?;
+        let placed = self.put_shares(id, spec, data.len() as u32, writes, usize::from(spec.k)).await?;
         count(&self.counters.blocks_stored);
         if placed != all {
             count(&self.counters.blocks_stored_missing);
@@ -85,9 +91,9 @@ impl Blocks {
         Ok(all & !placed)
     }
 
-    /// Sends parcels until at least `needed` of them are durable, all where possible without waiting for the
-    /// late. Gives the bits of the durable ones.
-    pub(super) async fn place(
+    /// Sends shares until at least `needed` of them are durable; more of them where that needs no waiting for late nodes. Returns the
+    /// bits of the durable shares.
+    pub(super) async fn put_shares(
         &self,
         id: BlockId,
         spec: CodeSpec,
@@ -123,15 +129,15 @@ impl Blocks {
                 return Err(Error::NoSpace { nodes: full });
             }
             if begun.elapsed() >= self.patience() {
-                self.outage_begins(&away);
+                self.begin_outage(&away);
                 return Err(Error::Unreachable { what: format!("storing block {id}"), missing: away });
             }
-            tokio::time::sleep(AGAIN_EVERY).await;
+            tokio::time::sleep(RETRY_EVERY).await;
         }
     }
 
-    /// One round: sends every waiting parcel to its node, and collects until all have answered or enough have
-    /// and the others are late. The late ones go on in the background, in case their nodes wake up.
+    /// One round: sends every waiting share to its node, and collects answers until all nodes have answered, or enough have and the
+    /// others are late. Late writes go on in the background, in case their nodes wake up.
     async fn send_round(
         &self,
         id: BlockId,
@@ -141,11 +147,11 @@ impl Blocks {
         placed: u64,
         needed: usize,
     ) -> (u64, Vec<(NodeId, ShareFault)>) {
-        let known = self.nodes();
+        let known = self.nodes.map();
         let (answers, mut answered) = mpsc::channel(waiting.len().max(1));
         let mut faults = Vec::new();
         let mut out: Vec<Arc<Node>> = Vec::new();
-        // Nodes that do not answer are skipped while there are enough that do: their probe brings them back.
+        // Nodes that are down are skipped while enough others are up. Their probe brings them back.
         let up =
             waiting.iter().filter(|write| known.get(&write.node).is_some_and(|node| node.is_up())).count();
         let enough_up = placed.count_ones() as usize + up >= needed;
@@ -155,7 +161,7 @@ impl Blocks {
             let sent = send_share(node.clone(), id, spec, block_len, write.clone(), slow_after);
             let answers = answers.clone();
             tokio::spawn(async move {
-                // Nobody may be waiting any more: then the share is listed as missing and made again.
+                // The round may be over. Then the share is listed as missing, and repair makes it again.
                 let _ = answers.send(sent.await).await;
             });
         };
@@ -174,11 +180,11 @@ impl Blocks {
         let patience = tokio::time::sleep(LOOK_EVERY);
         tokio::pin!(patience);
         let got = placed.count_ones() as usize;
-        let mut waits = Waits { begun, needed, got, reached: begun, asked: false, gone: false };
-        let gone: BoxFuture<'_, Vec<Answers>> = futures::future::pending().boxed();
-        tokio::pin!(gone);
+        let mut waits = Waits { begun, needed, got, reached: begun, probed: false, silent: false };
+        let probing: BoxFuture<'_, Vec<Probe>> = futures::future::pending().boxed();
+        tokio::pin!(probing);
         while !out.is_empty() {
-            waits.has((placed | durable).count_ones() as usize);
+            waits.reach((placed | durable).count_ones() as usize);
             tokio::select! {
                 Some(answer) = answered.recv() => match answer {
                     (index, node, Ok(())) => {
@@ -190,33 +196,33 @@ impl Blocks {
                         out.retain(|waited| waited.id != node);
                     }
                 },
-                found = &mut gone => {
-                    gone.set(futures::future::pending().boxed());
-                    waits.gone = found.iter().all(|answers| *answers == Answers::No);
-                    // What went the other way is lost there, or comes late: a share may be put twice.
-                    let on_other_ways = out.iter().zip(found).filter(|(_, answers)| *answers == Answers::OtherWay);
-                    for (node, _) in on_other_ways {
+                probes = &mut probing => {
+                    probing.set(futures::future::pending().boxed());
+                    waits.silent = probes.iter().all(|probe| *probe == Probe::Silent);
+                    // A write over the old address is lost or comes late, so it is sent again. A share may be put twice.
+                    let elsewhere = out.iter().zip(probes).filter(|(_, probe)| *probe == Probe::OtherAddress);
+                    for (node, _) in elsewhere {
                         waiting.iter().filter(|write| write.node == node.id).for_each(|write| send(node, write));
                     }
                 }
                 () = &mut patience => {
                     let elapsed = begun.elapsed();
                     if waits.got < needed && elapsed >= self.options.dead_after / 2 {
-                        // Whoever is only slow answers the probe and counts again.
-                        out.iter().for_each(|node| node.lags());
+                        // A node that is only slow answers its probe and counts as up again.
+                        out.iter().for_each(|node| node.mark_lagging());
                     }
-                    if waits.is_to_ask() {
-                        waits.asked = true;
-                        gone.set(ask_all(out.clone()).boxed());
+                    if waits.is_time_to_probe() {
+                        waits.probed = true;
+                        probing.set(probe_all(out.clone()).boxed());
                     }
                     let away = out.iter().all(|node| !node.is_in_view());
-                    let silent = out.iter().all(|node| !node.is_up());
-                    if !waits.is_over(&self.options, late_after, away, silent) {
+                    let down = out.iter().all(|node| !node.is_up());
+                    if !waits.is_over(&self.options, late_after, away, down) {
                         patience.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
                         continue;
                     }
                     for node in &out {
-                        node.lags();
+                        node.mark_lagging();
                         faults.push((node.id, ShareFault::Unreachable));
                     }
                     break;
@@ -227,32 +233,34 @@ impl Blocks {
     }
 }
 
-/// How long late shares are waited for.
+/// The wait for late shares.
 struct Waits {
     begun: Instant,
     needed: usize,
+    /// Durable shares.
     got: usize,
-    /// Since when there are so many.
+    /// When `got` reached its value, up to one more than needed.
     reached: Instant,
-    /// The late were asked whether they are there.
-    asked: bool,
-    /// None of them has said so.
-    gone: bool,
+    /// The late nodes have been probed.
+    probed: bool,
+    /// None of the late nodes has answered the probe.
+    silent: bool,
 }
 
-/// Whether these nodes are there.
-async fn ask_all(nodes: Vec<Arc<Node>>) -> Vec<Answers> {
-    let asked = nodes.iter().map(|node| node.answers_within(SAY_WITHIN));
-    futures::future::join_all(asked).await
+/// Probes nodes; the results are in their order.
+async fn probe_all(nodes: Vec<Arc<Node>>) -> Vec<Probe> {
+    let probes = nodes.iter().map(|node| node.probe_within(PROBE_WITHIN));
+    futures::future::join_all(probes).await
 }
 
 impl Waits {
-    fn is_to_ask(&self) -> bool {
-        !self.asked && self.got == self.needed && self.reached.elapsed() >= ASK_AFTER
+    fn is_time_to_probe(&self) -> bool {
+        !self.probed && self.got == self.needed && self.reached.elapsed() >= PROBE_AFTER
     }
 
-    fn has(&mut self, got: usize) {
-        // With one more than is needed the clock runs: others that come do not set it back.
+    /// Takes in the number of durable shares.
+    fn reach(&mut self, got: usize) {
+        // Once k + 1 shares are durable the clock runs on: further shares do not set it back.
         if got > self.got {
             if self.got <= self.needed {
                 self.reached = Instant::now();
@@ -261,23 +269,27 @@ impl Waits {
         }
     }
 
-    /// Who is `away` by the ring is waited for only where it is needed. With k + 1 the late are left behind soon; with k, without margin,
-    /// only after more patience, or when they answer nothing at all. With fewer they are needed, until they are `silent` for long.
-    fn is_over(&self, options: &Options, late_after: Duration, away: bool, silent: bool) -> bool {
+    /// Whether the round ends. `away`: no late node is in the ring's view. `down`: no late node is up.
+    ///
+    /// With k + 1 durable shares the round ends soon. With k, without margin, it ends after more patience, or when the late nodes do not
+    /// answer the probe. With fewer the late nodes are needed, and the round ends when they have been down for long.
+    fn is_over(&self, options: &Options, late_after: Duration, away: bool, down: bool) -> bool {
         let since = self.reached.elapsed();
         match self.got.cmp(&self.needed) {
             Ordering::Greater => away || since >= late_after,
-            Ordering::Equal => away || self.gone || since >= late_after.max(WITHOUT_MARGIN_AFTER),
+            Ordering::Equal => away || self.silent || since >= late_after.max(WITHOUT_MARGIN_AFTER),
             Ordering::Less => {
                 let elapsed = self.begun.elapsed();
-                elapsed >= options.slow_after || (silent && elapsed >= options.dead_after)
+                elapsed >= options.slow_after || (down && elapsed >= options.dead_after)
             }
         }
     }
 }
 
+/// The answer to one share write: the share's index, its node, and whether it is durable.
 type Answer = (usize, NodeId, Result<(), ShareFault>);
 
+/// Sends one share to its node.
 async fn send_share(
     node: Arc<Node>,
     id: BlockId,

@@ -1,17 +1,19 @@
-//! Data written to a file and not yet committed. Pure.
+//! The write buffer: data written to a file and not yet committed. Pure.
 //!
-//! Invariants: segments are non-empty and disjoint; reading gives the newest bytes; no segment is longer
-//! than [`SEGMENT_BYTES_MAX`], so that taking some out never moves much.
-//! It leaves out when to flush and what a block is: `flush` decides that.
+//! Invariants (`the_newest_bytes_are_read`):
+//! 1. Segments are non-empty and disjoint, and reading gives the newest bytes.
+//! 2. No segment is longer than [`SEGMENT_BYTES_MAX`], so taking some out never moves much.
+//!
+//! It does not decide when to flush, nor what becomes a block; `flush` and `pack` do.
 
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// The longest segment: a block's worth.
+/// The longest segment, bytes: a full block.
 pub(crate) const SEGMENT_BYTES_MAX: usize = crate::BLOCK_BYTES_MAX;
 
-/// A stretch of new data.
+/// A range of written data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) offset: u64,
@@ -19,16 +21,17 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// The first byte behind the segment.
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.data.len() as u64
     }
 }
 
-/// New data by offset.
+/// Written data by offset.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     segments: BTreeMap<u64, BytesMut>,
-    /// Which of them have the full length.
+    /// The offsets of segments of the full length.
     whole: BTreeSet<u64>,
     bytes: u64,
 }
@@ -39,21 +42,22 @@ impl Dirty {
         self.bytes
     }
 
-    /// Bytes in segments that are shorter than they may be.
+    /// Bytes in segments that are shorter than a full block.
     pub(crate) fn fragment_bytes(&self) -> u64 {
         self.bytes - (self.whole.len() * SEGMENT_BYTES_MAX) as u64
     }
 
+    /// Whether the buffer has no data.
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// The first byte after the last segment; 0 when there is none.
+    /// The first byte behind the last segment; 0 without a segment.
     pub(crate) fn end(&self) -> u64 {
         self.segments.last_key_value().map_or(0, |(offset, data)| offset + data.len() as u64)
     }
 
-    /// Puts new bytes in place of older ones.
+    /// Writes bytes over older ones.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
         let end = offset + data.len() as u64;
         if data.is_empty() {
@@ -93,7 +97,7 @@ impl Dirty {
         self.bytes += data.len() as u64;
     }
 
-    /// Puts bytes in only where nothing newer is: what a failed flush gives back.
+    /// Writes the bytes that a failed flush gives back: only where no newer bytes are.
     pub(crate) fn write_below(&mut self, segment: &Segment) {
         let newer: Vec<(u64, Bytes)> = self
             .pieces(segment.offset..segment.end())
@@ -105,7 +109,7 @@ impl Dirty {
         }
     }
 
-    /// Forgets a range.
+    /// Removes a range.
     pub(crate) fn remove(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -135,7 +139,7 @@ impl Dirty {
         }
     }
 
-    /// The segments' parts within a range, in order.
+    /// The parts of segments within a range, in order.
     pub(crate) fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
         let first = self.segments.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
         self.segments.range(first..range.end.max(first)).filter_map(move |(start, data)| {
@@ -145,7 +149,7 @@ impl Dirty {
         })
     }
 
-    /// Takes out everything, or only whole blocks' worths, up to a number of bytes (at least one segment).
+    /// Takes out segments in order, or only those of the full length, up to a number of bytes but at least one.
     pub(crate) fn take(&mut self, whole_only: bool, bytes_max: u64) -> Vec<Segment> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -170,7 +174,7 @@ impl Dirty {
     }
 }
 
-/// Bytes from here to the next multiple of the longest segment.
+/// Bytes from an offset to the next multiple of a full block.
 fn room_from(offset: u64) -> usize {
     SEGMENT_BYTES_MAX - (offset % SEGMENT_BYTES_MAX as u64) as usize
 }

@@ -1,39 +1,38 @@
-//! Locks on a file, over all clients, and what they promise about its data: whoever has a lock reads what its last holder wrote.
+//! Locks on a file, over all clients. They promise that the holder of a lock reads what its last holder wrote.
 //!
-//! - Before a lock is asked for or let go, everything written here is stored. A lock is let go only after that has worked.
-//! - With a lock come the file's newest attributes; what is remembered of older contents is forgotten.
-//! - Locks belong to the session. Should that end behind this client's back (a long silence), others may have had them since: from
-//!   then on the file's reads, writes and flushes fail ([`Error::LockLost`]) until those who had locks have closed it, what was written
-//!   and not stored is dropped, and every commit names the session under which the locks were given, so that none comes too late.
-//!   Where the session's lease has run out by this client's own clock, the same holds until it is renewed.
+//! - Before a lock is requested or released, everything written here is stored. A lock is released only after that has worked.
+//! - The grant of a lock brings the file's newest attributes. Extents and inline data of older contents are forgotten.
+//! - Locks belong to the session. If the session ends without this client's knowledge (a long silence), other clients may have had
+//!   the locks since. From then on the file's reads, writes and flushes fail ([`Error::LockLost`]) until every owner of a lock has closed
+//!   the file, and written data that is not stored is dropped.
+//! - Every commit of a locked file carries the session under which the locks were granted, as its fence. So no commit comes too late.
+//! - The same errors hold while the session's lease has run out by this client's own clock, until it is renewed.
 
-use super::{FileState, OpenFile};
-use crate::client::unexpected;
+use super::{FileState, FileTable, OpenFile};
 use crate::error::Error;
-use crate::volume::Volume;
 use rain_namespace::command::{Command, Outcome};
 use rain_namespace::error::NsError;
 use rain_namespace::lock::{Lock, LockKind, LockState};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Attr;
-use rain_types::{Ino, SessionId};
+use rain_types::SessionId;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// Whoever waits for a lock looks so often whether it should give up.
-const TURN: Duration = Duration::from_millis(200);
+/// Longest wait of one query for a lock. After each the caller is asked whether it gives up.
+const WAIT: Duration = Duration::from_millis(200);
 
-/// Whose a lock is within the session.
+/// The owner of a lock within the session: the kind of lock, and the number that the kernel gives its owner.
 type Owner = (LockKind, u64);
 
-/// What this client's programs have locked of a file, or may have.
+/// The locks that this client's programs have on a file, or may have.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    /// Under which session.
+    /// The session that granted them.
     session: SessionId,
-    /// With whether all of the owner's locks are to go as soon as what was written is stored.
+    /// Lock owners; true once the owner has closed the file and its locks are released after the next flush.
     owners: BTreeMap<Owner, bool>,
+    /// The session has ended, so other clients may have had the locks.
     lost: bool,
 }
 
@@ -42,10 +41,12 @@ impl Locks {
         self.owners.is_empty()
     }
 
-    fn returning(&self) -> Vec<Owner> {
-        self.owners.iter().filter(|(_, returning)| **returning).map(|(owner, _)| *owner).collect()
+    /// The owners that have closed the file.
+    fn closed(&self) -> Vec<Owner> {
+        self.owners.iter().filter(|(_, closed)| **closed).map(|(owner, _)| *owner).collect()
     }
 
+    /// Whether the lock's owner has any lock of this kind.
     fn any_of(&self, lock: &Lock) -> bool {
         self.owners.keys().any(|(kind, owner)| *owner == lock.owner && kind.sees(lock.kind))
     }
@@ -61,18 +62,18 @@ impl Locks {
 /// A lock that was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockGrant {
-    /// The contents are those that this client knew before: cached pages may stay.
+    /// The contents are those that this client knew before, so the kernel's pages may stay.
     pub unchanged: bool,
 }
 
 impl FileState {
-    /// The session that the file's commits must be of, if it has locks; an error if those are lost.
-    pub(super) fn bound(&self, volume: &Volume) -> Result<Option<SessionId>, Error> {
+    /// The session fence for the file's commits: the session of its locks, if it has any. Fails with `LockLost` when they are lost.
+    pub(super) fn lock_fence(&self, files: &FileTable) -> Result<Option<SessionId>, Error> {
         let mut inner = self.inner();
         if inner.locks.is_empty() {
             return Ok(None);
         }
-        if inner.locks.session != volume.cluster.session() {
+        if inner.locks.session != files.session.id() {
             inner.locks.lost = true;
         }
         if inner.locks.lost {
@@ -80,17 +81,17 @@ impl FileState {
             inner.dirty = Default::default();
             inner.size = inner.attr.size;
             drop(inner);
-            volume.budget.remove(dropped);
+            files.budget.remove(dropped);
             return Err(Error::LockLost);
         }
-        if volume.cluster.lease_is_over() {
+        if files.session.lease_is_over() {
             return Err(Error::LockLost);
         }
         Ok(Some(inner.locks.session))
     }
 
-    /// As [`FileState::bound`], without looking at the clock: for every write.
-    pub(super) fn may_have_lost(&self) -> bool {
+    /// Whether the file has locks, which may be lost. Cheap enough for every write.
+    pub(super) fn has_locks(&self) -> bool {
         !self.inner().locks.is_empty()
     }
 
@@ -102,43 +103,44 @@ impl FileState {
         LockGrant { unchanged }
     }
 
-    /// An owner has closed the file: its locks go as soon as they can.
-    fn leave(&self, owner: impl Fn(&Owner) -> bool) -> bool {
+    /// Marks the locks of owners that have closed the file for release. Returns whether there are any.
+    fn mark_closed(&self, owner: impl Fn(&Owner) -> bool) -> bool {
         let mut inner = self.inner();
         let mut any = false;
-        for (_, returning) in inner.locks.owners.iter_mut().filter(|(has, _)| owner(has)) {
-            *returning = true;
+        for (_, closed) in inner.locks.owners.iter_mut().filter(|(has, _)| owner(has)) {
+            *closed = true;
             any = true;
         }
         any
     }
 
-    /// Lets the locks go of those that have left, once what was written is stored.
-    pub(crate) async fn let_go(&self, volume: &Volume) -> Result<(), Error> {
-        if self.inner().locks.returning().is_empty() {
+    /// Releases the locks of owners that have closed the file, once everything written is stored.
+    pub(crate) async fn release_closed(&self, files: &FileTable) -> Result<(), Error> {
+        if self.inner().locks.closed().is_empty() {
             return Ok(());
         }
-        let _one_at_a_time = self.letting_go.lock().await;
-        let flushed = self.flush(volume).await;
-        // With the session or the file the data is gone for good, and nothing is to be waited for.
+        let _one_at_a_time = self.releasing.lock().await;
+        let flushed = self.flush(files).await;
+        // With its session or its file the data is gone for good, so the locks need not wait for it.
         let gone =
             matches!(flushed, Err(Error::LockLost | Error::Refused(NsError::NotFound | NsError::Stale)));
         if flushed.is_err() && !gone {
             return flushed;
         }
-        let returning = self.inner().locks.returning();
-        for owner in returning {
-            self.unlock_all_of(volume, owner).await?;
+        let closed = self.inner().locks.closed();
+        for owner in closed {
+            self.unlock_owner(files, owner).await?;
         }
         flushed
     }
 
-    async fn unlock_all_of(&self, volume: &Volume, owner: Owner) -> Result<(), Error> {
+    /// Releases all locks of an owner.
+    async fn unlock_owner(&self, files: &FileTable, owner: Owner) -> Result<(), Error> {
         let (kind, number) = owner;
         let lock = Lock { kind, owner: number, exclusive: false, first: 0, last: u64::MAX, pid: 0 };
         let session = self.inner().locks.session;
-        match volume.cluster.propose_in(Some(session), Command::Unlock { ino: self.ino(), lock }).await {
-            // With the session, or the file, its locks have gone.
+        match files.session.propose_fenced(Some(session), Command::Unlock { ino: self.ino(), lock }).await {
+            // The locks went with the session or the file.
             Ok(_) | Err(Error::Refused(NsError::SessionEnded(_) | NsError::NotFound)) => {}
             Err(error) => return Err(error),
         }
@@ -146,18 +148,19 @@ impl FileState {
         Ok(())
     }
 
-    pub(crate) fn is_leaving(&self) -> bool {
-        !self.inner().locks.returning().is_empty()
+    /// Whether an owner has closed the file and its locks are not released yet.
+    pub(crate) fn has_locks_to_release(&self) -> bool {
+        !self.inner().locks.closed().is_empty()
     }
 
-    /// Nobody has the file open any more.
-    pub(super) fn leave_all(&self) -> bool {
-        self.leave(|_| true)
+    /// Marks the locks of all owners for release: no program has the file open. Returns whether there are any.
+    pub(super) fn mark_all_closed(&self) -> bool {
+        self.mark_closed(|_| true)
     }
 }
 
 impl OpenFile {
-    /// Takes a lock if it is free. None: somebody holds one that is in the way.
+    /// Takes a lock if it is free. None: a conflicting lock exists.
     pub async fn try_lock(&self, lock: &Lock) -> Result<Option<LockGrant>, Error> {
         self.before_locking().await?;
         let command = Command::Lock { ino: self.ino(), lock: *lock, ticket: None };
@@ -165,100 +168,102 @@ impl OpenFile {
         Ok((state == LockState::Granted).then(|| self.grant(lock, session, attr)))
     }
 
-    /// Takes a lock, waiting for it. `given_up` is asked several times a second; None: it said yes.
+    /// Takes a lock, and waits for it. `given_up` is asked several times a second. None: it returned true.
     pub async fn lock(
         &self,
         lock: &Lock,
         mut given_up: impl FnMut() -> bool + Send,
     ) -> Result<Option<LockGrant>, Error> {
         self.before_locking().await?;
-        let ticket = self.volume.cluster.new_ticket();
-        let mut queued = Queued { file: self, lock: *lock, ticket, over: false };
+        let ticket = self.files.session.new_ticket();
+        let mut waiting = Waiting { file: self, lock: *lock, ticket, over: false };
         let command = Command::Lock { ino: self.ino(), lock: *lock, ticket: Some(ticket) };
         let asked = self.ask(command).await;
         if let Err(Error::Refused(_)) = asked {
-            queued.over = true;
+            waiting.over = true;
         }
         let (session, state, attr) = asked?;
         if state == LockState::Granted {
-            queued.over = true;
+            waiting.over = true;
             return Ok(Some(self.grant(lock, session, attr)));
         }
         loop {
             let query = Query::Ticket { ino: self.ino(), session, ticket };
-            match self.volume.cluster.query_waiting(&query, TURN).await {
+            match self.files.session.query_waiting(&query, WAIT).await {
                 Ok(Answer::Ticket { waiting: false, attr }) => {
-                    queued.over = true;
+                    waiting.over = true;
                     return Ok(Some(self.grant(lock, session, attr)));
                 }
                 Ok(Answer::Ticket { waiting: true, .. }) => {}
-                Ok(_) => return Err(unexpected("a ticket")),
+                Ok(_) => return Err(Error::unexpected("a ticket")),
                 Err(Error::Refused(NsError::SessionEnded(_))) => {
-                    queued.over = true;
+                    waiting.over = true;
                     return Err(Error::LockLost);
                 }
                 Err(error @ Error::Refused(_)) => return Err(error),
-                // Nobody answers: the lock is waited for, and so is this.
-                Err(_) => tokio::time::sleep(TURN).await,
+                // No leader answers. The wait for the lock includes the wait for a leader.
+                Err(_) => tokio::time::sleep(WAIT).await,
             }
             if given_up() {
                 let command = Command::CancelLockWait { ino: self.ino(), ticket };
                 let (session, state, attr) = self.ask(command).await?;
-                queued.over = true;
+                waiting.over = true;
                 return Ok((state == LockState::Granted).then(|| self.grant(lock, session, attr)));
             }
         }
     }
 
-    /// A lock that is in the way of this one: whose it is, and whether by this client.
+    /// A lock that conflicts with this one, and whether this client has it.
     pub async fn conflict(&self, lock: &Lock) -> Result<Option<(Lock, bool)>, Error> {
-        let session = self.volume.cluster.session();
+        let session = self.files.session.id();
         let query = Query::Conflict { ino: self.ino(), session, lock: *lock };
-        self.volume.settle().await?;
-        // As the lock itself: from who leads, never from memory.
-        match self.volume.cluster.query_waiting(&query, Duration::ZERO).await? {
+        self.files.writeback.drain().await?;
+        // As the lock itself, the answer comes from the leader, never from a stale state.
+        match self.files.session.query_waiting(&query, Duration::ZERO).await? {
             Answer::Conflict(held) => Ok(held.map(|(by, lock)| (lock, by == session))),
-            _ => Err(unexpected("a lock")),
+            _ => Err(Error::unexpected("a lock")),
         }
     }
 
-    /// Lets bytes go, after everything written is stored; if that fails the lock stays.
+    /// Releases a lock, after everything written is stored. If that fails the lock stays.
     pub async fn unlock(&self, lock: &Lock) -> Result<(), Error> {
         if !self.file.inner().locks.any_of(lock) {
             return Ok(());
         }
-        self.file.flush(&self.volume).await?;
+        self.file.flush(&self.files).await?;
         if (lock.first, lock.last) == (0, u64::MAX) {
-            return self.file.unlock_all_of(&self.volume, (lock.kind, lock.owner)).await;
+            return self.file.unlock_owner(&self.files, (lock.kind, lock.owner)).await;
         }
         let session = self.file.inner().locks.session;
         let command = Command::Unlock { ino: self.ino(), lock: *lock };
-        self.volume.cluster.propose_in(Some(session), command).await.map(|_| ())
+        self.files.session.propose_fenced(Some(session), command).await.map(|_| ())
     }
 
-    /// An owner has closed the file: all its locks of this kind go, as soon as what was written is stored. Until
-    /// [`OpenFile::let_go`], or somebody who wants a lock, has seen to it, or the next moment of leisure.
-    pub fn leave(&self, kind: LockKind, owner: u64) -> bool {
-        self.file.leave(|has| has.1 == owner && has.0.sees(kind))
+    /// Marks all locks of an owner of this kind for release, because the owner has closed the file. Returns whether there are any.
+    ///
+    /// [`OpenFile::release_closed`] releases them, or the next request for a lock, or a background flush.
+    pub fn release_on_close(&self, kind: LockKind, owner: u64) -> bool {
+        self.file.mark_closed(|has| has.1 == owner && has.0.sees(kind))
     }
 
-    /// Lets the locks go of those that have left.
-    pub async fn let_go(&self) -> Result<(), Error> {
-        self.file.let_go(&self.volume).await
+    /// Releases the locks of owners that have closed the file, once everything written is stored.
+    pub async fn release_closed(&self) -> Result<(), Error> {
+        self.file.release_closed(&self.files).await
     }
 
     async fn before_locking(&self) -> Result<(), Error> {
-        self.file.bound(&self.volume)?;
-        // Who closes and locks again at once must not meet its own lock.
-        self.file.let_go(&self.volume).await?;
+        self.file.lock_fence(&self.files)?;
+        // A program that closes the file and locks it again at once must not meet its own old lock.
+        self.file.release_closed(&self.files).await?;
         self.flush().await
     }
 
+    /// Applies a lock command.
     async fn ask(&self, command: Command) -> Result<(SessionId, LockState, Attr), Error> {
-        let bound = self.file.bound(&self.volume)?;
-        match self.volume.cluster.propose_in(bound, command).await? {
+        let fence = self.file.lock_fence(&self.files)?;
+        match self.files.session.propose_fenced(fence, command).await? {
             Outcome::Lock { session, state, attr } => Ok((session, state, attr)),
-            _ => Err(unexpected("a lock")),
+            _ => Err(Error::unexpected("a lock")),
         }
     }
 
@@ -267,25 +272,25 @@ impl OpenFile {
     }
 }
 
-/// A place in the queue for a lock. Whoever leaves it without a result lets it go in the background.
-struct Queued<'a> {
+/// A ticket in the queue for a lock. Dropping it without a result gives the ticket up in the background.
+struct Waiting<'a> {
     file: &'a OpenFile,
     lock: Lock,
     ticket: u64,
     over: bool,
 }
 
-impl Drop for Queued<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.over {
             return;
         }
-        let (volume, ino): (Arc<Volume>, Ino) = (self.file.volume.clone(), self.file.ino());
+        let (session, ino) = (self.file.files.session.clone(), self.file.ino());
         let (lock, ticket) = (self.lock, self.ticket);
-        self.file.volume.runtime.spawn(async move {
-            let gone = volume.cluster.propose(Command::CancelLockWait { ino, ticket }).await;
+        self.file.files.session.runtime().spawn(async move {
+            let gone = session.propose(Command::CancelLockWait { ino, ticket }).await;
             if matches!(gone, Ok(Outcome::Lock { state: LockState::Granted, .. })) {
-                let _ = volume.cluster.propose(Command::Unlock { ino, lock }).await;
+                let _ = session.propose(Command::Unlock { ino, lock }).await;
             }
         });
     }

@@ -1,11 +1,10 @@
-//! What a program holds: an open file.
+//! An open file, as one program holds it.
 
+use super::buffer::Dirty;
 use super::flush::{FRAGMENTS_EARLY_BYTES, Pace, WHOLE_EARLY_BYTES};
 use super::read::Source;
-use super::{FILE_BYTES_MAX, FileState};
+use super::{FILE_BYTES_MAX, FileState, FileTable};
 use crate::error::Error;
-use crate::file::buffer::Dirty;
-use crate::volume::Volume;
 use bytes::Bytes;
 use rain_namespace::command::AttrChange;
 use rain_namespace::error::NsError;
@@ -15,76 +14,77 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// A read of at least this length, or one that goes on where the last ended, reads whole blocks.
+/// Reads of at least this length fetch whole blocks, bytes. So do reads that continue where the last one ended.
 const READ_LONG_BYTES: u32 = 64 << 10;
 
-/// An open file. Dropping it closes it: what is not stored yet is stored in the background, and the last close of
-/// a removed file lets it go.
+/// An open file. Dropping it closes it: written data that is not stored yet is stored in the background, and the last close of a
+/// file without a name frees it.
 #[derive(Debug)]
 pub struct OpenFile {
-    pub(super) volume: Arc<Volume>,
+    pub(super) files: Arc<FileTable>,
     pub(super) file: Arc<FileState>,
     keep_cache: bool,
-    /// Where the last read ended, to know a sequential reader.
+    /// The end of the last read, which tells a sequential reader.
     read_end: AtomicU64,
 }
 
 impl OpenFile {
-    /// The caller holds the lock of the volume's files.
-    pub(crate) fn new(volume: Arc<Volume>, file: Arc<FileState>, keep_cache: bool) -> Arc<OpenFile> {
+    /// Counts the open. The caller holds the lock of the file table.
+    pub(super) fn new(files: Arc<FileTable>, file: Arc<FileState>, keep_cache: bool) -> Arc<OpenFile> {
         file.inner().opens += 1;
-        Arc::new(OpenFile { volume, file, keep_cache, read_end: AtomicU64::new(0) })
+        Arc::new(OpenFile { files, file, keep_cache, read_end: AtomicU64::new(0) })
     }
 
-    /// The file's number.
+    /// The file's inode number.
     pub fn ino(&self) -> Ino {
         self.file.ino()
     }
 
-    /// Whether, when it was opened, the contents were those that this client knew before: cached pages may stay.
+    /// Whether the contents at the open were those that this client knew before, so that the kernel's pages may stay.
     pub fn keep_cache(&self) -> bool {
         self.keep_cache
     }
 
-    /// Whether others have it open in this client.
+    /// Whether this client has the file open more than once.
     pub fn is_shared(&self) -> bool {
         self.file.inner().opens > 1
     }
 
-    /// The length now, with this client's writes.
+    /// The file's length, with this client's writes.
     pub fn size(&self) -> u64 {
         self.file.inner().size
     }
 
-    /// The attributes as last heard, with this client's writes.
+    /// The attributes that the namespace gave last, with this client's writes laid over them.
     pub fn attr(&self) -> Attr {
         let mut attr = self.file.inner().attr.clone();
         self.file.overlay(&mut attr);
         attr
     }
 
-    /// Reads; short only at the end of the file.
+    /// Reads a range. The result is shorter only at the end of the file.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes, Error> {
-        self.file.bound(&self.volume)?;
+        self.file.lock_fence(&self.files)?;
         let sequential = self.read_end.swap(offset.saturating_add(len.into()), Relaxed) == offset;
         let long = len >= READ_LONG_BYTES || sequential && offset > 0;
-        let read = self.file.read(&self.volume, offset, len, long).await?;
+        let read = self.file.read(&self.files, offset, len, long).await?;
         if sequential && !read.is_empty() {
-            self.file.read_ahead(&self.volume, offset + read.len() as u64);
+            self.file.read_ahead(&self.files, offset + read.len() as u64);
         }
         Ok(read)
     }
 
-    /// Takes a write into the buffer without waiting, if there is room.
+    /// Takes a write into the buffer without waiting. False: there is no room, or the file has locks; use [`OpenFile::write`].
     pub fn write_now(&self, offset: u64, data: &[u8]) -> bool {
-        if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX || self.file.may_have_lost() {
+        if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX || self.file.has_locks() {
             return false;
         }
-        let taken = self.file.buffer(&self.volume, Some(offset), data).is_some();
+        let taken = self.file.buffer(&self.files, Some(offset), data).is_some();
         self.begin_early_flush();
         taken
     }
 
+    /// Starts storing in the background once enough was written.
     fn begin_early_flush(&self) {
         let worth_it = {
             let inner = self.file.inner();
@@ -92,17 +92,17 @@ impl OpenFile {
             inner.dirty.bytes() - fragments >= WHOLE_EARLY_BYTES || fragments >= FRAGMENTS_EARLY_BYTES
         };
         if worth_it && self.file.turn.try_lock().is_ok() {
-            let (volume, file) = (self.volume.clone(), self.file.clone());
-            self.volume.runtime.spawn(async move { file.flush_early(&volume).await });
+            let (files, file) = (self.files.clone(), self.file.clone());
+            self.files.session.runtime().spawn(async move { file.flush_early(&files).await });
         }
     }
 
-    /// Writes. It is durable after the next `flush`.
+    /// Writes a range. It is durable after the next `flush`.
     pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         self.write_at(Some(offset), data).await.map(|_| ())
     }
 
-    /// Writes at the end; gives where that was.
+    /// Writes at the end of the file. Returns the offset.
     pub async fn append(&self, data: &[u8]) -> Result<u64, Error> {
         self.write_at(None, data).await
     }
@@ -112,52 +112,51 @@ impl OpenFile {
         if end > FILE_BYTES_MAX {
             return Err(NsError::FileTooLarge.into());
         }
-        self.file.bound(&self.volume)?;
+        self.file.lock_fence(&self.files)?;
         let begun = Instant::now();
         loop {
-            if let Some(offset) = self.file.buffer(&self.volume, offset, data) {
+            if let Some(offset) = self.file.buffer(&self.files, offset, data) {
                 self.begin_early_flush();
                 return Ok(offset);
             }
-            // No room: store something, this file's data first, else wait for others' flushes.
+            // There is no room: store this file's data, or wait until other files are stored.
             if self.file.is_dirty() {
-                self.file.flush(&self.volume).await?;
+                self.file.flush(&self.files).await?;
             } else {
-                self.volume.store_all().await?;
-                self.volume.budget.freed().await;
+                self.files.store_all().await?;
+                self.files.budget.freed().await;
             }
-            let bound = self.volume.cluster.options().slow_after;
-            if begun.elapsed() > bound {
-                return Err(Error::TimedOut { what: "waiting for room to write".into(), after: bound });
+            let after = self.files.session.options().slow_after;
+            if begun.elapsed() > after {
+                return Err(Error::TimedOut { what: "waiting for room to write".into(), after });
             }
         }
     }
 
-    /// Makes everything written so far, through any handle of this file, durable and visible to others, and all names that were changed
-    /// before.
+    /// Makes everything written to the file so far, through any handle, durable and visible to other clients, and every change of a
+    /// name before it.
     pub async fn flush(&self) -> Result<(), Error> {
-        let _hurry = self.volume.writeback.hurry();
-        self.file.flush(&self.volume).await?;
-        self.volume.settle().await
+        let _hurry = self.files.writeback.hurry();
+        self.file.flush(&self.files).await?;
+        self.files.writeback.drain().await
     }
 
-    /// What a program's close does: what was written is visible to others' opens from here on, and on its way; durable where others
-    /// may know of the file.
+    /// Closes the file for one program. Later opens on other clients see what was written. The data is durable on return, except where
+    /// no other client can know of the file: then it is stored in the background.
     pub async fn close(&self) -> Result<(), Error> {
-        let is_ours = self.file.is_dirty()
-            && !self.file.may_have_lost()
-            && self.volume.writeback.is_unpublished(self.ino());
-        let place = if is_ours { self.volume.writeback.place_to_close() } else { None };
-        let Some(place) = place else { return self.file.flush(&self.volume).await };
-        self.file.inner().close = true;
-        let (volume, file) = (self.volume.clone(), self.file.clone());
-        self.volume.runtime.spawn(async move {
-            if let Err(error) = file.flush_at(&volume, Pace::Leisurely).await {
-                tracing::warn!(%error, ino = %file.ino(), "storing a closed file; it stays in memory and is tried again");
-                file.failed(error);
+        let is_private =
+            self.file.is_dirty() && !self.file.has_locks() && self.files.writeback.is_unpublished(self.ino());
+        let slot = if is_private { self.files.writeback.slot_to_close() } else { None };
+        let Some(slot) = slot else { return self.file.flush(&self.files).await };
+        self.file.inner().closed_unstored = true;
+        let (files, file) = (self.files.clone(), self.file.clone());
+        self.files.session.runtime().spawn(async move {
+            if let Err(error) = file.flush_at(&files, Pace::Background).await {
+                tracing::warn!(%error, ino = %file.ino(), "storing a closed file; its data stays in memory and is tried again");
+                file.keep_failure(error);
             }
-            volume.close_if_idle(&file);
-            drop(place);
+            files.remove_if_idle(&file);
+            drop(slot);
         });
         Ok(())
     }
@@ -165,12 +164,12 @@ impl OpenFile {
     /// Cuts or lengthens the file.
     pub async fn truncate(&self, size: u64) -> Result<Attr, Error> {
         let change = AttrChange { size: Some(size), ..AttrChange::default() };
-        self.file.set_attr(&self.volume, change).await
+        self.file.set_attr(&self.files, change).await
     }
 
-    /// Makes a stretch a hole; the length stays.
+    /// Makes a range a hole. The file's length stays.
     pub async fn punch(&self, offset: u64, len: u64) -> Result<Attr, Error> {
-        self.file.punch(&self.volume, offset, len).await
+        self.file.punch(&self.files, offset, len).await
     }
 
     /// The first byte at or after `offset` that is data (SEEK_DATA).
@@ -199,9 +198,9 @@ impl OpenFile {
         if hole && offset < size { Ok(size) } else { Err(Error::NoData) }
     }
 
-    /// Learns the layout from an offset on, as far as one answer tells; gives how far that is.
+    /// Learns the layout from an offset on. Returns the end of the range whose layout is known.
     async fn learn_some(&self, offset: u64) -> Result<u64, Error> {
-        self.file.learn_layout(&self.volume, offset..offset + 1).await?;
+        self.file.learn_layout(&self.files, offset..offset + 1).await?;
         let inner = self.file.inner();
         Ok(inner.known.first_gap(offset..u64::MAX).unwrap_or(u64::MAX))
     }
@@ -210,31 +209,31 @@ impl OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         let ino = self.file.ino();
-        let (last, orphan) = {
-            let _files = self.volume.files();
+        let (last, unlinked) = {
+            let _states = self.files.states();
             let mut inner = self.file.inner();
             inner.opens -= 1;
-            if inner.opens == 0 && inner.orphan {
+            if inner.opens == 0 && inner.unlinked {
                 let dropped = inner.dirty.bytes();
                 inner.dirty = Dirty::default();
-                self.volume.budget.remove(dropped);
+                self.files.budget.remove(dropped);
             }
-            (inner.opens == 0, inner.orphan)
+            (inner.opens == 0, inner.unlinked)
         };
         if !last {
             return;
         }
-        if self.file.leave_all() || !orphan && self.file.is_dirty() {
-            let (volume, file) = (self.volume.clone(), self.file.clone());
-            self.volume.runtime.spawn(async move {
-                let stored = file.flush_at(&volume, Pace::Leisurely).await;
-                if let Err(error) = stored.and(file.let_go(&volume).await) {
-                    tracing::warn!(%error, %ino, "storing a closed file; it stays in memory and is tried again");
+        if self.file.mark_all_closed() || !unlinked && self.file.is_dirty() {
+            let (files, file) = (self.files.clone(), self.file.clone());
+            self.files.session.runtime().spawn(async move {
+                let stored = file.flush_at(&files, Pace::Background).await;
+                if let Err(error) = stored.and(file.release_closed(&files).await) {
+                    tracing::warn!(%error, %ino, "storing a closed file; its data stays in memory and is tried again");
                 }
-                volume.close_if_idle(&file);
+                files.remove_if_idle(&file);
             });
             return;
         }
-        self.volume.close_if_idle(&self.file);
+        self.files.remove_if_idle(&self.file);
     }
 }

@@ -1,14 +1,13 @@
-//! From written stretches to blocks. Pure.
+//! Packing: makes blocks of written segments. Pure.
 //!
-//! A stretch of a whole block's length becomes a block. Small ones, from random writes, are packed together
-//! into one block each up to 1 MiB: 256 random writes of 4 KiB cost one block, not 256, and never a rewrite
-//! of what lies around them.
+//! A segment of a block's length becomes a block. Smaller segments, from random writes, are packed together into blocks of up to
+//! 1 MiB. So 256 random writes of 4 KiB cost one block, and the data around them is not rewritten.
 
+use super::buffer::Segment;
 use crate::BLOCK_BYTES_MAX;
-use crate::file::buffer::Segment;
 use bytes::{Bytes, BytesMut};
 
-/// Where a part of a packed block shows in the file.
+/// The range of a file at which a part of a packed block shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) offset: u64,
@@ -16,14 +15,14 @@ pub(crate) struct Shown {
     pub(crate) block_offset: u32,
 }
 
-/// A block to store.
+/// A block to be stored, and the ranges at which its parts show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packed {
     pub(crate) data: Bytes,
     pub(crate) shown: Vec<Shown>,
 }
 
-/// Packs segments into blocks, in order; every byte lands in exactly one.
+/// Packs segments into blocks, in order. Every byte lands in exactly one block.
 pub(crate) fn pack(segments: &[Segment]) -> Vec<Packed> {
     let mut packed = Vec::new();
     let mut small: Vec<&Segment> = Vec::new();

@@ -1,37 +1,20 @@
-//! A set of byte ranges: which stretches of something are known. Pure.
+//! A set of byte ranges, for the parts of a file whose layout is known. Pure.
 //!
-//! Invariant: ranges are non-empty, disjoint, and never touch each other.
+//! [`rangemap::RangeSet`] keeps the ranges disjoint and joins those that touch. This wrapper allows empty ranges, which
+//! rangemap refuses by a panic.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A set of `u64` positions kept as ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct RangeSet {
-    ranges: BTreeMap<u64, u64>,
-}
+pub(crate) struct RangeSet(rangemap::RangeSet<u64>);
 
 impl RangeSet {
-    /// Adds a range; what it touches or overlaps joins it.
+    /// Adds a range.
     pub(crate) fn insert(&mut self, range: Range<u64>) {
-        if range.is_empty() {
-            return;
+        if !range.is_empty() {
+            self.0.insert(range);
         }
-        let (mut start, mut end) = (range.start, range.end);
-        let joined: Vec<u64> = self
-            .ranges
-            .range(..=end)
-            .rev()
-            .take_while(|(_, stop)| **stop >= start)
-            .map(|(from, _)| *from)
-            .collect();
-        for from in joined {
-            if let Some(stop) = self.ranges.remove(&from) {
-                start = start.min(from);
-                end = end.max(stop);
-            }
-        }
-        self.ranges.insert(start, end);
     }
 
     /// The first position of `range` that is not in the set.
@@ -39,15 +22,12 @@ impl RangeSet {
         if range.is_empty() {
             return None;
         }
-        match self.ranges.range(..=range.start).next_back() {
-            Some((_, stop)) if *stop > range.start => (*stop < range.end).then_some(*stop),
-            _ => Some(range.start),
-        }
+        self.0.gaps(&range).next().map(|gap| gap.start)
     }
 
-    /// Forgets everything.
+    /// Removes all ranges.
     pub(crate) fn clear(&mut self) {
-        self.ranges.clear();
+        self.0.clear();
     }
 }
 
@@ -71,10 +51,10 @@ mod tests {
             let expected = (probe..probe + len).find(|at| !model[*at as usize]);
             prop_assert_eq!(set.first_gap(probe..probe + len), expected);
             let mut last = None;
-            for (start, end) in &set.ranges {
-                prop_assert!(start < end);
-                prop_assert!(last.is_none_or(|last| last < *start));
-                last = Some(*end);
+            for range in set.0.iter() {
+                prop_assert!(range.start < range.end);
+                prop_assert!(last.is_none_or(|last| last < range.start));
+                last = Some(range.end);
             }
         }
     }

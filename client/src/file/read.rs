@@ -1,12 +1,10 @@
-//! Reading: what is in memory, where the rest is, and fetching it.
+//! Reads: the parts of a range that are in memory, the layout of the rest, and fetching it.
 
-use super::FileState;
-use crate::client::unexpected;
+use super::buffer::Segment;
+use super::ranges::RangeSet;
+use super::{FileState, FileTable};
 use crate::error::Error;
-use crate::file::buffer::Segment;
-use crate::file::ranges::RangeSet;
 use crate::placement::MAY_HAVE_MOVED_AFTER;
-use crate::volume::Volume;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use rain_namespace::query::{Answer, Query};
@@ -15,25 +13,31 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Extents asked for at a time.
+/// Extents in one answer of the namespace.
 const LAYOUT_PAGE: u32 = 2048;
 
-/// Extents kept of one file; beyond it they are asked for again.
-const EXTENTS_KEPT_MAX: usize = 65_536;
+/// Extents kept of one file. With more, all are forgotten and asked for again.
+const EXTENTS_MAX: usize = 65_536;
 
-/// How far a sequential reader is read ahead, bytes.
+/// Read-ahead of a sequential reader, bytes.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
 
-/// A piece of a read that is not in memory.
+/// Blocks and inline pieces of one read that are fetched at a time.
+const READS_AT_ONCE: usize = 16;
+
+/// The source of a piece of a read that is not in the write buffer.
 #[derive(Debug)]
 pub(super) enum Source {
+    /// A part of an extent's block.
     Stored(Extent, Range<u64>),
+    /// A part of the inline data.
     Inline(Range<u64>),
+    /// A hole.
     Zeros,
 }
 
 impl FileState {
-    /// The parts of a range that are in memory, and the rest as ranges to be read.
+    /// The parts of a range that are in the write buffer, oldest first, and the other ranges.
     pub(super) fn overlay_of(&self, range: Range<u64>) -> (Vec<Segment>, Vec<Range<u64>>) {
         let inner = self.inner();
         let mut layers: Vec<Segment> = inner
@@ -59,7 +63,8 @@ impl FileState {
         (layers, holes)
     }
 
-    pub(super) async fn learn_layout(&self, volume: &Volume, range: Range<u64>) -> Result<(), Error> {
+    /// Asks the namespace for the layout of a range, unless it is known.
+    pub(super) async fn learn_layout(&self, files: &FileTable, range: Range<u64>) -> Result<(), Error> {
         loop {
             let (ino, from) = {
                 let inner = self.inner();
@@ -70,23 +75,24 @@ impl FileState {
                 }
             };
             let query = Query::Layout { ino, from, limit: LAYOUT_PAGE };
-            let Answer::Layout { attr, inline, extents, more } = volume.ask(&query).await? else {
-                return Err(unexpected("a layout"));
+            let Answer::Layout { attr, inline, extents, more } = files.writeback.ask(&query).await? else {
+                return Err(Error::unexpected("a layout"));
             };
             let known_to = match extents.last() {
                 Some(last) if more => last.end(),
                 _ => u64::MAX,
             };
-            let places = volume.places();
-            if !extents.iter().all(|extent| places.knows(extent.group)) {
-                volume.refresh_places().await?;
+            let groups = files.placement.groups();
+            if !extents.iter().all(|extent| groups.contains(extent.group)) {
+                files.refresh_placement().await?;
             }
             let mut inner = self.inner();
             if attr.version < inner.attr.version {
-                continue; // Older than a commit of ours that was answered meanwhile.
+                // The answer is older than a commit of this client that was answered meanwhile.
+                continue;
             }
-            if attr.version > inner.attr.version || inner.extents.len() > EXTENTS_KEPT_MAX {
-                // What was read before may be of older contents.
+            if attr.version > inner.attr.version || inner.extents.len() > EXTENTS_MAX {
+                // The kernel's pages may be of older contents.
                 inner.mistrusted |= attr.version > inner.attr.version;
                 inner.forget_layout();
             }
@@ -100,18 +106,18 @@ impl FileState {
         }
     }
 
-    /// Whether what is known of a range is old and has blocks that were to move.
-    fn may_have_moved(&self, volume: &Volume, range: Range<u64>) -> bool {
-        let places = volume.places();
-        if !places.any_closed() {
+    /// Whether the known layout of a range is old and has blocks in closed groups.
+    fn may_have_moved(&self, files: &FileTable, range: Range<u64>) -> bool {
+        let groups = files.placement.groups();
+        if !groups.any_closed() {
             return false;
         }
         let inner = self.inner();
         inner.learned.is_some_and(|learned| learned.elapsed() > MAY_HAVE_MOVED_AFTER)
-            && inner.extents.overlapping(range).iter().any(|extent| places.is_closed(extent.group))
+            && inner.extents.overlapping(range).iter().any(|extent| groups.is_closed(extent.group))
     }
 
-    /// Where the bytes of a range come from, in order. The layout of the range is known.
+    /// The sources of a range, in order. The layout of the range has to be known.
     pub(super) fn sources(&self, range: Range<u64>) -> Vec<(Range<u64>, Source)> {
         let inner = self.inner();
         let inline = inner.inline.as_ref().map_or(0, |inline| inline.len() as u64);
@@ -141,16 +147,17 @@ impl FileState {
         sources
     }
 
-    pub(super) async fn read_committed(
+    /// Reads a range as it is committed. `long`: read whole blocks.
+    async fn read_committed(
         &self,
-        volume: &Volume,
+        files: &FileTable,
         range: Range<u64>,
         long: bool,
     ) -> Result<Vec<(Range<u64>, Bytes)>, Error> {
-        self.learn_layout(volume, range.clone()).await?;
-        if self.may_have_moved(volume, range.clone()) {
+        self.learn_layout(files, range.clone()).await?;
+        if self.may_have_moved(files, range.clone()) {
             self.inner().forget_layout();
-            self.learn_layout(volume, range.clone()).await?;
+            self.learn_layout(files, range.clone()).await?;
         }
         let inline = self.inner().inline.clone().unwrap_or_default();
         let sources = self.sources(range);
@@ -161,27 +168,28 @@ impl FileState {
                     Source::Zeros => Bytes::from(vec![0; (range.end - range.start) as usize]),
                     Source::Inline(part) => inline.slice(part.start as usize..part.end as usize),
                     Source::Stored(extent, part) => {
-                        let place = volume.place(&extent)?;
+                        let location = files.placement.locate(&extent)?;
                         let part = part.start as usize..part.end as usize;
-                        // A block of which much is wanted now or soon is fetched once, whole.
-                        let whole =
-                            long && extent.len * 4 >= extent.block_len || part.len() * 2 > place.len as usize;
-                        match volume.cluster.blocks.cached(&place) {
+                        // A block of which much is wanted, at once or soon, is fetched whole.
+                        let whole = long && extent.len * 4 >= extent.block_len
+                            || part.len() * 2 > location.len as usize;
+                        match files.blocks.cached(&location) {
                             Some(block) => block.slice(part),
-                            None if whole => volume.cluster.blocks.read_block(&place).await?.slice(part),
-                            None => volume.cluster.blocks.read_range(&place, part).await?,
+                            None if whole => files.blocks.read_block(&location).await?.slice(part),
+                            None => files.blocks.read_range(&location, part).await?,
                         }
                     }
                 };
                 Ok::<_, Error>((range, data))
             }
         });
-        futures::stream::iter(reads).buffered(16).collect::<Vec<_>>().await.into_iter().collect()
+        futures::stream::iter(reads).buffered(READS_AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
     }
 
+    /// Reads a range. The result is shorter only at the end of the file.
     pub(super) async fn read(
         &self,
-        volume: &Volume,
+        files: &FileTable,
         offset: u64,
         len: u32,
         long: bool,
@@ -193,11 +201,11 @@ impl FileState {
         let (layers, holes) = self.overlay_of(offset..end);
         let mut parts = Vec::new();
         for hole in holes {
-            let read = match self.read_committed(volume, hole.clone(), long).await {
-                // Somebody may have overwritten it meanwhile and its old blocks are gone: look again, once.
+            let read = match self.read_committed(files, hole.clone(), long).await {
+                // Another client may have overwritten the range, and its old blocks are gone. Look again, once.
                 Err(Error::Damaged { .. }) => {
                     self.inner().forget_layout();
-                    self.read_committed(volume, hole, long).await
+                    self.read_committed(files, hole, long).await
                 }
                 read => read,
             };
@@ -225,22 +233,22 @@ impl FileState {
         Ok(whole.freeze())
     }
 
-    /// Fetches the blocks after a sequential read before they are asked for.
-    pub(super) fn read_ahead(&self, volume: &Arc<Volume>, from: u64) {
+    /// Starts fetching the blocks that follow a sequential read.
+    pub(super) fn read_ahead(&self, files: &Arc<FileTable>, from: u64) {
         let ahead = from..(from + READ_AHEAD_BYTES).min(self.inner().size);
         if ahead.is_empty() || self.inner().known.first_gap(ahead.clone()).is_some() {
             return;
         }
         for (_, source) in self.sources(ahead) {
             let Source::Stored(extent, _) = source else { continue };
-            let Ok(place) = volume.place(&extent) else { continue };
-            if extent.len * 4 < extent.block_len || volume.cluster.blocks.known(&place) {
+            let Ok(location) = files.placement.locate(&extent) else { continue };
+            if extent.len * 4 < extent.block_len || files.blocks.is_cached_or_coming(&location) {
                 continue;
             }
-            let volume = volume.clone();
-            volume.runtime.clone().spawn(async move {
-                // The reader will meet any error itself.
-                let _ = volume.cluster.blocks.read_block(&place).await;
+            let files = files.clone();
+            files.session.runtime().clone().spawn(async move {
+                // The reader meets any error itself.
+                let _ = files.blocks.read_block(&location).await;
             });
         }
     }

@@ -1,16 +1,15 @@
-//! Late binding: when is an answer late, and whom to ask then. Pure: times go in, decisions come out.
+//! Hedged requests (late binding): the decision when an answer is late. Pure: times go in, decisions come out.
 //!
-//! From the store/retrieve of RAIN: any k of n shares give the block back, so nobody has to wait for one
-//! node. A node is *late* when it has taken longer than its own usual by a margin; then one more share is
-//! asked for, and the first k that arrive win.
+//! Any k of a block's n shares give the block back (the paper's store and retrieve), so no read depends on one node. A node is
+//! *late* when its answer takes longer than its latency estimate by a margin. The client then asks for one more share, and the first k
+//! shares that arrive win.
 //!
-//! Invariant: with nodes that keep to their usual, the extra requests stay rare (the margin is several times
-//! the deviation, as in TCP's retransmission timer, RFC 6298).
+//! Invariant: hedges stay rare while nodes keep to their usual latency. The margin is several times the deviation, as in
+//! TCP's retransmission timer (RFC 6298).
 
 use std::time::Duration;
 
-/// What a node's answers usually take: a smoothed mean and deviation (RFC 6298, section 2, with the same
-/// gains 1/8 and 1/4).
+/// The latency estimate of one node: a smoothed mean and deviation in seconds, with the gains 1/8 and 1/4 of RFC 6298, section 2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LatencyEstimate {
     mean: f64,
@@ -24,25 +23,25 @@ impl Default for LatencyEstimate {
     }
 }
 
-/// Bounds of the wait before one more is asked.
+/// Bounds of the wait before an answer counts as late.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Never sooner: scheduling noise is not lateness.
+    /// Lower bound: scheduling noise is no lateness.
     pub(crate) soonest: Duration,
-    /// Never later.
+    /// Upper bound.
     pub(crate) latest: Duration,
 }
 
-/// Reads: a stall of a read should stay under 50 ms.
+/// For reads. 15 ms keeps the stall of a read under 50 ms.
 pub(crate) const READ: Bounds =
     Bounds { soonest: Duration::from_millis(15), latest: Duration::from_millis(250) };
 
-/// Writes: a late node's share is made by repair afterwards, which costs more than a little patience.
+/// For writes. The share of a late node is made by repair afterwards, which costs more than waiting 250 ms.
 pub(crate) const WRITE: Bounds =
     Bounds { soonest: Duration::from_millis(250), latest: Duration::from_secs(2) };
 
 impl LatencyEstimate {
-    /// Takes in one answer's time.
+    /// Takes in the latency of one answer.
     pub(crate) fn record(&mut self, took: Duration) {
         let took = took.as_secs_f64();
         if self.seen == 0 {
@@ -54,12 +53,12 @@ impl LatencyEstimate {
         self.seen = self.seen.saturating_add(1);
     }
 
-    /// The usual time.
+    /// The smoothed mean.
     pub(crate) fn mean(&self) -> Duration {
         Duration::from_secs_f64(self.mean.max(0.0))
     }
 
-    /// After how long an answer counts as late.
+    /// The wait after which an answer counts as late: mean plus six deviations, within the bounds.
     pub(crate) fn late_after(&self, bounds: Bounds) -> Duration {
         Duration::from_secs_f64((self.mean + 6.0 * self.deviation).max(0.0))
             .clamp(bounds.soonest, bounds.latest)

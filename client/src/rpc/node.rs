@@ -1,75 +1,62 @@
-//! One node as the client sees it: its connection, and whether it answers.
+//! One node as the client sees it: its connections, and whether it answers.
 //!
-//! States and what moves between them:
-//!
-//! | state | meaning | leaves by |
+//! | state | meaning | left by |
 //! |---|---|---|
-//! | up | the last call was answered | a refused or broken connection: down; a late write: lagging |
-//! | lagging | it did not answer a write in time | any answer: up; a broken connection: down |
-//! | down | the connection is refused or broken | a probe or call that is answered: up |
+//! | up | the node answered the last call | a refused or broken connection: down; a late write: lagging |
+//! | lagging | the node did not answer a write in time | any answer: up; a broken connection: down |
+//! | down | the connection is refused or broken | an answered call or probe: up |
 //!
-//! Beside that stands the ring's word (`ring`): a node outside of its view is asked last, as one that is down.
+//! The ring's view is kept beside this state ([`super::view`]). A node outside of the view is asked last, like a node that is down.
 //!
-//! A node on several networks has several addresses. One of them is in use; another one is when that answers and the first does not.
+//! A node on several networks has several addresses, and one of them is in use. Another address is used once it answers
+//! while the one in use does not.
 //!
-//! Calls go to nodes that are up first. A node that is not is probed in the background, so that nobody's
-//! read or write pays for finding out that it is back.
+//! Calls go to nodes that are up first. A background task probes every other node, so that no read or write pays for finding
+//! out that a node is back.
 
-use crate::rpc::hedge::LatencyEstimate;
+use super::endpoint::{grpc_endpoint, is_broken};
+use super::hedge::LatencyEstimate;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use parking_lot::{Mutex, MutexGuard};
 use rain_proto::v1;
 use rain_proto::v1::node_client::NodeClient;
 use rain_proto::v1::shares_client::SharesClient;
 use rain_types::NodeId;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::Status;
+use tonic::transport::Channel;
 
-/// Between probes of a node that does not answer.
+/// Pause between two probes of a node that does not answer.
 const PROBE_EVERY: Duration = Duration::from_millis(150);
 
-/// A probe that takes longer has failed.
+/// A probe fails after this.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// When a node has answered over another way, the one in use has so much longer.
-const OTHER_FIRST: Duration = Duration::from_millis(60);
+/// Head start of the address in use: after another address has answered, the one in use may answer within this.
+const IN_USE_GRACE: Duration = Duration::from_millis(60);
 
-/// Whether a node says that it is there.
+/// The result of probing a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answers {
-    /// Over the way in use.
-    There,
-    /// Over another one, which is in use from now on.
-    OtherWay,
-    No,
+pub(crate) enum Probe {
+    /// The node answered over the address in use.
+    Answers,
+    /// The node answered over another address, which has become the one in use.
+    OtherAddress,
+    /// The node did not answer over any address.
+    Silent,
 }
 
-/// The settings of every RAIN connection: large frames and windows (measured, see docs/benchmarks.md), no
-/// delay, and keepalive, without which a connection stays dead after a partition.
-pub fn grpc_endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(Duration::from_millis(500))
-        .tcp_nodelay(true)
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(32 << 20)
-        .max_frame_size(1 << 20)
-        .buffer_size(4096)
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(false))
-}
-
-/// Whether a node answers.
+/// Whether a node answers, as this client's calls have met it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeHealth {
-    /// The last call was answered.
+    /// The node answered the last call.
     Up,
-    /// It did not answer a write in time.
+    /// The node did not answer a write in time.
     Lagging,
-    /// The connection is refused or broken; why.
+    /// The connection is refused or broken, for this reason.
     Down(String),
 }
 
@@ -77,34 +64,37 @@ pub enum NodeHealth {
 struct State {
     health: NodeHealth,
     latency: LatencyEstimate,
-    /// Calls under way: the load as far as this client makes it.
+    /// Calls of this client under way.
     in_flight: u32,
     probing: bool,
-    /// What the ring says: whether it is in the view, and its load index.
+    /// Whether the ring's view contains the node.
     in_view: bool,
+    /// The load index that the ring carries, 0 to 1000.
     load: u16,
 }
 
-/// One node. Cheap to share; a call clones the channel.
+/// One node. Share it by `Arc`; each call clones a channel, which is cheap.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     addresses: Vec<String>,
     channels: Vec<Channel>,
-    /// Which address is in use.
-    way: AtomicUsize,
+    /// Index of the address in use.
+    in_use: AtomicUsize,
     state: Mutex<State>,
 }
 
 impl Node {
-    /// `addresses`: at least one, the usual one first.
+    /// Makes a node from at least one address (`host:port`), the preferred one first. Does not connect yet.
+    ///
+    /// Fails on an address that is not a valid authority.
     pub(crate) fn new(id: NodeId, addresses: Vec<String>) -> Result<Arc<Node>, tonic::transport::Error> {
         let channel = |address: &String| Ok(grpc_endpoint(address)?.connect_lazy());
         Ok(Arc::new(Node {
             id,
             channels: addresses.iter().map(channel).collect::<Result<_, tonic::transport::Error>>()?,
             addresses,
-            way: AtomicUsize::new(0),
+            in_use: AtomicUsize::new(0),
             state: Mutex::new(State {
                 health: NodeHealth::Up,
                 latency: LatencyEstimate::default(),
@@ -117,48 +107,54 @@ impl Node {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
+    /// A client of the node's share service, over the address in use.
     pub(crate) fn shares(&self) -> SharesClient<Channel> {
         SharesClient::new(self.channel())
             .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
     }
 
+    /// All addresses of the node.
     pub(crate) fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
     /// The address in use.
     pub(crate) fn address(&self) -> &str {
-        &self.addresses[self.way.load(Relaxed)]
+        &self.addresses[self.in_use.load(Relaxed)]
     }
 
+    /// The connection over the address in use.
     pub(crate) fn channel(&self) -> Channel {
-        self.channels[self.way.load(Relaxed)].clone()
+        self.channels[self.in_use.load(Relaxed)].clone()
     }
 
+    /// A client of the node's `Node` service, over the address in use.
     pub(crate) fn control(&self) -> NodeClient<Channel> {
         NodeClient::new(self.channel())
     }
 
+    /// Whether the node answers, as this client's calls have met it.
     pub(crate) fn health(&self) -> NodeHealth {
         self.state().health.clone()
     }
 
-    /// Whether it answers, as far as this client and the ring know.
+    /// Whether the node answers, as far as this client and the ring know.
     pub(crate) fn is_up(&self) -> bool {
         let state = self.state();
         state.health == NodeHealth::Up && state.in_view
     }
 
+    /// Whether the ring's view contains the node.
     pub(crate) fn is_in_view(&self) -> bool {
         self.state().in_view
     }
 
-    /// Takes in the ring's word. A node that comes into the view is worth asking at once.
-    pub(crate) fn ring_says(&self, in_view: bool, load: u16) {
+    /// Takes in the ring's view and load index of the node. A node that enters the view counts as up at once.
+    pub(crate) fn update_view(&self, in_view: bool, load: u16) {
         let mut state = self.state();
         state.load = load;
         if state.in_view != in_view {
@@ -167,15 +163,16 @@ impl Node {
                 state.health = NodeHealth::Up;
             }
             drop(state);
-            tracing::info!(node = %self.id, in_view, "the ring's view");
+            tracing::info!(node = %self.id, in_view, "the ring's view of a node has changed");
         }
     }
 
+    /// How long the node's answers usually take.
     pub(crate) fn latency(&self) -> LatencyEstimate {
         self.state().latency
     }
 
-    /// For choosing among nodes: those up first, then by the expected time to an answer.
+    /// Sort key for choosing among nodes: nodes that are up first, then the shortest expected time to an answer.
     pub(crate) fn cost(&self) -> (bool, Duration) {
         let state = self.state();
         let away = state.health != NodeHealth::Up || !state.in_view;
@@ -187,76 +184,78 @@ impl Node {
         self.state().load
     }
 
-    /// Counts a call as under way until the guard is dropped.
+    /// Counts a call as under way until the returned guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Call {
         self.state().in_flight += 1;
-        Call { node: self.clone(), begun: Instant::now(), way: self.way.load(Relaxed) }
+        Call { node: self.clone(), begun: Instant::now(), address: self.in_use.load(Relaxed) }
     }
 
-    /// The call was not answered in time; the node may come back any moment.
-    pub(crate) fn lags(self: &Arc<Self>) {
+    /// Marks the node as lagging after a call that it did not answer in time, and starts probing it.
+    pub(crate) fn mark_lagging(self: &Arc<Self>) {
         let mut state = self.state();
         if state.health == NodeHealth::Up {
             state.health = NodeHealth::Lagging;
             drop(state);
-            tracing::warn!(node = %self.id, address = self.address(), "node lags: it did not answer in time");
-            self.probe(PROBE_EVERY);
+            tracing::warn!(node = %self.id, address = self.address(), "the node lags: it did not answer in time");
+            self.start_probing(PROBE_EVERY);
         }
     }
 
-    /// Whether it says within a time that it is there, and over which way.
-    pub(crate) async fn answers_within(&self, time: Duration) -> Answers {
-        let now = self.way.load(Relaxed);
-        let ask = |way: usize| async move {
-            let mut control = NodeClient::new(self.channels[way].clone());
+    /// Asks the node over all of its addresses who it is. An address at which another node answers does not count.
+    pub(crate) async fn probe_within(&self, time: Duration) -> Probe {
+        let in_use = self.in_use.load(Relaxed);
+        let ask = |index: usize| async move {
+            let mut control = NodeClient::new(self.channels[index].clone());
             let answer = control.describe(v1::DescribeRequest {}).await;
-            answer.is_ok_and(|answer| answer.get_ref().node == self.id.0).then_some(way)
+            answer.is_ok_and(|answer| answer.get_ref().node == self.id.0).then_some(index)
         };
         let mut asked: FuturesUnordered<_> = (0..self.channels.len()).map(ask).collect();
         let (mut until, mut other) = (tokio::time::Instant::now() + time, None);
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.next()).await {
             match answer {
-                Some(way) if way == now => return Answers::There,
-                Some(way) => {
-                    other.get_or_insert(way);
-                    until = until.min(tokio::time::Instant::now() + OTHER_FIRST);
+                Some(index) if index == in_use => return Probe::Answers,
+                Some(index) => {
+                    other.get_or_insert(index);
+                    until = until.min(tokio::time::Instant::now() + IN_USE_GRACE);
                 }
                 None => {}
             }
         }
-        let Some(way) = other else { return Answers::No };
-        self.way.store(way, Relaxed);
-        tracing::warn!(node = %self.id, from = self.addresses[now], to = self.addresses[way], "another way to a node");
-        Answers::OtherWay
+        let Some(index) = other else { return Probe::Silent };
+        self.in_use.store(index, Relaxed);
+        tracing::warn!(node = %self.id, from = self.addresses[in_use], to = self.addresses[index], "a node is reached over another address");
+        Probe::OtherAddress
     }
 
-    fn answered(&self) {
+    /// Records an answer: the node is up.
+    fn record_answer(&self) {
         let mut state = self.state();
         if state.health != NodeHealth::Up {
-            tracing::info!(node = %self.id, address = self.address(), "node answers again");
+            tracing::info!(node = %self.id, address = self.address(), "the node answers again");
             state.health = NodeHealth::Up;
         }
     }
 
-    fn broken(self: &Arc<Self>, why: &str) {
+    /// Records a broken connection: the node is down and is probed.
+    fn record_failure(self: &Arc<Self>, why: &str) {
         let mut state = self.state();
         if !matches!(state.health, NodeHealth::Down(_)) {
-            tracing::warn!(node = %self.id, address = self.address(), why, "node does not answer");
+            tracing::warn!(node = %self.id, address = self.address(), why, "the node does not answer");
         }
         state.health = NodeHealth::Down(why.to_owned());
         drop(state);
-        self.probe(PROBE_EVERY);
+        self.start_probing(PROBE_EVERY);
     }
 
-    /// It is late, and may be reached another way.
-    pub(crate) fn is_late(self: &Arc<Self>) {
+    /// Probes a late node at once where it has other addresses.
+    pub(crate) fn try_other_addresses(self: &Arc<Self>) {
         if self.channels.len() > 1 {
-            self.probe(Duration::ZERO);
+            self.start_probing(Duration::ZERO);
         }
     }
 
-    /// Asks in the background until it answers; one asker at a time. Ends when the client lets go of the node.
-    fn probe(self: &Arc<Self>, after: Duration) {
+    /// Starts a task that probes the node until it answers. There is at most one such task; it ends when the node is dropped.
+    fn start_probing(self: &Arc<Self>, after: Duration) {
         {
             let mut state = self.state();
             if state.probing {
@@ -271,9 +270,9 @@ impl Node {
                 tokio::time::sleep(pause).await;
                 pause = PROBE_EVERY;
                 let Some(node) = node.upgrade() else { return };
-                if node.answers_within(PROBE_TIMEOUT).await != Answers::No {
+                if node.probe_within(PROBE_TIMEOUT).await != Probe::Silent {
                     node.state().probing = false;
-                    node.answered();
+                    node.record_answer();
                     return;
                 }
             }
@@ -281,24 +280,25 @@ impl Node {
     }
 }
 
-/// A call under way. Tell it how it ended; dropping it untold only ends the count.
+/// A call under way. [`Call::ended`] records its result; dropping it without a result only ends the count.
 #[derive(Debug)]
 pub(crate) struct Call {
     node: Arc<Node>,
     begun: Instant,
-    way: usize,
+    /// Index of the address in use when the call began.
+    address: usize,
 }
 
 impl Call {
-    /// The node answered, be it with a refusal; only a broken connection says something about the node.
+    /// Records how the call ended. A refusal is an answer; only a broken connection counts against the node.
     pub(crate) fn ended<T>(self, result: &Result<T, Status>) {
         match result {
-            // What was sent over a way that is in use no more says nothing of the node.
-            Err(status) if is_broken(status) && self.way != self.node.way.load(Relaxed) => {}
-            Err(status) if is_broken(status) => self.node.broken(status.message()),
-            Err(_) => self.node.answered(),
+            // A failure over an address that is no longer in use says nothing about the node.
+            Err(status) if is_broken(status) && self.address != self.node.in_use.load(Relaxed) => {}
+            Err(status) if is_broken(status) => self.node.record_failure(status.message()),
+            Err(_) => self.node.record_answer(),
             Ok(_) => {
-                self.node.answered();
+                self.node.record_answer();
                 self.node.state().latency.record(self.begun.elapsed());
             }
         }
@@ -310,9 +310,4 @@ impl Drop for Call {
         let mut state = self.node.state();
         state.in_flight = state.in_flight.saturating_sub(1);
     }
-}
-
-/// Whether a status tells of the connection and not of the request.
-pub(crate) fn is_broken(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
 }

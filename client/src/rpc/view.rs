@@ -1,150 +1,171 @@
-//! The cluster's own word on who is alive: the token ring's view and load indices, watched on two nodes at a time.
+//! The token ring's view as this client hears it: which nodes are alive, and their load, streamed by two nodes.
 //!
-//! A client finds out by itself, too, but only by a call that fails or is late; the ring says so to every client within a round of
-//! the token. Only a primary ring is believed: an orphan says who is on its side of a cut, and the client may be on the other. When no
-//! node can be watched, what the client finds out itself is all it has.
+//! The client also finds a dead node by itself, but only by a call that fails or is late. The ring tells every client within one
+//! round of the token. The view is a hint: it orders nodes, and it decides nothing about data.
+//!
+//! Invariants:
+//! 1. Only a primary ring is believed. An orphan ring lists one side of a cut, and the client may be on the other side.
+//! 2. The two watchers watch different nodes where the cluster has two, because a watched node may be the one that is cut
+//!    off (`two_watchers_never_turn_to_one_node_unless_there_is_no_other`).
+//! 3. Without any watched node, every node counts as in the view.
 
-use crate::client::Client;
+use super::leader::Leader;
+use super::node::Node;
+use super::nodes::Nodes;
+use parking_lot::Mutex;
 use rain_proto::v1;
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// A watched node is silent for so long only when it is gone: it speaks every second.
+/// A watched node counts as gone after this silence. It speaks at least every second.
 const SILENCE_MAX: Duration = Duration::from_millis(2500);
 
-/// Between two tries to find a node to watch.
-const AGAIN_EVERY: Duration = Duration::from_millis(200);
+/// Pause between two attempts to find a node to watch.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
 
+/// Deadline for beginning to watch a node.
 const BEGIN_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// So many nodes are watched at a time: one of them may be the very one that is cut off.
+/// Nodes watched at a time. Two, because one of them may be the node that is cut off.
 pub(crate) const WATCHERS: usize = 2;
 
-/// A view as a watcher was told it: the epoch's number and founder, the members with their load, and who is eligible.
+/// Reports without a primary ring in a row after which the watcher turns to another node. While a view is being
+/// made, a node has none for milliseconds, so one such report is no reason.
+const ORPHAN_REPORTS_MAX: u32 = 3;
+
+/// A primary view as a node reported it.
 #[derive(Debug, Clone)]
-struct Told {
+struct Reported {
+    /// The view's number: its epoch, and the node that founded it.
     epoch: (u64, u32),
+    /// The members, each with its load index.
     members: BTreeMap<u32, u16>,
+    /// The nodes that may be members.
     eligible: BTreeSet<u32>,
 }
 
-/// What a watcher was told last, and by whom.
+/// One watcher: the node that it watches, and that node's last report.
 #[derive(Debug, Clone, Default)]
 struct Watcher {
     node: Option<NodeId>,
-    told: Option<Told>,
+    reported: Option<Reported>,
 }
 
-/// What the watchers were told last.
+/// The view hint: the last reports of all watchers.
 #[derive(Debug, Default)]
-pub(crate) struct ViewHint(Mutex<[Watcher; WATCHERS]>);
+struct ViewHint(Mutex<[Watcher; WATCHERS]>);
 
 impl ViewHint {
-    fn watchers(&self) -> MutexGuard<'_, [Watcher; WATCHERS]> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A watcher turns to a node, unless another watches it: both would be blind when it is cut off. The last resort is any.
-    fn turn_to(&self, watcher: usize, node: NodeId, any: bool) -> bool {
-        let mut watchers = self.watchers();
+    /// Assigns a node to a watcher, unless another watcher has it. With `even_shared` that is allowed, as a last resort.
+    fn turn_to(&self, watcher: usize, node: NodeId, even_shared: bool) -> bool {
+        let mut watchers = self.0.lock();
         let is_taken =
             watchers.iter().enumerate().any(|(other, at)| other != watcher && at.node == Some(node));
-        if is_taken && !any {
+        if is_taken && !even_shared {
             return false;
         }
         watchers[watcher].node = Some(node);
         true
     }
 
+    /// Takes the node away from a watcher.
     fn turn_away(&self, watcher: usize) {
-        self.watchers()[watcher].node = None;
+        self.0.lock()[watcher].node = None;
+    }
+
+    /// Records a watcher's report, and returns the newest report of all watchers.
+    fn record(&self, watcher: usize, reported: Option<Reported>) -> Option<Reported> {
+        let mut watchers = self.0.lock();
+        watchers[watcher].reported = reported;
+        watchers
+            .iter()
+            .filter_map(|watcher| watcher.reported.as_ref())
+            .max_by_key(|report| report.epoch)
+            .cloned()
     }
 }
 
-/// Watches one node after the other for as long as the client lives.
-pub(crate) async fn watch(cluster: Weak<Client>, watcher: usize) {
-    loop {
-        let Some(strong) = cluster.upgrade() else { return };
-        let nodes = strong.nodes_to_watch(watcher);
-        let alone = nodes.len() < WATCHERS;
-        drop(strong);
-        for node in nodes {
-            let Some(strong) = cluster.upgrade() else { return };
-            if !strong.view_hint.turn_to(watcher, node.id, alone) {
-                continue;
+/// What the watchers share.
+#[derive(Debug)]
+pub(crate) struct ViewWatch {
+    nodes: Arc<Nodes>,
+    leader: Arc<Leader>,
+    hint: ViewHint,
+}
+
+impl ViewWatch {
+    pub(crate) fn new(nodes: Arc<Nodes>, leader: Arc<Leader>) -> Arc<ViewWatch> {
+        Arc::new(ViewWatch { nodes, leader, hint: ViewHint::default() })
+    }
+
+    /// Runs one of the [`WATCHERS`]: watches one node after the other. Never returns; the session aborts the task.
+    pub(crate) async fn run(self: Arc<Self>, watcher: usize) {
+        loop {
+            let nodes = self.candidates(watcher);
+            let too_few = nodes.len() < WATCHERS;
+            for node in nodes {
+                if !self.hint.turn_to(watcher, node.id, too_few) {
+                    continue;
+                }
+                let mut control = node.control();
+                let begun = tokio::time::timeout(BEGIN_TIMEOUT, control.watch_ring(v1::RingRequest {})).await;
+                if let Ok(Ok(response)) = begun {
+                    self.follow(watcher, response.into_inner()).await;
+                    self.take_in(watcher, None);
+                }
             }
-            drop(strong);
-            let mut control = node.control();
-            let begun = tokio::time::timeout(BEGIN_TIMEOUT, control.watch_ring(v1::RingRequest {})).await;
-            if let Ok(Ok(response)) = begun {
-                follow(&cluster, watcher, response.into_inner()).await;
-                match cluster.upgrade() {
-                    Some(strong) => strong.hear_ring(watcher, None),
-                    None => return,
+            self.hint.turn_away(watcher);
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+
+    /// Takes in one node's reports until the node is silent or has no primary ring to report.
+    async fn follow(&self, watcher: usize, mut reports: tonic::Streaming<v1::RingResponse>) {
+        let mut orphaned = 0;
+        while let Ok(Ok(Some(ring))) = tokio::time::timeout(SILENCE_MAX, reports.message()).await {
+            if let Some(leader) = &ring.leader {
+                self.leader.learn(leader);
+            }
+            if ring.primary && ring.phase != v1::ring_response::Phase::Starving as i32 {
+                orphaned = 0;
+                let members = ring.members.iter().map(|member| (member.node, member.load as u16)).collect();
+                let eligible = ring.eligible.iter().copied().collect();
+                let epoch = (ring.epoch, ring.founder);
+                self.take_in(watcher, Some(Reported { epoch, members, eligible }));
+            } else {
+                orphaned += 1;
+                self.take_in(watcher, None);
+                if orphaned > ORPHAN_REPORTS_MAX {
+                    return;
                 }
             }
         }
-        match cluster.upgrade() {
-            Some(strong) => strong.view_hint.turn_away(watcher),
-            None => return,
-        }
-        tokio::time::sleep(AGAIN_EVERY).await;
     }
-}
 
-/// Takes in what one node says until it is silent, or has no primary ring to speak of.
-async fn follow(cluster: &Weak<Client>, watcher: usize, mut said: tonic::Streaming<v1::RingResponse>) {
-    let mut orphaned = 0;
-    while let Ok(Ok(Some(ring))) = tokio::time::timeout(SILENCE_MAX, said.message()).await {
-        let Some(cluster) = cluster.upgrade() else { return };
-        if let Some(leader) = &ring.leader {
-            cluster.told_leader(leader);
-        }
-        if ring.primary && ring.phase != v1::ring_response::Phase::Starving as i32 {
-            orphaned = 0;
-            let members = ring.members.iter().map(|member| (member.node, member.load as u16)).collect();
-            let eligible = ring.eligible.iter().copied().collect();
-            cluster.hear_ring(watcher, Some(Told { epoch: (ring.epoch, ring.founder), members, eligible }));
-        } else {
-            orphaned += 1;
-            cluster.hear_ring(watcher, None);
-            // Not at once: while a view is being made this is so for milliseconds.
-            if orphaned > 3 {
-                return;
-            }
-        }
-    }
-}
-
-impl Client {
-    /// The best first, for the second watcher from the second on: the two watch different nodes where there are two.
-    fn nodes_to_watch(&self, watcher: usize) -> Vec<Arc<crate::rpc::node::Node>> {
-        let mut nodes = self.all_nodes();
+    /// The nodes for a watcher to try, best first. The second watcher begins at the middle of the list, so that the two
+    /// watch different nodes. Nodes that are down come last in both.
+    fn candidates(&self, watcher: usize) -> Vec<Arc<Node>> {
+        let mut nodes = self.nodes.all();
         nodes.sort_by_key(|node| (node.cost().0, node.id));
         let by = (watcher * nodes.len()) / WATCHERS;
         nodes.rotate_left(by);
-        // Those that are up before those that are not, whoever begins.
         nodes.sort_by_key(|node| node.cost().0);
         nodes
     }
 
-    /// A watcher was told of a view, or hears nothing more. The newest of all counts; without any nobody is known to be away.
-    fn hear_ring(&self, watcher: usize, told: Option<Told>) {
-        let newest = {
-            let mut watchers = self.view_hint.watchers();
-            watchers[watcher].told = told;
-            watchers.iter().filter_map(|watcher| watcher.told.as_ref()).max_by_key(|told| told.epoch).cloned()
-        };
-        for node in self.all_nodes() {
+    /// Takes in a watcher's report; none: the watcher hears nothing. The newest report of all watchers counts.
+    fn take_in(&self, watcher: usize, reported: Option<Reported>) {
+        let newest = self.hint.record(watcher, reported);
+        for node in self.nodes.all() {
             match &newest {
-                None => node.ring_says(true, 0),
-                Some(told) => {
-                    let member = told.members.get(&node.id.0);
-                    // A node that is not eligible yet is nobody the ring could know.
-                    let known = told.eligible.contains(&node.id.0);
-                    node.ring_says(member.is_some() || !known, member.copied().unwrap_or(0));
+                None => node.update_view(true, 0),
+                Some(view) => {
+                    let load = view.members.get(&node.id.0);
+                    // The ring cannot list a node that is not eligible yet.
+                    let is_eligible = view.eligible.contains(&node.id.0);
+                    node.update_view(load.is_some() || !is_eligible, load.copied().unwrap_or(0));
                 }
             }
         }
@@ -157,14 +178,14 @@ mod tests {
 
     #[test]
     fn two_watchers_never_turn_to_one_node_unless_there_is_no_other() {
-        let word = ViewHint::default();
-        assert!(word.turn_to(0, NodeId(1), false));
-        assert!(!word.turn_to(1, NodeId(1), false), "another watches it");
-        assert!(word.turn_to(1, NodeId(2), false));
-        assert!(word.turn_to(0, NodeId(1), false), "the same again");
-        assert!(!word.turn_to(0, NodeId(2), false));
-        word.turn_away(1);
-        assert!(word.turn_to(0, NodeId(2), false));
-        assert!(word.turn_to(1, NodeId(2), true), "there is no other");
+        let hint = ViewHint::default();
+        assert!(hint.turn_to(0, NodeId(1), false));
+        assert!(!hint.turn_to(1, NodeId(1), false), "another watches it");
+        assert!(hint.turn_to(1, NodeId(2), false));
+        assert!(hint.turn_to(0, NodeId(1), false), "the same again");
+        assert!(!hint.turn_to(0, NodeId(2), false));
+        hint.turn_away(1);
+        assert!(hint.turn_to(0, NodeId(2), false));
+        assert!(hint.turn_to(1, NodeId(2), true), "there is no other");
     }
 }

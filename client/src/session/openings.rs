@@ -1,30 +1,31 @@
-//! Opens and creates under way in this client, for what it says it has open: a removed file lives on while somebody says so (the rule
-//! that makes this right is with the worker that frees them, in `storaged`).
+//! Opens and creates under way in this client. A session reports its open files to the leader, and a removed file lives on while
+//! a session reports it. The rule that makes these reports safe is stated at the worker that frees removed files, in `storaged`.
 //!
-//! Invariant: what [`Openings::settled`] says is asked before the list of open files is made, and an [`Opening`] ends only after its file
-//! is in that list.
+//! Invariant: [`Openings::settled`] is asked before the list of open files is made, and an [`Opening`] ends only after its
+//! file is in that list (`only_what_began_before_the_last_answer_unsettles`).
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 #[derive(Debug, Default)]
 struct Numbers {
     next: u64,
     under_way: BTreeSet<u64>,
-    /// Those below began before the last report was answered.
+    /// Opens with a lower number began before the last report was answered.
     answered: u64,
 }
 
-/// Of a client.
+/// The opens and creates under way of one client.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Openings(Arc<Mutex<Numbers>>);
 
 impl Openings {
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
-    /// An open or create begins.
+    /// Begins an open or create. It ends when the result is dropped.
     pub(crate) fn begin(&self) -> Opening {
         let mut numbers = self.numbers();
         let number = numbers.next;
@@ -33,13 +34,13 @@ impl Openings {
         Opening { all: self.clone(), number }
     }
 
-    /// Whether everything that began before the last report was answered is over.
+    /// Whether every open that began before the last report was answered is over.
     pub(crate) fn settled(&self) -> bool {
         let numbers = self.numbers();
         numbers.under_way.first().is_none_or(|first| *first >= numbers.answered)
     }
 
-    /// A report was answered.
+    /// Records that a report was answered.
     pub(crate) fn answered(&self) {
         let mut numbers = self.numbers();
         numbers.answered = numbers.next;

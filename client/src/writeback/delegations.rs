@@ -1,13 +1,11 @@
-//! Which directories are held: asked for where this client makes and removes much, given back when somebody else wants them, and when
-//! nothing was done in them for a while.
+//! Delegations: requests directories, returns them when another client recalls them or when nothing was done in them for a while, and
+//! keeps contact with the leader.
 
-use super::{HEARD_WITHIN, State, Writeback};
-use crate::client::unexpected;
+use super::queue::{Queue, State};
+use super::{LAST_CONTACT_MAX, TICK, UnstoredFiles, Writeback};
 use crate::error::Error;
 use crate::stats::count;
-use crate::volume::Volume;
 use rain_namespace::command::{Command, Outcome};
-use rain_namespace::delegation::DelegationSet;
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::{Attr, FileKind};
@@ -16,484 +14,346 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// A directory in which so many changes were made within [`WARM_FOR`] is asked for.
-const HOT: u8 = 2;
-const WARM_FOR: Duration = Duration::from_secs(1);
+/// A directory with more entries is not requested, because a request reads all of them.
+const ENTRIES_MAX: u64 = 20_000;
 
-/// How much longer a directory that others want all the time is not asked for than one that they wanted once. That is forgotten after a
-/// while in which nobody did.
-const COOL_TIMES_MAX: u32 = 150;
-const COOLED: Duration = Duration::from_secs(60);
-
-/// A directory with more names is not asked for: they are all read.
-const NAMES_MAX: u64 = 20_000;
-
-/// Held directories, and records known of what is in them: with more, all are given back.
-const HELD_MAX: usize = 1024;
-const RECORDS_MAX: usize = 100_000;
-
-/// Directories whose changes are counted.
-const DIRS_MAX: usize = 8192;
-
-/// Nothing was done for so long: all is given back.
+/// All delegations are returned after this time without a change.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How long one question for recalled directories waits.
+/// Longest wait of one query for recalled directories. Each answer is a contact with the leader, so it is well below [`LAST_CONTACT_MAX`].
 const RECALLED_WAIT: Duration = Duration::from_millis(500);
 
-/// Between two questions while one is being given back.
+/// Pause before the next such query while a recalled directory is being returned: the answer would be the same at once.
 const RECALLED_PAUSE: Duration = Duration::from_millis(10);
 
-/// Numbers reserved at a time.
-const NUMBERS: u32 = 8192;
+/// Pause after such a query has failed.
+const CONTACT_RETRY: Duration = Duration::from_millis(LAST_CONTACT_MAX.as_millis() as u64 / 20);
 
+/// Inode numbers reserved at a time.
+const INOS_RESERVED: u32 = 8192;
+
+/// Entries read by one query while a directory is requested.
 const PAGE: u32 = 4096;
 
-/// Closed files stored at a time when a directory is given back.
-const STORED_AT_ONCE: usize = 16;
-
-/// What is remembered of a directory that may be asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Dir {
-    changes: u8,
-    last: Instant,
-    /// Commands about it that the leader was asked for.
-    busy: u32,
-    being_taken: bool,
-    taken: Option<Instant>,
-    cool_until: Option<Instant>,
-    /// How long it is not asked for the next time.
-    cooling: Duration,
+/// Marks a directory as being requested until it is dropped.
+struct Requesting<'a> {
+    queue: &'a Queue,
+    dir: Ino,
 }
 
-impl Dir {
-    fn new(now: Instant) -> Dir {
-        Dir {
-            changes: 0,
-            last: now,
-            busy: 0,
-            being_taken: false,
-            taken: None,
-            cool_until: None,
-            cooling: Duration::ZERO,
-        }
-    }
-
-    /// Others want it.
-    fn cool(&mut self, now: Instant, first: Duration) {
-        if self.cool_until.is_some_and(|until| now > until + COOLED) {
-            self.cooling = Duration::ZERO;
-        }
-        let cooling = self.cooling.max(first);
-        self.cool_until = Some(now + cooling);
-        self.cooling = (cooling * 2).min(first * COOL_TIMES_MAX);
-        self.changes = 0;
-    }
-}
-
-impl State {
-    pub(super) fn is_being_taken(&self, ino: Ino) -> bool {
-        self.dirs.get(&ino).is_some_and(|dir| dir.being_taken)
-    }
-
-    fn dir(&mut self, ino: Ino) -> &mut Dir {
-        let now = Instant::now();
-        if self.dirs.len() >= DIRS_MAX && !self.dirs.contains_key(&ino) {
-            // What is not remembered is asked for once more.
-            let delegations = &self.delegations;
-            self.dirs.retain(|ino, dir| dir.busy > 0 || dir.being_taken || delegations.is_mine(*ino));
-        }
-        self.dirs.entry(ino).or_insert_with(|| Dir::new(now))
-    }
-
-    /// A directory that it is worth asking for, before a command that the leader would be asked for.
-    pub(super) fn worth_taking(&mut self, command: &Command) -> Option<Ino> {
-        let parents = match command {
-            Command::Make { parent, .. }
-            | Command::Unlink { parent, .. }
-            | Command::RemoveDirectory { parent, .. }
-            | Command::Link { parent, .. } => vec![*parent],
-            Command::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
-            _ => return None,
-        };
-        if self.delegations.held().len() >= HELD_MAX || self.delegations.records() > RECORDS_MAX {
-            return None;
-        }
-        let now = Instant::now();
-        for parent in parents {
-            let mine = self.delegations.is_mine(parent);
-            let dir = self.dir(parent);
-            if now.duration_since(dir.last) > WARM_FOR {
-                dir.changes = 0;
-            }
-            dir.last = now;
-            let is_hot = dir.changes >= HOT && dir.cool_until.is_none_or(|until| now > until);
-            dir.changes = dir.changes.saturating_add(1);
-            if is_hot && !mine && !self.returning.contains(&parent) {
-                return Some(parent);
-            }
-        }
-        None
-    }
-}
-
-/// A command that the leader is asked for, in directories that are not to be taken meanwhile.
-pub(super) struct Busy<'a> {
-    writeback: &'a Writeback,
-    inos: Vec<Ino>,
-}
-
-impl Busy<'_> {
-    /// A directory that was just made here is likely to be filled from here.
-    pub(super) fn done(self, outcome: Option<&Outcome>) {
-        if let Some(Outcome::Attr(Attr { ino, kind: FileKind::Directory, size: 0, .. })) = outcome {
-            let mut state = self.writeback.state();
-            let dir = state.dir(*ino);
-            (dir.changes, dir.last) = (HOT, Instant::now());
-        }
-    }
-}
-
-impl Drop for Busy<'_> {
+impl Drop for Requesting<'_> {
     fn drop(&mut self) {
-        let mut state = self.writeback.state();
-        for ino in &self.inos {
-            let dir = state.dir(*ino);
-            dir.busy = dir.busy.saturating_sub(1);
+        self.queue.state().interest(self.dir).being_requested = false;
+        self.queue.notify_changed();
+    }
+}
+
+/// Marks directories as being returned until it is dropped.
+struct Returning {
+    queue: Arc<Queue>,
+    dirs: Vec<Ino>,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        for dir in &self.dirs {
+            state.returning.remove(dir);
         }
         drop(state);
-        self.writeback.has_changed();
+        self.queue.notify_changed();
     }
 }
 
 impl Writeback {
-    /// The leader is about to be asked for a command; none: something has changed since that was decided.
-    pub(super) fn enter(&self, command: &Command) -> Option<Busy<'_>> {
-        let inos = DelegationSet::about(command);
-        let mut state = self.state();
-        let decided = rain_namespace::delegation::Decision::Remote;
-        if inos.iter().any(|ino| state.is_being_taken(*ino)) || state.delegations.plan(command) != decided {
-            return None;
-        }
-        for ino in &inos {
-            state.dir(*ino).busy += 1;
-        }
-        Some(Busy { writeback: self, inos })
-    }
-}
-
-/// Marks a directory as being taken.
-struct Taking<'a> {
-    writeback: &'a Writeback,
-    dir: Ino,
-}
-
-impl Drop for Taking<'_> {
-    fn drop(&mut self) {
-        self.writeback.state().dir(self.dir).being_taken = false;
-        self.writeback.has_changed();
-    }
-}
-
-impl Volume {
-    /// Asks for a directory; where that does not work, things go on as before.
-    pub(super) async fn take(&self, dir: Ino) {
+    /// Requests the delegation of a directory. Where that fails, commands go to the leader as before, and the directory backs off.
+    pub(super) async fn request(&self, dir: Ino) {
         {
-            let mut state = self.writeback.state();
-            // Before it was given back the leader would say that it is this session's already, and then take it.
-            if state.is_being_taken(dir) || state.returning.contains(&dir) {
+            let mut state = self.queue.state();
+            // While the return is under way the leader would grant the directory again, and then take in the return.
+            if state.is_being_requested(dir) || state.returning.contains(&dir) {
                 return;
             }
-            state.dir(dir).being_taken = true;
+            state.interest(dir).being_requested = true;
         }
-        let taking = Taking { writeback: &self.writeback, dir };
-        if let Err(error) = self.try_take(dir).await {
-            tracing::debug!(%error, %dir, "a directory is not taken");
-            let first = self.cluster.options().delegation_backoff;
-            self.writeback.state().dir(dir).cool(Instant::now(), first);
+        let requesting = Requesting { queue: &self.queue, dir };
+        if let Err(error) = self.try_request(dir).await {
+            tracing::debug!(%error, %dir, "the delegation of a directory is not granted");
+            let first = self.session.options().delegation_backoff;
+            self.queue.state().interest(dir).back_off(Instant::now(), first);
         }
-        drop(taking);
+        drop(requesting);
     }
 
-    async fn try_take(&self, dir: Ino) -> Result<(), Error> {
+    async fn try_request(&self, dir: Ino) -> Result<(), Error> {
         let begun = Instant::now();
-        // Whatever others of this client have under way in it changes it.
-        let mut changed = self.writeback.changed.subscribe();
-        while self.writeback.state().dir(dir).busy > 0 {
-            self.wait_a_little(&mut changed, begun).await?;
+        // Other commands of this client that are under way in the directory change it.
+        let mut changed = self.queue.subscribe();
+        while self.queue.state().interest(dir).busy > 0 {
+            self.wait_for_change(&mut changed, begun).await?;
         }
-        let session = self.cluster.session();
+        let session = self.session.id();
         let asked = Instant::now();
-        let give_back = || {
-            self.writeback.state().returning.insert(dir);
-            self.tell_given_back(Returning { writeback: self.writeback.clone(), dirs: vec![dir] });
+        let give_up = || {
+            self.queue.state().returning.insert(dir);
+            self.send_return(Returning { queue: self.queue.clone(), dirs: vec![dir] });
         };
-        let delegate = Command::Delegate { dir };
-        let asked_for = self.cluster.propose_once(Some(session), &delegate).await;
-        // Without an answer it may have been given all the same.
-        let applied = asked_for.inspect_err(|_| give_back())?;
+        let granted = self.session.propose_once(Some(session), &Command::Delegate { dir }).await;
+        // Without an answer the directory may have been delegated all the same.
+        let applied = granted.inspect_err(|_| give_up())?;
         let Outcome::Attr(attr) = applied.map_err(Error::Refused)? else {
-            return Err(unexpected("an inode"));
+            return Err(Error::unexpected("an inode"));
         };
-        let mut names = Vec::new();
-        let known = async {
-            if attr.size > NAMES_MAX {
-                return Err(Error::Protocol(format!("{} names", attr.size)));
-            }
-            let mut after = None;
-            while names.len() < attr.size as usize {
-                let query = Query::ReadDirectory { dir, after, limit: PAGE };
-                let Answer::Directory { entries, more } = self.cluster.query(&query).await? else {
-                    return Err(unexpected("a directory"));
-                };
-                after = entries.last().map(|entry| entry.name.clone());
-                names.extend(entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind)));
-                if !more {
-                    break;
+        let entries = self.read_entries(dir, &attr).await;
+        let failure = match entries {
+            Ok(entries) if entries.len() as u64 == attr.size => {
+                if self.add_delegation(session, asked, &attr, entries) {
+                    self.queue.delegated.notify_one();
+                    return Ok(());
                 }
+                Error::Protocol("it has changed meanwhile".into())
             }
-            Ok(())
+            Ok(_) => Error::Protocol("it has changed meanwhile".into()),
+            Err(error) => error,
         };
-        let known = known.await;
-        let whole = known.is_ok() && names.len() as u64 == attr.size;
-        if whole && self.holds_now(session, asked, &attr, names) {
-            self.writeback.holds.notify_one();
-            return Ok(());
-        }
-        give_back();
-        known.and(Err(Error::Protocol("it has changed meanwhile".into())))
+        give_up();
+        Err(failure)
     }
 
-    /// A directory that was delegated, with all its names. False: the session has ended meanwhile.
-    fn holds_now(
+    /// Reads all entries of a directory that was just delegated.
+    async fn read_entries(&self, dir: Ino, attr: &Attr) -> Result<Vec<(Vec<u8>, Ino, FileKind)>, Error> {
+        if attr.size > ENTRIES_MAX {
+            return Err(Error::Protocol(format!("{} names", attr.size)));
+        }
+        let mut read = Vec::new();
+        let mut after = None;
+        while read.len() < attr.size as usize {
+            let query = Query::ReadDirectory { dir, after, limit: PAGE };
+            let Answer::Directory { entries, more } = self.session.query(&query).await? else {
+                return Err(Error::unexpected("a directory"));
+            };
+            after = entries.last().map(|entry| entry.name.clone());
+            read.extend(entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind)));
+            if !more {
+                break;
+            }
+        }
+        Ok(read)
+    }
+
+    /// Takes in a delegated directory with all its entries. False: the session has ended meanwhile.
+    fn add_delegation(
         &self,
         session: SessionId,
         asked: Instant,
         attr: &Attr,
-        names: Vec<(Vec<u8>, Ino, FileKind)>,
+        entries: Vec<(Vec<u8>, Ino, FileKind)>,
     ) -> bool {
-        let mut state = self.writeback.state();
-        state.of_session(self.cluster.session());
+        let mut state = self.queue.state();
+        state.enter_session(self.session.id());
         if state.session != session {
             return false;
         }
         if state.delegations.is_empty() {
-            state.heard = asked;
+            state.last_contact = asked;
         }
-        state.delegations.take(self.places().record(), attr, names);
-        state.dir(attr.ino).taken = Some(Instant::now());
-        count(&self.cluster.counters.delegations_taken);
+        state.delegations.take(self.placement.groups().record(), attr, entries);
+        state.interest(attr.ino).granted = Some(Instant::now());
+        count(&self.session.counters().delegations_taken);
         true
     }
 
-    pub(super) async fn reserve_numbers(&self) -> Result<(), Error> {
-        let session = self.cluster.session();
-        let outcome = self.cluster.propose_internal(Command::ReserveInos { count: NUMBERS }).await?;
-        let Outcome::Reserved { first, count } = outcome else { return Err(unexpected("inode numbers")) };
-        let mut state = self.writeback.state();
-        if state.session == session && state.numbers.is_empty() {
-            state.numbers = first.0..first.0 + u64::from(count);
+    /// Reserves inode numbers for new files.
+    pub(super) async fn reserve_inos(&self) -> Result<(), Error> {
+        let session = self.session.id();
+        let outcome = self.session.propose_internal(Command::ReserveInos { count: INOS_RESERVED }).await?;
+        let Outcome::Reserved { first, count } = outcome else {
+            return Err(Error::unexpected("inode numbers"));
+        };
+        let mut state = self.queue.state();
+        if state.session == session && state.inos.is_empty() {
+            state.inos = first.0..first.0 + u64::from(count);
         }
         Ok(())
     }
 
-    /// Gives directories back: what was closed in them is stored, and what was decided is applied, before others have them.
-    pub(super) async fn give_back(&self, dirs: Vec<Ino>) {
-        let mut mine = Vec::new();
-        let below = {
-            let mut state = self.writeback.state();
-            let mut below = Vec::new();
-            for dir in dirs.iter().copied() {
-                let held = state.delegations.held().any(|held| held == dir);
-                if held && state.returning.insert(dir) {
-                    below.extend(state.delegations.below(dir));
-                    mine.push(dir);
-                }
-            }
-            below
-        };
+    /// Returns directories: stores the closed files in them, waits until the queued changes are applied, and tells the leader.
+    pub(super) async fn return_directories(&self, dirs: Vec<Ino>) {
+        let (mine, below) = self.begin_return(&dirs);
         if mine.is_empty() {
-            // Somebody else sees to it.
-            let mut changed = self.writeback.changed.subscribe();
-            if dirs.iter().any(|dir| self.writeback.state().returning.contains(dir)) {
-                let _ = self.wait_a_little(&mut changed, Instant::now()).await;
+            // Another caller is returning them.
+            let mut changed = self.queue.subscribe();
+            if dirs.iter().any(|dir| self.queue.state().returning.contains(dir)) {
+                let _ = self.wait_for_change(&mut changed, Instant::now()).await;
             }
             return;
         }
-        self.cluster.counters.delegations_returned.fetch_add(mine.len() as u64, Relaxed);
-        let returning = Returning { writeback: self.writeback.clone(), dirs: mine };
-        let _hurry = self.writeback.hurry();
-        self.store_files(&below).await;
+        self.session.counters().delegations_returned.fetch_add(mine.len() as u64, Relaxed);
+        let returning = Returning { queue: self.queue.clone(), dirs: mine };
+        let _hurry = self.queue.hurry();
+        let files = self.files.upgrade();
+        self.store_closed(&files, &below).await;
         let due = {
-            let mut state = self.writeback.state();
+            let mut state = self.queue.state();
             for dir in &returning.dirs {
                 state.delegations.let_go(*dir);
             }
             state.pushed
         };
-        // What was closed while the first were stored. From now on a close waits for its own.
-        self.store_files(&below).await;
+        // Files that were closed while the first were stored. From here on a close stores its file itself.
+        self.store_closed(&files, &below).await;
         let begun = Instant::now();
-        while let Err(error) = self.answered(due, begun).await {
-            if begun.elapsed() > self.cluster.options().slow_after {
-                tracing::warn!(%error, "directories are given back though not everything in them is told");
+        while let Err(error) = self.wait_until_answered(due, begun).await {
+            if begun.elapsed() > self.session.options().slow_after {
+                tracing::warn!(%error, "directories are returned though changes in them are not applied");
                 break;
             }
-            tokio::time::sleep(super::TICK).await;
+            tokio::time::sleep(TICK).await;
         }
-        self.tell_given_back(returning);
+        self.send_return(returning);
     }
 
-    /// Tells the leader, until it has heard or the session is over; so long they are not asked for again. Should the word come after that,
-    /// they would be held here alone. Nobody waits for it: this session's commands are taken there before as well as after.
-    fn tell_given_back(&self, returning: Returning) {
-        let cluster = self.cluster.clone();
-        let telling = self.runtime.spawn(async move {
+    /// Marks those of the directories that are delegated and not yet being returned. Returns them, and all unpublished inodes below them.
+    fn begin_return(&self, dirs: &[Ino]) -> (Vec<Ino>, Vec<Ino>) {
+        let mut state = self.queue.state();
+        let (mut mine, mut below) = (Vec::new(), Vec::new());
+        for dir in dirs.iter().copied() {
+            let is_delegated = state.delegations.held().any(|held| held == dir);
+            if is_delegated && state.returning.insert(dir) {
+                below.extend(state.delegations.below(dir));
+                mine.push(dir);
+            }
+        }
+        (mine, below)
+    }
+
+    async fn store_closed(&self, files: &Option<Arc<dyn UnstoredFiles>>, inos: &[Ino]) {
+        if let Some(files) = files {
+            files.store_closed(inos).await;
+        }
+    }
+
+    /// Tells the leader of a return, until the leader has answered or the session is over; so long the directories are not requested
+    /// again. If the message came later, the directories would be delegated in this client's view only.
+    ///
+    /// Nobody waits for it: the leader takes this session's commands in these directories before the return as well as after it.
+    fn send_return(&self, returning: Returning) {
+        let session = self.session.clone();
+        let sending = async move {
             let numbered =
-                cluster.number([(Command::ReturnDelegations { dirs: returning.dirs.clone() }, None)]);
-            while let Err(error) = cluster.send_numbered(&numbered).await {
-                tracing::debug!(%error, "giving directories back; it is tried again");
-                if cluster.lease_is_over() {
+                session.number([(Command::ReturnDelegations { dirs: returning.dirs.clone() }, None)]);
+            while let Err(error) = session.send_numbered(&numbered).await {
+                tracing::debug!(%error, "returning directories; it is tried again");
+                if session.lease_is_over() {
                     break;
                 }
-                tokio::time::sleep(super::TICK).await;
+                tokio::time::sleep(TICK).await;
             }
             drop(returning);
-        });
-        self.cluster.own(telling.abort_handle());
-    }
-
-    async fn store_files(&self, inos: &[Ino]) {
-        use futures::StreamExt;
-        let dirty: Vec<_> = {
-            let files = self.files();
-            let of = inos.iter().filter_map(|ino| files.get(ino));
-            of.filter(|file| file.is_put_away()).cloned().collect()
         };
-        let stores = dirty.into_iter().map(|file| async move {
-            if let Err(error) = file.flush(self).await {
-                tracing::warn!(%error, ino = %file.ino(), "storing a file whose directory is given back; it stays in memory");
-            }
-            self.close_if_idle(&file);
-        });
-        futures::stream::iter(stores).buffer_unordered(STORED_AT_ONCE).for_each(|()| async {}).await;
+        self.session.spawn_owned(sending);
     }
 
-    /// What is believed here is wrong: nothing is held any more.
-    pub(super) fn forget_all(self: &Arc<Self>) {
+    /// Drops all delegations after an acknowledged change was refused: the state here is wrong.
+    pub(super) fn forget_delegations(self: &Arc<Self>) {
         let dirs: Vec<Ino> = {
-            let mut state = self.writeback.state();
+            let mut state = self.queue.state();
             let held: Vec<Ino> = state.delegations.held().collect();
             state.delegations.clear();
-            // Those that are being given back already are somebody else's to tell.
+            // The directories that are being returned already are told to the leader by that return.
             held.into_iter().filter(|dir| state.returning.insert(*dir)).collect()
         };
         if dirs.is_empty() {
             return;
         }
-        let volume = self.clone();
-        self.runtime.spawn(async move {
-            let returning = Returning { writeback: volume.writeback.clone(), dirs };
-            let pushed = volume.writeback.state().pushed;
-            let _ = volume.answered(pushed, Instant::now()).await;
-            volume.tell_given_back(returning);
+        let writeback = self.clone();
+        self.session.runtime().spawn(async move {
+            let returning = Returning { queue: writeback.queue.clone(), dirs };
+            let pushed = writeback.queue.state().pushed;
+            let _ = writeback.wait_until_answered(pushed, Instant::now()).await;
+            writeback.send_return(returning);
         });
     }
 
-    /// What the leader says of the directories held here, asked at a moment.
-    fn heard(self: &Arc<Self>, asked: Instant, told: Vec<(Ino, bool)>) {
+    /// Takes in the leader's list of this session's delegations, each with whether it is recalled, as of the moment `asked`.
+    fn take_in_contact(self: &Arc<Self>, asked: Instant, listed: Vec<(Ino, bool)>) {
         let recalled: Vec<Ino> = {
-            let mut state = self.writeback.state();
-            state.heard = state.heard.max(asked);
+            let mut state = self.queue.state();
+            state.last_contact = state.last_contact.max(asked);
             let held: Vec<Ino> = state.delegations.held().collect();
             let now = Instant::now();
             for dir in &held {
-                let is_told = told.iter().any(|(there, _)| there == dir);
-                // Those that came or are going since it was asked are not meant.
-                let meant = state.dir(*dir).taken.is_some_and(|taken| taken < asked);
-                if !is_told && meant && !state.returning.contains(dir) {
-                    tracing::warn!(%dir, "a directory was taken back");
+                let is_listed = listed.iter().any(|(there, _)| there == dir);
+                // A directory that was granted after the question is not in the answer.
+                let is_older = state.interest(*dir).granted.is_some_and(|granted| granted < asked);
+                if !is_listed && is_older && !state.returning.contains(dir) {
+                    tracing::warn!(%dir, "the delegation of a directory was revoked");
                     state.delegations.let_go(*dir);
                 }
             }
-            let wanted = |(dir, recalled): &&(Ino, bool)| {
+            let is_wanted = |(dir, recalled): &&(Ino, bool)| {
                 *recalled && held.contains(dir) && !state.returning.contains(dir)
             };
-            let recalled: Vec<Ino> = told.iter().filter(wanted).map(|(dir, _)| *dir).collect();
-            let first = self.cluster.options().delegation_backoff;
+            let recalled: Vec<Ino> = listed.iter().filter(is_wanted).map(|(dir, _)| *dir).collect();
+            let first = self.session.options().delegation_backoff;
             for dir in &recalled {
-                state.dir(*dir).cool(now, first);
+                state.interest(*dir).back_off(now, first);
             }
             recalled
         };
-        self.writeback.has_changed();
+        self.queue.notify_changed();
         if !recalled.is_empty() {
-            // The leader is to be heard of meanwhile.
-            let volume = self.clone();
-            self.runtime.spawn(async move { volume.give_back(recalled).await });
+            // In a task of its own, so that contact with the leader goes on meanwhile.
+            let writeback = self.clone();
+            self.session.runtime().spawn(async move { writeback.return_directories(recalled).await });
         }
     }
+}
 
-    fn idle(&self) -> Vec<Ino> {
-        let state = self.writeback.state();
-        let full = state.delegations.held().len() >= HELD_MAX || state.delegations.records() > RECORDS_MAX;
-        if full || state.queue.is_empty() && state.used.elapsed() > IDLE {
-            state.delegations.held().collect()
+impl State {
+    /// The directories to return unasked: all of them when they are idle or too many.
+    fn to_return(&self) -> Vec<Ino> {
+        let is_idle = self.queue.is_empty() && self.last_used.elapsed() > IDLE;
+        if self.has_too_many_delegations() || is_idle {
+            self.delegations.held().collect()
         } else {
             Vec::new()
         }
     }
 }
 
-/// Directories that are being given back.
-struct Returning {
-    writeback: Arc<Writeback>,
-    dirs: Vec<Ino>,
-}
-
-impl Drop for Returning {
-    fn drop(&mut self) {
-        let mut state = self.writeback.state();
-        for dir in &self.dirs {
-            state.returning.remove(dir);
-        }
-        drop(state);
-        self.writeback.has_changed();
-    }
-}
-
-/// Asks which of the held directories others want, as long as the volume is there.
-pub(super) async fn watch_for_ever(writeback: Arc<Writeback>, volume: Weak<Volume>) {
+/// Keeps contact with the leader while directories are delegated: asks which of them are recalled, and returns those. Ends when the
+/// volume is dropped.
+pub(super) async fn watch_forever(queue: Arc<Queue>, writeback: Weak<Writeback>) {
     loop {
-        if writeback.state().delegations.is_empty() {
-            writeback.holds.notified().await;
+        if queue.state().delegations.is_empty() {
+            queue.delegated.notified().await;
         }
-        let Some(volume) = volume.upgrade() else { return };
-        let (session, asked) = (writeback.state().session, Instant::now());
+        let Some(writeback) = writeback.upgrade() else { return };
+        let (session, asked) = (queue.state().session, Instant::now());
         let query = Query::Delegations { session };
-        match volume.cluster.query_waiting(&query, RECALLED_WAIT).await {
-            Ok(Answer::Delegations(told)) => {
-                let wanted = told.iter().any(|(_, recalled)| *recalled);
-                volume.heard(asked, told);
-                if wanted {
-                    // The answer will be the same until they are given back.
+        match writeback.session.query_waiting(&query, RECALLED_WAIT).await {
+            Ok(Answer::Delegations(listed)) => {
+                let any_recalled = listed.iter().any(|(_, recalled)| *recalled);
+                writeback.take_in_contact(asked, listed);
+                if any_recalled {
                     tokio::time::sleep(RECALLED_PAUSE).await;
                 }
             }
             Err(Error::Refused(NsError::SessionEnded(_))) => {
-                writeback.state().of_session(volume.cluster.session());
-                if let Err(error) = volume.cluster.reopen_session(session).await {
+                queue.state().enter_session(writeback.session.id());
+                if let Err(error) = writeback.session.reopen(session).await {
                     tracing::debug!(%error, "opening a session; it is tried again");
                 }
             }
             other => {
                 tracing::debug!(?other, "asking for recalled directories; it is tried again");
-                tokio::time::sleep(HEARD_WITHIN / 20).await;
+                tokio::time::sleep(CONTACT_RETRY).await;
             }
         }
-        let idle = volume.idle();
-        if !idle.is_empty() {
-            volume.give_back(idle).await;
+        let dirs = queue.state().to_return();
+        if !dirs.is_empty() {
+            writeback.return_directories(dirs).await;
         }
     }
 }

@@ -1,232 +1,137 @@
-//! Commands behind the caller: a volume's directories that this client holds, and the queue of what it has decided in them and the
-//! namespace has not been told yet.
+//! Write-back of names: the directories that are delegated to this client, and the queue of changes that it has acknowledged to
+//! programs and the namespace has not applied yet.
 //!
 //! ```text
-//!   change -> plan --- here --------> act, queue, done          queue -> sender -> leader, in order, many at a time
-//!                  \-- confirm -----> act, queue, wait for the outcome
-//!                  \-- elsewhere ---> wait for what is queued about the same inodes, ask the leader
+//!   change -> decide --- local --------> apply here, queue, acknowledge       queue -> sender -> leader, in order, many at a time
+//!                    \-- confirm ------> apply here, queue, wait for the outcome
+//!                    \-- remote -------> wait for queued changes of the same inodes, ask the leader
 //! ```
 //!
-//! What may be decided here is [`rain_namespace::holding`]'s; this is its driver. [`held`] takes directories and
-//! gives them back, [`sender`] empties the queue.
+//! [`rain_namespace::delegation`] decides what may be applied here; this module drives it. [`decide`] takes one step of a command,
+//! [`queue`] is the state, [`sender`] empties the queue, [`interest`] chooses the directories to ask for, [`delegations`] requests and
+//! returns them.
 //!
 //! Invariants:
-//! 1. Commands are applied in the order in which they were acted on; each once, as its number says, whatever breaks.
-//! 2. Nothing held is used when the leader may have taken it back: that needs [`HEARD_WITHIN`] without a word from it.
-//! 3. Whoever asks for durability ([`Volume::settle`], and a flush) returns after everything acted on before is applied.
-//! 4. A directory is given back after everything closed in it is stored and everything queued is applied.
-//! 5. The queue is bounded; who finds it full waits.
-//! 6. What was told and then refused (only possible when a directory was taken back from this client, which was away) is logged, and is
-//!    an error of the next `settle`.
+//! 1. Commands apply at the leader in the order in which they were applied here, and each once, whatever connection breaks.
+//! 2. A delegation is used only within [`LAST_CONTACT_MAX`] of the last contact with the leader, because after that the leader may have
+//!    revoked it.
+//! 3. A call that asks for durability ([`Writeback::drain`], and a flush) returns after every change acknowledged before it is applied.
+//! 4. A directory is returned after every closed file in it is stored and every queued change is applied.
+//! 5. The queue is bounded ([`queue::COMMANDS_MAX`], [`queue::BYTES_MAX`]); a caller that finds it full waits.
+//! 6. An acknowledged change can be refused later only if the delegation was revoked while this client was away. Such a change is
+//!    logged and is the error of the next `drain` (`what_is_refused_for_good_is_told_to_the_next_who_asks_for_durability`).
+//!
+//! This rung knows no file's data. It asks the rung above to store files through [`UnstoredFiles`].
 
+mod decide;
 mod delegations;
+mod interest;
+mod queue;
 mod sender;
 
-use crate::client::{Client, unexpected};
 use crate::error::Error;
+use crate::placement::Placement;
+use crate::session::Session;
 use crate::stats::count;
-use crate::volume::Volume;
-use delegations::Dir;
-use rain_namespace::command::{Applied, Command, Outcome};
-use rain_namespace::delegation::{Decision, DelegationSet, Listed, LocalAnswer};
+use decide::NextStep;
+use futures::future::BoxFuture;
+use queue::{Hurry, Queue};
+use rain_namespace::command::{Command, Outcome};
+use rain_namespace::delegation::{DelegationSet, Listed, LocalAnswer};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::{Time, VolumeRecord};
 use rain_types::{Ino, SessionId};
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit, oneshot, watch};
 
-/// What is held is used for so long after a word from the leader. Shorter than the silence after which it takes directories back.
-const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// Longest time since the last contact with the leader for which delegations are used. It must be shorter than the silence after
+/// which the leader revokes them (3 s, `storaged::worker::delegations`).
+const LAST_CONTACT_MAX: Duration = Duration::from_secs(2);
 
-/// Commands that wait.
-const QUEUE_MAX: usize = 8192;
-
-/// Their bytes, about.
-const QUEUE_BYTES_MAX: usize = 64 << 20;
-
-/// Closed files on their way behind their callers; the next ones wait.
-const CLOSING_MAX: usize = 1024;
-
-/// Those of them whose blocks are being stored.
-const STORING_MAX: usize = 16;
-
-/// Names of one answer, as the namespace's own limit.
+/// Names in one answer of a listing; the namespace's own limit.
 const LISTED_MAX: u32 = 4096;
 
-/// So many inodes are asked for one by one.
-const FEW: usize = 8;
+/// Up to this many unknown inodes of a listing are asked for one by one; more are asked for by one listing.
+const ASKED_SINGLY_MAX: usize = 8;
 
-/// Whoever waits looks so often whether it has waited for too long.
+/// A waiting caller looks at its deadline this often.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A command that was acted on and not answered.
-#[derive(Debug)]
-struct Queued {
-    command: Command,
-    time: Time,
-    /// Only in this session.
-    bound: Option<SessionId>,
-    /// Whoever waits for the outcome.
-    reply: Option<oneshot::Sender<Result<Outcome, Error>>>,
-    /// Its outcome was told.
-    told: bool,
-    /// About how much it is to send.
-    bytes: usize,
-    tries: u8,
+/// What the write-back queue asks of the files above it.
+pub(crate) trait UnstoredFiles: Debug + Send + Sync {
+    /// Stores those of these files that programs have closed. A file that cannot be stored is logged and stays in memory.
+    fn store_closed<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, ()>;
+
+    /// The last name of a file is gone.
+    fn unlinked(&self, ino: Ino);
 }
 
-/// About how many bytes a command is.
-fn bytes_of(command: &Command) -> usize {
-    const BASE: usize = 384;
-    BASE + match command {
-        Command::Commit { inline, blocks, extents, .. } => {
-            32 * (blocks.len() + extents.len()) + inline.iter().map(|piece| piece.data.len()).sum::<usize>()
-        }
-        Command::SetXattr { value, .. } => value.len(),
-        Command::Make { target, .. } => target.len(),
-        _ => 0,
-    }
+/// How a command is to be applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ChangeOptions {
+    /// Session fence: apply the command in this session or not at all.
+    pub(crate) fence: Option<SessionId>,
+    /// The time of the change, where it is decided here; none: now.
+    pub(crate) time: Option<Time>,
+    /// Return only an outcome that the leader has confirmed.
+    pub(crate) durable: bool,
+    /// Nobody waits for the outcome, so the queue may gather before it is sent.
+    pub(crate) in_background: bool,
 }
 
-#[derive(Debug)]
-struct State {
-    /// Whose directories these are.
-    session: SessionId,
-    delegations: DelegationSet,
-    queue: VecDeque<Queued>,
-    queue_bytes: usize,
-    /// Commands acted on so far, and how many of them are answered.
-    pushed: u64,
-    answered: u64,
-    /// How far the queue has to be answered before the leader knows of an inode what is known here.
-    pending: HashMap<Ino, u64>,
-    dirs: HashMap<Ino, Dir>,
-    /// Held directories that are being given back.
-    returning: BTreeSet<Ino>,
-    /// Reserved numbers.
-    numbers: Range<u64>,
-    /// When the leader last had what is held here for held.
-    heard: Instant,
-    /// When something was last acted on.
-    used: Instant,
-    /// Of commands that were told and refused.
-    lost: Option<Error>,
-    /// Why the leader takes nothing at this moment, though it is there: nothing more is told until it does.
-    full: Option<Error>,
-}
-
-/// Of a volume.
+/// The write-back of one volume.
 #[derive(Debug)]
 pub(crate) struct Writeback {
-    state: Mutex<State>,
-    /// There is something to send.
-    work: Notify,
-    /// Something is held.
-    holds: Notify,
-    /// Changes with everything that somebody may wait for.
-    changed: watch::Sender<u64>,
-    /// How many wait for the queue to be answered: it is not to gather more then.
-    hurried: AtomicUsize,
-    closing: Arc<Semaphore>,
-    storing: Semaphore,
-}
-
-/// Somebody waits for what is queued.
-pub(crate) struct Hurry<'a>(&'a Writeback);
-
-impl Drop for Hurry<'_> {
-    fn drop(&mut self) {
-        self.0.hurried.fetch_sub(1, Relaxed);
-    }
-}
-
-/// How a command is to be done.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct How {
-    /// In this session or not at all.
-    pub(crate) bound: Option<SessionId>,
-    /// When it happened, where it is decided here.
-    pub(crate) time: Option<Time>,
-    /// Only what the leader says is an outcome.
-    pub(crate) durably: bool,
-    /// Nobody is kept waiting by that.
-    pub(crate) leisurely: bool,
-}
-
-/// What to do next about a command.
-enum Step {
-    Told(Outcome),
-    Refused(NsError),
-    Failed(Error),
-    Reply(oneshot::Receiver<Result<Outcome, Error>>),
-    /// Something must come or go first.
-    Later,
-    /// The queue must be answered up to here first.
-    Drain(u64),
-    ReturnDelegations(Vec<Ino>),
-    Take(Ino),
-    Number,
-    Ask(Vec<Query>),
+    session: Arc<Session>,
+    placement: Arc<Placement>,
+    files: Weak<dyn UnstoredFiles>,
+    queue: Arc<Queue>,
 }
 
 impl Writeback {
-    /// The volume has other groups now.
-    pub(crate) fn volume_is(&self, volume: &VolumeRecord) {
-        self.state().delegations.volume_is(volume);
-    }
-
-    pub(crate) fn new() -> Writeback {
-        let now = Instant::now();
-        let state = State {
-            session: SessionId(0),
-            delegations: DelegationSet::default(),
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            pushed: 0,
-            answered: 0,
-            pending: HashMap::new(),
-            dirs: HashMap::new(),
-            returning: BTreeSet::new(),
-            numbers: 0..0,
-            heard: now,
-            used: now,
-            lost: None,
-            full: None,
-        };
-        Writeback {
-            state: Mutex::new(state),
-            work: Notify::new(),
-            holds: Notify::new(),
-            changed: watch::Sender::new(0),
-            hurried: AtomicUsize::new(0),
-            closing: Arc::new(Semaphore::new(CLOSING_MAX)),
-            storing: Semaphore::new(STORING_MAX),
+    /// Makes the write-back of a volume and starts its tasks, which end when the volume is dropped.
+    pub(crate) fn start(
+        session: Arc<Session>,
+        placement: Arc<Placement>,
+        files: Weak<dyn UnstoredFiles>,
+    ) -> Arc<Writeback> {
+        let writeback = Arc::new(Writeback { session, placement, files, queue: Arc::new(Queue::new()) });
+        if writeback.is_enabled() {
+            let session = &writeback.session;
+            session.spawn_owned(sender::send_forever(writeback.queue.clone(), Arc::downgrade(&writeback)));
+            session
+                .spawn_owned(delegations::watch_forever(writeback.queue.clone(), Arc::downgrade(&writeback)));
         }
+        writeback
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_enabled(&self) -> bool {
+        let options = self.session.options();
+        options.write_back && !options.observe
     }
 
-    fn has_changed(&self) {
-        self.changed.send_modify(|count| *count += 1);
+    /// Takes in the volume's new placement groups.
+    pub(crate) fn volume_changed(&self, volume: &VolumeRecord) {
+        self.queue.state().delegations.volume_is(volume);
     }
 
-    /// Whether nobody else can know of an inode.
+    /// Whether no other client can know of an inode, so that nothing about it has to be asked or stored at once.
     pub(crate) fn is_unpublished(&self, ino: Ino) -> bool {
-        self.state().delegations.is_unpublished(ino)
+        self.queue.state().delegations.is_unpublished(ino)
     }
 
-    /// The inode of a name in a directory, where that is known here and nobody else knows of it.
-    fn unpublished_at(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
-        let query = Query::Lookup { parent, name: name.to_vec() };
-        let state = self.state();
-        match state.delegations.answer(&query) {
+    /// The unpublished file that a rename from one name would move over another name. None where the target name is free.
+    pub(crate) fn unpublished_over(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Option<Ino> {
+        let lookup = |(parent, name): (Ino, &[u8])| Query::Lookup { parent, name: name.to_vec() };
+        let state = self.queue.state();
+        if let LocalAnswer::Complete(Err(NsError::NotFound)) = state.delegations.answer(&lookup(to)) {
+            return None;
+        }
+        match state.delegations.answer(&lookup(from)) {
             LocalAnswer::Complete(Ok(Answer::Attr(attr))) if state.delegations.is_unpublished(attr.ino) => {
                 Some(attr.ino)
             }
@@ -234,196 +139,83 @@ impl Writeback {
         }
     }
 
-    /// The file that a rename moves over another name, where nobody else knows of it.
-    pub(crate) fn unpublished_over(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Option<Ino> {
-        let over = Query::Lookup { parent: to.0, name: to.1.to_vec() };
-        let state = self.state();
-        let is_free =
-            matches!(state.delegations.answer(&over), LocalAnswer::Complete(Err(NsError::NotFound)));
-        drop(state);
-        self.unpublished_at(from.0, from.1).filter(|_| !is_free)
-    }
-
-    /// Nobody here has a file open any more.
+    /// A file is open nowhere in this client any more.
     pub(crate) fn closed(&self, ino: Ino) {
-        self.state().delegations.closed(ino);
+        self.queue.state().delegations.closed(ino);
     }
 
-    /// What is queued is sent at once, as long as this is kept.
+    /// Sends queued commands at once, as long as the result is kept.
     pub(crate) fn hurry(&self) -> Hurry<'_> {
-        self.hurried.fetch_add(1, Relaxed);
-        self.work.notify_one();
-        Hurry(self)
+        self.queue.hurry()
     }
 
-    /// A turn to store blocks of a closed file.
-    pub(crate) async fn turn_to_store(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        self.storing.acquire().await.ok()
+    /// A turn to store the blocks of a closed file in the background. None: the client is being closed.
+    pub(crate) async fn turn_to_store(&self) -> Option<SemaphorePermit<'_>> {
+        self.queue.turn_to_store().await
     }
 
-    /// A place among the closed files that are on their way.
-    pub(crate) fn place_to_close(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        self.closing.clone().try_acquire_owned().ok()
-    }
-}
-
-impl State {
-    /// Directories belong to their session: with another one nothing is held.
-    fn of_session(&mut self, session: SessionId) {
-        if self.session != session {
-            if !self.delegations.is_empty() {
-                tracing::warn!(ended = %self.session, "the directories held went with their session");
-            }
-            self.delegations.clear();
-            self.numbers = 0..0;
-            self.session = session;
-        }
+    /// A slot for a closed file that is stored in the background. None: too many are, and the caller stores its file itself.
+    pub(crate) fn slot_to_close(&self) -> Option<OwnedSemaphorePermit> {
+        self.queue.slot_to_close()
     }
 
-    fn is_fresh(&self) -> bool {
-        self.heard.elapsed() < HEARD_WITHIN
-    }
-
-    /// How far the queue must be answered before the leader can be asked about these.
-    fn due(&self, inos: &[Ino]) -> Option<u64> {
-        inos.iter().filter_map(|ino| self.pending.get(ino)).max().copied().filter(|due| *due > self.answered)
-    }
-
-    fn note_pending(&mut self, inos: impl IntoIterator<Item = Ino>, position: u64) {
-        self.pending.extend(inos.into_iter().map(|ino| (ino, position)));
-    }
-
-    fn push(&mut self, queued: Queued) {
-        self.pushed += 1;
-        self.queue_bytes += queued.bytes;
-        self.queue.push_back(queued);
-        self.used = Instant::now();
-    }
-
-    /// Acts on a command that is decided here, or else says what is in its way.
-    fn step(&mut self, command: &mut Command, how: &How, drained: bool, may_take: bool) -> Step {
-        let about = DelegationSet::about(command);
-        if let Some(ended) = how.bound.filter(|bound| *bound != self.session) {
-            return Step::Refused(NsError::SessionEnded(ended));
-        }
-        if about.iter().any(|ino| self.is_being_taken(*ino)) {
-            return Step::Later;
-        }
-        let plan = self.delegations.plan(command);
-        match plan {
-            Decision::Return(dirs) => {
-                // From a directory that is held to one that is worth to be.
-                let other = if may_take { self.worth_taking(command) } else { None };
-                return other.map_or(Step::ReturnDelegations(dirs), Step::Take);
-            }
-            Decision::Remote => {
-                if let Some(due) = self.due(&about).filter(|_| !drained) {
-                    return Step::Drain(due);
-                }
-                let dir = if may_take { self.worth_taking(command) } else { None };
-                return dir.map_or_else(|| Step::Ask(self.delegations.suspects(command)), Step::Take);
-            }
-            Decision::Local | Decision::Confirm => {}
-        }
-        // Names in a directory that is being given back are the next holder's; what is written to files before that goes with it.
-        let names =
-            !matches!(command, Command::Commit { .. } | Command::Punch { .. } | Command::SetAttr { .. });
-        if let (Some(full), true) = (&self.full, names) {
-            return Step::Failed(full.clone());
-        }
-        let is_full = self.queue.len() >= QUEUE_MAX || self.queue_bytes >= QUEUE_BYTES_MAX;
-        let goes = |ino: &Ino| self.delegations.home(*ino).is_some_and(|home| self.returning.contains(&home));
-        if !self.is_fresh() || names && about.iter().any(goes) || is_full {
-            return Step::Later;
-        }
-        if let Command::Make { ino: ino @ None, .. } = command {
-            let Some(number) = self.numbers.next() else { return Step::Number };
-            *ino = Some(Ino(number));
-        }
-        let time = how.time.unwrap_or_else(now);
-        let time =
-            about.first().and_then(|ino| self.delegations.ctime(*ino)).map_or(time, |last| time.max(last));
-        let changes = self.delegations.changes(command);
-        let acted: Applied = self.delegations.act(time, command);
-        let outcome = match acted {
-            Ok(outcome) => outcome,
-            Err(refused) => return Step::Refused(refused),
-        };
-        let made = match &outcome {
-            Outcome::Attr(attr) => Some(attr.ino),
-            _ => None,
-        };
-        let told = plan == Decision::Local && !how.durably;
-        let (reply, answer) = if told { (None, None) } else { Some(oneshot::channel()).unzip() };
-        let (command, bytes) = (command.clone(), bytes_of(command));
-        self.push(Queued { command, time, bound: how.bound, reply, told, bytes, tries: 0 });
-        self.note_pending(about.into_iter().chain(changes).chain(made), self.pushed);
-        match answer {
-            Some(answer) => Step::Reply(answer),
-            None => Step::Told(outcome),
-        }
-    }
-}
-
-impl Volume {
-    fn is_used(&self) -> bool {
-        let options = self.cluster.options();
-        options.write_back && !options.observe
-    }
-
-    /// Has a command done; where it is decided here, it is done once it was acted on.
+    /// Applies a command. Returns once it is applied here, where that is allowed; else once the leader has applied it.
     pub(crate) async fn change(&self, command: Command) -> Result<Outcome, Error> {
-        self.change_as(command, How::default()).await
+        self.change_as(command, ChangeOptions::default()).await
     }
 
-    /// Has a command done, as it is to be.
-    pub(crate) async fn change_as(&self, mut command: Command, how: How) -> Result<Outcome, Error> {
-        if !self.is_used() {
-            return self.cluster.propose_in(how.bound, command).await;
+    /// As [`Writeback::change`], with options.
+    pub(crate) async fn change_as(
+        &self,
+        mut command: Command,
+        options: ChangeOptions,
+    ) -> Result<Outcome, Error> {
+        if !self.is_enabled() {
+            return self.session.propose_fenced(options.fence, command).await;
         }
         let begun = Instant::now();
-        let (mut drained, mut may_take) = (false, true);
+        let (mut drained, mut may_request) = (false, true);
         loop {
-            let mut changed = self.writeback.changed.subscribe();
-            let session = self.cluster.session();
-            self.cluster.can_change("changing the namespace")?;
+            let mut changed = self.queue.subscribe();
+            let session = self.session.id();
+            self.session.check_writable("changing the namespace")?;
             let step = {
-                let mut state = self.writeback.state();
-                state.of_session(session);
-                state.step(&mut command, &how, drained, may_take)
+                let mut state = self.queue.state();
+                state.enter_session(session);
+                state.decide(&mut command, &options, drained, may_request)
             };
             match step {
-                Step::Told(outcome) => {
-                    count(&self.cluster.counters.acknowledged_early);
-                    self.writeback.work.notify_one();
+                NextStep::Acknowledge(outcome) => {
+                    count(&self.session.counters().acknowledged_early);
+                    self.queue.work.notify_one();
                     return Ok(outcome);
                 }
-                Step::Reply(answer) => {
-                    let _hurry = (!how.leisurely).then(|| self.writeback.hurry());
-                    self.writeback.work.notify_one();
-                    return self.wait_for(answer, begun).await;
+                NextStep::AwaitReply(reply) => {
+                    let _hurry = (!options.in_background).then(|| self.queue.hurry());
+                    self.queue.work.notify_one();
+                    return self.wait_for_reply(reply, begun).await;
                 }
-                Step::Refused(refused) => return Err(Error::Refused(refused)),
-                Step::Failed(error) => return Err(error),
-                Step::Later => self.wait_a_little(&mut changed, begun).await?,
-                Step::Drain(due) => {
-                    self.answered(due, begun).await?;
+                NextStep::Refuse(refused) => return Err(Error::Refused(refused)),
+                NextStep::Fail(error) => return Err(error),
+                NextStep::Wait => self.wait_for_change(&mut changed, begun).await?,
+                NextStep::WaitForQueue(position) => {
+                    self.wait_until_answered(position, begun).await?;
                     drained = true;
                 }
-                Step::ReturnDelegations(dirs) => self.give_back(dirs).await,
-                Step::Number => self.reserve_numbers().await?,
-                Step::Take(dir) => {
-                    may_take = false;
-                    self.take(dir).await;
+                NextStep::Return(dirs) => self.return_directories(dirs).await,
+                NextStep::ReserveInos => self.reserve_inos().await?,
+                NextStep::Request(dir) => {
+                    may_request = false;
+                    self.request(dir).await;
                 }
-                Step::Ask(suspects) => {
-                    let named = self.held_among(suspects).await;
+                NextStep::AskLeader(suspects) => {
+                    let named = self.delegated_among(suspects).await;
                     if !named.is_empty() {
-                        self.give_back(named).await;
+                        self.return_directories(named).await;
                         continue;
                     }
-                    let Some(busy) = self.writeback.enter(&command) else { continue };
-                    let outcome = self.cluster.propose_in(how.bound, command).await;
+                    let Some(busy) = self.queue.enter(&command) else { continue };
+                    let outcome = self.session.propose_fenced(options.fence, command).await;
                     busy.done(outcome.as_ref().ok());
                     return outcome;
                 }
@@ -431,12 +223,12 @@ impl Volume {
         }
     }
 
-    /// Which of the directories that these ask for are held here.
-    async fn held_among(&self, suspects: Vec<Query>) -> Vec<Ino> {
+    /// Which delegated directories these lookups name.
+    async fn delegated_among(&self, lookups: Vec<Query>) -> Vec<Ino> {
         let mut named = Vec::new();
-        for query in suspects {
-            if let Ok(Answer::Attr(attr)) = self.cluster.query(&query).await
-                && self.writeback.state().delegations.held().any(|held| held == attr.ino)
+        for lookup in lookups {
+            if let Ok(Answer::Attr(attr)) = self.session.query(&lookup).await
+                && self.queue.state().delegations.held().any(|dir| dir == attr.ino)
             {
                 named.push(attr.ino);
             }
@@ -444,29 +236,30 @@ impl Volume {
         named
     }
 
-    /// Asks, with everything that this client has done before.
+    /// Answers a query from a state that contains every change that this client has acknowledged.
     pub(crate) async fn ask(&self, query: &Query) -> Result<Answer, Error> {
-        if !self.is_used() {
-            return self.cluster.query(query).await;
+        if !self.is_enabled() {
+            return self.session.query(query).await;
         }
         let begun = Instant::now();
         let mut query = query.clone();
         loop {
-            let mut changed = self.writeback.changed.subscribe();
-            let session = self.cluster.session();
+            let mut changed = self.queue.subscribe();
+            let session = self.session.id();
+            // The queue position to wait for before the leader is asked; outer None: wait for contact with the leader.
             let due = {
-                let mut state = self.writeback.state();
-                state.of_session(session);
+                let mut state = self.queue.state();
+                state.enter_session(session);
                 match state.delegations.answer(&query) {
-                    // Without a leader what was known last is the answer, as everywhere.
+                    // Without a leader the last known state is the answer, as for every other query.
                     LocalAnswer::Complete(answered)
-                        if state.is_fresh() || self.cluster.without_leader().is_some() =>
+                        if state.is_fresh() || self.session.without_leader().is_some() =>
                     {
                         return answered.map_err(Error::Refused);
                     }
                     LocalAnswer::Complete(_) => None,
-                    LocalAnswer::Partial(other) => {
-                        query = other;
+                    LocalAnswer::Partial(rest) => {
+                        query = rest;
                         Some(state.due(&Vec::from_iter(DelegationSet::asked_about(&query))))
                     }
                     LocalAnswer::Unknown => {
@@ -475,23 +268,23 @@ impl Volume {
                 }
             };
             match due {
-                None => self.wait_a_little(&mut changed, begun).await?,
+                None => self.wait_for_change(&mut changed, begun).await?,
                 Some(due) => {
                     if let Some(due) = due {
-                        match self.answered(due, begun).await {
-                            // What a node has is the answer then, as far as it goes.
+                        match self.wait_until_answered(due, begun).await {
+                            // Then any node's own state is the answer, as far as it goes.
                             Ok(()) | Err(Error::NoMajority { .. } | Error::NoSpace { .. }) => {}
                             Err(error) => return Err(error),
                         }
                     }
-                    return self.cluster.query(&query).await;
+                    return self.session.query(&query).await;
                 }
             }
         }
     }
 
-    /// The names of a directory in order, after one, and whether there are more: those that are known here, whatever the leader has been told
-    /// of them, else as it says.
+    /// The entries of a directory in byte order, after a name, and whether there are more. The names of a delegated directory come from
+    /// here, whatever part of them the leader has applied.
     pub(crate) async fn list(
         &self,
         dir: Ino,
@@ -500,22 +293,22 @@ impl Volume {
     ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
         let query = Query::ReadDirectory { dir, after: after.map(<[u8]>::to_vec), limit };
         let known = {
-            let state = self.writeback.state();
-            let usable = state.is_fresh() || self.cluster.without_leader().is_some();
+            let state = self.queue.state();
+            let usable = state.is_fresh() || self.session.without_leader().is_some();
             let limit = limit.clamp(1, LISTED_MAX) as usize;
             if usable { state.delegations.list(dir, after, limit) } else { None }
         };
         let Some((listed, more)) = known else {
             return match self.ask(&query).await? {
                 Answer::Directory { entries, more } => Ok((entries, more)),
-                _ => Err(unexpected("a directory")),
+                _ => Err(Error::unexpected("a directory")),
             };
         };
         let unknown = listed.iter().filter(|listed| listed.attr.is_none()).count();
         let mut attrs = HashMap::new();
-        if unknown > FEW {
-            // What was there before is there in the leader's list, under whatever name.
-            if let Answer::Directory { entries, .. } = self.cluster.query(&query).await? {
+        if unknown > ASKED_SINGLY_MAX {
+            // Inodes that are older than the delegation are in the leader's listing, under whatever name.
+            if let Answer::Directory { entries, .. } = self.session.query(&query).await? {
                 attrs.extend(entries.into_iter().map(|entry| (entry.attr.ino, entry.attr)));
             }
         }
@@ -523,9 +316,9 @@ impl Volume {
         for Listed { name, ino, attr } in listed {
             let attr = match attr.or_else(|| attrs.get(&ino).cloned()) {
                 Some(attr) => attr,
-                None => match self.cluster.query(&Query::GetAttr { ino }).await {
+                None => match self.session.query(&Query::GetAttr { ino }).await {
                     Ok(Answer::Attr(attr)) => attr,
-                    // It has gone since.
+                    // The inode was removed since the names were listed.
                     Ok(_) | Err(Error::Refused(NsError::NotFound)) => continue,
                     Err(error) => return Err(error),
                 },
@@ -535,42 +328,43 @@ impl Volume {
         Ok((entries, more))
     }
 
-    /// Returns when everything that was acted on before is applied, or with what went wrong of it.
-    pub async fn settle(&self) -> Result<(), Error> {
-        let pushed = self.writeback.state().pushed;
-        self.answered(pushed, Instant::now()).await?;
-        self.writeback.state().lost.take().map_or(Ok(()), Err)
+    /// Returns when every change acknowledged before the call is applied at the leader. Fails with the error of a change that was
+    /// acknowledged and then refused.
+    pub(crate) async fn drain(&self) -> Result<(), Error> {
+        let pushed = self.queue.state().pushed;
+        self.wait_until_answered(pushed, Instant::now()).await?;
+        self.queue.state().lost.take().map_or(Ok(()), Err)
     }
 
     /// Waits until the queue is answered up to a position.
-    async fn answered(&self, due: u64, begun: Instant) -> Result<(), Error> {
-        let mut changed = self.writeback.changed.subscribe();
-        let _hurry = self.writeback.hurry();
+    async fn wait_until_answered(&self, position: u64, begun: Instant) -> Result<(), Error> {
+        let mut changed = self.queue.subscribe();
+        let _hurry = self.queue.hurry();
         loop {
             {
-                let state = self.writeback.state();
+                let state = self.queue.state();
                 match &state.full {
-                    _ if state.answered >= due => break,
+                    _ if state.answered >= position => break,
                     Some(full) => return Err(full.clone()),
                     None => {}
                 }
             }
-            self.wait_a_little(&mut changed, begun).await?;
+            self.wait_for_change(&mut changed, begun).await?;
         }
         Ok(())
     }
 
-    async fn wait_for(
+    async fn wait_for_reply(
         &self,
-        mut answer: oneshot::Receiver<Result<Outcome, Error>>,
+        mut reply: oneshot::Receiver<Result<Outcome, Error>>,
         begun: Instant,
     ) -> Result<Outcome, Error> {
         loop {
-            match tokio::time::timeout(TICK, &mut answer).await {
+            match tokio::time::timeout(TICK, &mut reply).await {
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(_)) => return Err(Error::Protocol("the client is being closed".into())),
-                // It stays in the queue, whatever its asker is told.
-                Err(_) => self.may_wait(begun).map_err(|error| match error {
+                // The command stays in the queue, whatever its caller is told.
+                Err(_) => self.check_deadline(begun).map_err(|error| match error {
                     Error::NoMajority { what, .. } => Error::NoMajority { what, may_be_done: true },
                     error => error,
                 })?,
@@ -578,34 +372,24 @@ impl Volume {
         }
     }
 
-    /// Waits until something has changed, or a moment; an error where it was waited for too long.
-    async fn wait_a_little(&self, changed: &mut watch::Receiver<u64>, begun: Instant) -> Result<(), Error> {
+    /// Waits for a change of the queue's state, at most a [`TICK`]. Fails when the deadline has passed.
+    async fn wait_for_change(&self, changed: &mut watch::Receiver<u64>, begun: Instant) -> Result<(), Error> {
         let _ = tokio::time::timeout(TICK, changed.changed()).await;
-        self.may_wait(begun)
+        self.check_deadline(begun)
     }
 
-    fn may_wait(&self, begun: Instant) -> Result<(), Error> {
-        self.cluster.can_change("changing the namespace")?;
-        let after = self.cluster.options().slow_after;
+    /// Fails when no leader answers, or `slow_after` has passed.
+    fn check_deadline(&self, begun: Instant) -> Result<(), Error> {
+        self.session.check_writable("changing the namespace")?;
+        let after = self.session.options().slow_after;
         if begun.elapsed() > after {
             return Err(Error::TimedOut { what: "changing the namespace".into(), after });
         }
         Ok(())
     }
-
-    /// Starts what a volume needs behind its callers.
-    pub(crate) fn start_behind(self: &Arc<Self>, cluster: &Client) {
-        if self.is_used() {
-            for task in [
-                tokio::spawn(sender::send_for_ever(self.writeback.clone(), Arc::downgrade(self))),
-                tokio::spawn(delegations::watch_for_ever(self.writeback.clone(), Arc::downgrade(self))),
-            ] {
-                cluster.own(task.abort_handle());
-            }
-        }
-    }
 }
 
+/// The time of day, for changes that are decided here.
 pub(crate) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }

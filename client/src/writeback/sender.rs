@@ -1,9 +1,9 @@
-//! Empties the queue: as much at a time as an entry of the log may have, one after the other.
+//! The sender: empties the queue, as many commands at a time as one log entry takes, one batch after the other.
 
-use super::{Queued, State, Writeback};
-use crate::client::Numbered;
+use super::Writeback;
+use super::queue::{Queue, Queued, State};
 use crate::error::Error;
-use crate::volume::Volume;
+use crate::session::Numbered;
 use rain_namespace::command::{Applied, Command, Outcome};
 use rain_namespace::delegation::DelegationSet;
 use rain_namespace::error::NsError;
@@ -11,46 +11,48 @@ use rain_namespace::record::Time;
 use rain_types::{Ino, SessionId};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Commands of one call, and their bytes, about; one may be larger.
-const BATCH_MAX: usize = 256;
+/// Commands of one batch.
+const BATCH_COMMANDS_MAX: usize = 256;
+
+/// Estimated bytes of one batch. One command may be larger and then goes alone.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Where nobody waits, commands are gathered for so long: a hundred cost the nodes little more than one.
+/// The sender gathers commands for this long while no caller waits: a batch of a hundred costs the nodes little more than one command.
 const GATHER_FOR: Duration = Duration::from_millis(40);
 
-/// Between two tries.
+/// Pause between two attempts to send a batch.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
 
-/// A command that is refused because its directory is another's by now is sent again so often.
+/// Attempts at a command that is refused for a reason that may pass, because its directory is delegated to another client.
 const TRIES_MAX: u8 = 5;
 
-/// Inodes noted as under way, before those that are not are looked for.
+/// Entries of the map of pending inodes above which the answered ones are removed.
 const PENDING_MAX: usize = 16_384;
 
-/// Runs as long as the volume.
-pub(super) async fn send_for_ever(writeback: Arc<Writeback>, volume: Weak<Volume>) {
+/// Sends batches until the volume is dropped.
+pub(super) async fn send_forever(queue: Arc<Queue>, writeback: Weak<Writeback>) {
     loop {
-        writeback.work.notified().await;
-        let Some(volume) = volume.upgrade() else { return };
+        queue.work.notified().await;
+        let Some(writeback) = writeback.upgrade() else { return };
         loop {
-            writeback.gather().await;
-            if !volume.send_some().await {
+            queue.gather().await;
+            if !writeback.send_batch().await {
                 break;
             }
         }
     }
 }
 
-impl Writeback {
-    /// Returns when it is time to send.
+impl Queue {
+    /// Returns when it is time to send: the batch is full, the queue is empty, a caller waits, or the time for gathering is over.
     async fn gather(&self) {
         let until = tokio::time::Instant::now() + GATHER_FOR;
         loop {
             {
                 let state = self.state();
-                let is_much = state.queue.len() >= BATCH_MAX || state.queue_bytes >= BATCH_BYTES_MAX;
+                let is_much = state.queue.len() >= BATCH_COMMANDS_MAX || state.queue_bytes >= BATCH_BYTES_MAX;
                 if is_much || state.queue.is_empty() || self.hurried.load(Relaxed) > 0 {
                     return;
                 }
@@ -62,113 +64,114 @@ impl Writeback {
     }
 }
 
-/// What became of a batch.
+/// What remains to be done after a batch was answered.
 #[derive(Default)]
-struct Fallout {
-    /// Files without a name.
-    orphans: Vec<Ino>,
+struct Aftermath {
+    /// Files whose last name is gone.
+    unlinked: Vec<Ino>,
     session_ended: bool,
-    /// A directory that is another's.
+    /// A directory to recall, because it is delegated to another client.
     recall: Option<Ino>,
-    /// What was told is not so.
+    /// An acknowledged change was refused, so the delegations here are wrong.
     spoiled: bool,
 }
 
-impl Volume {
-    /// Sends what waits, up to a batch. False: nothing waits.
-    async fn send_some(self: &Arc<Self>) -> bool {
+impl Writeback {
+    /// Sends one batch and takes in its outcomes. False: the queue was empty.
+    async fn send_batch(self: &Arc<Self>) -> bool {
         let (numbered, count) = {
-            let mut state = self.writeback.state();
-            let session = self.cluster.session();
-            while let Some(Queued { bound: Some(bound), .. }) = state.queue.front()
-                && *bound != session
+            let mut state = self.queue.state();
+            let session = self.session.id();
+            while let Some(Queued { fence: Some(fence), .. }) = state.queue.front()
+                && *fence != session
             {
-                let ended = *bound;
+                let ended = *fence;
                 state.answer_first(Err(Error::Refused(NsError::SessionEnded(ended))));
             }
             let batch = state.batch(session);
             if batch.is_empty() {
                 drop(state);
-                self.writeback.has_changed();
+                self.queue.notify_changed();
                 return false;
             }
             let count = batch.len();
-            (self.cluster.number(batch.into_iter().map(|(command, time)| (command, Some(time)))), count)
+            (self.session.number(batch.into_iter().map(|(command, time)| (command, Some(time)))), count)
         };
         let sent = self.send_until_answered(&numbered).await;
-        let fallout = {
-            let mut state = self.writeback.state();
+        let aftermath = {
+            let mut state = self.queue.state();
             match sent {
-                Ok(applied) => state.answered_batch(applied),
+                Ok(applied) => state.answer_batch(applied),
                 Err(error) => {
-                    tracing::error!(%error, count, "changes that were told could not be sent");
+                    tracing::error!(%error, count, "acknowledged changes could not be sent");
                     for _ in 0..count {
                         state.lost = Some(error.clone());
                         state.answer_first(Err(error.clone()));
                     }
-                    Fallout { spoiled: true, ..Fallout::default() }
+                    Aftermath { spoiled: true, ..Aftermath::default() }
                 }
             }
         };
         drop(numbered);
-        self.writeback.has_changed();
-        self.clear_up(fallout).await;
+        self.queue.notify_changed();
+        self.clear_up(aftermath).await;
         true
     }
 
-    /// Only what can never be taken is an error.
+    /// Sends a batch until the leader has answered it. Fails only where no leader can ever take it.
     async fn send_until_answered(&self, numbered: &Numbered<'_>) -> Result<Vec<Applied>, Error> {
         loop {
-            match self.cluster.send_numbered(numbered).await {
+            match self.session.send_numbered(numbered).await {
                 Err(error @ Error::Protocol(_)) => return Err(error),
                 Ok(applied) => {
-                    self.writeback.state().full = None;
+                    self.queue.state().full = None;
                     return Ok(applied);
                 }
                 Err(error) => {
                     if let full @ Error::NoSpace { .. } = &error {
-                        self.writeback.state().full = Some(full.clone());
-                        self.writeback.has_changed();
+                        self.queue.state().full = Some(full.clone());
+                        self.queue.notify_changed();
                     }
-                    tracing::debug!(%error, "telling the namespace what was done; it is tried again");
+                    tracing::debug!(%error, "sending queued changes; it is tried again");
                     tokio::time::sleep(RETRY_EVERY).await;
                 }
             }
         }
     }
 
-    async fn clear_up(self: &Arc<Self>, fallout: Fallout) {
-        for ino in fallout.orphans {
-            self.is_orphan(ino);
+    async fn clear_up(self: &Arc<Self>, aftermath: Aftermath) {
+        if let Some(files) = self.files.upgrade() {
+            aftermath.unlinked.iter().for_each(|ino| files.unlinked(*ino));
         }
-        if fallout.session_ended {
-            let ended = self.writeback.state().session;
-            if let Err(error) = self.cluster.reopen_session(ended).await {
+        if aftermath.session_ended {
+            let ended = self.queue.state().session;
+            if let Err(error) = self.session.reopen(ended).await {
                 tracing::debug!(%error, "opening a session; it is tried again");
                 tokio::time::sleep(RETRY_EVERY).await;
             }
-            self.writeback.state().of_session(self.cluster.session());
+            self.queue.state().enter_session(self.session.id());
         }
-        if let Some(dir) = fallout.recall
-            && let Err(error) = self.cluster.recall(dir, std::time::Instant::now()).await
+        if let Some(dir) = aftermath.recall
+            && let Err(error) = self.session.recall(dir, Instant::now()).await
         {
             tracing::debug!(%error, %dir, "recalling a directory");
         }
-        if fallout.spoiled {
-            self.forget_all();
+        if aftermath.spoiled {
+            self.forget_delegations();
         }
     }
 }
 
 impl State {
+    /// The commands at the front of the queue that fit into one batch and may apply in the session, each with its time.
     fn batch(&self, session: SessionId) -> Vec<(Command, Time)> {
         let mut bytes = 0;
         let fits = |queued: &&Queued| {
             let fits = bytes == 0 || bytes + queued.bytes <= BATCH_BYTES_MAX;
             bytes += queued.bytes;
-            fits && queued.bound.is_none_or(|bound| bound == session)
+            fits && queued.fence.is_none_or(|fence| fence == session)
         };
-        let waiting = self.queue.iter().take(BATCH_MAX).take_while(fits);
+        let waiting = self.queue.iter().take(BATCH_COMMANDS_MAX).take_while(fits);
         waiting.map(|queued| (queued.command.clone(), queued.time)).collect()
     }
 
@@ -179,25 +182,27 @@ impl State {
         Some(first)
     }
 
-    /// The first of the queue has its outcome.
+    /// Removes the first command and gives its caller the outcome.
     fn answer_first(&mut self, outcome: Result<Outcome, Error>) {
         let Some(queued) = self.take_first() else { return };
         if let Some(reply) = queued.reply {
-            // Who asked may be gone.
+            // The caller may have given up.
             let _ = reply.send(outcome);
         }
     }
 
-    fn answered_batch(&mut self, applied: Vec<Applied>) -> Fallout {
-        let mut fallout = Fallout::default();
+    /// Takes in the outcomes of the commands at the front of the queue. A command that was refused for a reason that may pass goes back
+    /// to the front, with all later ones that need it.
+    fn answer_batch(&mut self, applied: Vec<Applied>) -> Aftermath {
+        let mut aftermath = Aftermath::default();
         let mut again: Vec<Queued> = Vec::new();
         for applied in applied {
             match applied {
                 Ok(outcome) => {
                     if let Outcome::Removed { ino, last_name_gone: true } = outcome {
-                        fallout.orphans.push(ino);
+                        aftermath.unlinked.push(ino);
                     }
-                    if let Some(first) = self.queue.front().filter(|first| !first.told) {
+                    if let Some(first) = self.queue.front().filter(|first| !first.acknowledged) {
                         self.delegations.confirmed(&first.command, &outcome);
                     }
                     self.answer_first(Ok(outcome));
@@ -206,24 +211,24 @@ impl State {
                     let Some(mut first) = self.take_first() else { break };
                     first.tries += 1;
                     match &refused {
-                        NsError::SessionEnded(_) => fallout.session_ended = true,
-                        NsError::Delegated { dir, .. } => fallout.recall = Some(*dir),
+                        NsError::SessionEnded(_) => aftermath.session_ended = true,
+                        NsError::Delegated { dir, .. } => aftermath.recall = Some(*dir),
                         _ => {}
                     }
-                    // Blocks belong to their session: only the flush, which has their data, can go on.
-                    let blocks =
+                    // Blocks belong to their session. Only the flush, which has their data, can store them again.
+                    let has_blocks =
                         matches!(&first.command, Command::Commit { blocks, .. } if !blocks.is_empty());
-                    let only_late = match &refused {
-                        NsError::SessionEnded(_) => !blocks && first.bound.is_none(),
+                    let may_pass = match &refused {
+                        NsError::SessionEnded(_) => !has_blocks && first.fence.is_none(),
                         NsError::Delegated { .. } => true,
-                        // It may need one that comes again before it.
+                        // The command may need an earlier one that is sent again.
                         _ => !again.is_empty(),
                     };
-                    if only_late && first.tries < TRIES_MAX {
+                    if may_pass && first.tries < TRIES_MAX {
                         again.push(first);
                         continue;
                     }
-                    self.refused(first, refused, &mut fallout);
+                    self.refuse(first, refused, &mut aftermath);
                 }
             }
         }
@@ -234,25 +239,30 @@ impl State {
             let answered = self.answered;
             self.pending.retain(|_, due| *due > answered);
         }
-        fallout
+        aftermath
     }
 
-    fn refused(&mut self, queued: Queued, refused: NsError, fallout: &mut Fallout) {
-        // A flush that is refused because its blocks went with their session stores them anew.
-        fallout.spoiled |= !matches!(refused, NsError::SessionEnded(_));
-        if queued.told {
+    /// Takes in the final refusal of a command.
+    fn refuse(&mut self, queued: Queued, refused: NsError, aftermath: &mut Aftermath) {
+        // A flush whose blocks went with their session stores them again, so nothing here is wrong.
+        aftermath.spoiled |= !matches!(refused, NsError::SessionEnded(_));
+        if queued.acknowledged {
             let what = format!("{:?}", queued.command);
             let what = what.chars().take(200).collect::<String>();
-            tracing::error!(%refused, what, "a change that was told was refused: others were here while this client was away");
+            tracing::error!(
+                %refused,
+                what,
+                "an acknowledged change was refused: another client changed the directory while this one was away"
+            );
             self.lost = Some(Error::Refused(NsError::Stale));
         }
         if let Some(reply) = queued.reply {
-            // Who asked may be gone.
+            // The caller may have given up.
             let _ = reply.send(Err(Error::Refused(refused)));
         }
     }
 
-    /// These come first again, in their order.
+    /// Puts commands back to the front of the queue, in their order.
     fn put_back(&mut self, again: Vec<Queued>) {
         self.answered -= again.len() as u64;
         for (at, queued) in again.iter().enumerate() {
@@ -289,11 +299,11 @@ mod tests {
     fn push(
         state: &mut State,
         command: Command,
-        bound: Option<SessionId>,
+        fence: Option<SessionId>,
     ) -> oneshot::Receiver<Result<Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
-        let (time, told, bytes, tries) = (Time::default(), true, 10, 0);
-        state.push(Queued { command, time, bound, reply: Some(reply), told, bytes, tries });
+        let (time, acknowledged, bytes, tries) = (Time::default(), true, 10, 0);
+        state.push(Queued { command, time, fence, reply: Some(reply), acknowledged, bytes, tries });
         answer
     }
 
@@ -305,50 +315,50 @@ mod tests {
 
     #[test]
     fn what_comes_too_early_is_sent_again_in_its_order_with_all_that_needs_it() {
-        let writeback = Writeback::new();
-        let mut state = writeback.state();
+        let queue = Queue::new();
+        let mut state = queue.state();
         let commands = [make("a", 7), punch(8), punch(7), make("b", 9)];
         let mut answers: Vec<_> =
             commands.iter().map(|command| push(&mut state, command.clone(), None)).collect();
         let elsewhere = NsError::Delegated { dir: Ino(1), session: SessionId(5) };
         // The first meets a directory that is another's, the third its file that is not there yet; the last was not sent.
-        let fallout = state.answered_batch(vec![Err(elsewhere), DONE, Err(NsError::NotFound)]);
-        assert_eq!(fallout.recall, Some(Ino(1)));
-        assert!(!fallout.spoiled, "nothing is lost yet");
+        let aftermath = state.answer_batch(vec![Err(elsewhere), DONE, Err(NsError::NotFound)]);
+        assert_eq!(aftermath.recall, Some(Ino(1)));
+        assert!(!aftermath.spoiled, "nothing is lost yet");
         assert_eq!(names_waiting(&state), [make("a", 7), punch(7), make("b", 9)]);
         assert_eq!((state.pushed, state.answered), (4, 1));
         assert!(matches!(answers[1].try_recv(), Ok(Ok(Outcome::Done))));
         assert!(answers[0].try_recv().is_err(), "it has no outcome yet");
         assert_eq!(state.due(&[Ino(7)]), Some(3), "who asks about the file waits for both");
-        let fallout = state.answered_batch(vec![DONE, DONE, DONE]);
-        assert!(!fallout.spoiled && fallout.recall.is_none());
+        let aftermath = state.answer_batch(vec![DONE, DONE, DONE]);
+        assert!(!aftermath.spoiled && aftermath.recall.is_none());
         assert_eq!((state.pushed, state.answered, state.queue_bytes), (4, 4, 0));
         assert_eq!(state.due(&[Ino(7)]), None);
     }
 
     #[test]
     fn what_is_refused_for_good_is_told_to_the_next_who_asks_for_durability() {
-        let writeback = Writeback::new();
-        let mut state = writeback.state();
+        let queue = Queue::new();
+        let mut state = queue.state();
         let mut answer = push(&mut state, make("a", 7), None);
-        let fallout = state.answered_batch(vec![Err(NsError::Exists)]);
-        assert!(fallout.spoiled, "what is believed here is wrong");
+        let aftermath = state.answer_batch(vec![Err(NsError::Exists)]);
+        assert!(aftermath.spoiled, "what is believed here is wrong");
         assert!(state.lost.is_some());
         assert!(matches!(answer.try_recv(), Ok(Err(Error::Refused(NsError::Exists)))));
         // Delegated for ever: it is not tried for ever.
         drop(push(&mut state, make("b", 8), None));
         let elsewhere = || Err(NsError::Delegated { dir: Ino(1), session: SessionId(5) });
         for _ in 1..TRIES_MAX {
-            assert!(!state.answered_batch(vec![elsewhere()]).spoiled);
+            assert!(!state.answer_batch(vec![elsewhere()]).spoiled);
         }
-        assert!(state.answered_batch(vec![elsewhere()]).spoiled);
+        assert!(state.answer_batch(vec![elsewhere()]).spoiled);
         assert!(state.queue.is_empty());
     }
 
     #[test]
     fn after_a_session_only_what_needs_it_fails() {
-        let writeback = Writeback::new();
-        let mut state = writeback.state();
+        let queue = Queue::new();
+        let mut state = queue.state();
         let ended = SessionId(4);
         let block = rain_types::BlockId { session: ended, seq: 1 };
         let commit = Command::Commit {
@@ -365,12 +375,12 @@ mod tests {
             mtime: None,
         };
         let mut of_blocks = push(&mut state, commit, None);
-        let mut bound = push(&mut state, punch(8), Some(ended));
+        let mut fenced = push(&mut state, punch(8), Some(ended));
         drop(push(&mut state, make("a", 9), None));
         let over = || Err(NsError::SessionEnded(ended));
-        let fallout = state.answered_batch(vec![over(), over(), over()]);
-        assert!(fallout.session_ended && !fallout.spoiled);
-        for answer in [&mut of_blocks, &mut bound] {
+        let aftermath = state.answer_batch(vec![over(), over(), over()]);
+        assert!(aftermath.session_ended && !aftermath.spoiled);
+        for answer in [&mut of_blocks, &mut fenced] {
             assert!(matches!(answer.try_recv(), Ok(Err(Error::Refused(NsError::SessionEnded(_))))));
         }
         assert_eq!(names_waiting(&state), [make("a", 9)], "a name goes on in the next session");
@@ -378,14 +388,14 @@ mod tests {
 
     #[test]
     fn a_batch_keeps_to_its_limits_and_to_one_session() {
-        let writeback = Writeback::new();
-        let mut state = writeback.state();
-        for number in 0..BATCH_MAX as u64 + 5 {
+        let queue = Queue::new();
+        let mut state = queue.state();
+        for number in 0..BATCH_COMMANDS_MAX as u64 + 5 {
             drop(push(&mut state, punch(number), None));
         }
-        assert_eq!(state.batch(SessionId(1)).len(), BATCH_MAX);
-        let writeback = Writeback::new();
-        let mut state = writeback.state();
+        assert_eq!(state.batch(SessionId(1)).len(), BATCH_COMMANDS_MAX);
+        let queue = Queue::new();
+        let mut state = queue.state();
         for _ in 0..3 {
             drop(push(&mut state, punch(1), None));
             state.queue.back_mut().expect("pushed").bytes = BATCH_BYTES_MAX / 2;
@@ -394,7 +404,7 @@ mod tests {
         state.queue[0].bytes = BATCH_BYTES_MAX * 2;
         assert_eq!(state.batch(SessionId(1)).len(), 1, "one that is larger goes alone");
         state.queue[0].bytes = 1;
-        state.queue[1].bound = Some(SessionId(2));
+        state.queue[1].fence = Some(SessionId(2));
         assert_eq!(state.batch(SessionId(1)).len(), 1, "another session's waits for its own answer");
     }
 }

@@ -136,7 +136,7 @@ impl Shared {
     pub(super) async fn close_by(&self, opened: &Opened) -> Result<(), Errno> {
         let flushed = opened.file.close().await;
         let flushed = flushed.map_err(|error| self.inode_errno("storing written data", &error));
-        flushed.and(opened.file.let_go().await.map_err(|error| self.lock_errno("unlocking", &error)))
+        flushed.and(opened.file.release_closed().await.map_err(|error| self.lock_errno("unlocking", &error)))
     }
 
     /// No process has the handle any more.
@@ -144,11 +144,11 @@ impl Shared {
         let lockers = std::mem::take(&mut *opened.lockers());
         let mut any = false;
         for (kind, owner) in lockers {
-            any |= opened.file.leave(kind, owner);
+            any |= opened.file.release_on_close(kind, owner);
         }
         if any {
             self.runtime.spawn(async move {
-                if let Err(error) = opened.file.let_go().await {
+                if let Err(error) = opened.file.release_closed().await {
                     tracing::debug!(%error, "unlocking a closed file; it is tried again");
                 }
             });

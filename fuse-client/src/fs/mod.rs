@@ -356,7 +356,7 @@ impl Filesystem for RainFs {
         reply: ReplyEmpty,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
-        let had_locks = opened.file.leave(LockKind::Record, owner.0);
+        let had_locks = opened.file.release_on_close(LockKind::Record, owner.0);
         if !opened.writable && !had_locks {
             return reply.ok();
         }
@@ -490,10 +490,10 @@ impl Filesystem for RainFs {
         reply: ReplyEmpty,
     ) {
         self.answer(|fs| async move {
-            let settled = fs.volume.settle().await;
+            let drained = fs.volume.drain().await;
             reply_empty(
                 reply,
-                settled.map_err(|error| fs.errno("telling the namespace what was done", &error)),
+                drained.map_err(|error| fs.errno("telling the namespace what was done", &error)),
             );
         });
     }

@@ -149,7 +149,7 @@ fn start(connection: OwnedFd, options: &MountOptions, state: Arc<State>) -> io::
 
 /// How long something that the client bounds is waited for.
 fn patience(volume: &Volume) -> Duration {
-    volume.cluster().options().slow_after + ANSWER_EXTRA
+    volume.session().options().slow_after + ANSWER_EXTRA
 }
 
 /// Waits until the root's attributes come, in a thread of its own, as the wait might never end. Gives the

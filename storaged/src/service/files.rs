@@ -116,7 +116,7 @@ impl Store for StoreService {
         if first.must_not_exist && target.volume.lookup(parent, &name).await.is_ok() {
             return Err(Status::already_exists(format!("{path:?} exists")));
         }
-        let session = target.volume.cluster().session();
+        let session = target.volume.session().id();
         let number = self.puts.fetch_add(1, Relaxed);
         let temporary =
             format!(".rain-put-{session}-{}-{number}", self.shared.node().unwrap_or_default()).into_bytes();

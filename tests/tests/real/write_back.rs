@@ -269,7 +269,7 @@ fn few_entries() -> anyhow::Result<()> {
             for at in 0..1000 {
                 volume.make(dir, format!("f{at}").as_bytes(), new(FileKind::File)).await?;
             }
-            volume.settle().await?;
+            volume.drain().await?;
             sent.push(client.stats().commands);
             let (entries, _) = volume.read_directory(dir, None, 4096).await?;
             ensure!(entries.len() == 1000, "{} names", entries.len());

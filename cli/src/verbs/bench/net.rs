@@ -59,7 +59,7 @@ impl BenchNet {
         }
         rows.push(Row::new("namespace query, median", percentile(&mut times, 0.5), "us"));
         let volume = super::super::open_volume(&cluster, &self.volume).await?;
-        let name = format!(".rain-bench-{}", cluster.session());
+        let name = format!(".rain-bench-{}", cluster.session_id());
         let new = NewInode::new(FileKind::File, 0o600, 0, 0);
         let (_, file) = volume.create(volume.root(), name.as_bytes(), new).await?;
         let (piece, len) = (vec![7u8; 1 << 20], 64u64 << 20);

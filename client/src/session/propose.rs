@@ -1,0 +1,80 @@
+//! Commands: sent to the leader, applied once each, in order within one call.
+
+use super::{Numbered, Session, namespace_client, v1};
+use crate::error::Error;
+use crate::stats::count;
+use rain_namespace::command::{Applied, Command, Outcome, Request};
+use rain_namespace::error::NsError;
+use rain_namespace::wire;
+use rain_types::SessionId;
+use std::time::Instant;
+
+impl Session {
+    /// Applies a command once, however often it has to be sent. Waits where another session holds the directory.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        self.propose_fenced(None, command).await
+    }
+
+    /// As [`Session::propose`]. With a fence the command applies in that session or not at all.
+    pub(crate) async fn propose_fenced(
+        &self,
+        fence: Option<SessionId>,
+        command: Command,
+    ) -> Result<Outcome, Error> {
+        let begun = Instant::now();
+        loop {
+            match self.propose_once(fence, &command).await? {
+                Err(NsError::SessionEnded(ended)) => {
+                    self.reopen(ended).await?;
+                    // Blocks belong to their session. Only the flush, which has their data, can store them again.
+                    if fence.is_some() || matches!(command, Command::Commit { .. }) {
+                        return Err(Error::Refused(NsError::SessionEnded(ended)));
+                    }
+                }
+                Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
+                applied => return applied.map_err(Error::Refused),
+            }
+        }
+    }
+
+    /// As [`Session::propose_fenced`], but returns the refusal where the session has ended or another session
+    /// holds the directory.
+    pub(crate) async fn propose_once(
+        &self,
+        fence: Option<SessionId>,
+        command: &Command,
+    ) -> Result<Applied, Error> {
+        let numbered = self.number([(command.clone(), None)]);
+        if let Some(ended) = fence.filter(|fence| *fence != numbered.session) {
+            return Ok(Err(NsError::SessionEnded(ended)));
+        }
+        let mut applied = self.send_numbered(&numbered).await?;
+        applied.pop().ok_or_else(|| Error::unexpected("an outcome"))
+    }
+
+    /// Sends numbered commands. The leader applies them in their order; the result has an outcome for each.
+    pub(crate) async fn send_numbered(&self, numbered: &Numbered<'_>) -> Result<Vec<Applied>, Error> {
+        self.send(numbered.requests.clone()).await
+    }
+
+    /// Applies a command that needs no session and may be repeated.
+    pub(crate) async fn propose_internal(&self, command: Command) -> Result<Outcome, Error> {
+        let mut applied = self.send(vec![wire::encode(&Request::internal(command)).into()]).await?;
+        applied.pop().ok_or_else(|| Error::unexpected("an outcome"))?.map_err(Error::Refused)
+    }
+
+    async fn send(&self, requests: Vec<bytes::Bytes>) -> Result<Vec<Applied>, Error> {
+        count(&self.counters.commands);
+        let response = self
+            .call_leader("changing the namespace", |channel| {
+                let request = v1::ProposeRequest { requests: requests.clone() };
+                let mut client = namespace_client(channel);
+                async move { client.propose(request).await }
+            })
+            .await?;
+        if response.applied.len() != requests.len() {
+            return Err(Error::unexpected("an outcome for each command"));
+        }
+        Ok(response.applied.iter().map(|applied| wire::decode(applied)).collect::<Result<_, _>>()?)
+    }
+}

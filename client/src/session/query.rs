@@ -1,0 +1,127 @@
+//! Queries: answered by the leader; without a majority, where the options allow it, by any node from its own state.
+
+use super::{Session, namespace_client, v1};
+use crate::error::Error;
+use crate::rpc::endpoint::grpc_endpoint;
+use crate::stats::count;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rain_namespace::command::Command;
+use rain_namespace::error::NsError;
+use rain_namespace::query::{Answer, Answered, Query};
+use rain_namespace::wire;
+use rain_types::Ino;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tonic::transport::Channel;
+
+/// Deadline for a stale answer of one node.
+const STALE_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// After the first stale answer, the other nodes may answer within this: one of them may have a newer state.
+const STALE_GRACE: Duration = Duration::from_millis(15);
+
+/// Longest wait of one query for the return of a delegated directory.
+const RECALL_WAIT: Duration = Duration::from_millis(500);
+
+impl Session {
+    /// Asks the namespace. Waits where another session holds the directory.
+    ///
+    /// Without a majority, and where [`crate::Options::allow_stale`] allows it, the newest state of the nodes that answer is the
+    /// answer; [`Session::without_leader`] tells its age.
+    pub(crate) async fn query(&self, query: &Query) -> Result<Answer, Error> {
+        let begun = Instant::now();
+        loop {
+            // Names may be delegated, so the leader has to know which session asks for them.
+            let framed = match query {
+                Query::Lookup { .. } | Query::ReadDirectory { .. } => {
+                    wire::encode(&Query::As { session: self.id(), query: Box::new(query.clone()) })
+                }
+                _ => wire::encode(query),
+            };
+            let response = match self.query_leader(framed.into(), Duration::ZERO).await {
+                Err(error @ Error::NoMajority { .. }) if self.options.allow_stale => {
+                    self.query_any(wire::encode(query).into()).await.ok_or(error)?
+                }
+                asked => asked?,
+            };
+            let answered: Answered = wire::decode(&response.answered)?;
+            match answered {
+                Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
+                answered => return answered.map_err(Error::Refused),
+            }
+        }
+    }
+
+    /// Asks the leader and nobody else. The leader may hold the answer back for `wait` until what the query waits for has happened.
+    pub(crate) async fn query_waiting(&self, query: &Query, wait: Duration) -> Result<Answer, Error> {
+        let response = self.query_leader(wire::encode(query).into(), wait).await?;
+        let answered: Answered = wire::decode(&response.answered)?;
+        answered.map_err(Error::Refused)
+    }
+
+    /// Recalls a delegated directory and waits for its return. Fails with `TimedOut` when `slow_after` has passed since `begun`.
+    pub(crate) async fn recall(&self, dir: Ino, begun: Instant) -> Result<(), Error> {
+        let after = self.options.slow_after;
+        self.propose_internal(Command::Recall { dir }).await?;
+        loop {
+            let left = after.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                let what = format!("waiting for directory {dir}, which another client holds,");
+                return Err(Error::TimedOut { what, after });
+            }
+            let query = Query::Delegation { dir };
+            if let Answer::Delegation(None) = self.query_waiting(&query, RECALL_WAIT.min(left)).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn query_leader(&self, query: bytes::Bytes, wait: Duration) -> Result<v1::QueryResponse, Error> {
+        count(&self.counters.queries);
+        self.call_leader("asking the namespace", |channel| {
+            let wait_ms = wait.as_millis() as u32;
+            let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms };
+            let mut client = namespace_client(channel);
+            async move { client.query(request).await }
+        })
+        .await
+    }
+
+    /// Asks all nodes for their own state, and returns the newest of the first answers; none when no node answers.
+    async fn query_any(&self, query: bytes::Bytes) -> Option<v1::QueryResponse> {
+        let mut channels: Vec<Channel> = self.nodes.all().iter().map(|node| node.channel()).collect();
+        if channels.is_empty() {
+            let addresses = self.leader.addresses();
+            channels = addresses
+                .iter()
+                .filter_map(|address| Some(grpc_endpoint(address).ok()?.connect_lazy()))
+                .collect();
+        }
+        let asked = channels.into_iter().map(|channel| {
+            let request = v1::QueryRequest { query: query.clone(), allow_stale: true, wait_ms: 0 };
+            let mut client = namespace_client(channel);
+            async move { tokio::time::timeout(STALE_TIMEOUT, client.query(request)).await.ok()?.ok() }
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut newest: Option<v1::QueryResponse> = None;
+        let mut until = None;
+        loop {
+            let next = asked.next();
+            let answer = match until {
+                None => next.await,
+                Some(until) => tokio::time::timeout_at(until, next).await.unwrap_or(None),
+            };
+            let Some(answer) = answer else { break };
+            let Some(answer) = answer.map(tonic::Response::into_inner) else { continue };
+            until.get_or_insert_with(|| tokio::time::Instant::now() + STALE_GRACE);
+            if newest.as_ref().is_none_or(|newest| answer.age_ms < newest.age_ms) {
+                newest = Some(answer);
+            }
+        }
+        if let Some(newest) = &newest {
+            self.stale_age_ms.store(newest.age_ms, Relaxed);
+        }
+        newest
+    }
+}
