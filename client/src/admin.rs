@@ -1,5 +1,5 @@
-//! Calls of the nodes' own workers (repair, moves, deletion and lists of shares) and of administrators (nodes that come and go). Both
-//! use the same block layer as every other client.
+//! Calls of the nodes' own workers (repair, moves, deletion and lists of shares) and of administrators (nodes
+//! that come and go). Both use the same block layer as every other client.
 
 use crate::block::{BlockLocation, Repaired};
 use crate::client::Client;
@@ -46,7 +46,8 @@ impl Client {
         Ok(direct::call_patiently(node, "deleting shares", answer).await?.deleted)
     }
 
-    /// The shares of one node in the order of their keys, all of them or those of one session's blocks, and whether there are more.
+    /// The shares of one node in the order of their keys, all of them or those of one session's blocks, and
+    /// whether there are more.
     pub async fn list_shares(
         &self,
         node: NodeId,
@@ -87,7 +88,8 @@ impl Client {
         Ok(described)
     }
 
-    /// Takes the node that runs at an address into the cluster. Returns its number; fails on a node of another cluster.
+    /// Takes the node that runs at an address into the cluster. Returns its number; fails on a node of
+    /// another cluster.
     pub async fn add_node(&self, address: &str) -> Result<NodeId, Error> {
         let said = self.describe_node(address).await?;
         let ours = self.cluster_id().to_string();
@@ -113,7 +115,8 @@ impl Client {
         self.propose_internal(Command::SetDraining { id, draining }).await.map(|_| ())
     }
 
-    /// The number of placement groups that need a node: open ones, and closed ones that still have blocks. At 0 the node can be removed.
+    /// The number of placement groups that need a node: open ones, and closed ones that still have blocks. At
+    /// 0 the node can be removed.
     pub async fn groups_with(&self, node: NodeId) -> Result<u64, Error> {
         match self.query(&Query::GroupsWith { node }).await? {
             Answer::Groups(groups) => Ok(groups),

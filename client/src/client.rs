@@ -1,5 +1,5 @@
-//! The client: the façade over one session with a cluster. It alone knows all volumes in use, and it runs the loop that renews the
-//! session and reports their open files.
+//! The client: the façade over one session with a cluster. It alone knows all volumes in use, and it runs the
+//! loop that renews the session and reports their open files.
 //!
 //! Volumes and open files keep the session alive, and its loops with it, when the `Client` itself is dropped.
 
@@ -169,7 +169,8 @@ impl Client {
         self.session.leader()
     }
 
-    /// For how long this client has had no leader, and the age of the stale answers it gets meanwhile. None while a leader answers.
+    /// For how long this client has had no leader, and the age of the stale answers it gets meanwhile. None
+    /// while a leader answers.
     pub fn without_leader(&self) -> Option<(Duration, Duration)> {
         self.session.without_leader()
     }
@@ -181,7 +182,8 @@ impl Client {
 
     /// Asks the namespace. Waits where another client holds the directory.
     ///
-    /// Without a majority, and where [`Options::allow_stale`] allows it, the newest state of the nodes that answer is the answer.
+    /// Without a majority, and where [`Options::allow_stale`] allows it, the newest state of the nodes that
+    /// answer is the answer.
     pub async fn query(&self, query: &Query) -> Result<Answer, Error> {
         self.session.query(query).await
     }
@@ -196,7 +198,8 @@ impl Client {
         self.session.propose_internal(command).await
     }
 
-    /// Stores every volume's files and ends the session. A failure is logged. Later calls fail, or open a new session.
+    /// Stores every volume's files and ends the session. A failure is logged. Later calls fail, or open a new
+    /// session.
     pub async fn close(&self) {
         for files in self.files.all() {
             if let Err(error) = files.flush_all().await {
@@ -212,7 +215,8 @@ impl Client {
     }
 }
 
-/// Renews the session, takes in changes of nodes and groups, and reports missing shares, until the session is dropped.
+/// Renews the session, takes in changes of nodes and groups, and reports missing shares, until the session is
+/// dropped.
 async fn renew_forever(session: Weak<Session>, blocks: Arc<Blocks>, tables: Arc<FileTables>) {
     loop {
         let Some(session) = session.upgrade() else { return };

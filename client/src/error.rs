@@ -1,5 +1,5 @@
-//! The client's errors. Each variant is one sentence for people, with the values and what to do. `rain-fuse` maps the variants
-//! to errno in one table.
+//! The client's errors. Each variant is one sentence for people, with the values and what to do. `rain-fuse`
+//! maps the variants to errno in one table.
 
 use rain_namespace::error::NsError;
 use rain_types::NodeId;

@@ -1,6 +1,7 @@
 //! The client of a RAIN cluster, used alike by mounts, commands, programs and the nodes' own workers.
 //!
-//! The crate is a ladder. Each rung uses only the rungs below it; `tests/tests/rooms.rs` of the workspace holds this.
+//! The crate is a ladder. Each rung uses only the rungs below it; `tests/tests/rooms.rs` of the workspace
+//! holds this.
 //!
 //! | rung | what it is |
 //! |---|---|
@@ -14,14 +15,15 @@
 //! | [`error`], [`options`], [`stats`] | used by every rung |
 //!
 //! Invariants:
-//! 1. Nothing waits without bound. Where needed nodes do not answer, an operation fails after [`Options::dead_after`]; where they answer
-//!    too slowly, after [`Options::slow_after`].
+//! 1. Nothing waits without bound. Where needed nodes do not answer, an operation fails after
+//!    [`Options::dead_after`]; where they answer too slowly, after [`Options::slow_after`].
 //! 2. Every queue and cache has a limit ([`Options`]).
-//! 3. Data that a flush could not store stays in memory. The next flush and a background task try again; an error never throws
-//!    written data away.
+//! 3. Data that a flush could not store stays in memory. The next flush and a background task try again; an
+//!    error never throws written data away.
 //! 4. Every byte read is checked against its chunk's checksum before a program sees it.
 //!
-//! The crate knows nothing of FUSE and of a node's disk. What a namespace function does is the namespace's to decide; this crate asks.
+//! The crate knows nothing of FUSE and of a node's disk. What a namespace function does is the namespace's to
+//! decide; this crate asks.
 
 mod admin;
 pub mod block;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-/// Which k of a block's n shares are read when the whole block is wanted. Nodes that do not answer come last under every policy.
+/// Which k of a block's n shares are read when the whole block is wanted. Nodes that do not answer come last
+/// under every policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadPolicy {
-    /// The least load index first; differences below 300 of 1000 do not count. Among equals the nearest first.
+    /// The least load index first; differences below 300 of 1000 do not count. Among equals the nearest
+    /// first.
     #[default]
     LeastLoad,
     /// The node that is expected to answer first, in steps of a factor of four.
@@ -32,14 +34,16 @@ impl std::str::FromStr for ReadPolicy {
 pub struct Options {
     /// A label for people, shown in the list of sessions: "mount of /main at /mnt, pid 77".
     pub label: String,
-    /// An operation that needs unreachable nodes fails after this. 1.2 s: long enough to restart a process, short enough not to look
-    /// like a hang.
+    /// An operation that needs unreachable nodes fails after this. 1.2 s: long enough to restart a process,
+    /// short enough not to look like a hang.
     pub dead_after: Duration,
     /// An operation on nodes that answer fails after this. 30 s, because a disk may stall for seconds.
     pub slow_after: Duration,
-    /// Limit of written data that is not stored yet, over all files of a volume, bytes. Writers wait at the limit. 96 MiB.
+    /// Limit of written data that is not stored yet, over all files of a volume, bytes. Writers wait at the
+    /// limit. 96 MiB.
     pub dirty_bytes_max: u64,
-    /// Limit of the block cache, bytes. 64 MiB: the kernel's cache is the large one, this one bridges the pieces of a block.
+    /// Limit of the block cache, bytes. 64 MiB: the kernel's cache is the large one, this one bridges the
+    /// pieces of a block.
     pub cache_bytes_max: u64,
     /// Blocks that the flush of one file stores at a time. 8.
     pub blocks_in_flight_max: usize,
@@ -47,14 +51,15 @@ pub struct Options {
     pub read_policy: ReadPolicy,
     /// Only observe: the client opens no session and needs no leader of the namespace.
     pub observe: bool,
-    /// Write back: directories in which the client makes and removes much are delegated to it, and changes of names and small files in
-    /// them are acknowledged early. Other clients see them at once; they are durable at the next flush. False: every call returns once
-    /// its change is durable.
+    /// Write back: directories in which the client makes and removes much are delegated to it, and changes of
+    /// names and small files in them are acknowledged early. Other clients see them at once; they are durable
+    /// at the next flush. False: every call returns once its change is durable.
     pub write_back: bool,
-    /// First back-off before a recalled delegation is requested again. Each back-off is twice as long as the one before, up to 150 times
-    /// this. 0.2 s.
+    /// First back-off before a recalled delegation is requested again. Each back-off is twice as long as the
+    /// one before, up to 150 times this. 0.2 s.
     pub delegation_backoff: Duration,
-    /// Without a majority, answer queries from the state of a node, which may be stale. False: such queries fail. True by default.
+    /// Without a majority, answer queries from the state of a node, which may be stale. False: such queries
+    /// fail. True by default.
     pub allow_stale: bool,
 }
 

@@ -1,8 +1,9 @@
 //! Placement: a volume's placement groups as this client knows them, and how it learns of new ones.
 //!
-//! When nodes are added, drained or removed, the rebalance worker moves blocks from closed groups to open ones while clients go on with
-//! their old groups. That is safe without exact knowledge here: shares that do not move are where they were, moved shares stay at their
-//! old nodes for a while, and an extent in a closed group that was learned more than [`MAY_HAVE_MOVED_AFTER`] ago is asked for again.
+//! When nodes are added, drained or removed, the rebalance worker moves blocks from closed groups to open
+//! ones while clients go on with their old groups. That is safe without exact knowledge here: shares that do
+//! not move are where they were, moved shares stay at their old nodes for a while, and an extent in a closed
+//! group that was learned more than [`MAY_HAVE_MOVED_AFTER`] ago is asked for again.
 
 use crate::block::{BlockLocation, Blocks};
 use crate::error::Error;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A layout with blocks in closed groups is asked for again at this age, because those blocks may have moved. It is shorter than
-/// the time for which moved shares stay at their old nodes.
+/// A layout with blocks in closed groups is asked for again at this age, because those blocks may have moved.
+/// It is shorter than the time for which moved shares stay at their old nodes.
 pub(crate) const MAY_HAVE_MOVED_AFTER: Duration = Duration::from_secs(3);
 
 /// The placement groups of a volume at one moment.
@@ -75,7 +76,8 @@ impl Groups {
         self.open.iter().flat_map(|group| self.nodes[group.0 as usize].iter().copied()).collect()
     }
 
-    /// Chooses the open group for a new block: in turn, but a group with fewer nodes down goes before one with more.
+    /// Chooses the open group for a new block: in turn, but a group with fewer nodes down goes before one
+    /// with more.
     pub(crate) fn choose(
         &self,
         turn: &AtomicU64,

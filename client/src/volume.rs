@@ -1,7 +1,7 @@
 //! A volume: names and attributes. Each operation is a command or a query, through the write-back.
 //!
-//! Invariant: attributes from here include this client's writes that are not committed yet (length and modification time), so that a
-//! program sees its own writes.
+//! Invariant: attributes from here include this client's writes that are not committed yet (length and
+//! modification time), so that a program sees its own writes.
 //!
 //! This rung leaves files' data to [`crate::file`].
 
@@ -255,8 +255,8 @@ impl Volume {
         self.writeback.change(Command::RemoveXattr { ino, name: name.to_vec() }).await.map(|_| ())
     }
 
-    /// The attributes of the inode at a path of the volume (`/dir/file`). Symlinks are not followed, because commands name what is
-    /// stored.
+    /// The attributes of the inode at a path of the volume (`/dir/file`). Symlinks are not followed, because
+    /// commands name what is stored.
     pub async fn resolve(&self, path: &[u8]) -> Result<Attr, Error> {
         let mut attr = None;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
@@ -269,7 +269,8 @@ impl Volume {
         }
     }
 
-    /// The volume's space: the space that its nodes report, less the part for parity. A node that does not answer counts as full.
+    /// The volume's space: the space that its nodes report, less the part for parity. A node that does not
+    /// answer counts as full.
     pub async fn space(&self) -> Result<Space, Error> {
         let members = self.placement.groups().members();
         let asked = members.iter().map(|node| direct::node_status(self.session.nodes(), *node));
@@ -291,8 +292,8 @@ impl Volume {
         Ok(Space { total_bytes: data_part(total), free_bytes: data_part(free_raw), inodes })
     }
 
-    /// Opens a file. Everything that other clients committed before is seen from here on (close-to-open). A file whose name was looked
-    /// up just before can be opened even if the name has gone meanwhile.
+    /// Opens a file. Everything that other clients committed before is seen from here on (close-to-open). A
+    /// file whose name was looked up just before can be opened even if the name has gone meanwhile.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
         let _opening = self.session.openings().begin();
         let open_here = self.files.get(ino).is_some_and(|file| file.is_open());
@@ -307,14 +308,14 @@ impl Volume {
         }
     }
 
-    /// Stores and commits everything written so far to any file, and applies every change of a name. Tries all files and returns the
-    /// first error.
+    /// Stores and commits everything written so far to any file, and applies every change of a name. Tries
+    /// all files and returns the first error.
     pub async fn flush_all(&self) -> Result<(), Error> {
         self.files.flush_all().await
     }
 
-    /// Returns when every change of a name acknowledged before the call is applied at the leader. Fails with the error of a change that
-    /// was acknowledged and then refused.
+    /// Returns when every change of a name acknowledged before the call is applied at the leader. Fails with
+    /// the error of a change that was acknowledged and then refused.
     pub async fn drain(&self) -> Result<(), Error> {
         self.writeback.drain().await
     }

@@ -1,8 +1,9 @@
-//! The block cache: whole blocks kept after reading, and the reads of whole blocks under way. Many small reads of one block
-//! fetch it once. Blocks never change, so a cached block is never stale.
+//! The block cache: whole blocks kept after reading, and the reads of whole blocks under way. Many small
+//! reads of one block fetch it once. Blocks never change, so a cached block is never stale.
 //!
 //! Invariants:
-//! 1. The bytes of finished blocks stay under the limit (`the_cache_stays_under_its_limit_and_keeps_what_was_used_last`).
+//! 1. The bytes of finished blocks stay under the limit
+//!    (`the_cache_stays_under_its_limit_and_keeps_what_was_used_last`).
 //! 2. A read that failed leaves nothing (`a_failed_read_leaves_nothing`).
 
 use crate::BLOCK_BYTES_MAX;
@@ -14,8 +15,9 @@ use rain_types::BlockId;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// The part of the cache for blocks that were read more than once. The other half is for new blocks: several sequential
-/// readers, each some blocks ahead of its program, must not push out what they have fetched and not read.
+/// The part of the cache for blocks that were read more than once. The other half is for new blocks: several
+/// sequential readers, each some blocks ahead of its program, must not push out what they have fetched and
+/// not read.
 const HOT_PART: f64 = 0.5;
 
 /// Blocks for which the cache allocates its tables at least.

@@ -1,5 +1,5 @@
-//! The checksum of every chunk: CRC-64/NVMe, chosen for its speed (docs/decisions/0002-checksums.md). It finds bytes that a disk
-//! or a cable has changed. blake3 seals the headers on disk.
+//! The checksum of every chunk: CRC-64/NVMe, chosen for its speed (docs/decisions/0002-checksums.md). It
+//! finds bytes that a disk or a cable has changed. blake3 seals the headers on disk.
 
 use crc_fast::{CrcAlgorithm, checksum};
 use rain_proto::CHUNK_BYTES;

@@ -1,13 +1,15 @@
-//! The block layer: distributed store (n shares to n nodes) and retrieve (any k shares, the best placed first).
+//! The block layer: distributed store (n shares to n nodes) and retrieve (any k shares, the best placed
+//! first).
 //!
 //! - [`store`] encodes a block, sends the n shares at once, and says which shares could not be placed.
-//! - [`retrieve`] reads the shares that hold the wanted bytes. Where one is late, damaged or missing it asks for others, and decodes
-//!   the first k that arrive. [`cache`] keeps whole blocks.
+//! - [`retrieve`] reads the shares that hold the wanted bytes. Where one is late, damaged or missing it asks
+//!   for others, and decodes the first k that arrive. [`cache`] keeps whole blocks.
 //! - [`repair`] makes missing shares again and moves shares between nodes.
-//! - [`share`] reads one share of one node; [`crc`] has the checksums; [`report`] tells the namespace of missing shares.
+//! - [`share`] reads one share of one node; [`crc`] has the checksums; [`report`] tells the namespace of
+//!   missing shares.
 //!
-//! Every checksum is verified here, at the end that uses the bytes. Extents, files and garbage are the namespace's: this rung
-//! does not know what a block means.
+//! Every checksum is verified here, at the end that uses the bytes. Extents, files and garbage are the
+//! namespace's: this rung does not know what a block means.
 
 mod cache;
 mod crc;
@@ -81,8 +83,9 @@ impl Blocks {
         })
     }
 
-    /// The wait for unreachable nodes. After one operation has waited in vain, the others do not wait until one of those nodes is
-    /// back: the kernel asks for a failed range again page by page, and each page would wait anew.
+    /// The wait for unreachable nodes. After one operation has waited in vain, the others do not wait until
+    /// one of those nodes is back: the kernel asks for a failed range again page by page, and each page would
+    /// wait anew.
     fn patience(&self) -> Duration {
         let nodes = self.nodes.map();
         let mut outage = self.outage.lock();

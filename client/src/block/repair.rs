@@ -1,5 +1,6 @@
-//! Repair and moves of one block: read the sources, make the shares that are missing, and put them on their nodes. The sources of
-//! a move are the shares themselves; those of a repair are the rows of a repair plan, or any k shares.
+//! Repair and moves of one block: read the sources, make the shares that are missing, and put them on their
+//! nodes. The sources of a move are the shares themselves; those of a repair are the rows of a repair plan,
+//! or any k shares.
 //!
 //! The namespace plans which blocks are repaired or moved, and in what order.
 
@@ -39,7 +40,8 @@ impl Blocks {
         self.make(location, there.lowest(code.k()), make, location).await
     }
 
-    /// Repairs by the code's plan, which reads rows of other shares. None: the plan reads no less than k shares, or a source fails.
+    /// Repairs by the code's plan, which reads rows of other shares. None: the plan reads no less than k
+    /// shares, or a source fails.
     async fn repair_by_plan(
         &self,
         location: &BlockLocation,
@@ -99,8 +101,8 @@ impl Blocks {
         Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share, read })
     }
 
-    /// Moves a block's shares: those whose nodes differ between `from` and `to` are put onto their nodes in `to`. A share that is not
-    /// `missing` (bits) is copied where its old node answers; any other is made.
+    /// Moves a block's shares: those whose nodes differ between `from` and `to` are put onto their nodes in
+    /// `to`. A share that is not `missing` (bits) is copied where its old node answers; any other is made.
     pub(crate) async fn move_shares(
         &self,
         from: &BlockLocation,
@@ -120,7 +122,8 @@ impl Blocks {
         self.make(from, sources, moving, to).await
     }
 
-    /// Reads the sources, makes those of `make` that are not among them, and puts all of `make` onto their nodes in `to`.
+    /// Reads the sources, makes those of `make` that are not among them, and puts all of `make` onto their
+    /// nodes in `to`.
     async fn make(
         &self,
         from: &BlockLocation,

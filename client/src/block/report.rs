@@ -1,4 +1,5 @@
-//! Shares that reads found missing or damaged. They are gathered, and reported to the namespace, which has them repaired.
+//! Shares that reads found missing or damaged. They are gathered, and reported to the namespace, which has
+//! them repaired.
 
 use super::BlockLocation;
 use crate::session::Session;

@@ -1,8 +1,8 @@
-//! Retrieve: any k of n shares. Bytes are read from the shares that hold them. A share that is late, gone or damaged is replaced
-//! by decoding the same range from other shares.
+//! Retrieve: any k of n shares. Bytes are read from the shares that hold them. A share that is late, gone or
+//! damaged is replaced by decoding the same range from other shares.
 //!
-//! A range that is cut at whole stripes is a code word of its own (`rain_codec::Code::stripe_bytes`). So a small read of a lost
-//! share costs k small reads, not k shares.
+//! A range that is cut at whole stripes is a code word of its own (`rain_codec::Code::stripe_bytes`). So a
+//! small read of a lost share costs k small reads, not k shares.
 
 use super::share::ShareFault;
 use super::{BlockLocation, Blocks};
@@ -90,10 +90,11 @@ impl Blocks {
         Ok(whole.freeze())
     }
 
-    /// Gets one range of the wanted shares, by reading or by decoding. The range is whole stripes. With `by_policy`, and where k shares
-    /// are wanted, the read policy may choose any k shares to read.
+    /// Gets one range of the wanted shares, by reading or by decoding. The range is whole stripes. With
+    /// `by_policy`, and where k shares are wanted, the read policy may choose any k shares to read.
     ///
-    /// Fails with `Unreachable` when too few nodes answer until the patience runs out, and with `Damaged` when fewer than k good shares exist.
+    /// Fails with `Unreachable` when too few nodes answer until the patience runs out, and with `Damaged`
+    /// when fewer than k good shares exist.
     pub(super) async fn gather(
         &self,
         location: &BlockLocation,
@@ -215,7 +216,8 @@ impl Blocks {
         }
     }
 
-    /// All shares, the best one last: shares of nodes that answer, then by the read policy, then data before parity.
+    /// All shares, the best one last: shares of nodes that answer, then by the read policy, then data before
+    /// parity.
     fn spares(&self, location: &BlockLocation, code: &dyn Code) -> Vec<usize> {
         let known = self.nodes.map();
         let turn = match self.options.read_policy {
@@ -288,8 +290,8 @@ impl Blocks {
     }
 }
 
-/// Joins pieces into ranges of whole stripes, each with the shares that it is read from. Where most of several shares is wanted, the
-/// range is the whole share; else each piece has its own range.
+/// Joins pieces into ranges of whole stripes, each with the shares that it is read from. Where most of
+/// several shares is wanted, the range is the whole share; else each piece has its own range.
 fn group_pieces(pieces: &[Piece], share_bytes: usize, stripe_bytes: usize) -> Vec<(Range<usize>, ShareSet)> {
     let wanted: usize = pieces.iter().map(|piece| piece.len).sum();
     let touched: ShareSet = pieces.iter().map(|piece| piece.share).collect();
@@ -309,7 +311,8 @@ fn group_pieces(pieces: &[Piece], share_bytes: usize, stripe_bytes: usize) -> Ve
 /// Load indices that differ by less than this count as equal, because an index is up to a second old.
 const LOAD_STEP: u32 = 300;
 
-/// How much later than the soonest an answer is expected, in steps of a factor of four. Up to 8 ms counts as the same.
+/// How much later than the soonest an answer is expected, in steps of a factor of four. Up to 8 ms counts as
+/// the same.
 fn time_step(time: Duration, soonest: Duration) -> u32 {
     let factor = time.as_micros() / soonest.as_micros().max(2000);
     factor.max(1).ilog2() / 2

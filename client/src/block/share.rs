@@ -44,7 +44,8 @@ pub(super) enum ShareFault {
 }
 
 impl Blocks {
-    /// Reads a range of one share; with `only` just the rows of it that a repair plan needs, packed. The chunks are verified.
+    /// Reads a range of one share; with `only` just the rows of it that a repair plan needs, packed. The
+    /// chunks are verified.
     pub(super) async fn get_share(
         &self,
         node: &Arc<Node>,

@@ -1,7 +1,8 @@
 //! Distributed store: encode a block, send its n shares at once, and decide when enough of them are durable.
 //!
-//! The write quorum: the shares of all nodes that answer; where one of these nodes is late, at least k + 1 shares; where only k
-//! nodes answer, k shares. The caller names the shares that are not durable by then as missing, and repair makes them.
+//! The write quorum: the shares of all nodes that answer; where one of these nodes is late, at least k + 1
+//! shares; where only k nodes answer, k shares. The caller names the shares that are not durable by then as
+//! missing, and repair makes them.
 
 use super::share::ShareFault;
 use super::{Blocks, chunk_checksums};
@@ -36,8 +37,9 @@ const PROBE_WITHIN: Duration = Duration::from_millis(180);
 /// Pause between two decisions whether to go on waiting for late nodes.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Gap between the shares in memory, bytes. At distances that are multiples of 4 KiB, equal offsets of all shares share few sets of
-/// the processor's caches, and twelve shares overfill them (docs/codec.md, "skewed").
+/// Gap between the shares in memory, bytes. At distances that are multiples of 4 KiB, equal offsets of all
+/// shares share few sets of the processor's caches, and twelve shares overfill them (docs/codec.md,
+/// "skewed").
 const SKEW: usize = 192;
 
 /// A share to be written to its node.
@@ -67,7 +69,8 @@ impl Blocks {
 
     /// Stores a block. Returns the bits of the shares that could not be placed.
     ///
-    /// Fails when fewer than k shares could be placed: `Unreachable`, `NoSpace`, or `Protocol` with a node's reason.
+    /// Fails when fewer than k shares could be placed: `Unreachable`, `NoSpace`, or `Protocol` with a node's
+    /// reason.
     pub(crate) async fn store(
         self: &Blocks,
         id: BlockId,
@@ -91,8 +94,8 @@ impl Blocks {
         Ok(all & !placed)
     }
 
-    /// Sends shares until at least `needed` of them are durable; more of them where that needs no waiting for late nodes. Returns the
-    /// bits of the durable shares.
+    /// Sends shares until at least `needed` of them are durable; more of them where that needs no waiting for
+    /// late nodes. Returns the bits of the durable shares.
     pub(super) async fn put_shares(
         &self,
         id: BlockId,
@@ -136,8 +139,9 @@ impl Blocks {
         }
     }
 
-    /// One round: sends every waiting share to its node, and collects answers until all nodes have answered, or enough have and the
-    /// others are late. Late writes go on in the background, in case their nodes wake up.
+    /// One round: sends every waiting share to its node, and collects answers until all nodes have answered,
+    /// or enough have and the others are late. Late writes go on in the background, in case their nodes wake
+    /// up.
     async fn send_round(
         &self,
         id: BlockId,
@@ -199,7 +203,8 @@ impl Blocks {
                 probes = &mut probing => {
                     probing.set(futures::future::pending().boxed());
                     waits.silent = probes.iter().all(|probe| *probe == Probe::Silent);
-                    // A write over the old address is lost or comes late, so it is sent again. A share may be put twice.
+                    // A write over the old address is lost or comes late, so it is sent again. A share may be
+                    // put twice.
                     let elsewhere = out.iter().zip(probes).filter(|(_, probe)| *probe == Probe::OtherAddress);
                     for (node, _) in elsewhere {
                         waiting.iter().filter(|write| write.node == node.id).for_each(|write| send(node, write));
@@ -271,8 +276,9 @@ impl Waits {
 
     /// Whether the round ends. `away`: no late node is in the ring's view. `down`: no late node is up.
     ///
-    /// With k + 1 durable shares the round ends soon. With k, without margin, it ends after more patience, or when the late nodes do not
-    /// answer the probe. With fewer the late nodes are needed, and the round ends when they have been down for long.
+    /// With k + 1 durable shares the round ends soon. With k, without margin, it ends after more patience, or
+    /// when the late nodes do not answer the probe. With fewer the late nodes are needed, and the round ends
+    /// when they have been down for long.
     fn is_over(&self, options: &Options, late_after: Duration, away: bool, down: bool) -> bool {
         let since = self.reached.elapsed();
         match self.got.cmp(&self.needed) {

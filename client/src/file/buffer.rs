@@ -21,7 +21,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// The first byte behind the segment.
+    /// The offset behind the last byte of the segment.
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.data.len() as u64
     }
@@ -52,7 +52,7 @@ impl Dirty {
         self.segments.is_empty()
     }
 
-    /// The first byte behind the last segment; 0 without a segment.
+    /// The offset behind the last segment; 0 without a segment.
     pub(crate) fn end(&self) -> u64 {
         self.segments.last_key_value().map_or(0, |(offset, data)| offset + data.len() as u64)
     }
@@ -149,7 +149,8 @@ impl Dirty {
         })
     }
 
-    /// Takes out segments in order, or only those of the full length, up to a number of bytes but at least one.
+    /// Takes out segments in order, or only those of the full length, up to a number of bytes but at least
+    /// one.
     pub(crate) fn take(&mut self, whole_only: bool, bytes_max: u64) -> Vec<Segment> {
         let mut taken = Vec::new();
         let mut bytes = 0;

@@ -1,5 +1,5 @@
-//! The way of written data: into the buffer, from there into blocks, and committed. Also the changes of length and times, which must
-//! come after the data written before them.
+//! The way of written data: into the buffer, from there into blocks, and committed. Also the changes of
+//! length and times, which must come after the data written before them.
 
 use super::buffer::Segment;
 use super::pack::{Packed, pack};
@@ -14,13 +14,15 @@ use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, Extent, Time};
 use rain_types::{Ino, SessionId};
 
-/// A file stores everything early once its fragments, shorter than a block, reach this many bytes: packed, they make full blocks.
+/// A file stores everything early once its fragments, shorter than a block, reach this many bytes: packed,
+/// they make full blocks.
 pub(super) const FRAGMENTS_EARLY_BYTES: u64 = 8 << 20;
 
 /// A file stores its whole blocks early once they reach this many bytes.
 pub(super) const WHOLE_EARLY_BYTES: u64 = 4 << 20;
 
-/// Bytes stored by one round of a flush before it commits: bounds what a crash or a failure makes to be stored again.
+/// Bytes stored by one round of a flush before it commits: bounds what a crash or a failure makes to be
+/// stored again.
 const FLUSH_ROUND_BYTES: u64 = 32 << 20;
 
 impl FileState {
@@ -80,8 +82,8 @@ impl FileState {
         }
     }
 
-    /// One round of a flush: takes some of the written data out of the buffer, stores and commits it. Returns its bytes. The caller
-    /// holds the turn.
+    /// One round of a flush: takes some of the written data out of the buffer, stores and commits it. Returns
+    /// its bytes. The caller holds the turn.
     async fn flush_round(&self, files: &FileTable, whole_only: bool, pace: Pace) -> Result<u64, Error> {
         // Without a leader the blocks could not be committed.
         files.session.check_writable("storing written data")?;
@@ -137,7 +139,8 @@ impl FileState {
         }
     }
 
-    /// Stores segments, inline or as blocks, and commits them. Returns the new attributes, and the extents of the blocks.
+    /// Stores segments, inline or as blocks, and commits them. Returns the new attributes, and the extents of
+    /// the blocks.
     async fn store_and_commit(
         &self,
         files: &FileTable,
@@ -165,7 +168,8 @@ impl FileState {
             };
             match files.writeback.change_as(command, times.change_options(fence)).await {
                 Err(Error::Refused(NsError::NotInline)) => {}
-                // Inline data belongs to no session, unless it was written under a lock. It is stored as blocks of the new session.
+                // Inline data belongs to no session, unless it was written under a lock. It is stored as
+                // blocks of the new session.
                 Err(Error::Refused(NsError::SessionEnded(_))) if fence.is_none() => {}
                 Ok(Outcome::Attr(attr)) => return Ok((attr, Vec::new())),
                 Ok(_) => return Err(Error::unexpected("an inode")),
@@ -237,14 +241,16 @@ impl FileState {
         if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(NsError::FileTooLarge.into());
         }
-        // If no other client can know of the file, the written data may be stored later: its commit carries the time that is set here.
+        // If no other client can know of the file, the written data may be stored later: its commit carries
+        // the time that is set here.
         let may_wait = change.size.is_none() && files.writeback.is_unpublished(self.ino());
         if change.size != Some(0) && !may_wait {
             self.flush(files).await?;
         }
         let _turn = self.turn.lock().await;
         if let Some(size) = change.size {
-            // This includes data that was written while this call waited for its turn. The calls race, so either order is right.
+            // This includes data that was written while this call waited for its turn. The calls race, so
+            // either order is right.
             let mut inner = self.inner();
             let before = inner.dirty.bytes();
             inner.dirty.remove(size..u64::MAX);

@@ -1,12 +1,18 @@
-//! Locks on a file, over all clients. They promise that the holder of a lock reads what its last holder wrote.
+//! Locks on a file, over all clients. They promise that the holder of a lock reads what its last holder
+//! wrote.
 //!
-//! - Before a lock is requested or released, everything written here is stored. A lock is released only after that has worked.
-//! - The grant of a lock brings the file's newest attributes. Extents and inline data of older contents are forgotten.
-//! - Locks belong to the session. If the session ends without this client's knowledge (a long silence), other clients may have had
-//!   the locks since. From then on the file's reads, writes and flushes fail ([`Error::LockLost`]) until every owner of a lock has closed
-//!   the file, and written data that is not stored is dropped.
-//! - Every commit of a locked file carries the session under which the locks were granted, as its fence. So no commit comes too late.
-//! - The same errors hold while the session's lease has run out by this client's own clock, until it is renewed.
+//! - Before a lock is requested or released, everything written here is stored. A lock is released only after
+//!   that has worked.
+//! - The grant of a lock brings the file's newest attributes. Extents and inline data of older contents are
+//!   forgotten.
+//! - Locks belong to the session. If the session ends without this client's knowledge (a long silence), other
+//!   clients may have had the locks since. From then on the file's reads, writes and flushes fail
+//!   ([`Error::LockLost`]) until every owner of a lock has closed the file, and written data that is not
+//!   stored is dropped.
+//! - Every commit of a locked file carries the session under which the locks were granted, as its fence. So
+//!   no commit comes too late.
+//! - The same errors hold while the session's lease has run out by this client's own clock, until it is
+//!   renewed.
 
 use super::{FileState, FileTable, OpenFile};
 use crate::error::Error;
@@ -67,7 +73,8 @@ pub struct LockGrant {
 }
 
 impl FileState {
-    /// The session fence for the file's commits: the session of its locks, if it has any. Fails with `LockLost` when they are lost.
+    /// The session fence for the file's commits: the session of its locks, if it has any. Fails with
+    /// `LockLost` when they are lost.
     pub(super) fn lock_fence(&self, files: &FileTable) -> Result<Option<SessionId>, Error> {
         let mut inner = self.inner();
         if inner.locks.is_empty() {
@@ -153,7 +160,8 @@ impl FileState {
         !self.inner().locks.closed().is_empty()
     }
 
-    /// Marks the locks of all owners for release: no program has the file open. Returns whether there are any.
+    /// Marks the locks of all owners for release: no program has the file open. Returns whether there are
+    /// any.
     pub(super) fn mark_all_closed(&self) -> bool {
         self.mark_closed(|_| true)
     }
@@ -239,7 +247,8 @@ impl OpenFile {
         self.files.session.propose_fenced(Some(session), command).await.map(|_| ())
     }
 
-    /// Marks all locks of an owner of this kind for release, because the owner has closed the file. Returns whether there are any.
+    /// Marks all locks of an owner of this kind for release, because the owner has closed the file. Returns
+    /// whether there are any.
     ///
     /// [`OpenFile::release_closed`] releases them, or the next request for a lock, or a background flush.
     pub fn release_on_close(&self, kind: LockKind, owner: u64) -> bool {

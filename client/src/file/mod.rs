@@ -1,16 +1,18 @@
-//! Files' data: the data written here and not yet committed, laid over the data that the namespace says is stored.
+//! Files' data: the data written here and not yet committed, laid over the data that the namespace says is
+//! stored.
 //!
 //! Layers of a read, newest first: `dirty` (written), `flushing` (being stored), extents, inline data, zeros.
 //!
 //! - [`table`] has the state of every open file, [`open`] is an open file as one program holds it.
-//! - [`buffer`] gathers written data within [`budget`]; [`flush`] stores it, by way of [`pack`]; [`read`] reads.
+//! - [`buffer`] gathers written data within [`budget`]; [`flush`] stores it, by way of [`pack`]; [`read`]
+//!   reads.
 //! - [`locks`] are a file's locks over all clients. [`ranges`] is a set of byte ranges.
 //!
 //! Invariants:
 //! 1. Commits of one file follow the order of its writes: there is one flush at a time (`turn`).
 //! 2. Extents are kept only as long as every change of the file's version is this client's own.
-//! 3. A failed flush puts its data back into the buffer, below data written since. Its caller gets the error; the error of a
-//!    background flush goes to the caller of the next flush.
+//! 3. A failed flush puts its data back into the buffer, below data written since. Its caller gets the error;
+//!    the error of a background flush goes to the caller of the next flush.
 //!
 //! This rung knows nothing of names (`volume`) and of how blocks are stored (`block`).
 
@@ -74,7 +76,8 @@ struct Inner {
     mistrusted: bool,
     /// The last name of the file is gone.
     unlinked: bool,
-    /// A program has closed the file since it was last stored: other clients that open it must see what was written.
+    /// A program has closed the file since it was last stored: other clients that open it must see what was
+    /// written.
     closed_unstored: bool,
     /// How often this client has the file open.
     opens: u32,
@@ -142,7 +145,8 @@ impl FileState {
         (!inner.mistrusted && !inner.unlinked).then_some(inner.attr.version)
     }
 
-    /// Marks that the last name is gone. Data of a file without a name need not be stored after its last close.
+    /// Marks that the last name is gone. Data of a file without a name need not be stored after its last
+    /// close.
     pub(crate) fn mark_unlinked(&self) {
         self.inner().unlinked = true;
     }
@@ -158,7 +162,8 @@ impl FileState {
         self.inner().opens > 0
     }
 
-    /// Takes in the attributes that the namespace gave for another open. Returns whether no other client has changed the contents.
+    /// Takes in the attributes that the namespace gave for another open. Returns whether no other client has
+    /// changed the contents.
     pub(crate) fn opened_again(&self, attr: Attr) -> bool {
         let mut inner = self.inner();
         let same = inner.attr.version == attr.version && !inner.mistrusted;
@@ -191,7 +196,8 @@ impl Inner {
         self.inline = None;
     }
 
-    /// Takes in attributes, unless they are older. The length stays at least as large as this client's writes made it.
+    /// Takes in attributes, unless they are older. The length stays at least as large as this client's writes
+    /// made it.
     fn take_attr(&mut self, attr: Attr) {
         if attr.version < self.attr.version {
             return;

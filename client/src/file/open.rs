@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Reads of at least this length fetch whole blocks, bytes. So do reads that continue where the last one ended.
+/// Reads of at least this length fetch whole blocks, bytes. So do reads that continue where the last one
+/// ended.
 const READ_LONG_BYTES: u32 = 64 << 10;
 
-/// An open file. Dropping it closes it: written data that is not stored yet is stored in the background, and the last close of a
-/// file without a name frees it.
+/// An open file. Dropping it closes it: written data that is not stored yet is stored in the background, and
+/// the last close of a file without a name frees it.
 #[derive(Debug)]
 pub struct OpenFile {
     pub(super) files: Arc<FileTable>,
@@ -40,7 +41,8 @@ impl OpenFile {
         self.file.ino()
     }
 
-    /// Whether the contents at the open were those that this client knew before, so that the kernel's pages may stay.
+    /// Whether the contents at the open were those that this client knew before, so that the kernel's pages
+    /// may stay.
     pub fn keep_cache(&self) -> bool {
         self.keep_cache
     }
@@ -74,7 +76,8 @@ impl OpenFile {
         Ok(read)
     }
 
-    /// Takes a write into the buffer without waiting. False: there is no room, or the file has locks; use [`OpenFile::write`].
+    /// Takes a write into the buffer without waiting. False: there is no room, or the file has locks; use
+    /// [`OpenFile::write`].
     pub fn write_now(&self, offset: u64, data: &[u8]) -> bool {
         if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX || self.file.has_locks() {
             return false;
@@ -133,16 +136,17 @@ impl OpenFile {
         }
     }
 
-    /// Makes everything written to the file so far, through any handle, durable and visible to other clients, and every change of a
-    /// name before it.
+    /// Makes everything written to the file so far, through any handle, durable and visible to other clients,
+    /// and every change of a name before it.
     pub async fn flush(&self) -> Result<(), Error> {
         let _hurry = self.files.writeback.hurry();
         self.file.flush(&self.files).await?;
         self.files.writeback.drain().await
     }
 
-    /// Closes the file for one program. Later opens on other clients see what was written. The data is durable on return, except where
-    /// no other client can know of the file: then it is stored in the background.
+    /// Closes the file for one program. Later opens on other clients see what was written. The data is
+    /// durable on return, except where no other client can know of the file: then it is stored in the
+    /// background.
     pub async fn close(&self) -> Result<(), Error> {
         let is_private =
             self.file.is_dirty() && !self.file.has_locks() && self.files.writeback.is_unpublished(self.ino());

@@ -1,7 +1,8 @@
 //! Packing: makes blocks of written segments. Pure.
 //!
-//! A segment of a block's length becomes a block. Smaller segments, from random writes, are packed together into blocks of up to
-//! 1 MiB. So 256 random writes of 4 KiB cost one block, and the data around them is not rewritten.
+//! A segment of a block's length becomes a block. Smaller segments, from random writes, are packed together
+//! into blocks of up to 1 MiB. So 256 random writes of 4 KiB cost one block, and the data around them is not
+//! rewritten.
 
 use super::buffer::Segment;
 use crate::BLOCK_BYTES_MAX;

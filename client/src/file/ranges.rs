@@ -1,7 +1,7 @@
 //! A set of byte ranges, for the parts of a file whose layout is known. Pure.
 //!
-//! [`rangemap::RangeSet`] keeps the ranges disjoint and joins those that touch. This wrapper allows empty ranges, which
-//! rangemap refuses by a panic.
+//! [`rangemap::RangeSet`] keeps the ranges disjoint and joins those that touch. This wrapper allows empty
+//! ranges, which rangemap refuses by a panic.
 
 use std::ops::Range;
 

@@ -202,7 +202,8 @@ impl FileState {
         let mut parts = Vec::new();
         for hole in holes {
             let read = match self.read_committed(files, hole.clone(), long).await {
-                // Another client may have overwritten the range, and its old blocks are gone. Look again, once.
+                // Another client may have overwritten the range, and its old blocks are gone. Look again,
+                // once.
                 Err(Error::Damaged { .. }) => {
                     self.inner().forget_layout();
                     self.read_committed(files, hole, long).await

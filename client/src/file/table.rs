@@ -1,9 +1,12 @@
-//! The file table of a volume: the state of every file that is open in this client, or closed and not stored yet.
+//! The file table of a volume: the state of every file that is open in this client, or closed and not stored
+//! yet.
 //!
 //! Invariants:
 //! 1. A file has at most one state in the table.
-//! 2. A state leaves the table when no program has the file open, nothing of it waits to be stored, and no lock of it is left.
-//! 3. For a file without a state, the table remembers the version of contents that the kernel's pages may have.
+//! 2. A state leaves the table when no program has the file open, nothing of it waits to be stored, and no
+//!    lock of it is left.
+//! 3. For a file without a state, the table remembers the version of contents that the kernel's pages may
+//!    have.
 
 use super::budget::DirtyBudget;
 use super::{FileState, OpenFile};
@@ -24,7 +27,8 @@ use std::time::Duration;
 /// Written data waits in memory for this long before it is stored unasked.
 const STORE_IDLE_EVERY: Duration = Duration::from_secs(2);
 
-/// Closed files whose version is remembered, so that the kernel's pages of an unchanged file stay valid when it is opened again.
+/// Closed files whose version is remembered, so that the kernel's pages of an unchanged file stay valid when
+/// it is opened again.
 const VERSIONS_MAX: usize = 65_536;
 
 /// Closed files stored at a time when their directory is returned.
@@ -99,7 +103,8 @@ impl FileTable {
         attr
     }
 
-    /// Opens a file with the attributes that the namespace gave. `made`: the file was just created, so the kernel has no pages of it.
+    /// Opens a file with the attributes that the namespace gave. `made`: the file was just created, so the
+    /// kernel has no pages of it.
     pub(crate) fn open(self: &Arc<Self>, attr: Attr, made: bool) -> Arc<OpenFile> {
         let ino = attr.ino;
         let remembered = self.versions.lock().get(&ino).copied();
@@ -125,8 +130,8 @@ impl FileTable {
         versions.insert(ino, version);
     }
 
-    /// Stores and commits what was written to any file, and releases the locks of owners that have closed. Tries all files and returns
-    /// the first error.
+    /// Stores and commits what was written to any file, and releases the locks of owners that have closed.
+    /// Tries all files and returns the first error.
     pub(crate) async fn store_all(&self) -> Result<(), Error> {
         let waits = |file: &&Arc<FileState>| file.is_dirty() || file.has_locks_to_release();
         let waiting: Vec<_> = self.states().values().filter(waits).cloned().collect();
@@ -141,8 +146,8 @@ impl FileTable {
         first
     }
 
-    /// Stores and commits everything written so far to any file, and applies every change of a name. Tries all files and returns the
-    /// first error.
+    /// Stores and commits everything written so far to any file, and applies every change of a name. Tries
+    /// all files and returns the first error.
     pub(crate) async fn flush_all(&self) -> Result<(), Error> {
         let stored = self.store_all().await;
         stored.and(self.writeback.drain().await)

@@ -62,7 +62,8 @@ pub(crate) async fn call_patiently<T>(
     }
 }
 
-/// Asks a node for its status. Fails when another node, or a node of no cluster, answers at the node's address.
+/// Asks a node for its status. Fails when another node, or a node of no cluster, answers at the node's
+/// address.
 pub(crate) async fn node_status(nodes: &Nodes, id: NodeId) -> Result<v1::NodeStatusResponse, Error> {
     let node = nodes.get(id)?;
     let ask = || async { node.control().status(v1::NodeStatusRequest {}).await };

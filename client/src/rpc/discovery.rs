@@ -12,7 +12,8 @@ use tonic::transport::Channel;
 /// A node that does not say within this who leads is passed over.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Finds a cluster and its leader from any of these addresses. Fails with `NoCluster` when none is found in time.
+/// Finds a cluster and its leader from any of these addresses. Fails with `NoCluster` when none is found in
+/// time.
 pub(crate) async fn find(
     addresses: &[String],
     within: Duration,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
-/// An endpoint for `host:port` with RAIN's settings: large frames and windows (docs/benchmarks.md has the measurement), no
-/// delay, and keepalive. Without keepalive a connection stays dead after a partition.
+/// An endpoint for `host:port` with RAIN's settings: large frames and windows (docs/benchmarks.md has the
+/// measurement), no delay, and keepalive. Without keepalive a connection stays dead after a partition.
 ///
 /// Fails when the address is not a valid authority.
 pub fn grpc_endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {

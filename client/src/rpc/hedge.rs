@@ -1,15 +1,17 @@
-//! Hedged requests (late binding): the decision when an answer is late. Pure: times go in, decisions come out.
+//! Hedged requests (late binding): the decision when an answer is late. Pure: times go in, decisions come
+//! out.
 //!
-//! Any k of a block's n shares give the block back (the paper's store and retrieve), so no read depends on one node. A node is
-//! *late* when its answer takes longer than its latency estimate by a margin. The client then asks for one more share, and the first k
-//! shares that arrive win.
+//! Any k of a block's n shares give the block back (the paper's store and retrieve), so no read depends on
+//! one node. A node is *late* when its answer takes longer than its latency estimate by a margin. The client
+//! then asks for one more share, and the first k shares that arrive win.
 //!
-//! Invariant: hedges stay rare while nodes keep to their usual latency. The margin is several times the deviation, as in
-//! TCP's retransmission timer (RFC 6298).
+//! Invariant: hedges stay rare while nodes keep to their usual latency. The margin is several times the
+//! deviation, as in TCP's retransmission timer (RFC 6298).
 
 use std::time::Duration;
 
-/// The latency estimate of one node: a smoothed mean and deviation in seconds, with the gains 1/8 and 1/4 of RFC 6298, section 2.
+/// The latency estimate of one node: a smoothed mean and deviation in seconds, with the gains 1/8 and 1/4 of
+/// RFC 6298, section 2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LatencyEstimate {
     mean: f64,

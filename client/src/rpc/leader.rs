@@ -1,8 +1,9 @@
 //! The namespace's leader: where it is, and calls to it.
 //!
-//! A client learns of a new leader from three sources: the stream of ring views, which names it within a round of the token;
-//! nodes that it asks; and a refusal by a node that leads no more. A call that waits for a replaced leader is sent to the new one at
-//! once. Commands carry ids, so a command that was applied before is answered and not applied again.
+//! A client learns of a new leader from three sources: the stream of ring views, which names it within a
+//! round of the token; nodes that it asks; and a refusal by a node that leads no more. A call that waits for
+//! a replaced leader is sent to the new one at once. Commands carry ids, so a command that was applied before
+//! is answered and not applied again.
 //!
 //! The client is in one of three states:
 //!
@@ -34,7 +35,8 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(30);
 /// The same pause after a long time without a leader, so that a dead cluster is not flooded.
 const LOOK_RARELY: Duration = Duration::from_millis(300);
 
-/// A round of looking ends after this once one node has answered: nodes that are cut off must not delay the next round.
+/// A round of looking ends after this once one node has answered: nodes that are cut off must not delay the
+/// next round.
 const ROUND: Duration = Duration::from_millis(60);
 
 /// The leader of a term, and the address at which it is called.
@@ -69,7 +71,8 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    /// Starts from the leader that was found, or in state "lost" without one. [`Leader::look`] has to run beside it.
+    /// Starts from the leader that was found, or in state "lost" without one. [`Leader::look`] has to run
+    /// beside it.
     pub(crate) fn new(
         cluster: ClusterId,
         given: Vec<String>,
@@ -115,9 +118,11 @@ impl Leader {
         self.current.borrow().clone()
     }
 
-    /// Takes in a node's statement of who leads. A term that is known, an older one, and another cluster's leader are ignored.
+    /// Takes in a node's statement of who leads. A term that is known, an older one, and another cluster's
+    /// leader are ignored.
     pub(crate) fn learn(&self, leader: &v1::Leader) {
-        // Only the leader itself can say at which of its addresses it is reached, so a known term keeps its address.
+        // Only the leader itself can say at which of its addresses it is reached, so a known term keeps its
+        // address.
         let newer = self.current().is_none_or(|known| leader.term > known.term);
         // A node of another cluster may run at an address that was ours.
         if newer && leader.cluster == self.cluster.to_string() {

@@ -6,13 +6,14 @@
 //! | lagging | the node did not answer a write in time | any answer: up; a broken connection: down |
 //! | down | the connection is refused or broken | an answered call or probe: up |
 //!
-//! The ring's view is kept beside this state ([`super::view`]). A node outside of the view is asked last, like a node that is down.
+//! The ring's view is kept beside this state ([`super::view`]). A node outside of the view is asked last,
+//! like a node that is down.
 //!
-//! A node on several networks has several addresses, and one of them is in use. Another address is used once it answers
-//! while the one in use does not.
+//! A node on several networks has several addresses, and one of them is in use. Another address is used once
+//! it answers while the one in use does not.
 //!
-//! Calls go to nodes that are up first. A background task probes every other node, so that no read or write pays for finding
-//! out that a node is back.
+//! Calls go to nodes that are up first. A background task probes every other node, so that no read or write
+//! pays for finding out that a node is back.
 
 use super::endpoint::{grpc_endpoint, is_broken};
 use super::hedge::LatencyEstimate;
@@ -35,7 +36,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(150);
 /// A probe fails after this.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// Head start of the address in use: after another address has answered, the one in use may answer within this.
+/// Head start of the address in use: after another address has answered, the one in use may answer within
+/// this.
 const IN_USE_GRACE: Duration = Duration::from_millis(60);
 
 /// The result of probing a node.
@@ -172,7 +174,8 @@ impl Node {
         self.state().latency
     }
 
-    /// Sort key for choosing among nodes: nodes that are up first, then the shortest expected time to an answer.
+    /// Sort key for choosing among nodes: nodes that are up first, then the shortest expected time to an
+    /// answer.
     pub(crate) fn cost(&self) -> (bool, Duration) {
         let state = self.state();
         let away = state.health != NodeHealth::Up || !state.in_view;
@@ -201,7 +204,8 @@ impl Node {
         }
     }
 
-    /// Asks the node over all of its addresses who it is. An address at which another node answers does not count.
+    /// Asks the node over all of its addresses who it is. An address at which another node answers does not
+    /// count.
     pub(crate) async fn probe_within(&self, time: Duration) -> Probe {
         let in_use = self.in_use.load(Relaxed);
         let ask = |index: usize| async move {
@@ -254,7 +258,8 @@ impl Node {
         }
     }
 
-    /// Starts a task that probes the node until it answers. There is at most one such task; it ends when the node is dropped.
+    /// Starts a task that probes the node until it answers. There is at most one such task; it ends when the
+    /// node is dropped.
     fn start_probing(self: &Arc<Self>, after: Duration) {
         {
             let mut state = self.state();

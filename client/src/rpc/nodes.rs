@@ -1,6 +1,7 @@
 //! The register of the cluster's nodes: one [`Node`] for each eligible node that has an address.
 //!
-//! Invariant: a node keeps its `Node`, and with it its connections and health, as long as its addresses stay the same.
+//! Invariant: a node keeps its `Node`, and with it its connections and health, as long as its addresses stay
+//! the same.
 
 use super::node::{Node, NodeHealth};
 use crate::error::Error;
@@ -19,7 +20,8 @@ pub(crate) type NodeMap = BTreeMap<NodeId, Arc<Node>>;
 pub(crate) struct Nodes(RwLock<Arc<NodeMap>>);
 
 impl Nodes {
-    /// Replaces the register's contents by the namespace's records. Fails on an address that is no `host:port`.
+    /// Replaces the register's contents by the namespace's records. Fails on an address that is no
+    /// `host:port`.
     pub(crate) fn update(&self, records: &[NodeRecord]) -> Result<(), Error> {
         let mut current = self.0.write();
         let mut nodes = NodeMap::new();

@@ -1,12 +1,15 @@
-//! The token ring's view as this client hears it: which nodes are alive, and their load, streamed by two nodes.
+//! The token ring's view as this client hears it: which nodes are alive, and their load, streamed by two
+//! nodes.
 //!
-//! The client also finds a dead node by itself, but only by a call that fails or is late. The ring tells every client within one
-//! round of the token. The view is a hint: it orders nodes, and it decides nothing about data.
+//! The client also finds a dead node by itself, but only by a call that fails or is late. The ring tells
+//! every client within one round of the token. The view is a hint: it orders nodes, and it decides nothing
+//! about data.
 //!
 //! Invariants:
-//! 1. Only a primary ring is believed. An orphan ring lists one side of a cut, and the client may be on the other side.
-//! 2. The two watchers watch different nodes where the cluster has two, because a watched node may be the one that is cut
-//!    off (`two_watchers_never_turn_to_one_node_unless_there_is_no_other`).
+//! 1. Only a primary ring is believed. An orphan ring lists one side of a cut, and the client may be on the
+//!    other side.
+//! 2. The two watchers watch different nodes where the cluster has two, because a watched node may be the one
+//!    that is cut off (`two_watchers_never_turn_to_one_node_unless_there_is_no_other`).
 //! 3. Without any watched node, every node counts as in the view.
 
 use super::leader::Leader;
@@ -31,8 +34,8 @@ const BEGIN_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Nodes watched at a time. Two, because one of them may be the node that is cut off.
 pub(crate) const WATCHERS: usize = 2;
 
-/// Reports without a primary ring in a row after which the watcher turns to another node. While a view is being
-/// made, a node has none for milliseconds, so one such report is no reason.
+/// Reports without a primary ring in a row after which the watcher turns to another node. While a view is
+/// being made, a node has none for milliseconds, so one such report is no reason.
 const ORPHAN_REPORTS_MAX: u32 = 3;
 
 /// A primary view as a node reported it.
@@ -58,7 +61,8 @@ struct Watcher {
 struct ViewHint(Mutex<[Watcher; WATCHERS]>);
 
 impl ViewHint {
-    /// Assigns a node to a watcher, unless another watcher has it. With `even_shared` that is allowed, as a last resort.
+    /// Assigns a node to a watcher, unless another watcher has it. With `even_shared` that is allowed, as a
+    /// last resort.
     fn turn_to(&self, watcher: usize, node: NodeId, even_shared: bool) -> bool {
         let mut watchers = self.0.lock();
         let is_taken =
@@ -100,7 +104,8 @@ impl ViewWatch {
         Arc::new(ViewWatch { nodes, leader, hint: ViewHint::default() })
     }
 
-    /// Runs one of the [`WATCHERS`]: watches one node after the other. Never returns; the session aborts the task.
+    /// Runs one of the [`WATCHERS`]: watches one node after the other. Never returns; the session aborts the
+    /// task.
     pub(crate) async fn run(self: Arc<Self>, watcher: usize) {
         loop {
             let nodes = self.candidates(watcher);
@@ -144,8 +149,8 @@ impl ViewWatch {
         }
     }
 
-    /// The nodes for a watcher to try, best first. The second watcher begins at the middle of the list, so that the two
-    /// watch different nodes. Nodes that are down come last in both.
+    /// The nodes for a watcher to try, best first. The second watcher begins at the middle of the list, so
+    /// that the two watch different nodes. Nodes that are down come last in both.
     fn candidates(&self, watcher: usize) -> Vec<Arc<Node>> {
         let mut nodes = self.nodes.all();
         nodes.sort_by_key(|node| (node.cost().0, node.id));
@@ -155,7 +160,8 @@ impl ViewWatch {
         nodes
     }
 
-    /// Takes in a watcher's report; none: the watcher hears nothing. The newest report of all watchers counts.
+    /// Takes in a watcher's report; none: the watcher hears nothing. The newest report of all watchers
+    /// counts.
     fn take_in(&self, watcher: usize, reported: Option<Reported>) {
         let newest = self.hint.record(watcher, reported);
         for node in self.nodes.all() {

@@ -1,15 +1,18 @@
 //! The session: this client's identity at the namespace, and the way of commands and queries to it.
 //!
-//! - [`numbers`] gives requests, blocks and lock tickets their numbers; [`propose`] sends commands, [`query`] sends queries.
-//! - [`renewal`] keeps the session alive and replaces one that has ended; [`openings`] counts opens under way for it.
+//! - [`numbers`] gives requests, blocks and lock tickets their numbers; [`propose`] sends commands, [`query`]
+//!   sends queries.
+//! - [`renewal`] keeps the session alive and replaces one that has ended; [`openings`] counts opens under way
+//!   for it.
 //!
 //! Invariants:
 //! 1. A command carries its session and a number. Sending it again after a broken connection applies it once.
-//! 2. A session that ended without this client's knowledge (a long pause) is replaced by a new one. Blocks that were not yet
-//!    committed belong to the old session; the file rung stores them again.
+//! 2. A session that ended without this client's knowledge (a long pause) is replaced by a new one. Blocks
+//!    that were not yet committed belong to the old session; the file rung stores them again.
 //! 3. Tasks that were given to the session end with it at the latest ([`Session::own`]).
 //!
-//! This rung knows nothing of blocks' contents, volumes or files. [`Session::renew`] asks its caller which files are open.
+//! This rung knows nothing of blocks' contents, volumes or files. [`Session::renew`] asks its caller which
+//! files are open.
 
 mod numbers;
 pub(crate) mod openings;
@@ -74,8 +77,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Finds the cluster from any of these addresses (`host:port`) and opens a session, unless the options say that
-    /// the client only observes.
+    /// Finds the cluster from any of these addresses (`host:port`) and opens a session, unless the options
+    /// say that the client only observes.
     pub(crate) async fn open(addresses: &[String], options: Options) -> Result<Arc<Session>, Error> {
         let (described, found) = if options.observe {
             discovery::find_any(addresses, options.dead_after).await?
@@ -158,7 +161,8 @@ impl Session {
         self.leader.check_available(what)
     }
 
-    /// For how long this client has had no leader, and the age of the stale answers it gets meanwhile. None while a leader answers.
+    /// For how long this client has had no leader, and the age of the stale answers it gets meanwhile. None
+    /// while a leader answers.
     pub fn without_leader(&self) -> Option<(Duration, Duration)> {
         let since = self.leader.lost_since()?;
         Some((since.elapsed(), Duration::from_millis(self.stale_age_ms.load(Relaxed))))
@@ -203,7 +207,8 @@ impl Session {
         self.leader.call(what, self.options.slow_after, call).await
     }
 
-    /// Asks the leader to end the session. Fails when no leader takes the command; the session then ends by its lease.
+    /// Asks the leader to end the session. Fails when no leader takes the command; the session then ends by
+    /// its lease.
     pub(crate) async fn end(&self) -> Result<(), Error> {
         let session = self.id();
         if session == NO_SESSION {

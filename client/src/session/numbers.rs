@@ -1,7 +1,8 @@
 //! Numbering: requests, blocks and lock tickets of a session.
 //!
-//! Invariant: a number is used once in a session. The namespace keeps the result of each request until the client says that
-//! all requests below a number are answered; [`Numbered`] holds its requests' numbers back until then.
+//! Invariant: a number is used once in a session. The namespace keeps the result of each request until the
+//! client says that all requests below a number are answered; [`Numbered`] holds its requests' numbers back
+//! until then.
 
 use super::Session;
 use rain_namespace::command::{Command, Request};
@@ -67,7 +68,8 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Session {
-    /// Numbers commands in the session that is open at this moment. A command may come with the time that it is applied with.
+    /// Numbers commands in the session that is open at this moment. A command may come with the time that it
+    /// is applied with.
     pub(crate) fn number(&self, commands: impl IntoIterator<Item = (Command, Option<Time>)>) -> Numbered<'_> {
         let mut numbers = self.numbers.lock();
         let session = numbers.session;

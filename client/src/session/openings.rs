@@ -1,8 +1,9 @@
-//! Opens and creates under way in this client. A session reports its open files to the leader, and a removed file lives on while
-//! a session reports it. The rule that makes these reports safe is stated at the worker that frees removed files, in `storaged`.
+//! Opens and creates under way in this client. A session reports its open files to the leader, and a removed
+//! file lives on while a session reports it. The rule that makes these reports safe is stated at the worker
+//! that frees removed files, in `storaged`.
 //!
-//! Invariant: [`Openings::settled`] is asked before the list of open files is made, and an [`Opening`] ends only after its
-//! file is in that list (`only_what_began_before_the_last_answer_unsettles`).
+//! Invariant: [`Openings::settled`] is asked before the list of open files is made, and an [`Opening`] ends
+//! only after its file is in that list (`only_what_began_before_the_last_answer_unsettles`).
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;

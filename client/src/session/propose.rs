@@ -10,7 +10,8 @@ use rain_types::SessionId;
 use std::time::Instant;
 
 impl Session {
-    /// Applies a command once, however often it has to be sent. Waits where another session holds the directory.
+    /// Applies a command once, however often it has to be sent. Waits where another session holds the
+    /// directory.
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, Error> {
         self.propose_fenced(None, command).await
     }
@@ -26,7 +27,8 @@ impl Session {
             match self.propose_once(fence, &command).await? {
                 Err(NsError::SessionEnded(ended)) => {
                     self.reopen(ended).await?;
-                    // Blocks belong to their session. Only the flush, which has their data, can store them again.
+                    // Blocks belong to their session. Only the flush, which has their data, can store them
+                    // again.
                     if fence.is_some() || matches!(command, Command::Commit { .. }) {
                         return Err(Error::Refused(NsError::SessionEnded(ended)));
                     }

@@ -1,4 +1,5 @@
-//! Queries: answered by the leader; without a majority, where the options allow it, by any node from its own state.
+//! Queries: answered by the leader; without a majority, where the options allow it, by any node from its own
+//! state.
 
 use super::{Session, namespace_client, v1};
 use crate::error::Error;
@@ -27,8 +28,8 @@ const RECALL_WAIT: Duration = Duration::from_millis(500);
 impl Session {
     /// Asks the namespace. Waits where another session holds the directory.
     ///
-    /// Without a majority, and where [`crate::Options::allow_stale`] allows it, the newest state of the nodes that answer is the
-    /// answer; [`Session::without_leader`] tells its age.
+    /// Without a majority, and where [`crate::Options::allow_stale`] allows it, the newest state of the nodes
+    /// that answer is the answer; [`Session::without_leader`] tells its age.
     pub(crate) async fn query(&self, query: &Query) -> Result<Answer, Error> {
         let begun = Instant::now();
         loop {
@@ -53,14 +54,16 @@ impl Session {
         }
     }
 
-    /// Asks the leader and nobody else. The leader may hold the answer back for `wait` until what the query waits for has happened.
+    /// Asks the leader and nobody else. The leader may hold the answer back for `wait` until what the query
+    /// waits for has happened.
     pub(crate) async fn query_waiting(&self, query: &Query, wait: Duration) -> Result<Answer, Error> {
         let response = self.query_leader(wire::encode(query).into(), wait).await?;
         let answered: Answered = wire::decode(&response.answered)?;
         answered.map_err(Error::Refused)
     }
 
-    /// Recalls a delegated directory and waits for its return. Fails with `TimedOut` when `slow_after` has passed since `begun`.
+    /// Recalls a delegated directory and waits for its return. Fails with `TimedOut` when `slow_after` has
+    /// passed since `begun`.
     pub(crate) async fn recall(&self, dir: Ino, begun: Instant) -> Result<(), Error> {
         let after = self.options.slow_after;
         self.propose_internal(Command::Recall { dir }).await?;
@@ -88,7 +91,8 @@ impl Session {
         .await
     }
 
-    /// Asks all nodes for their own state, and returns the newest of the first answers; none when no node answers.
+    /// Asks all nodes for their own state, and returns the newest of the first answers; none when no node
+    /// answers.
     async fn query_any(&self, query: bytes::Bytes) -> Option<v1::QueryResponse> {
         let mut channels: Vec<Channel> = self.nodes.all().iter().map(|node| node.channel()).collect();
         if channels.is_empty() {

@@ -1,4 +1,5 @@
-//! Renewal: tells the leader that the session is alive and which files it has open, and replaces a session that has ended.
+//! Renewal: tells the leader that the session is alive and which files it has open, and replaces a session
+//! that has ended.
 
 use super::{NO_SESSION, Numbers, Session, namespace_client, v1};
 use crate::error::Error;
@@ -7,10 +8,12 @@ use rain_types::{Ino, SessionId};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// A session reports its open files at least this often. A removed file keeps its space until two such reports.
+/// A session reports its open files at least this often. A removed file keeps its space until two such
+/// reports.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// Open files reported one by one. A session with more of them reports only that, and then no file counts as closed.
+/// Open files reported one by one. A session with more of them reports only that, and then no file counts as
+/// closed.
 const OPEN_FILES_MAX: usize = 1 << 16;
 
 /// The result of a renewal.
@@ -18,7 +21,8 @@ const OPEN_FILES_MAX: usize = 1 << 16;
 pub(crate) enum Renewed {
     /// Nodes and placement groups are as this client knows them.
     Unchanged,
-    /// Nodes or placement groups have changed. The caller reads them again, then calls [`Session::placement_is`] with this version.
+    /// Nodes or placement groups have changed. The caller reads them again, then calls
+    /// [`Session::placement_is`] with this version.
     PlacementChanged(u64),
 }
 
@@ -28,8 +32,9 @@ impl Session {
         Duration::from_millis(self.ttl_ms.load(Relaxed) / 4).min(RENEW_EVERY)
     }
 
-    /// Renews the session once. `open_files` lists the files that are open, or closed and not stored yet; it is called after
-    /// the opens under way were looked at, so that an open that is over by then is in the list.
+    /// Renews the session once. `open_files` lists the files that are open, or closed and not stored yet; it
+    /// is called after the opens under way were looked at, so that an open that is over by then is in the
+    /// list.
     pub(crate) async fn renew(&self, open_files: impl FnOnce() -> Vec<Ino>) -> Result<Renewed, Error> {
         let id = self.id();
         if id == NO_SESSION {

@@ -35,8 +35,8 @@ pub(super) enum NextStep {
 }
 
 impl State {
-    /// Takes the next step of a command. `drained`: the queued changes of the same inodes have been waited for. `may_request`: the
-    /// command has not requested a directory yet.
+    /// Takes the next step of a command. `drained`: the queued changes of the same inodes have been waited
+    /// for. `may_request`: the command has not requested a directory yet.
     pub(super) fn decide(
         &mut self,
         command: &mut Command,
@@ -78,7 +78,8 @@ impl State {
 
     /// What keeps a command from being applied here at this moment.
     fn obstacle(&mut self, command: &mut Command, about: &[Ino]) -> Option<NextStep> {
-        // The names of a directory that is being returned belong to its next holder. Data written before the return goes with it.
+        // The names of a directory that is being returned belong to its next holder. Data written before the
+        // return goes with it.
         let changes_names =
             !matches!(command, Command::Commit { .. } | Command::Punch { .. } | Command::SetAttr { .. });
         if let (Some(full), true) = (&self.full, changes_names) {

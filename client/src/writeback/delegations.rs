@@ -1,5 +1,5 @@
-//! Delegations: requests directories, returns them when another client recalls them or when nothing was done in them for a while, and
-//! keeps contact with the leader.
+//! Delegations: requests directories, returns them when another client recalls them or when nothing was done
+//! in them for a while, and keeps contact with the leader.
 
 use super::queue::{Queue, State};
 use super::{LAST_CONTACT_MAX, TICK, UnstoredFiles, Writeback};
@@ -20,10 +20,12 @@ const ENTRIES_MAX: u64 = 20_000;
 /// All delegations are returned after this time without a change.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Longest wait of one query for recalled directories. Each answer is a contact with the leader, so it is well below [`LAST_CONTACT_MAX`].
+/// Longest wait of one query for recalled directories. Each answer is a contact with the leader, so it is
+/// well below [`LAST_CONTACT_MAX`].
 const RECALLED_WAIT: Duration = Duration::from_millis(500);
 
-/// Pause before the next such query while a recalled directory is being returned: the answer would be the same at once.
+/// Pause before the next such query while a recalled directory is being returned: the answer would be the
+/// same at once.
 const RECALLED_PAUSE: Duration = Duration::from_millis(10);
 
 /// Pause after such a query has failed.
@@ -66,11 +68,13 @@ impl Drop for Returning {
 }
 
 impl Writeback {
-    /// Requests the delegation of a directory. Where that fails, commands go to the leader as before, and the directory backs off.
+    /// Requests the delegation of a directory. Where that fails, commands go to the leader as before, and the
+    /// directory backs off.
     pub(super) async fn request(&self, dir: Ino) {
         {
             let mut state = self.queue.state();
-            // While the return is under way the leader would grant the directory again, and then take in the return.
+            // While the return is under way the leader would grant the directory again, and then take in the
+            // return.
             if state.is_being_requested(dir) || state.returning.contains(&dir) {
                 return;
             }
@@ -177,7 +181,8 @@ impl Writeback {
         Ok(())
     }
 
-    /// Returns directories: stores the closed files in them, waits until the queued changes are applied, and tells the leader.
+    /// Returns directories: stores the closed files in them, waits until the queued changes are applied, and
+    /// tells the leader.
     pub(super) async fn return_directories(&self, dirs: Vec<Ino>) {
         let (mine, below) = self.begin_return(&dirs);
         if mine.is_empty() {
@@ -213,7 +218,8 @@ impl Writeback {
         self.send_return(returning);
     }
 
-    /// Marks those of the directories that are delegated and not yet being returned. Returns them, and all unpublished inodes below them.
+    /// Marks those of the directories that are delegated and not yet being returned. Returns them, and all
+    /// unpublished inodes below them.
     fn begin_return(&self, dirs: &[Ino]) -> (Vec<Ino>, Vec<Ino>) {
         let mut state = self.queue.state();
         let (mut mine, mut below) = (Vec::new(), Vec::new());
@@ -233,10 +239,12 @@ impl Writeback {
         }
     }
 
-    /// Tells the leader of a return, until the leader has answered or the session is over; so long the directories are not requested
-    /// again. If the message came later, the directories would be delegated in this client's view only.
+    /// Tells the leader of a return, until the leader has answered or the session is over; so long the
+    /// directories are not requested again. If the message came later, the directories would be delegated in
+    /// this client's view only.
     ///
-    /// Nobody waits for it: the leader takes this session's commands in these directories before the return as well as after it.
+    /// Nobody waits for it: the leader takes this session's commands in these directories before the return
+    /// as well as after it.
     fn send_return(&self, returning: Returning) {
         let session = self.session.clone();
         let sending = async move {
@@ -275,7 +283,8 @@ impl Writeback {
         });
     }
 
-    /// Takes in the leader's list of this session's delegations, each with whether it is recalled, as of the moment `asked`.
+    /// Takes in the leader's list of this session's delegations, each with whether it is recalled, as of the
+    /// moment `asked`.
     fn take_in_contact(self: &Arc<Self>, asked: Instant, listed: Vec<(Ino, bool)>) {
         let recalled: Vec<Ino> = {
             let mut state = self.queue.state();
@@ -322,8 +331,8 @@ impl State {
     }
 }
 
-/// Keeps contact with the leader while directories are delegated: asks which of them are recalled, and returns those. Ends when the
-/// volume is dropped.
+/// Keeps contact with the leader while directories are delegated: asks which of them are recalled, and
+/// returns those. Ends when the volume is dropped.
 pub(super) async fn watch_forever(queue: Arc<Queue>, writeback: Weak<Writeback>) {
     loop {
         if queue.state().delegations.is_empty() {

@@ -1,5 +1,5 @@
-//! Interest: which directories are worth requesting. A directory in which this client changes names several times within a second
-//! is requested; one that other clients recall is left alone for a while.
+//! Interest: which directories are worth requesting. A directory in which this client changes names several
+//! times within a second is requested; one that other clients recall is left alone for a while.
 
 use super::queue::{Queue, State};
 use rain_namespace::command::{Command, Outcome};
@@ -8,8 +8,8 @@ use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::time::{Duration, Instant};
 
-/// A directory is requested after this many changes, each within [`WARM_FOR`] of the one before. Two, so that a single create
-/// costs no delegation.
+/// A directory is requested after this many changes, each within [`WARM_FOR`] of the one before. Two, so that
+/// a single create costs no delegation.
 const HOT_CHANGES: u8 = 2;
 
 /// Changes further apart than this do not count together.
@@ -27,10 +27,11 @@ pub(super) const DELEGATED_MAX: usize = 1024;
 /// Records of the namespace kept for delegated directories: bounds their memory (some hundred bytes each).
 pub(super) const RECORDS_MAX: usize = 100_000;
 
-/// Directories whose changes are counted. With more, those without a delegation or a call under way are forgotten.
+/// Directories whose changes are counted. With more, those without a delegation or a call under way are
+/// forgotten.
 const DIRECTORIES_MAX: usize = 8192;
 
-/// What is remembered of a directory.
+/// The record of one directory: its recent changes, and its back-off.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Interest {
     /// Changes counted, see [`HOT_CHANGES`].
@@ -77,7 +78,7 @@ impl State {
         self.interest.get(&dir).is_some_and(|interest| interest.being_requested)
     }
 
-    /// What is remembered of a directory; made anew where there is nothing.
+    /// The record of a directory; a new one where there is none.
     pub(super) fn interest(&mut self, dir: Ino) -> &mut Interest {
         let now = Instant::now();
         if self.interest.len() >= DIRECTORIES_MAX && !self.interest.contains_key(&dir) {
@@ -90,7 +91,8 @@ impl State {
         self.interest.entry(dir).or_insert_with(|| Interest::new(now))
     }
 
-    /// Counts a command that the leader is about to be asked for. Returns a directory of it that is worth requesting first.
+    /// Counts a command that the leader is about to be asked for. Returns a directory of it that is worth
+    /// requesting first.
     pub(super) fn worth_requesting(&mut self, command: &Command) -> Option<Ino> {
         let parents = match command {
             Command::Make { parent, .. }
@@ -134,7 +136,8 @@ pub(super) struct Busy<'a> {
 }
 
 impl Busy<'_> {
-    /// Takes in the outcome: a directory that was just made here is likely to be filled from here, so it counts as hot.
+    /// Takes in the outcome: a directory that was just made here is likely to be filled from here, so it
+    /// counts as hot.
     pub(super) fn done(self, outcome: Option<&Outcome>) {
         if let Some(Outcome::Attr(Attr { ino, kind: FileKind::Directory, size: 0, .. })) = outcome {
             let mut state = self.queue.state();
@@ -157,7 +160,8 @@ impl Drop for Busy<'_> {
 }
 
 impl Queue {
-    /// Marks a command's directories as busy before the leader is asked. None: the decision to ask the leader no longer holds.
+    /// Marks a command's directories as busy before the leader is asked. None: the decision to ask the leader
+    /// no longer holds.
     pub(super) fn enter(&self, command: &Command) -> Option<Busy<'_>> {
         let inos = DelegationSet::about(command);
         let mut state = self.state();

@@ -1,25 +1,30 @@
-//! Write-back of names: the directories that are delegated to this client, and the queue of changes that it has acknowledged to
-//! programs and the namespace has not applied yet.
+//! Write-back of names: the directories that are delegated to this client, and the queue of changes that it
+//! has acknowledged to programs and the namespace has not applied yet.
 //!
 //! ```text
-//!   change -> decide --- local --------> apply here, queue, acknowledge       queue -> sender -> leader, in order, many at a time
+//!   change -> decide --- local --------> apply here, queue, acknowledge
 //!                    \-- confirm ------> apply here, queue, wait for the outcome
 //!                    \-- remote -------> wait for queued changes of the same inodes, ask the leader
+//!   queue -> sender -> leader, in order, many commands at a time
 //! ```
 //!
-//! [`rain_namespace::delegation`] decides what may be applied here; this module drives it. [`decide`] takes one step of a command,
-//! [`queue`] is the state, [`sender`] empties the queue, [`interest`] chooses the directories to ask for, [`delegations`] requests and
-//! returns them.
+//! [`rain_namespace::delegation`] decides what may be applied here; this module drives it. [`decide`] takes
+//! one step of a command, [`queue`] is the state, [`sender`] empties the queue, [`interest`] chooses the
+//! directories to ask for, [`delegations`] requests and returns them.
 //!
 //! Invariants:
-//! 1. Commands apply at the leader in the order in which they were applied here, and each once, whatever connection breaks.
-//! 2. A delegation is used only within [`LAST_CONTACT_MAX`] of the last contact with the leader, because after that the leader may have
-//!    revoked it.
-//! 3. A call that asks for durability ([`Writeback::drain`], and a flush) returns after every change acknowledged before it is applied.
+//! 1. Commands apply at the leader in the order in which they were applied here, and each once, whatever
+//!    connection breaks.
+//! 2. A delegation is used only within [`LAST_CONTACT_MAX`] of the last contact with the leader, because
+//!    after that the leader may have revoked it.
+//! 3. A call that asks for durability ([`Writeback::drain`], and a flush) returns after every change
+//!    acknowledged before it is applied.
 //! 4. A directory is returned after every closed file in it is stored and every queued change is applied.
-//! 5. The queue is bounded ([`queue::COMMANDS_MAX`], [`queue::BYTES_MAX`]); a caller that finds it full waits.
-//! 6. An acknowledged change can be refused later only if the delegation was revoked while this client was away. Such a change is
-//!    logged and is the error of the next `drain` (`what_is_refused_for_good_is_told_to_the_next_who_asks_for_durability`).
+//! 5. The queue is bounded ([`queue::COMMANDS_MAX`], [`queue::BYTES_MAX`]); a caller that finds it full
+//!    waits.
+//! 6. An acknowledged change can be refused later only if the delegation was revoked while this client was
+//!    away. Such a change is logged and is the error of the next `drain`
+//!    (`what_is_refused_for_good_is_told_to_the_next_who_asks_for_durability`).
 //!
 //! This rung knows no file's data. It asks the rung above to store files through [`UnstoredFiles`].
 
@@ -48,8 +53,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit, oneshot, watch};
 
-/// Longest time since the last contact with the leader for which delegations are used. It must be shorter than the silence after
-/// which the leader revokes them (3 s, `storaged::worker::delegations`).
+/// Longest time since the last contact with the leader for which delegations are used. It must be shorter
+/// than the silence after which the leader revokes them (3 s, `storaged::worker::delegations`).
 const LAST_CONTACT_MAX: Duration = Duration::from_secs(2);
 
 /// Names in one answer of a listing; the namespace's own limit.
@@ -63,7 +68,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What the write-back queue asks of the files above it.
 pub(crate) trait UnstoredFiles: Debug + Send + Sync {
-    /// Stores those of these files that programs have closed. A file that cannot be stored is logged and stays in memory.
+    /// Stores those of these files that programs have closed. A file that cannot be stored is logged and
+    /// stays in memory.
     fn store_closed<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, ()>;
 
     /// The last name of a file is gone.
@@ -119,12 +125,14 @@ impl Writeback {
         self.queue.state().delegations.volume_is(volume);
     }
 
-    /// Whether no other client can know of an inode, so that nothing about it has to be asked or stored at once.
+    /// Whether no other client can know of an inode, so that nothing about it has to be asked or stored at
+    /// once.
     pub(crate) fn is_unpublished(&self, ino: Ino) -> bool {
         self.queue.state().delegations.is_unpublished(ino)
     }
 
-    /// The unpublished file that a rename from one name would move over another name. None where the target name is free.
+    /// The unpublished file that a rename from one name would move over another name. None where the target
+    /// name is free.
     pub(crate) fn unpublished_over(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Option<Ino> {
         let lookup = |(parent, name): (Ino, &[u8])| Query::Lookup { parent, name: name.to_vec() };
         let state = self.queue.state();
@@ -154,12 +162,14 @@ impl Writeback {
         self.queue.turn_to_store().await
     }
 
-    /// A slot for a closed file that is stored in the background. None: too many are, and the caller stores its file itself.
+    /// A slot for a closed file that is stored in the background. None: too many are, and the caller stores
+    /// its file itself.
     pub(crate) fn slot_to_close(&self) -> Option<OwnedSemaphorePermit> {
         self.queue.slot_to_close()
     }
 
-    /// Applies a command. Returns once it is applied here, where that is allowed; else once the leader has applied it.
+    /// Applies a command. Returns once it is applied here, where that is allowed; else once the leader has
+    /// applied it.
     pub(crate) async fn change(&self, command: Command) -> Result<Outcome, Error> {
         self.change_as(command, ChangeOptions::default()).await
     }
@@ -246,7 +256,8 @@ impl Writeback {
         loop {
             let mut changed = self.queue.subscribe();
             let session = self.session.id();
-            // The queue position to wait for before the leader is asked; outer None: wait for contact with the leader.
+            // The queue position to wait for before the leader is asked; outer None: wait for contact with
+            // the leader.
             let due = {
                 let mut state = self.queue.state();
                 state.enter_session(session);
@@ -283,8 +294,8 @@ impl Writeback {
         }
     }
 
-    /// The entries of a directory in byte order, after a name, and whether there are more. The names of a delegated directory come from
-    /// here, whatever part of them the leader has applied.
+    /// The entries of a directory in byte order, after a name, and whether there are more. The names of a
+    /// delegated directory come from here, whatever part of them the leader has applied.
     pub(crate) async fn list(
         &self,
         dir: Ino,
@@ -328,8 +339,8 @@ impl Writeback {
         Ok((entries, more))
     }
 
-    /// Returns when every change acknowledged before the call is applied at the leader. Fails with the error of a change that was
-    /// acknowledged and then refused.
+    /// Returns when every change acknowledged before the call is applied at the leader. Fails with the error
+    /// of a change that was acknowledged and then refused.
     pub(crate) async fn drain(&self) -> Result<(), Error> {
         let pushed = self.queue.state().pushed;
         self.wait_until_answered(pushed, Instant::now()).await?;

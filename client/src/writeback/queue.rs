@@ -1,4 +1,5 @@
-//! The state of write-back: the delegated directories, the queue of commands, and the signals between its users.
+//! The state of write-back: the delegated directories, the queue of commands, and the signals between its
+//! users.
 
 use super::LAST_CONTACT_MAX;
 use super::interest::Interest;
@@ -83,7 +84,8 @@ pub(super) struct State {
     pub(super) last_used: Instant,
     /// The error of a change that was acknowledged and then refused, until a `drain` tells it.
     pub(super) lost: Option<Error>,
-    /// Set while the leader refuses all commands for want of space: no change of a name is acknowledged meanwhile.
+    /// Set while the leader refuses all commands for want of space: no change of a name is acknowledged
+    /// meanwhile.
     pub(super) full: Option<Error>,
 }
 
@@ -172,7 +174,8 @@ impl Queue {
 }
 
 impl State {
-    /// Makes this the session of the state. Delegations belong to their session, so those of another one are dropped.
+    /// Makes this the session of the state. Delegations belong to their session, so those of another one are
+    /// dropped.
     pub(super) fn enter_session(&mut self, session: SessionId) {
         if self.session != session {
             if !self.delegations.is_empty() {
@@ -194,7 +197,8 @@ impl State {
         self.queue.len() >= COMMANDS_MAX || self.queue_bytes >= BYTES_MAX
     }
 
-    /// The queue position up to which the queue must be answered before the leader is asked about these inodes.
+    /// The queue position up to which the queue must be answered before the leader is asked about these
+    /// inodes.
     pub(super) fn due(&self, inos: &[Ino]) -> Option<u64> {
         inos.iter().filter_map(|ino| self.pending.get(ino)).max().copied().filter(|due| *due > self.answered)
     }

@@ -1,4 +1,5 @@
-//! The sender: empties the queue, as many commands at a time as one log entry takes, one batch after the other.
+//! The sender: empties the queue, as many commands at a time as one log entry takes, one batch after the
+//! other.
 
 use super::Writeback;
 use super::queue::{Queue, Queued, State};
@@ -19,13 +20,15 @@ const BATCH_COMMANDS_MAX: usize = 256;
 /// Estimated bytes of one batch. One command may be larger and then goes alone.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// The sender gathers commands for this long while no caller waits: a batch of a hundred costs the nodes little more than one command.
+/// The sender gathers commands for this long while no caller waits: a batch of a hundred costs the nodes
+/// little more than one command.
 const GATHER_FOR: Duration = Duration::from_millis(40);
 
 /// Pause between two attempts to send a batch.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
 
-/// Attempts at a command that is refused for a reason that may pass, because its directory is delegated to another client.
+/// Attempts at a command that is refused for a reason that may pass, because its directory is delegated to
+/// another client.
 const TRIES_MAX: u8 = 5;
 
 /// Entries of the map of pending inodes above which the answered ones are removed.
@@ -46,7 +49,8 @@ pub(super) async fn send_forever(queue: Arc<Queue>, writeback: Weak<Writeback>) 
 }
 
 impl Queue {
-    /// Returns when it is time to send: the batch is full, the queue is empty, a caller waits, or the time for gathering is over.
+    /// Returns when it is time to send: the batch is full, the queue is empty, a caller waits, or the time
+    /// for gathering is over.
     async fn gather(&self) {
         let until = tokio::time::Instant::now() + GATHER_FOR;
         loop {
@@ -163,7 +167,8 @@ impl Writeback {
 }
 
 impl State {
-    /// The commands at the front of the queue that fit into one batch and may apply in the session, each with its time.
+    /// The commands at the front of the queue that fit into one batch and may apply in the session, each with
+    /// its time.
     fn batch(&self, session: SessionId) -> Vec<(Command, Time)> {
         let mut bytes = 0;
         let fits = |queued: &&Queued| {
@@ -191,8 +196,8 @@ impl State {
         }
     }
 
-    /// Takes in the outcomes of the commands at the front of the queue. A command that was refused for a reason that may pass goes back
-    /// to the front, with all later ones that need it.
+    /// Takes in the outcomes of the commands at the front of the queue. A command that was refused for a
+    /// reason that may pass goes back to the front, with all later ones that need it.
     fn answer_batch(&mut self, applied: Vec<Applied>) -> Aftermath {
         let mut aftermath = Aftermath::default();
         let mut again: Vec<Queued> = Vec::new();
@@ -215,7 +220,8 @@ impl State {
                         NsError::Delegated { dir, .. } => aftermath.recall = Some(*dir),
                         _ => {}
                     }
-                    // Blocks belong to their session. Only the flush, which has their data, can store them again.
+                    // Blocks belong to their session. Only the flush, which has their data, can store them
+                    // again.
                     let has_blocks =
                         matches!(&first.command, Command::Commit { blocks, .. } if !blocks.is_empty());
                     let may_pass = match &refused {
@@ -321,7 +327,8 @@ mod tests {
         let mut answers: Vec<_> =
             commands.iter().map(|command| push(&mut state, command.clone(), None)).collect();
         let elsewhere = NsError::Delegated { dir: Ino(1), session: SessionId(5) };
-        // The first meets a directory that is another's, the third its file that is not there yet; the last was not sent.
+        // The first meets a directory that is another's, the third its file that is not there yet; the last
+        // was not sent.
         let aftermath = state.answer_batch(vec![Err(elsewhere), DONE, Err(NsError::NotFound)]);
         assert_eq!(aftermath.recall, Some(Ino(1)));
         assert!(!aftermath.spoiled, "nothing is lost yet");
