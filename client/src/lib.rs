@@ -42,15 +42,9 @@ pub use block::{BlockLocation, Repaired, ShareState};
 pub use client::Client;
 pub use error::Error;
 pub use file::{LockGrant, OpenFile};
-pub use options::{Options, ReadPolicy};
+pub use options::{BLOCK_BYTES_MAX, INLINE_BYTES_MAX, Options, ReadPolicy};
 pub use rpc::endpoint::grpc_endpoint;
 pub use rpc::node::NodeHealth;
 pub use session::Session;
 pub use stats::ClientStats;
 pub use volume::{NewInode, Space, Volume};
-
-/// The largest block, bytes.
-pub const BLOCK_BYTES_MAX: usize = 1 << 20;
-
-/// Files up to this length live inline in the namespace, bytes.
-pub const INLINE_BYTES_MAX: usize = 4096;

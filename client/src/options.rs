@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+/// The largest block, bytes.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+
+/// Files up to this length live inline in the namespace, bytes.
+pub const INLINE_BYTES_MAX: usize = 4096;
+
 /// Which k of a block's n shares are read when the whole block is wanted. Nodes that do not answer come last
 /// under every policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

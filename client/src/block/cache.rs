@@ -6,7 +6,7 @@
 //!    (`the_cache_stays_under_its_limit_and_keeps_what_was_used_last`).
 //! 2. A read that failed leaves nothing (`a_failed_read_leaves_nothing`).
 
-use crate::BLOCK_BYTES_MAX;
+use crate::options::BLOCK_BYTES_MAX;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::unsync::{Cache, DefaultLifecycle};

@@ -4,8 +4,9 @@
 //!
 //! The namespace plans which blocks are repaired or moved, and in what order.
 
+use super::blocks::Blocks;
+use super::location::BlockLocation;
 use super::store::ShareWrite;
-use super::{BlockLocation, Blocks};
 use crate::error::Error;
 use rain_codec::ShareSet;
 

@@ -1,7 +1,7 @@
 //! Shares that reads found missing or damaged. They are gathered, and reported to the namespace, which has
 //! them repaired.
 
-use super::BlockLocation;
+use super::location::BlockLocation;
 use crate::session::Session;
 use parking_lot::Mutex;
 use rain_namespace::command::{Command, SharesOf};

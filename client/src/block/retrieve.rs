@@ -4,8 +4,9 @@
 //! A range that is cut at whole stripes is a code word of its own (`rain_codec::Code::stripe_bytes`). So a
 //! small read of a lost share costs k small reads, not k shares.
 
+use super::blocks::Blocks;
+use super::location::BlockLocation;
 use super::share::ShareFault;
-use super::{BlockLocation, Blocks};
 use crate::error::Error;
 use crate::options::ReadPolicy;
 use crate::rpc::hedge;

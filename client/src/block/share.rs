@@ -1,6 +1,8 @@
 //! One share on one node: reading a range of it, verified, and asking for its state.
 
-use super::{BlockLocation, Blocks, crc};
+use super::blocks::Blocks;
+use super::crc;
+use super::location::BlockLocation;
 use crate::error::Error;
 use crate::rpc::endpoint::is_broken;
 use crate::rpc::node::Node;

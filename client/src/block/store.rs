@@ -4,8 +4,9 @@
 //! shares; where only k nodes answer, k shares. The caller names the shares that are not durable by then as
 //! missing, and repair makes them.
 
+use super::blocks::Blocks;
+use super::crc::chunk_checksums;
 use super::share::ShareFault;
-use super::{Blocks, chunk_checksums};
 use crate::error::Error;
 use crate::options::Options;
 use crate::rpc::endpoint::is_broken;

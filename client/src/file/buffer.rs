@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// The longest segment, bytes: a full block.
-pub(crate) const SEGMENT_BYTES_MAX: usize = crate::BLOCK_BYTES_MAX;
+pub(crate) const SEGMENT_BYTES_MAX: usize = crate::options::BLOCK_BYTES_MAX;
 
 /// A range of written data.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 
 use super::buffer::Segment;
 use super::pack::{Packed, pack};
-use super::{FILE_BYTES_MAX, FileState, FileTable};
-use crate::INLINE_BYTES_MAX;
+use super::state::{FILE_BYTES_MAX, FileState};
+use super::table::FileTable;
 use crate::error::Error;
+use crate::options::INLINE_BYTES_MAX;
 use crate::writeback::{ChangeOptions, now};
 use bytes::Bytes;
 use futures::StreamExt;

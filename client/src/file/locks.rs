@@ -14,7 +14,10 @@
 //! - The same errors hold while the session's lease has run out by this client's own clock, until it is
 //!   renewed.
 
-use super::{FileState, FileTable, OpenFile};
+use super::open::OpenFile;
+use super::owners::Owner;
+use super::state::FileState;
+use super::table::FileTable;
 use crate::error::Error;
 use rain_namespace::command::{Command, Outcome};
 use rain_namespace::error::NsError;
@@ -22,48 +25,10 @@ use rain_namespace::lock::{Lock, LockKind, LockState};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Attr;
 use rain_types::SessionId;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Longest wait of one query for a lock. After each the caller is asked whether it gives up.
 const WAIT: Duration = Duration::from_millis(200);
-
-/// The owner of a lock within the session: the kind of lock, and the number that the kernel gives its owner.
-type Owner = (LockKind, u64);
-
-/// The locks that this client's programs have on a file, or may have.
-#[derive(Debug, Default)]
-pub(super) struct Locks {
-    /// The session that granted them.
-    session: SessionId,
-    /// Lock owners; true once the owner has closed the file and its locks are released after the next flush.
-    owners: BTreeMap<Owner, bool>,
-    /// The session has ended, so other clients may have had the locks.
-    lost: bool,
-}
-
-impl Locks {
-    pub(super) fn is_empty(&self) -> bool {
-        self.owners.is_empty()
-    }
-
-    /// The owners that have closed the file.
-    fn closed(&self) -> Vec<Owner> {
-        self.owners.iter().filter(|(_, closed)| **closed).map(|(owner, _)| *owner).collect()
-    }
-
-    /// Whether the lock's owner has any lock of this kind.
-    fn any_of(&self, lock: &Lock) -> bool {
-        self.owners.keys().any(|(kind, owner)| *owner == lock.owner && kind.sees(lock.kind))
-    }
-
-    fn remove(&mut self, (gone, number): Owner) {
-        self.owners.retain(|(kind, owner), _| *owner != number || !kind.sees(gone));
-        if self.owners.is_empty() {
-            *self = Locks::default();
-        }
-    }
-}
 
 /// A lock that was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

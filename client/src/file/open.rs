@@ -3,7 +3,8 @@
 use super::buffer::Dirty;
 use super::flush::{FRAGMENTS_EARLY_BYTES, Pace, WHOLE_EARLY_BYTES};
 use super::read::Source;
-use super::{FILE_BYTES_MAX, FileState, FileTable};
+use super::state::{FILE_BYTES_MAX, FileState};
+use super::table::FileTable;
 use crate::error::Error;
 use bytes::Bytes;
 use rain_namespace::command::AttrChange;
@@ -27,6 +28,26 @@ pub struct OpenFile {
     keep_cache: bool,
     /// The end of the last read, which tells a sequential reader.
     read_end: AtomicU64,
+}
+
+impl FileTable {
+    /// Opens a file with the attributes that the namespace gave. `made`: the file was just created, so the
+    /// kernel has no pages of it.
+    pub(crate) fn open(self: &Arc<Self>, attr: Attr, made: bool) -> Arc<OpenFile> {
+        let ino = attr.ino;
+        let remembered = self.versions.lock().get(&ino).copied();
+        let mut states = self.states();
+        let (file, keep_cache) = match states.get(&ino) {
+            Some(file) => (file.clone(), file.opened_again(attr)),
+            None => {
+                let unchanged = made || remembered == Some(attr.version);
+                let file = Arc::new(FileState::new(attr));
+                states.insert(ino, file.clone());
+                (file, unchanged)
+            }
+        };
+        OpenFile::new(self.clone(), file, keep_cache)
+    }
 }
 
 impl OpenFile {

@@ -5,7 +5,7 @@
 //! rewritten.
 
 use super::buffer::Segment;
-use crate::BLOCK_BYTES_MAX;
+use crate::options::BLOCK_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 
 /// The range of a file at which a part of a packed block shows.

@@ -2,7 +2,8 @@
 
 use super::buffer::Segment;
 use super::ranges::RangeSet;
-use super::{FileState, FileTable};
+use super::state::FileState;
+use super::table::FileTable;
 use crate::error::Error;
 use crate::placement::MAY_HAVE_MOVED_AFTER;
 use bytes::{Bytes, BytesMut};

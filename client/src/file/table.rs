@@ -9,12 +9,12 @@
 //!    have.
 
 use super::budget::DirtyBudget;
-use super::{FileState, OpenFile};
+use super::state::FileState;
 use crate::block::Blocks;
 use crate::error::Error;
 use crate::placement::Placement;
 use crate::session::Session;
-use crate::writeback::{UnstoredFiles, Writeback};
+use crate::writeback::{self, UnstoredFiles, Writeback};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
@@ -44,7 +44,7 @@ pub(crate) struct FileTable {
     pub(super) code: CodeSpec,
     pub(super) budget: DirtyBudget,
     states: Mutex<HashMap<Ino, Arc<FileState>>>,
-    versions: Mutex<BTreeMap<Ino, u64>>,
+    pub(super) versions: Mutex<BTreeMap<Ino, u64>>,
 }
 
 impl FileTable {
@@ -56,7 +56,7 @@ impl FileTable {
     ) -> Arc<FileTable> {
         let files = Arc::new_cyclic(|files: &Weak<FileTable>| FileTable {
             code: placement.groups().record().code,
-            writeback: Writeback::start(session.clone(), placement.clone(), files.clone()),
+            writeback: writeback::start(session.clone(), placement.clone(), files.clone()),
             budget: DirtyBudget::new(session.options().dirty_bytes_max),
             states: Mutex::default(),
             versions: Mutex::default(),
@@ -101,24 +101,6 @@ impl FileTable {
             file.overlay(&mut attr);
         }
         attr
-    }
-
-    /// Opens a file with the attributes that the namespace gave. `made`: the file was just created, so the
-    /// kernel has no pages of it.
-    pub(crate) fn open(self: &Arc<Self>, attr: Attr, made: bool) -> Arc<OpenFile> {
-        let ino = attr.ino;
-        let remembered = self.versions.lock().get(&ino).copied();
-        let mut states = self.states();
-        let (file, keep_cache) = match states.get(&ino) {
-            Some(file) => (file.clone(), file.opened_again(attr)),
-            None => {
-                let unchanged = made || remembered == Some(attr.version);
-                let file = Arc::new(FileState::new(attr));
-                states.insert(ino, file.clone());
-                (file, unchanged)
-            }
-        };
-        OpenFile::new(self.clone(), file, keep_cache)
     }
 
     /// Remembers the version of contents that the kernel's pages of a file have.

@@ -1,7 +1,6 @@
 //! Finding a cluster and its leader from a list of addresses.
 
 use super::endpoint::grpc_endpoint;
-use super::leader::{LOOK_EVERY, LeaderAddress};
 use crate::error::Error;
 use rain_proto::v1;
 use rain_proto::v1::node_client::NodeClient;
@@ -11,6 +10,18 @@ use tonic::transport::Channel;
 
 /// A node that does not say within this who leads is passed over.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Pause between two rounds of looking for a leader.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(30);
+
+/// The leader of a term, and the address at which it is called.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaderAddress {
+    pub(crate) term: u64,
+    pub(crate) node: NodeId,
+    pub(crate) address: String,
+    pub(crate) channel: Channel,
+}
 
 /// Finds a cluster and its leader from any of these addresses. Fails with `NoCluster` when none is found in
 /// time.

@@ -13,7 +13,7 @@
 //! | doubted | the client looks for a leader, and calls wait for it | a leader confirms itself: well; `dead_after` without one: lost |
 //! | lost | no leader answers, and calls fail at once | a leader confirms itself: well |
 
-use super::discovery::{ASK_TIMEOUT, describe};
+use super::discovery::{ASK_TIMEOUT, LOOK_EVERY, LeaderAddress, describe};
 use super::endpoint::{grpc_endpoint, is_broken, refusal};
 use crate::error::Error;
 use parking_lot::{Mutex, MutexGuard};
@@ -29,24 +29,12 @@ use tonic::{Code, Status};
 /// A call without an answer after this makes the leader doubted. The call itself goes on.
 const DOUBT_AFTER: Duration = Duration::from_millis(120);
 
-/// Pause between two rounds of looking for a leader.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(30);
-
 /// The same pause after a long time without a leader, so that a dead cluster is not flooded.
 const LOOK_RARELY: Duration = Duration::from_millis(300);
 
 /// A round of looking ends after this once one node has answered: nodes that are cut off must not delay the
 /// next round.
 const ROUND: Duration = Duration::from_millis(60);
-
-/// The leader of a term, and the address at which it is called.
-#[derive(Debug, Clone)]
-pub(crate) struct LeaderAddress {
-    pub(crate) term: u64,
-    pub(crate) node: NodeId,
-    pub(crate) address: String,
-    pub(crate) channel: Channel,
-}
 
 #[derive(Debug)]
 struct Doubts {

@@ -1,11 +1,13 @@
 //! Commands: sent to the leader, applied once each, in order within one call.
 
-use super::{Numbered, Session, namespace_client, v1};
+use super::request::Numbered;
+use super::state::{Session, namespace_client};
 use crate::error::Error;
 use crate::stats::count;
 use rain_namespace::command::{Applied, Command, Outcome, Request};
 use rain_namespace::error::NsError;
 use rain_namespace::wire;
+use rain_proto::v1;
 use rain_types::SessionId;
 use std::time::Instant;
 

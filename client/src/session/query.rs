@@ -1,7 +1,7 @@
 //! Queries: answered by the leader; without a majority, where the options allow it, by any node from its own
 //! state.
 
-use super::{Session, namespace_client, v1};
+use super::state::{Session, namespace_client};
 use crate::error::Error;
 use crate::rpc::endpoint::grpc_endpoint;
 use crate::stats::count;
@@ -11,6 +11,7 @@ use rain_namespace::command::Command;
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
+use rain_proto::v1;
 use rain_types::Ino;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};

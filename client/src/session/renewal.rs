@@ -1,9 +1,11 @@
 //! Renewal: tells the leader that the session is alive and which files it has open, and replaces a session
 //! that has ended.
 
-use super::{NO_SESSION, Numbers, Session, namespace_client, v1};
+use super::numbers::Numbers;
+use super::state::{NO_SESSION, Session, namespace_client};
 use crate::error::Error;
 use rain_namespace::command::{Command, Outcome};
+use rain_proto::v1;
 use rain_types::{Ino, SessionId};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};

@@ -1,14 +1,28 @@
 //! One step of a command: apply it here and queue it, or say what has to happen first.
 
 use super::queue::{Queued, State, bytes_of};
-use super::{ChangeOptions, now};
 use crate::error::Error;
 use rain_namespace::command::{Applied, Command, Outcome};
 use rain_namespace::delegation::{Decision, DelegationSet};
 use rain_namespace::error::NsError;
 use rain_namespace::query::Query;
-use rain_types::Ino;
+use rain_namespace::record::Time;
+use rain_types::{Ino, SessionId};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
+
+/// How a command is to be applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ChangeOptions {
+    /// Session fence: apply the command in this session or not at all.
+    pub(crate) fence: Option<SessionId>,
+    /// The time of the change, where it is decided here; none: now.
+    pub(crate) time: Option<Time>,
+    /// Return only an outcome that the leader has confirmed.
+    pub(crate) durable: bool,
+    /// Nobody waits for the outcome, so the queue may gather before it is sent.
+    pub(crate) in_background: bool,
+}
 
 /// The next step of a command.
 pub(super) enum NextStep {
@@ -128,4 +142,10 @@ impl State {
             None => NextStep::Acknowledge(outcome),
         }
     }
+}
+
+/// The time of day, for changes that are decided here.
+pub(crate) fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
 }

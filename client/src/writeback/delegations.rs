@@ -1,8 +1,8 @@
 //! Delegations: requests directories, returns them when another client recalls them or when nothing was done
 //! in them for a while, and keeps contact with the leader.
 
-use super::queue::{Queue, State};
-use super::{LAST_CONTACT_MAX, TICK, UnstoredFiles, Writeback};
+use super::changes::{TICK, UnstoredFiles, Writeback};
+use super::queue::{LAST_CONTACT_MAX, Queue, State};
 use crate::error::Error;
 use crate::stats::count;
 use rain_namespace::command::{Command, Outcome};

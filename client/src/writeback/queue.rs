@@ -1,7 +1,6 @@
 //! The state of write-back: the delegated directories, the queue of commands, and the signals between its
 //! users.
 
-use super::LAST_CONTACT_MAX;
 use super::interest::Interest;
 use crate::error::Error;
 use parking_lot::{Mutex, MutexGuard};
@@ -13,8 +12,12 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch};
+
+/// Longest time since the last contact with the leader for which delegations are used. It must be shorter
+/// than the silence after which the leader revokes them (3 s, `storaged::worker::delegations`).
+pub(super) const LAST_CONTACT_MAX: Duration = Duration::from_secs(2);
 
 /// Commands in the queue. At some thousand a second that is a few seconds of work for the leader.
 pub(super) const COMMANDS_MAX: usize = 8192;

@@ -1,7 +1,7 @@
 //! The sender: empties the queue, as many commands at a time as one log entry takes, one batch after the
 //! other.
 
-use super::Writeback;
+use super::changes::Writeback;
 use super::queue::{Queue, Queued, State};
 use crate::error::Error;
 use crate::session::Numbered;
