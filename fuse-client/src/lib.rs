@@ -22,12 +22,12 @@
 //! Modules: `fs` answers the kernel, over `inodes`, `handles`, `listing` (directories) and `cache`; `errno` is the
 //! table of errors; `mount` is everything around it.
 
-mod cache;
+mod coherence;
 mod errno;
 mod fs;
 mod handles;
-mod inodes;
 mod listing;
 mod mount;
+mod ttl;
 
 pub use mount::{MountError, MountOptions, Mounted, Unmounter, check_mountpoint, mount};

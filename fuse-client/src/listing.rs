@@ -182,7 +182,7 @@ impl Listing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inodes::tests::attr;
+    use crate::coherence::inodes::tests::attr;
     use std::collections::BTreeSet;
 
     fn stamp() -> Stamp {

@@ -4,7 +4,7 @@
 //! `system.posix_acl_*` is refused (there are no ACLs yet), as is any other prefix.
 
 use super::Shared;
-use crate::inodes::Numbers;
+use crate::coherence::inodes::Numbers;
 use fuser::{Errno, FileAttr, FileType, TimeOrNow};
 use rain_client::{Error, Space};
 use rain_namespace::command::{AttrChange, TimeChange, XattrMode};

@@ -6,9 +6,9 @@
 //! Close-to-open: opening asks the namespace. Pages the kernel kept are kept only if the contents are those
 //! this client knew, and attributes it kept are dropped if they are of other contents.
 
+use super::Caller;
 use super::Shared;
 use super::attrs::without_set_id;
-use super::shared::Caller;
 use crate::handles::Opened;
 use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags};
 use rain_client::OpenFile;

@@ -1,650 +1,193 @@
-//! The kernel's requests. Every callback takes what it needs out of the request and hands the reply to a task
-//! of the runtime; none of them waits, so that a loop is always free for the next request. Only what needs no
-//! waiting is answered in the callback: a write into the client's buffer, a handle, an error.
-//!
-//! What the kernel is asked for at the start, and why:
-//! - *No writeback cache.* It would gather small writes and hand lengths and times to the kernel, which is
-//!   right only while no other mount looks. The client acknowledges writes into its own buffer instead.
-//! - *Atomic O_TRUNC*: one request instead of two. *readdirplus*, adaptive: `ls -l` without lookups.
-//!   *Parallel directory operations*, asynchronous reads and direct I/O: several requests under way.
-//! - *Killing set-id bits* stays with the kernel: it sends a SETATTR before the write. Its version 2, where the
-//!   filesystem would do it, needs flags that fuser 0.18 does not pass on. So the kernel asks for
-//!   `security.capability` before every write(2); an absent one is remembered ([`crate::inodes`]).
-//! - *Locks* (flock, fcntl) are asked for, so that they hold across mounts ([`locks`]).
-//! - *ACLs* are not asked for: there are none.
-//!
-//! fuser answers an INTERRUPT with ENOSYS, so a killed program waits for its reply. The client gives every
-//! operation a deadline, so the wait ends.
+//! What callbacks and tasks share, and how answers become replies.
 
 mod attrs;
+mod callbacks;
 mod data;
 mod dirs;
 mod locks;
 mod names;
-mod shared;
 
-pub(crate) use self::shared::{Shared, Times};
+pub(crate) use self::callbacks::RainFs;
 
-use self::attrs::{CAPABILITY, XattrAnswer, change_of, xattr_is_kept};
-use self::data::Write;
-use self::locks::{Asked, kernel_end};
-use self::shared::Caller;
-use crate::handles::{Opened, OpenedDirectory};
-use crate::listing::Listing;
+use self::attrs::to_kernel;
+use crate::coherence::inodes::{Inodes, Numbers};
+use crate::errno;
+use crate::handles::{Handles, Opened, OpenedDirectory};
+use crate::ttl::Aged;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    Errno, FileHandle, FopenFlags, Generation, Notifier, ReplyAttr, ReplyCreate, ReplyEntry, Request,
 };
-use rain_namespace::lock::LockKind;
-use rain_namespace::record::FileKind;
-use rain_types::Ino;
-use std::ffi::OsStr;
-use std::future::Future;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
+use rain_client::{Error, NewInode, Space, Volume};
+use rain_namespace::error::NsError;
+use rain_namespace::record::{Attr, FileKind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
-/// The longest write in one request; also a block's length.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// How long free space is believed.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Reads ahead and asynchronous direct I/O under way, and when the kernel holds back.
-const BACKGROUND_MAX: u16 = 64;
-const CONGESTED_FROM: u16 = 48;
+/// Log lines about trouble with the cluster: one in so long; a dead cluster fails thousands of requests.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
+/// How long the kernel may believe what it was told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) attr: Duration,
+    pub(crate) entry: Duration,
+}
+
+impl Times {
+    /// Where fuser takes only one.
+    pub(super) fn both(self) -> Duration {
+        self.attr.min(self.entry)
     }
 }
 
-fn reply_xattr(reply: ReplyXattr, result: Result<XattrAnswer, Errno>) {
-    match result {
-        Ok(XattrAnswer::Size(size)) => reply.size(size),
-        Ok(XattrAnswer::Data(data)) => reply.data(&data),
-        Err(errno) => reply.error(errno),
+/// Who asks. The umask is applied by the kernel, and it checks permissions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    uid: u32,
+    gid: u32,
+}
+
+impl Caller {
+    pub(super) fn is_privileged(self) -> bool {
+        self.uid == 0
+    }
+
+    pub(super) fn new_inode(self, kind: FileKind, mode: u32) -> NewInode {
+        NewInode::new(kind, (mode & 0o7777) as u16, self.uid, self.gid)
     }
 }
 
-/// The filesystem that fuser's loops call.
+impl From<&Request> for Caller {
+    fn from(request: &Request) -> Caller {
+        Caller { uid: request.uid(), gid: request.gid() }
+    }
+}
+
+/// What callbacks and tasks share.
 #[derive(Debug)]
-pub(crate) struct RainFs {
-    shared: Arc<Shared>,
+pub(crate) struct Shared {
+    pub(super) volume: Arc<Volume>,
+    pub(super) runtime: Handle,
+    pub(super) numbers: Numbers,
+    pub(super) times: Times,
+    pub(super) inodes: Inodes,
+    pub(super) files: Handles<Opened>,
+    pub(super) directories: Handles<OpenedDirectory>,
+    pub(super) space: Aged<Space>,
+    /// There once the kernel is connected.
+    pub(super) notifier: OnceLock<Notifier>,
+    started: Instant,
+    /// When trouble was last logged, in milliseconds since the start plus one, and how often it was not.
+    logged: AtomicU64,
+    unlogged: AtomicU64,
 }
 
-impl RainFs {
-    pub(crate) fn new(shared: Arc<Shared>) -> RainFs {
-        RainFs { shared }
+impl Shared {
+    pub(crate) fn new(volume: Arc<Volume>, runtime: Handle, times: Times) -> Arc<Shared> {
+        Arc::new(Shared {
+            numbers: Numbers::new(volume.root()),
+            inodes: Inodes::new(volume.root(), times.attr),
+            volume,
+            runtime,
+            times,
+            files: Handles::new(),
+            directories: Handles::new(),
+            space: Aged::new(SPACE_AGE_MAX),
+            notifier: OnceLock::new(),
+            started: Instant::now(),
+            logged: AtomicU64::new(0),
+            unlogged: AtomicU64::new(0),
+        })
     }
 
-    fn ino(&self, number: INodeNo) -> Ino {
-        self.shared.numbers.namespace(number)
+    /// The way to tell the kernel something unasked.
+    pub(crate) fn connect(&self, notifier: Notifier) {
+        let _ = self.notifier.set(notifier);
     }
 
-    /// Answers in a task. Should the task fail, the reply answers EIO as it is dropped.
-    fn answer<F, T>(&self, task: F)
-    where
-        F: FnOnce(Arc<Shared>) -> T,
-        T: Future<Output = ()> + Send + 'static,
-    {
-        self.shared.runtime.spawn(task(self.shared.clone()));
-    }
-
-    fn opened(&self, handle: FileHandle) -> Result<Arc<Opened>, Errno> {
-        self.shared.files.get(handle).ok_or(Errno::EBADF)
-    }
-}
-
-/// Takes the value, or replies with the error and returns from the callback.
-macro_rules! or_reply {
-    ($result:expr, $reply:ident) => {
-        match $result {
-            Ok(value) => value,
-            Err(errno) => return $reply.error(errno),
-        }
-    };
-}
-
-impl Filesystem for RainFs {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_BIG_WRITES,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_FLOCK_LOCKS,
-            InitFlags::FUSE_MAX_PAGES,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_POSIX_LOCKS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-        ] {
-            if config.add_capabilities(wanted).is_err() {
-                tracing::debug!(?wanted, "this kernel cannot do it; going on without");
+    /// The errno of a failure; what no errno can say goes to the log.
+    pub(super) fn errno(&self, doing: &'static str, error: &Error) -> Errno {
+        let errno = errno::of(error);
+        if errno::is_trouble(error) {
+            let now = self.started.elapsed().as_millis() as u64 + 1;
+            let last = self.logged.load(Ordering::Relaxed);
+            let due = last == 0 || now >= last + LOG_EVERY.as_millis() as u64;
+            if due && self.logged.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                let more = self.unlogged.swap(0, Ordering::Relaxed);
+                tracing::warn!(doing, %error, errno = errno.code(), not_logged_before = more, "a request failed");
+            } else {
+                self.unlogged.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let refused = |what: &str| io::Error::other(format!("fuser refuses {what}"));
-        config.set_max_write(WRITE_BYTES_MAX).map_err(|_| refused("writes of 1 MiB"))?;
-        config.set_max_background(BACKGROUND_MAX).map_err(|_| refused("background requests"))?;
-        config.set_congestion_threshold(CONGESTED_FROM).map_err(|_| refused("a congestion threshold"))?;
-        Ok(())
+        errno
     }
 
-    fn destroy(&mut self) {
-        tracing::debug!(inodes = self.shared.inodes.len(), "the kernel let go of the mount");
+    /// As [`Shared::errno`], for what was asked of an inode and not of a name: that it is gone is ESTALE, on which the
+    /// kernel looks the name up again.
+    pub(super) fn inode_errno(&self, doing: &'static str, error: &Error) -> Errno {
+        match error {
+            Error::Refused(NsError::NotFound) => Errno::ESTALE,
+            error => self.errno(doing, error),
+        }
     }
 
-    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
-        self.answer(move |fs| async move {
-            let found = fs.lookup(parent, &name).await;
-            fs.reply_found(reply, found, thread);
-        });
-    }
-
-    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.shared.inodes.forget(self.ino(ino), lookups);
-    }
-
-    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let ino = self.ino(ino);
-        self.answer(|fs| async move {
-            let attr =
-                fs.volume.attr(ino).await.map_err(|error| fs.inode_errno("reading attributes", &error));
-            fs.reply_attr(reply, attr);
-        });
-    }
-
-    fn setattr(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let change = change_of(mode, (uid, gid), size, atime, mtime);
-        let ino = self.ino(ino);
-        self.answer(|fs| async move { fs.reply_attr(reply, fs.set_attr(ino, change).await) });
-    }
-
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        let ino = self.ino(ino);
-        self.answer(|fs| async move {
-            match fs.read_link(ino).await {
-                Ok(target) => reply.data(&target),
-                Err(errno) => reply.error(errno),
+    pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>) {
+        match result {
+            Ok(attr) => {
+                self.inodes.told(&attr);
+                reply.attr(&self.times.attr, &to_kernel(&attr, self.numbers));
             }
-        });
+            Err(errno) => reply.error(errno),
+        }
     }
 
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move {
-            fs.reply_entry(reply, fs.mknod(caller, parent, &name, mode, rdev).await);
-        });
+    /// The answer to a lookup by a thread, which will be the one to open what it has found.
+    pub(super) fn reply_found(&self, reply: ReplyEntry, found: Result<Attr, Errno>, thread: u32) {
+        if let Ok(attr) = &found {
+            self.inodes.looked_up(attr);
+            self.inodes.named(attr.ino, thread);
+        }
+        self.reply_counted(reply, found);
     }
 
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        let new = Caller::from(request).new_inode(FileKind::Directory, mode);
-        self.answer(|fs| async move { fs.reply_entry(reply, fs.make(parent, &name, new).await) });
+    pub(super) fn reply_entry(&self, reply: ReplyEntry, result: Result<Attr, Errno>) {
+        if let Ok(attr) = &result {
+            self.inodes.looked_up(attr);
+        }
+        self.reply_counted(reply, result);
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move { reply_empty(reply, fs.unlink(parent, &name).await) });
-    }
-
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move { reply_empty(reply, fs.remove_directory(parent, &name).await) });
-    }
-
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        let target = target.as_os_str().as_bytes().to_vec();
-        self.answer(|fs| async move {
-            fs.reply_entry(reply, fs.symlink(caller, parent, &name, target).await);
-        });
-    }
-
-    fn rename(
-        &self,
-        _request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        let (new_parent, new_name) = (self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer(|fs| async move {
-            reply_empty(reply, fs.rename((parent, &name), (new_parent, &new_name), flags).await);
-        });
-    }
-
-    fn link(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        let (ino, parent, name) = (self.ino(ino), self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer(|fs| async move { fs.reply_entry(reply, fs.link(ino, parent, &name).await) });
-    }
-
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (caller, thread, ino) = (Caller::from(request), request.pid(), self.ino(ino));
-        self.answer(move |fs| async move {
-            match fs.open(caller, thread, ino, flags.0).await {
-                Ok((handle, flags)) => reply.opened(handle, flags),
-                Err(errno) => reply.error(errno),
+    /// A name's meaning, which counts as looked up already.
+    fn reply_counted(&self, reply: ReplyEntry, result: Result<Attr, Errno>) {
+        match result {
+            Ok(attr) => {
+                let kernel = to_kernel(&attr, self.numbers);
+                // Inode numbers are never used again, so one generation is enough.
+                reply.entry_with_ttls(&self.times.attr, &self.times.entry, &kernel, Generation(0));
             }
-        });
+            Err(errno) => reply.error(errno),
+        }
     }
 
-    fn create(
+    pub(super) fn reply_created(
         &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        flags: i32,
         reply: ReplyCreate,
+        result: Result<(Attr, FileHandle, FopenFlags), Errno>,
     ) {
-        let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move {
-            fs.reply_created(reply, fs.create(caller, parent, &name, mode, flags).await);
-        });
-    }
-
-    fn read(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        self.answer(|fs| async move {
-            match opened.file.read(offset, size).await {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(fs.inode_errno("reading", &error)),
+        match result {
+            Ok((attr, handle, flags)) => {
+                let then = self.inodes.now();
+                self.inodes.looked_up(&attr);
+                self.inodes.learn_no_capability(attr.ino, then);
+                let kernel = to_kernel(&attr, self.numbers);
+                reply.created(&self.times.both(), &kernel, Generation(0), handle, flags);
             }
-        });
-    }
-
-    fn write(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        let ino = self.ino(ino);
-        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let write = Write::new(offset, flags.0, opened.direct, from_cache);
-        if self.shared.write_now(ino, &opened, write, data) {
-            return reply.written(data.len() as u32);
+            Err(errno) => reply.error(errno),
         }
-        let data = data.to_vec();
-        self.answer(|fs| async move {
-            match fs.write(ino, &opened, write, &data).await {
-                Ok(()) => reply.written(data.len() as u32),
-                Err(errno) => reply.error(errno),
-            }
-        });
-    }
-
-    fn flush(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        let had_locks = opened.file.release_on_close(LockKind::Record, owner.0);
-        if !opened.writable && !had_locks {
-            return reply.ok();
-        }
-        self.answer(|fs| async move { reply_empty(reply, fs.close_by(&opened).await) });
-    }
-
-    fn release(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        // Nobody waits for this answer, and no program sees an error of it: FLUSH came before.
-        if let Some(closed) = self.shared.files.remove(handle) {
-            self.shared.release_locks(closed);
-        }
-        reply.ok();
-    }
-
-    fn fsync(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        self.answer(|fs| async move { reply_empty(reply, fs.flush(&opened.file).await) });
-    }
-
-    fn getlk(
-        &self,
-        request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        owner: LockOwner,
-        start: u64,
-        end: u64,
-        typ: i32,
-        pid: u32,
-        reply: ReplyLock,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        let asked = Asked { owner: owner.0, start, end, typ, pid, thread: request.pid() };
-        self.answer(move |fs| async move {
-            match fs.get_lock(&opened, asked).await {
-                Ok(Some(lock)) => {
-                    let typ = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
-                    reply.locked(lock.first, kernel_end(&lock), typ, lock.pid);
-                }
-                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
-                Err(errno) => reply.error(errno),
-            }
-        });
-    }
-
-    fn setlk(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        owner: LockOwner,
-        start: u64,
-        end: u64,
-        typ: i32,
-        pid: u32,
-        sleep: bool,
-        reply: ReplyEmpty,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        let ino = self.ino(ino);
-        let asked = Asked { owner: owner.0, start, end, typ, pid, thread: request.pid() };
-        self.answer(move |fs| async move {
-            reply_empty(reply, fs.set_lock(ino, &opened, asked, sleep).await);
-        });
-    }
-
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let listing = tokio::sync::Mutex::new(Listing::new());
-        let handle = self.shared.directories.insert(OpenedDirectory { ino: self.ino(ino), listing });
-        reply.opened(handle, FopenFlags::empty());
-    }
-
-    fn readdir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        reply: ReplyDirectory,
-    ) {
-        let opened = or_reply!(self.shared.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer(|fs| async move { fs.read_directory(&opened, offset, reply).await });
-    }
-
-    fn readdirplus(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        reply: ReplyDirectoryPlus,
-    ) {
-        let opened = or_reply!(self.shared.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer(|fs| async move { fs.read_directory(&opened, offset, reply).await });
-    }
-
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.shared.directories.remove(handle);
-        reply.ok();
-    }
-
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.answer(|fs| async move {
-            let drained = fs.volume.drain().await;
-            reply_empty(
-                reply,
-                drained.map_err(|error| fs.errno("telling the namespace what was done", &error)),
-            );
-        });
-    }
-
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.answer(|fs| async move {
-            match fs.statfs().await {
-                Ok(stat) => reply.statfs(
-                    stat.blocks,
-                    stat.free,
-                    stat.free,
-                    stat.files,
-                    stat.files_free,
-                    stat.unit,
-                    stat.name_max,
-                    stat.unit,
-                ),
-                Err(errno) => reply.error(errno),
-            }
-        });
-    }
-
-    fn setxattr(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        if !xattr_is_kept(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (ino, name, value) = (self.ino(ino), name.as_bytes().to_vec(), value.to_vec());
-        self.answer(move |fs| async move {
-            reply_empty(reply, fs.set_xattr(ino, &name, &value, flags).await);
-        });
-    }
-
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (ino, name) = (self.ino(ino), name.as_bytes());
-        if !xattr_is_kept(name) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        if name == CAPABILITY && self.shared.inodes.lacks_capability(ino) {
-            return reply.error(Errno::NO_XATTR);
-        }
-        let name = name.to_vec();
-        self.answer(move |fs| async move { reply_xattr(reply, fs.get_xattr(ino, &name, size).await) });
-    }
-
-    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (ino, privileged) = (self.ino(ino), request.uid() == 0);
-        self.answer(move |fs| async move {
-            reply_xattr(reply, fs.list_xattr(ino, size, privileged).await);
-        });
-    }
-
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if !xattr_is_kept(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (ino, name) = (self.ino(ino), name.as_bytes().to_vec());
-        self.answer(|fs| async move { reply_empty(reply, fs.remove_xattr(ino, &name).await) });
-    }
-
-    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        // The mount has `default_permissions`: the kernel decides.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _flags: IoctlFlags,
-        _command: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        // What isatty(3) and chattr(1) expect of a file that has no such operation.
-        reply.error(Errno::ENOTTY);
-    }
-
-    fn poll(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _notifier: PollNotifier,
-        _events: PollEvents,
-        _flags: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        // The kernel then answers by itself: files are always ready.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        let ino = self.ino(ino);
-        self.answer(move |fs| async move {
-            reply_empty(reply, fs.fallocate(ino, &opened.file, offset, length, mode).await);
-        });
-    }
-
-    fn lseek(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        self.answer(move |fs| async move {
-            match fs.seek(&opened.file, offset, whence).await {
-                Ok(offset) => reply.offset(offset),
-                Err(errno) => reply.error(errno),
-            }
-        });
-    }
-
-    fn copy_file_range(
-        &self,
-        _request: &Request,
-        _ino_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies by reading and writing.
-        reply.error(Errno::ENOSYS);
     }
 }

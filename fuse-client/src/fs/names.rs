@@ -4,7 +4,7 @@
 //! another mount is seen at once.
 
 use super::attrs::kind_of_mode;
-use super::shared::{Caller, Shared};
+use super::{Caller, Shared};
 use crate::handles::Opened;
 use fuser::{Errno, FileHandle, FopenFlags, RenameFlags};
 use rain_client::{Error, NewInode};

@@ -1,0 +1,3 @@
+//! What the kernel has cached.
+
+pub(crate) mod inodes;
