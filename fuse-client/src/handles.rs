@@ -1,46 +1,44 @@
-//! What the kernel holds open: numbers for files and directories.
+//! Handles: the numbers by which the kernel names open files and directories.
 //!
-//! A number is never used twice in a mount, so a late request for a closed handle meets nothing. Handles are
-//! counted references: a request under way keeps its file open past the kernel's RELEASE.
+//! A number is never used twice in a mount, so a late request for a closed handle finds nothing
+//! (`a_closed_handle_is_gone_and_its_number_does_not_come_back`). Handles are counted references: a request
+//! under way keeps its file open past the kernel's RELEASE.
 
 use crate::listing::Listing;
 use fuser::FileHandle;
+use parking_lot::{Mutex, MutexGuard};
 use rain_client::OpenFile;
 use rain_namespace::lock::LockKind;
 use rain_types::Ino;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Parts of the table, each with a lock of its own, so that requests for different handles rarely meet.
 const SHARDS: u64 = 16;
 
 /// A file opened by a program.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: Arc<OpenFile>,
-    /// Opened for writing: closing it tells whether the data could be stored.
+    /// Opened for writing: its close returns an error if the data could not be stored.
     pub(crate) writable: bool,
     /// Opened past the kernel's cache (O_DIRECT).
     pub(crate) direct: bool,
-    /// Who has taken locks through it.
+    /// The owners that have taken locks through it.
     pub(crate) lockers: Mutex<BTreeSet<(LockKind, u64)>>,
-}
-
-impl Opened {
-    pub(crate) fn lockers(&self) -> MutexGuard<'_, BTreeSet<(LockKind, u64)>> {
-        self.lockers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A directory opened by a program.
 #[derive(Debug)]
 pub(crate) struct OpenedDirectory {
     pub(crate) ino: Ino,
-    /// Held while a reply is put together; the kernel reads a handle one request at a time.
+    /// Locked while a reply is put together. No request waits for it: the kernel reads a handle one request
+    /// at a time.
     pub(crate) listing: tokio::sync::Mutex<Listing>,
 }
 
-/// Handles by number.
+/// The open files, or the open directories, by number.
 #[derive(Debug)]
 pub(crate) struct Handles<T> {
     shards: [Mutex<HashMap<u64, Arc<T>>>; SHARDS as usize],
@@ -53,7 +51,7 @@ impl<T> Handles<T> {
     }
 
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<T>>> {
-        self.shards[(number % SHARDS) as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[(number % SHARDS) as usize].lock()
     }
 
     pub(crate) fn insert(&self, value: T) -> FileHandle {

@@ -19,7 +19,7 @@
 //! Left out: ACLs, quotas, O_TMPFILE, FIEMAP, reflinks, `syncfs` reaching beyond the kernel (fsync the files),
 //! access times (as with `noatime`).
 //!
-//! Modules: `fs` answers the kernel, over `inodes`, `handles`, `listing` (directories) and `cache`; `errno` is the
+//! Modules: `fs` answers the kernel, over `coherence`, `handles` and `listing` (directories); `errno` is the
 //! table of errors; `mount` is everything around it.
 
 mod coherence;
@@ -28,6 +28,7 @@ mod fs;
 mod handles;
 mod listing;
 mod mount;
+mod numbers;
 mod ttl;
 
 pub use mount::{MountError, MountOptions, Mounted, Unmounter, check_mountpoint, mount};

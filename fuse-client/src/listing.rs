@@ -1,64 +1,61 @@
-//! Reading a directory through one handle, as pages of names. Pure: it says what to read next and takes what
-//! was read.
+//! Reading a directory through one handle, as pages of names. Pure: it returns the page to read next and
+//! takes in the entries that were read.
 //!
-//! The kernel resumes a directory at a number. A position among all names would not do: it shifts when names
-//! are removed, and `rm` would leave every second file. Here a number is a page and a place in it, and a page
-//! is "what comes after this name" in the namespace's order.
+//! The kernel resumes a directory at a number, the cookie. A position among all names would not do: it shifts
+//! when names are removed, and `rm` would leave every second file. Here a cookie is a page and a position in
+//! it. A page begins after a certain name, in the namespace's order.
 //!
 //! Invariants, as long as no `rewind` comes between:
-//! 1. A page, once begun after a name, stays begun after that name.
+//! 1. A page, once begun after a name, stays begun after that name
+//!    (`going_back_to_a_cookie_gives_the_same_entries_again`).
 //! 2. Going on from page to page, every name that is there from the beginning to the end of the reading is
-//!    given exactly once, whatever is added or removed meanwhile.
-//! 3. Kept are one page of entries and one name for each page begun.
+//!    given exactly once, whatever is added or removed meanwhile (`removing_what_was_read_skips_nothing`,
+//!    `adding_names_while_reading_repeats_nothing`).
+//! 3. Memory is bounded by one page of entries, and one name for each page begun.
 //!
-//! Left out: going back (`seekdir`) to a page that was read before reads it again, and names added or removed
-//! in it since shift the places within that page.
+//! Left out: going back (`seekdir`) to a page that was read before reads it again. Names added or removed in
+//! it since shift the positions within that page.
 
+use crate::coherence::Stamp;
 use rain_namespace::command::Name;
 use rain_namespace::query::DirectoryEntry;
-use std::time::Instant;
 
-/// Places in a page; the namespace gives at most 4096 names at a time.
-const PLACE_BITS: u32 = 16;
+/// The bits of a cookie for the position in a page. The namespace gives at most 4096 names at a time.
+const POSITION_BITS: u32 = 16;
 
-/// Names read at a time: one round trip, about 150 KiB.
+/// Names read at a time: one round trip of about 150 KiB.
 const PAGE_NAMES: u32 = 1000;
 
-/// Names read at a time in a directory that is being changed through this mount: such a page is soon outdated.
+/// Names read at a time in a directory that is being changed through this mount. Such a page is soon
+/// outdated, and the rest of it was read in vain.
 const PAGE_NAMES_SHORT: u32 = 256;
 
-/// Names read at a time when going back; more than the page had, should some have been added.
+/// Names read at a time when going back: the namespace's maximum, more than the page had, should some have
+/// been added.
 const PAGE_NAMES_AGAIN: u32 = 4096;
 
-/// When a page was read: by the mount's clock of own changes, and by the wall.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stamp {
-    pub(crate) change: u64,
-    pub(crate) at: Instant,
-}
-
-/// A page to be read.
+/// A page that must be read from the namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct PageRequest {
     number: u64,
-    /// Where to go on once it is read.
+    /// The cookie to go on at once the page is read.
     pub(crate) cookie: u64,
-    /// The names after this one.
+    /// The page has the names after this one; None: from the first.
     pub(crate) after: Option<Name>,
-    /// At most so many.
+    /// The most names to read.
     pub(crate) limit: u32,
 }
 
-/// What comes at a cookie.
+/// What a directory has at a cookie.
 #[derive(Debug)]
-pub(crate) enum Step<'a> {
+pub(crate) enum AtCookie<'a> {
     /// `.` or `..`; the next cookie is one more.
     Dots(&'static str),
-    /// Entries; the first is at `cookie`, the others follow one by one.
+    /// Entries; the first is at `cookie`, and each has the cookie after that of the one before.
     Entries { cookie: u64, entries: &'a [DirectoryEntry], stamp: Stamp },
-    /// This must be read first.
-    Read(Wanted),
-    /// Nothing.
+    /// Entries of a page that must be read first.
+    Unread(PageRequest),
+    /// Nothing: the end of the directory.
     End,
 }
 
@@ -70,19 +67,20 @@ struct Page {
     stamp: Stamp,
 }
 
-/// What one handle knows of its directory.
+/// The state of reading one directory through one handle.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// The name that page 1, 2, ... comes after. Page 0 is `.` and `..`.
+    /// The names after which pages 1, 2, ... begin. Page 0 is `.` and `..`.
     begins: Vec<Option<Name>>,
     page: Option<Page>,
-    /// The last page that was ever read.
+    /// The number of the last page that was ever read.
     furthest: u64,
+    /// Whether the directory is being changed through this mount.
     changing: bool,
 }
 
-fn cookie(page: u64, place: usize) -> u64 {
-    page << PLACE_BITS | place as u64
+fn cookie(page: u64, position: usize) -> u64 {
+    page << POSITION_BITS | position as u64
 }
 
 impl Listing {
@@ -90,31 +88,31 @@ impl Listing {
         Listing { begins: vec![None], ..Listing::default() }
     }
 
-    /// Begins anew (`rewinddir`): what is read from now on is the directory as it is now.
+    /// Begins anew (`rewinddir`): later reads give the directory as it is then.
     pub(crate) fn rewind(&mut self) {
         *self = Listing::new();
     }
 
-    /// What comes at this cookie: 0 for the beginning, or one that an entry was given with.
-    pub(crate) fn at(&self, at: u64) -> Step<'_> {
-        let (number, place) = (at >> PLACE_BITS, (at & ((1 << PLACE_BITS) - 1)) as usize);
-        match (number, place) {
-            (0, 0) => return Step::Dots("."),
-            (0, 1) => return Step::Dots(".."),
+    /// What comes at a cookie: 0 for the beginning, or one that an entry was given with.
+    pub(crate) fn at(&self, at: u64) -> AtCookie<'_> {
+        let (number, position) = (at >> POSITION_BITS, (at & ((1 << POSITION_BITS) - 1)) as usize);
+        match (number, position) {
+            (0, 0) => return AtCookie::Dots("."),
+            (0, 1) => return AtCookie::Dots(".."),
             (0, _) => return self.at(cookie(1, 0)),
             _ => {}
         }
         let Some(after) = self.begins.get(number as usize - 1) else {
-            // A cookie from before a rewind, or none of ours.
-            return Step::End;
+            // The cookie is from before a rewind, or was never given.
+            return AtCookie::End;
         };
         match &self.page {
-            Some(page) if page.number == number => match page.entries.get(place..) {
+            Some(page) if page.number == number => match page.entries.get(position..) {
                 Some(entries) if !entries.is_empty() => {
-                    Step::Entries { cookie: at, entries, stamp: page.stamp }
+                    AtCookie::Entries { cookie: at, entries, stamp: page.stamp }
                 }
                 _ if page.more => self.at(cookie(number + 1, 0)),
-                _ => Step::End,
+                _ => AtCookie::End,
             },
             _ => {
                 let next_is_begun = self.begins.len() as u64 > number;
@@ -123,21 +121,21 @@ impl Listing {
                     (false, true) => PAGE_NAMES_SHORT,
                     (false, false) => PAGE_NAMES,
                 };
-                Step::Read(Wanted { number, cookie: at, after: after.clone(), limit })
+                AtCookie::Unread(PageRequest { number, cookie: at, after: after.clone(), limit })
             }
         }
     }
 
-    /// Takes in what was read: the entries after `wanted.after` in order, and whether there are more.
+    /// Takes in a page that was read: the entries after `wanted.after` in order, and whether there are more.
     pub(crate) fn fill(
         &mut self,
-        wanted: &Wanted,
+        wanted: &PageRequest,
         mut entries: Vec<DirectoryEntry>,
         mut more: bool,
         stamp: Stamp,
     ) {
         match self.begins.get(wanted.number as usize) {
-            // The next page is begun: this one ends where that begins.
+            // The next page is begun: this page ends where that begins.
             Some(Some(end)) => {
                 entries.retain(|entry| entry.name <= *end);
                 more = true;
@@ -152,18 +150,18 @@ impl Listing {
         self.page = Some(Page { number: wanted.number, entries, more, stamp });
     }
 
-    /// What the page says from here on is outdated: ends the page before the cookie and gives the cookie to go
-    /// on with, where reading is due.
+    /// The page is outdated from this cookie on: ends the page before it. Returns the cookie to go on at,
+    /// where a page must be read.
     pub(crate) fn cut(&mut self, at: u64) -> u64 {
         self.changing = true;
-        let place = (at & ((1 << PLACE_BITS) - 1)) as usize;
+        let position = (at & ((1 << POSITION_BITS) - 1)) as usize;
         let Some(page) = &mut self.page else { return at };
-        let last = place.checked_sub(1).and_then(|last| page.entries.get(last));
+        let last = position.checked_sub(1).and_then(|last| page.entries.get(last));
         match last {
             Some(last) if page.number == self.furthest => {
                 self.begins.truncate(page.number as usize);
                 self.begins.push(Some(last.name.clone()));
-                page.entries.truncate(place);
+                page.entries.truncate(position);
                 page.more = true;
                 cookie(page.number + 1, 0)
             }
@@ -182,8 +180,9 @@ impl Listing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coherence::inodes::tests::attr;
+    use crate::coherence::test_attr as attr;
     use std::collections::BTreeSet;
+    use std::time::Instant;
 
     fn stamp() -> Stamp {
         Stamp { change: 0, at: Instant::now() }
@@ -201,7 +200,7 @@ mod tests {
             Directory { names: (0..count).map(name).collect(), limit: u32::MAX, reads: 0 }
         }
 
-        fn read(&mut self, wanted: &Wanted) -> (Vec<DirectoryEntry>, bool) {
+        fn read(&mut self, wanted: &PageRequest) -> (Vec<DirectoryEntry>, bool) {
             self.reads += 1;
             let limit = wanted.limit.min(self.limit) as usize;
             let after = |name: &&Name| wanted.after.as_ref().is_none_or(|after| *name > after);
@@ -220,23 +219,23 @@ mod tests {
             let mut reply = Vec::new();
             loop {
                 match listing.at(at) {
-                    Step::Dots(name) => {
+                    AtCookie::Dots(name) => {
                         at += 1;
                         reply.push((name.to_owned(), at));
                     }
-                    Step::Entries { cookie, entries, .. } => {
+                    AtCookie::Entries { cookie, entries, .. } => {
                         at = cookie;
                         for entry in entries {
                             at += 1;
                             reply.push((String::from_utf8(entry.name.clone()).unwrap(), at));
                         }
                     }
-                    Step::Read(wanted) => {
+                    AtCookie::Unread(wanted) => {
                         let (entries, more) = self.read(&wanted);
                         listing.fill(&wanted, entries, more, stamp());
                         at = wanted.cookie;
                     }
-                    Step::End => break,
+                    AtCookie::End => break,
                 }
                 if reply.len() >= room {
                     break;
@@ -410,13 +409,13 @@ mod tests {
         let mut listing = Listing::new();
         let first = directory.request(&mut listing, 0, 10);
         let at = listing.cut(first[9].1);
-        let Step::Read(wanted) = listing.at(at) else { panic!("an outdated page was kept") };
+        let AtCookie::Unread(wanted) = listing.at(at) else { panic!("an outdated page was kept") };
         assert_eq!(wanted.limit, PAGE_NAMES_SHORT);
     }
 
     #[test]
     fn a_foreign_cookie_is_the_end() {
-        assert!(matches!(Listing::new().at(7 << PLACE_BITS), Step::End));
-        assert!(matches!(Listing::new().at(u64::MAX), Step::End));
+        assert!(matches!(Listing::new().at(7 << POSITION_BITS), AtCookie::End));
+        assert!(matches!(Listing::new().at(u64::MAX), AtCookie::End));
     }
 }

@@ -1,201 +1,177 @@
-//! What this mount remembers of the inodes the kernel knows, and of nothing else: an entry lives from the
-//! first reply that names the inode to the kernel's FORGET, so the kernel's own cache bounds this table.
+//! The inodes that the kernel knows, and what it was told about each.
 //!
-//! Inode numbers are the namespace's own, except that FUSE wants 1 for the root: [`Numbers`] swaps the two.
+//! An entry lives from the first reply that names the inode to the kernel's FORGET. So the kernel's own cache
+//! bounds this table.
 //!
 //! Invariants:
-//! 1. `lookups` is the number of replies that named the inode, less what the kernel forgot. It is counted
-//!    before the reply is sent, so a FORGET never overtakes it.
-//! 2. `changed` grows with every change this mount makes to the inode, by one clock for the whole mount
-//!    ([`Inodes::now`]). What was read from the namespace at clock t shows all changes up to t.
+//! 1. `lookups` is the number of replies that named the inode, less the number that the kernel forgot
+//!    (`an_inode_is_kept_until_the_kernel_forgot_every_lookup`). A reply is counted before it is sent, so a
+//!    FORGET never overtakes it.
+//! 2. `changed` grows with every change that this mount makes to the inode, by one clock for the whole mount
+//!    ([`KernelInodes::clock`]). An answer of the namespace that was asked for at clock t shows all changes
+//!    up to t (`own_changes_are_told_from_older_ones`).
 
-use fuser::INodeNo;
+use parking_lot::{Mutex, MutexGuard};
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Parts of the table, each with a lock of its own, so that requests for different inodes rarely meet. A
+/// power of two well above the number of threads that serve a mount.
 const SHARDS: usize = 16;
 
-/// Threads that are remembered to have looked up one inode.
-const NAMED_MAX: usize = 16;
+/// The number of threads per inode whose latest lookup is remembered. It bounds the memory of an entry; a
+/// thread that is pushed out only costs one more lookup at its next open.
+const LOOKUPS_REMEMBERED_MAX: usize = 16;
 
-/// The namespace's inode numbers and the kernel's: the same, with the volume's root and 1 swapped.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Numbers {
-    root: Ino,
-}
-
-impl Numbers {
-    pub(crate) fn new(root: Ino) -> Numbers {
-        Numbers { root }
-    }
-
-    /// The kernel's number.
-    pub(crate) fn kernel(self, ino: Ino) -> INodeNo {
-        INodeNo(self.swap(ino.0))
-    }
-
-    /// The namespace's number.
-    pub(crate) fn namespace(self, number: INodeNo) -> Ino {
-        Ino(self.swap(number.0))
-    }
-
-    fn swap(self, number: u64) -> u64 {
-        match number {
-            number if number == self.root.0 => INodeNo::ROOT.0,
-            number if number == INodeNo::ROOT.0 => self.root.0,
-            number => number,
-        }
-    }
-}
-
+/// What the kernel was told about one inode.
 #[derive(Debug, Default)]
-struct Known {
+struct KernelInode {
     lookups: u64,
-    /// When this mount last changed it, by the mount's clock. 0: not since it is known.
+    /// When this mount last changed the inode, by the mount's clock; 0: not since the kernel knows it.
     changed: u64,
-    /// Of a directory: the directory it is in, as last heard.
+    /// The parent directory in the attributes last given; 0 if this is no directory.
     parent: Ino,
-    /// The version of the contents in the attributes that the kernel was last given.
-    told: u64,
-    /// Which threads were lately told that a name means it, and when; the newest last.
-    named: Vec<(u32, Instant)>,
-    /// Until when it is taken for granted that there is no `security.capability`.
+    /// The version of the contents in the attributes last given.
+    version: u64,
+    /// The threads that lately looked up a name of the inode, and when; the newest last.
+    looked_up: Vec<(u32, Instant)>,
+    /// The time until which the inode is taken to have no `security.capability`.
     no_capability_until: Option<Instant>,
 }
 
-/// The table.
-#[derive(Debug)]
-pub(crate) struct Inodes {
-    shards: [Mutex<HashMap<Ino, Known>>; SHARDS],
-    clock: AtomicU64,
-    trust: Duration,
+impl KernelInode {
+    fn attributes_given(&mut self, attr: &Attr) {
+        self.version = attr.version;
+        if attr.kind == FileKind::Directory {
+            self.parent = attr.parent;
+        }
+    }
 }
 
-impl Inodes {
-    /// `trust` is how long an answer about `security.capability` holds.
-    pub(crate) fn new(root: Ino, trust: Duration) -> Inodes {
-        let inodes = Inodes { shards: Default::default(), clock: AtomicU64::new(1), trust };
+/// The table of inodes that the kernel knows.
+#[derive(Debug)]
+pub(super) struct KernelInodes {
+    shards: [Mutex<HashMap<Ino, KernelInode>>; SHARDS],
+    clock: AtomicU64,
+    capability_ttl: Duration,
+}
+
+impl KernelInodes {
+    /// A table with the root only. `capability_ttl` is how long an answer about `security.capability` is
+    /// used.
+    pub(super) fn new(root: Ino, capability_ttl: Duration) -> KernelInodes {
+        let inodes = KernelInodes { shards: Default::default(), clock: AtomicU64::new(1), capability_ttl };
         // The kernel has the root without ever looking it up, and never forgets it.
-        inodes.shard(root).insert(root, Known { lookups: 1, parent: root, ..Known::default() });
+        inodes.shard(root).insert(root, KernelInode { lookups: 1, parent: root, ..KernelInode::default() });
         inodes
     }
 
-    fn shard(&self, ino: Ino) -> MutexGuard<'_, HashMap<Ino, Known>> {
-        let shard = &self.shards[ino.0 as usize % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, ino: Ino) -> MutexGuard<'_, HashMap<Ino, KernelInode>> {
+        self.shards[ino.0 as usize % SHARDS].lock()
     }
 
-    /// A reply is about to name this inode to the kernel.
-    pub(crate) fn looked_up(&self, attr: &Attr) {
+    /// Counts a reply that is about to name the inode, and records the attributes in it.
+    pub(super) fn name_given(&self, attr: &Attr) {
         let mut shard = self.shard(attr.ino);
-        let known = shard.entry(attr.ino).or_default();
-        known.lookups += 1;
-        known.tell(attr);
+        let inode = shard.entry(attr.ino).or_default();
+        inode.lookups += 1;
+        inode.attributes_given(attr);
     }
 
-    /// A thread is about to be told that a name means this inode.
-    pub(crate) fn named(&self, ino: Ino, thread: u32) {
-        if let Some(known) = self.shard(ino).get_mut(&ino) {
-            known.named.retain(|(told, _)| *told != thread);
-            if known.named.len() >= NAMED_MAX {
-                known.named.remove(0);
+    /// Records that a thread is about to be told that a name means this inode.
+    pub(super) fn name_looked_up(&self, ino: Ino, thread: u32) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.looked_up.retain(|(by, _)| *by != thread);
+            if inode.looked_up.len() >= LOOKUPS_REMEMBERED_MAX {
+                inode.looked_up.remove(0);
             }
-            known.named.push((thread, Instant::now()));
+            inode.looked_up.push((thread, Instant::now()));
         }
     }
 
-    /// A thread opens the inode: how long ago it was told a name of it, if it was since it last opened it. Else the kernel has the name
-    /// from memory.
-    pub(crate) fn opened(&self, ino: Ino, thread: u32) -> Option<Duration> {
+    /// The time since the thread looked up a name of the inode, if it has not opened the inode since. None:
+    /// the kernel has the name from its cache. The lookup serves one open only: it is forgotten here.
+    pub(super) fn take_name_age(&self, ino: Ino, thread: u32) -> Option<Duration> {
         let mut shard = self.shard(ino);
-        let named = &mut shard.get_mut(&ino)?.named;
-        let at = named.iter().position(|(told, _)| *told == thread)?;
-        Some(named.remove(at).1.elapsed())
+        let looked_up = &mut shard.get_mut(&ino)?.looked_up;
+        let at = looked_up.iter().position(|(by, _)| *by == thread)?;
+        Some(looked_up.remove(at).1.elapsed())
     }
 
-    /// A reply is about to give the kernel attributes of an inode it has.
-    pub(crate) fn told(&self, attr: &Attr) {
-        if let Some(known) = self.shard(attr.ino).get_mut(&attr.ino) {
-            known.tell(attr);
+    /// Records attributes that a reply is about to give of an inode that the kernel knows.
+    pub(super) fn attributes_given(&self, attr: &Attr) {
+        if let Some(inode) = self.shard(attr.ino).get_mut(&attr.ino) {
+            inode.attributes_given(attr);
         }
     }
 
-    /// Whether the kernel's attributes are those of this version of the contents.
-    pub(crate) fn kernel_knows(&self, ino: Ino, version: u64) -> bool {
-        self.shard(ino).get(&ino).is_some_and(|known| known.told == version)
+    /// Whether the attributes last given are those of this version of the contents.
+    pub(super) fn has_version(&self, ino: Ino, version: u64) -> bool {
+        self.shard(ino).get(&ino).is_some_and(|inode| inode.version == version)
     }
 
-    /// The kernel forgot `lookups` of the replies that named it.
-    pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
+    /// The kernel forgot `lookups` of the replies that named the inode. The last one removes the entry.
+    pub(super) fn forget(&self, ino: Ino, lookups: u64) {
         let mut shard = self.shard(ino);
-        if let Some(known) = shard.get_mut(&ino) {
-            known.lookups = known.lookups.saturating_sub(lookups);
-            if known.lookups == 0 {
+        if let Some(inode) = shard.get_mut(&ino) {
+            inode.lookups = inode.lookups.saturating_sub(lookups);
+            if inode.lookups == 0 {
                 shard.remove(&ino);
             }
         }
     }
 
-    /// The mount's clock: take it before asking the namespace.
-    pub(crate) fn now(&self) -> u64 {
+    /// The mount's clock of its own changes. It is read before the namespace is asked.
+    pub(super) fn clock(&self) -> u64 {
         self.clock.load(Ordering::Acquire)
     }
 
     /// This mount has changed the inode (of a directory: its names).
-    pub(crate) fn changed(&self, ino: Ino) {
-        if let Some(known) = self.shard(ino).get_mut(&ino) {
-            known.changed = self.clock.fetch_add(1, Ordering::AcqRel) + 1;
+    pub(super) fn changed(&self, ino: Ino) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.changed = self.clock.fetch_add(1, Ordering::AcqRel) + 1;
         }
     }
 
-    /// Whether this mount has changed the inode since.
-    pub(crate) fn changed_since(&self, ino: Ino, then: u64) -> bool {
-        self.shard(ino).get(&ino).is_some_and(|known| known.changed > then)
+    /// Whether this mount has changed the inode after `then`.
+    pub(super) fn changed_since(&self, ino: Ino, then: u64) -> bool {
+        self.shard(ino).get(&ino).is_some_and(|inode| inode.changed > then)
     }
 
-    /// The directory that a directory is in, if it was ever said.
-    pub(crate) fn parent(&self, directory: Ino) -> Option<Ino> {
-        self.shard(directory).get(&directory).map(|known| known.parent).filter(|parent| parent.0 != 0)
+    /// The directory that a directory is in, as last given; None if it is not known.
+    pub(super) fn parent(&self, directory: Ino) -> Option<Ino> {
+        self.shard(directory).get(&directory).map(|inode| inode.parent).filter(|parent| parent.0 != 0)
     }
 
     /// Whether the inode is known to have no `security.capability`.
-    pub(crate) fn lacks_capability(&self, ino: Ino) -> bool {
-        let until = self.shard(ino).get(&ino).and_then(|known| known.no_capability_until);
+    pub(super) fn lacks_capability(&self, ino: Ino) -> bool {
+        let until = self.shard(ino).get(&ino).and_then(|inode| inode.no_capability_until);
         until.is_some_and(|until| Instant::now() < until)
     }
 
     /// The namespace, asked at clock `then`, said that there is no `security.capability`.
-    pub(crate) fn learn_no_capability(&self, ino: Ino, then: u64) {
-        if let Some(known) = self.shard(ino).get_mut(&ino)
-            && known.changed <= then
+    pub(super) fn learn_no_capability(&self, ino: Ino, then: u64) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino)
+            && inode.changed <= then
         {
-            known.no_capability_until = Some(Instant::now() + self.trust);
+            inode.no_capability_until = Some(Instant::now() + self.capability_ttl);
         }
     }
 
-    /// Somebody sets an extended attribute here.
-    pub(crate) fn doubt_capability(&self, ino: Ino) {
-        if let Some(known) = self.shard(ino).get_mut(&ino) {
-            known.no_capability_until = None;
+    /// An extended attribute of the inode is set: the next question about `security.capability` is asked
+    /// again.
+    pub(super) fn doubt_capability(&self, ino: Ino) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.no_capability_until = None;
         }
     }
 
-    /// How many inodes the kernel knows.
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
-}
-
-impl Known {
-    fn tell(&mut self, attr: &Attr) {
-        self.told = attr.version;
-        if attr.kind == FileKind::Directory {
-            self.parent = attr.parent;
-        }
+    /// The number of inodes that the kernel knows.
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 }
 
@@ -227,61 +203,46 @@ pub(crate) mod tests {
         }
     }
 
-    fn table() -> Inodes {
-        Inodes::new(Ino(40), Duration::from_secs(60))
-    }
-
-    #[test]
-    fn the_root_is_1_for_the_kernel_and_every_number_maps_back() {
-        for root in [1, 40, 1 << 48] {
-            let numbers = Numbers::new(Ino(root));
-            assert_eq!(numbers.kernel(Ino(root)), INodeNo::ROOT);
-            let mut kernel: Vec<u64> = [1, 2, 40, 41, 1 << 48].map(|ino| numbers.kernel(Ino(ino)).0).into();
-            for ino in [1, 2, 40, 41, 1 << 48] {
-                assert_eq!(numbers.namespace(numbers.kernel(Ino(ino))), Ino(ino));
-            }
-            kernel.sort();
-            kernel.dedup();
-            assert_eq!(kernel.len(), 5, "two inodes share a number");
-        }
+    fn table() -> KernelInodes {
+        KernelInodes::new(Ino(40), Duration::from_secs(60))
     }
 
     #[test]
     fn an_inode_is_kept_until_the_kernel_forgot_every_lookup() {
         let inodes = table();
         for _ in 0..3 {
-            inodes.looked_up(&attr(7));
+            inodes.name_given(&attr(7));
         }
         inodes.forget(Ino(7), 2);
-        assert!(inodes.kernel_knows(Ino(7), 5));
+        assert!(inodes.has_version(Ino(7), 5));
         inodes.forget(Ino(7), 1);
-        assert!(!inodes.kernel_knows(Ino(7), 5));
+        assert!(!inodes.has_version(Ino(7), 5));
         assert_eq!(inodes.len(), 1, "only the root is left");
     }
 
     #[test]
     fn own_changes_are_told_from_older_ones() {
         let inodes = table();
-        inodes.looked_up(&attr(7));
-        inodes.looked_up(&attr(8));
-        let then = inodes.now();
+        inodes.name_given(&attr(7));
+        inodes.name_given(&attr(8));
+        let then = inodes.clock();
         assert!(!inodes.changed_since(Ino(7), then));
         inodes.changed(Ino(7));
         assert!(inodes.changed_since(Ino(7), then));
         assert!(!inodes.changed_since(Ino(8), then));
-        assert!(!inodes.changed_since(Ino(7), inodes.now()), "seen by who asks from now on");
+        assert!(!inodes.changed_since(Ino(7), inodes.clock()), "seen by who asks from now on");
     }
 
     #[test]
     fn a_missing_capability_is_believed_until_something_is_set() {
         let inodes = table();
-        inodes.looked_up(&attr(7));
+        inodes.name_given(&attr(7));
         assert!(!inodes.lacks_capability(Ino(7)));
-        inodes.learn_no_capability(Ino(7), inodes.now());
+        inodes.learn_no_capability(Ino(7), inodes.clock());
         assert!(inodes.lacks_capability(Ino(7)));
         inodes.doubt_capability(Ino(7));
         assert!(!inodes.lacks_capability(Ino(7)));
-        let asked = inodes.now();
+        let asked = inodes.clock();
         inodes.changed(Ino(7));
         inodes.learn_no_capability(Ino(7), asked);
         assert!(!inodes.lacks_capability(Ino(7)), "the answer is older than a change");
@@ -289,27 +250,27 @@ pub(crate) mod tests {
 
     #[test]
     fn a_missing_capability_is_asked_for_again_in_time() {
-        let inodes = Inodes::new(Ino(40), Duration::ZERO);
-        inodes.looked_up(&attr(7));
-        inodes.learn_no_capability(Ino(7), inodes.now());
+        let inodes = KernelInodes::new(Ino(40), Duration::ZERO);
+        inodes.name_given(&attr(7));
+        inodes.learn_no_capability(Ino(7), inodes.clock());
         assert!(!inodes.lacks_capability(Ino(7)));
     }
 
     #[test]
     fn a_name_is_fresh_for_one_open_of_the_thread_that_looked_it_up() {
         let inodes = table();
-        inodes.looked_up(&attr(7));
-        assert_eq!(inodes.opened(Ino(7), 1), None, "nobody has looked");
+        inodes.name_given(&attr(7));
+        assert_eq!(inodes.take_name_age(Ino(7), 1), None, "nobody has looked");
         for thread in [1, 2, 1] {
-            inodes.named(Ino(7), thread);
+            inodes.name_looked_up(Ino(7), thread);
         }
-        assert!(inodes.opened(Ino(7), 1).is_some_and(|age| age < Duration::from_secs(5)));
-        assert_eq!(inodes.opened(Ino(7), 1), None, "the kernel has it from memory");
-        assert_eq!(inodes.opened(Ino(7), 3), None, "another one has looked");
-        assert!(inodes.opened(Ino(7), 2).is_some());
-        (0..100).for_each(|thread| inodes.named(Ino(7), thread));
+        assert!(inodes.take_name_age(Ino(7), 1).is_some_and(|age| age < Duration::from_secs(5)));
+        assert_eq!(inodes.take_name_age(Ino(7), 1), None, "the kernel has it from memory");
+        assert_eq!(inodes.take_name_age(Ino(7), 3), None, "another one has looked");
+        assert!(inodes.take_name_age(Ino(7), 2).is_some());
+        (0..100).for_each(|thread| inodes.name_looked_up(Ino(7), thread));
         assert!(
-            inodes.opened(Ino(7), 99).is_some() && inodes.opened(Ino(7), 1).is_none(),
+            inodes.take_name_age(Ino(7), 99).is_some() && inodes.take_name_age(Ino(7), 1).is_none(),
             "a bounded memory"
         );
     }
@@ -319,9 +280,9 @@ pub(crate) mod tests {
         let inodes = table();
         let directory = Attr { kind: FileKind::Directory, parent: Ino(40), ..attr(9) };
         assert_eq!(inodes.parent(Ino(9)), None);
-        inodes.looked_up(&directory);
+        inodes.name_given(&directory);
         assert_eq!(inodes.parent(Ino(9)), Some(Ino(40)));
-        inodes.told(&Attr { parent: Ino(41), ..directory });
+        inodes.attributes_given(&Attr { parent: Ino(41), ..directory });
         assert_eq!(inodes.parent(Ino(9)), Some(Ino(41)));
         assert_eq!(inodes.parent(Ino(40)), Some(Ino(40)), "the root is in itself");
     }

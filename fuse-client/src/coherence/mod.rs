@@ -1,3 +1,272 @@
-//! What the kernel has cached.
+//! Coherence of the kernel's caches: what this mount has told the kernel, and whether the kernel may still
+//! use it.
+//!
+//! The kernel caches names, attributes and pages of files, and answers programs from these caches without
+//! asking. Every decision about them is made here: the lifetimes of names and attributes, whether pages
+//! survive an open, and what is dropped after an open, a lock grant or a misplaced append. The rest of the
+//! crate reports events to [`Coherence`] and asks it; it never decides by itself.
+//!
+//! Purpose: this is the one place where "the kernel's pages of this file are of version v" can be made exact.
+//! The client owns the versions of contents. It says whether the contents are unchanged since the version
+//! that it knew, at an open ([`OpenFile::keep_cache`]) and at a lock grant ([`LockGrant::unchanged`]). This
+//! module owns the kernel's half. Exact would mean: a page counts as of version v only after the kernel has
+//! confirmed that all older pages are gone, and an open that finds another version invalidates before it
+//! replies.
+//!
+//! Invariants that hold:
+//! 1. A reply that names an inode is counted before it is sent, so a FORGET never overtakes it ([`inodes`]).
+//! 2. A name and attributes expire after the lifetimes of the mount ([`Lifetimes`]). A missing name is never
+//!    cached.
+//! 3. An open drops the kernel's attributes before it replies, if they are of another version of the contents
+//!    than the file has, or if the open empties the file.
+//! 4. The kernel keeps its pages at an open only if the client says that the contents are unchanged.
+//!    Otherwise the kernel drops them before open(2) returns.
+//! 5. A lock is answered only after the kernel has dropped its pages, or, if the contents are unchanged, its
+//!    attributes.
+//! 6. A page of a directory that was read for an earlier request gives attributes only if it is younger than
+//!    a lifetime, and if this mount has since changed neither the directory nor the inode.
+//! 7. An open that the kernel reached by a cached name fails with ESTALE if the file has no name any more, on
+//!    which the kernel looks the name up again. Exceptions: the file is open through this mount already, or
+//!    the thread has looked the name up just before ([`NAME_FRESH`]).
+//!
+//! What does not hold yet:
+//! 1. A read under way while the pages are dropped may put pages of the older contents back. No record says
+//!    from which version a read was answered, so the next open may keep these pages.
+//! 2. The kernel's confirmation is not used: a notification that the kernel refuses counts as done.
+//! 3. The version of the attributes is recorded when a reply is built, not when the kernel takes it. Two
+//!    replies under way may be taken in the other order, and then the record names the wrong version.
+//! 4. At an open the kernel drops the pages after the reply, not before it. Until then a program that has the
+//!    file open through another handle reads the older pages.
+//! 5. Of two opens under way at a time the client reports changed contents to one only. If the kernel takes
+//!    the reply of the other first, that program reads the older pages until the kernel has taken both.
+//! 6. An open that fails after the client has taken in a new version (ESTALE by invariant 7, or a failed
+//!    truncation) drops nothing. The client reports the contents as unchanged from then on.
+//! 7. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
+//!    the kernel believed the end to be.
+//! 8. Of an inode only the version of the attributes is recorded: neither the size that the kernel has nor
+//!    which pages.
+//!
+//! What it deliberately leaves out: names are not invalidated (`inval_entry`), they expire. Changes that
+//! other mounts make to names and attributes show after at most one lifetime, as `docs/consistency.md`
+//! promises.
 
-pub(crate) mod inodes;
+mod inodes;
+mod notify;
+
+#[cfg(test)]
+pub(crate) use self::inodes::tests::attr as test_attr;
+
+use self::inodes::KernelInodes;
+use self::notify::Notifications;
+use crate::numbers::Numbers;
+use fuser::{FopenFlags, Notifier};
+use rain_client::{LockGrant, OpenFile};
+use rain_namespace::record::Attr;
+use rain_types::Ino;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// The longest time between a lookup and the open that it was for. Within it the name is taken to be still
+/// true: the program sees the file as it was a moment ago. Long enough for a busy machine, and short of the
+/// default lifetime of names (1 s), so that it adds nothing to what a program must expect.
+const NAME_FRESH: Duration = Duration::from_millis(500);
+
+/// How long the kernel may use what it was told, without asking again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lifetimes {
+    pub(crate) attr: Duration,
+    pub(crate) entry: Duration,
+}
+
+impl Lifetimes {
+    /// The lifetime where fuser takes only one for the name and the attributes.
+    fn shorter(self) -> Duration {
+        self.attr.min(self.entry)
+    }
+}
+
+/// When something was read from the namespace: by the mount's clock of its own changes, and by the wall
+/// clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    pub(crate) change: u64,
+    pub(crate) at: Instant,
+}
+
+/// What is known about the kernel's caches of one mount; see the head of this module.
+#[derive(Debug)]
+pub(crate) struct Coherence {
+    inodes: KernelInodes,
+    lifetimes: Lifetimes,
+    notifications: Notifications,
+}
+
+impl Coherence {
+    pub(crate) fn new(root: Ino, lifetimes: Lifetimes, runtime: Handle) -> Coherence {
+        Coherence {
+            inodes: KernelInodes::new(root, lifetimes.attr),
+            lifetimes,
+            notifications: Notifications::new(Numbers::new(root), runtime),
+        }
+    }
+
+    /// Sets the connection by which the kernel can be notified.
+    pub(crate) fn connect(&self, notifier: Notifier) {
+        self.notifications.connect(notifier);
+    }
+
+    /// The number of inodes that the kernel knows.
+    pub(crate) fn inodes_known(&self) -> usize {
+        self.inodes.len()
+    }
+}
+
+/// Replies that name inodes or give attributes. Each gives the lifetime to reply with.
+impl Coherence {
+    /// A reply is about to give attributes of an inode that the kernel knows.
+    pub(crate) fn attributes_given(&self, attr: &Attr) -> Duration {
+        self.inodes.attributes_given(attr);
+        self.lifetimes.attr
+    }
+
+    /// A reply is about to name an inode.
+    pub(crate) fn name_given(&self, attr: &Attr) -> Lifetimes {
+        self.inodes.name_given(attr);
+        self.lifetimes
+    }
+
+    /// A reply is about to name an inode to a thread that looked the name up, and is likely to open the inode
+    /// next.
+    pub(crate) fn name_looked_up(&self, attr: &Attr, thread: u32) -> Lifetimes {
+        self.inodes.name_given(attr);
+        self.inodes.name_looked_up(attr.ino, thread);
+        self.lifetimes
+    }
+
+    /// A reply is about to name a file that this mount has just made.
+    pub(crate) fn file_created(&self, attr: &Attr) -> Duration {
+        let then = self.inodes.clock();
+        self.inodes.name_given(attr);
+        self.inodes.learn_no_capability(attr.ino, then);
+        self.lifetimes.shorter()
+    }
+
+    /// The lifetime of names and attributes in a listing.
+    pub(crate) fn listing_lifetime(&self) -> Duration {
+        self.lifetimes.shorter()
+    }
+
+    /// A listing that is about to be sent names an inode.
+    pub(crate) fn listed(&self, attr: &Attr) {
+        self.inodes.name_given(attr);
+    }
+
+    /// The kernel forgot `lookups` of the replies that named the inode.
+    pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    /// The directory that a directory is in, as last told to the kernel; None if it is not known.
+    pub(crate) fn parent(&self, directory: Ino) -> Option<Ino> {
+        self.inodes.parent(directory)
+    }
+}
+
+/// Changes that this mount makes, and answers that may be older than them.
+impl Coherence {
+    /// This mount has changed the inode (of a directory: its names), or has tried to.
+    pub(crate) fn changed(&self, ino: Ino) {
+        self.inodes.changed(ino);
+    }
+
+    /// The stamp for an answer that the namespace is about to be asked for.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { change: self.inodes.clock(), at: Instant::now() }
+    }
+
+    /// Whether a listing that was read at `stamp` is outdated as a whole: it is older than a lifetime, or
+    /// this mount has changed the directory since.
+    pub(crate) fn listing_is_outdated(&self, directory: Ino, stamp: Stamp) -> bool {
+        stamp.at.elapsed() > self.lifetimes.shorter() || self.attributes_are_outdated(directory, stamp)
+    }
+
+    /// Whether this mount has changed the inode since its attributes were read at `stamp`.
+    pub(crate) fn attributes_are_outdated(&self, ino: Ino, stamp: Stamp) -> bool {
+        self.inodes.changed_since(ino, stamp.change)
+    }
+
+    /// Whether the inode is known to have no `security.capability`. The kernel does not cache this answer and
+    /// asks before every write(2).
+    pub(crate) fn lacks_capability(&self, ino: Ino) -> bool {
+        self.inodes.lacks_capability(ino)
+    }
+
+    /// The namespace, asked at `stamp`, said that the inode has no `security.capability`.
+    pub(crate) fn learn_no_capability(&self, ino: Ino, stamp: Stamp) {
+        self.inodes.learn_no_capability(ino, stamp.change);
+    }
+
+    /// This mount has set an extended attribute of the inode.
+    pub(crate) fn doubt_capability(&self, ino: Ino) {
+        self.inodes.doubt_capability(ino);
+    }
+}
+
+/// Opens, locks and appends: what the kernel may keep.
+impl Coherence {
+    /// Whether the thread looked up a name of the inode just before this open. It is asked before the
+    /// namespace is, once for each open.
+    pub(crate) fn name_is_fresh(&self, ino: Ino, thread: u32) -> bool {
+        self.inodes.take_name_age(ino, thread).is_some_and(|age| age < NAME_FRESH)
+    }
+
+    /// Whether the name by which the kernel came to this file may be gone, or mean another file by now. Then
+    /// the open is answered with ESTALE, on which the kernel looks the name up again, once.
+    ///
+    /// Behind a fresh name the file is as it was a moment ago, which is as good. A file that is open here
+    /// already is one that its programs may go on to use.
+    pub(crate) fn name_may_be_gone(&self, file: &OpenFile, name_is_fresh: bool) -> bool {
+        file.attr().nlink == 0 && !file.is_shared() && !name_is_fresh
+    }
+
+    /// A file was opened: the kernel drops its attributes if they are of other contents. The reply comes
+    /// after this.
+    pub(crate) fn opened(&self, ino: Ino, file: &OpenFile) {
+        if !self.inodes.has_version(ino, file.attr().version) {
+            self.notifications.drop_attributes(ino);
+        }
+    }
+
+    /// An open has emptied a file (O_TRUNC): the kernel drops its attributes. The reply comes after this.
+    pub(crate) fn emptied(&self, ino: Ino) {
+        self.notifications.drop_attributes(ino);
+    }
+
+    /// How the kernel is to treat a handle: past its cache (O_DIRECT), keeping its pages, or dropping them.
+    ///
+    /// Never FOPEN_NOFLUSH: it would lose errors at close.
+    pub(crate) fn open_flags(&self, file: &OpenFile, direct: bool) -> FopenFlags {
+        if direct {
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+        } else if file.keep_cache() {
+            FopenFlags::FOPEN_KEEP_CACHE
+        } else {
+            FopenFlags::empty()
+        }
+    }
+
+    /// A lock was granted: the kernel must not show what was there before it. The reply comes after this.
+    pub(crate) async fn lock_granted(&self, ino: Ino, grant: LockGrant) {
+        if grant.unchanged {
+            self.notifications.drop_attributes(ino);
+        } else {
+            self.notifications.drop_pages(ino).await;
+        }
+    }
+
+    /// An append went elsewhere than the kernel believed the end to be, and put the bytes into its pages
+    /// there. The pages are dropped in the background, as the write's own reply must not wait for it.
+    pub(crate) fn append_misplaced(&self, ino: Ino) {
+        drop(self.notifications.drop_pages(ino));
+    }
+}

@@ -1,10 +1,10 @@
-//! Attributes: from the namespace's to the kernel's and back, extended attributes, free space.
+//! Attributes: from the namespace's form to the kernel's and back, extended attributes, free space.
 //!
-//! Extended attributes: `user.`, `trusted.` and `security.` are stored; the kernel checks who may do what.
-//! `system.posix_acl_*` is refused (there are no ACLs yet), as is any other prefix.
+//! Extended attributes: `user.`, `trusted.` and `security.` are stored; the kernel checks who may read and
+//! set them. `system.posix_acl_*` is refused (there are no ACLs yet), as is any other prefix.
 
-use super::Shared;
-use crate::coherence::inodes::Numbers;
+use super::RainFs;
+use crate::numbers::Numbers;
 use fuser::{Errno, FileAttr, FileType, TimeOrNow};
 use rain_client::{Error, Space};
 use rain_namespace::command::{AttrChange, TimeChange, XattrMode};
@@ -13,20 +13,20 @@ use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What `stat` gives as the preferred length of a read or write: large enough that a program's buffer costs
-/// few requests, small enough for thousands of buffers.
+/// The preferred length of a read or write that `stat` gives, bytes: large enough that a program's buffer
+/// costs few requests, small enough for thousands of buffers.
 const BLOCK_SIZE: u32 = 128 << 10;
 
-/// The unit of free space.
+/// The unit in which free space is given, bytes: a page, as local filesystems have it.
 const SPACE_UNIT: u32 = 4096;
 
-/// Inodes are not limited; `df -i` wants a number.
+/// The number of free inodes that statfs gives. Inodes are not limited, and `df -i` wants a number.
 const INODES_FREE: u64 = 1 << 32;
 
-/// The attribute that the kernel asks for before every write(2), to clear it.
+/// The extended attribute that the kernel asks for before every write(2), to clear it.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
-/// The kernel's form of attributes.
+/// Attributes in the kernel's form.
 pub(super) fn to_kernel(attr: &Attr, numbers: Numbers) -> FileAttr {
     FileAttr {
         ino: numbers.kernel(attr.ino),
@@ -47,7 +47,7 @@ pub(super) fn to_kernel(attr: &Attr, numbers: Numbers) -> FileAttr {
     }
 }
 
-/// The kernel's name of a kind.
+/// A kind of inode in the kernel's form.
 pub(super) fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,
@@ -60,7 +60,7 @@ pub(super) fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-/// What mknod(2) asks for.
+/// The kind of inode that mknod(2) asks for; None for one that it cannot make.
 pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
     match mode & libc::S_IFMT {
         0 | libc::S_IFREG => Some(FileKind::File),
@@ -79,8 +79,9 @@ fn to_system(time: Time) -> SystemTime {
     at.unwrap_or(UNIX_EPOCH)
 }
 
-/// A time as fuser 0.18 gives it. Before 1970 fuser subtracts the nanoseconds that the kernel means to be
-/// added; the two numbers that the kernel sent are still there.
+/// The time that the kernel sent, from the time that fuser 0.18 makes of it. For a time before 1970 fuser
+/// subtracts the nanoseconds that the kernel means to be added; the two numbers that the kernel sent can
+/// still be read.
 fn from_fuser(time: SystemTime) -> Time {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
@@ -98,7 +99,7 @@ fn time_change(time: TimeOrNow) -> TimeChange {
     }
 }
 
-/// What setattr asks for. The kernel's own idea of `ctime` is left out: the namespace stamps it.
+/// The change that SETATTR asks for. The kernel's own `ctime` is left out: the namespace stamps it.
 pub(super) fn change_of(
     mode: Option<u32>,
     (uid, gid): (Option<u32>, Option<u32>),
@@ -116,8 +117,8 @@ pub(super) fn change_of(
     }
 }
 
-/// The mode after somebody without privilege emptied the file, if it changes: as a write does, that takes
-/// set-id bits away. Set-gid without the group's execute bit is no set-id bit.
+/// The mode of a file after a user without privilege has emptied it; None if the mode stays. As a write does,
+/// that takes set-id bits away. Set-gid without the group's execute bit is no set-id bit.
 pub(super) fn without_set_id(mode: u16) -> Option<u16> {
     let mut left = mode & !0o4000;
     if mode & 0o010 != 0 {
@@ -126,7 +127,7 @@ pub(super) fn without_set_id(mode: u16) -> Option<u16> {
     (left != mode).then_some(left)
 }
 
-/// Free space as statfs wants it.
+/// Free space in the form of statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StatFs {
     pub(super) blocks: u64,
@@ -150,13 +151,16 @@ impl StatFs {
     }
 }
 
-/// An extended attribute's answer: the length was asked for, or the bytes with so much room.
+/// The answer about an extended attribute, or about the list of their names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum XattrAnswer {
+    /// The length in bytes, which the program asked for.
     Size(u32),
+    /// The bytes, which fit into the program's buffer.
     Data(Vec<u8>),
 }
 
+/// The answer for a buffer of `room` bytes; 0 asks for the length. ERANGE: the buffer is too short.
 fn answer(bytes: Vec<u8>, room: u32) -> Result<XattrAnswer, Errno> {
     match u32::try_from(bytes.len()) {
         Ok(len) if room == 0 => Ok(XattrAnswer::Size(len)),
@@ -166,12 +170,12 @@ fn answer(bytes: Vec<u8>, room: u32) -> Result<XattrAnswer, Errno> {
     }
 }
 
-/// Whether names of this kind are stored at all.
+/// Whether extended attributes of this name are stored.
 pub(super) fn xattr_is_kept(name: &[u8]) -> bool {
     [&b"user."[..], b"trusted.", b"security."].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Names as listxattr(2) gives them; `trusted.` is for the privileged only.
+/// Names in the form of listxattr(2); `trusted.` is listed for privileged callers only.
 fn listed(names: Vec<Vec<u8>>, privileged: bool) -> Vec<u8> {
     let mut list = Vec::new();
     for name in names.iter().filter(|name| privileged || !name.starts_with(b"trusted.")) {
@@ -181,14 +185,14 @@ fn listed(names: Vec<Vec<u8>>, privileged: bool) -> Vec<u8> {
     list
 }
 
-impl Shared {
+impl RainFs {
     pub(super) async fn set_attr(&self, ino: Ino, change: AttrChange) -> Result<Attr, Errno> {
         let changed = if change == AttrChange::default() {
             self.volume.attr(ino).await
         } else {
             self.volume.set_attr(ino, change).await
         };
-        self.inodes.changed(ino);
+        self.coherence.changed(ino);
         changed.map_err(|error| self.inode_errno("changing attributes", &error))
     }
 
@@ -198,12 +202,12 @@ impl Shared {
     }
 
     pub(super) async fn get_xattr(&self, ino: Ino, name: &[u8], room: u32) -> Result<XattrAnswer, Errno> {
-        let then = self.inodes.now();
+        let stamp = self.coherence.stamp();
         match self.volume.get_xattr(ino, name).await {
             Ok(value) => answer(value, room),
             Err(error) => {
                 if name == CAPABILITY && matches!(error, Error::Refused(NsError::NoAttribute)) {
-                    self.inodes.learn_no_capability(ino, then);
+                    self.coherence.learn_no_capability(ino, stamp);
                 }
                 Err(self.errno("reading an extended attribute", &error))
             }
@@ -235,14 +239,14 @@ impl Shared {
             _ => return Err(Errno::EINVAL),
         };
         let set = self.volume.set_xattr(ino, name, value, mode).await;
-        self.inodes.changed(ino);
-        self.inodes.doubt_capability(ino);
+        self.coherence.changed(ino);
+        self.coherence.doubt_capability(ino);
         set.map_err(|error| self.errno("setting an extended attribute", &error))
     }
 
     pub(super) async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
         let removed = self.volume.remove_xattr(ino, name).await;
-        self.inodes.changed(ino);
+        self.coherence.changed(ino);
         removed.map_err(|error| self.errno("removing an extended attribute", &error))
     }
 }

@@ -1,33 +1,24 @@
-//! The kernel's requests. Every callback takes what it needs out of the request and hands the reply to a task
-//! of the runtime; none of them waits, so that a loop is always free for the next request. Only what needs no
-//! waiting is answered in the callback: a write into the client's buffer, a handle, an error.
-//!
-//! What the kernel is asked for at the start, and why:
-//! - *No writeback cache.* It would gather small writes and hand lengths and times to the kernel, which is
-//!   right only while no other mount looks. The client acknowledges writes into its own buffer instead.
-//! - *Atomic O_TRUNC*: one request instead of two. *readdirplus*, adaptive: `ls -l` without lookups.
-//!   *Parallel directory operations*, asynchronous reads and direct I/O: several requests under way.
-//! - *Killing set-id bits* stays with the kernel: it sends a SETATTR before the write. Its version 2, where the
-//!   filesystem would do it, needs flags that fuser 0.18 does not pass on. So the kernel asks for
-//!   `security.capability` before every write(2); an absent one is remembered ([`crate::coherence::inodes`]).
-//! - *Locks* (flock, fcntl) are asked for, so that they hold across mounts ([`locks`]).
-//! - *ACLs* are not asked for: there are none.
+//! The kernel's requests, as fuser calls them. Every callback takes what it needs out of the request and
+//! hands the reply to a task of the runtime. None of them waits, so that a loop is always free for the next
+//! request. Only an answer that needs no waiting is given in the callback: a write into the client's buffer,
+//! a handle, an error.
 //!
 //! fuser answers an INTERRUPT with ENOSYS, so a killed program waits for its reply. The client gives every
 //! operation a deadline, so the wait ends.
 
-use super::attrs::{CAPABILITY, XattrAnswer, change_of, xattr_is_kept};
+use super::attrs::{CAPABILITY, change_of, xattr_is_kept};
 use super::data::Write;
-use super::locks::{Asked, kernel_end};
-use super::{Caller, Shared};
+use super::locks::{LockRequest, kernel_end};
+use super::replies::{reply_empty, reply_xattr};
+use super::{Caller, RainFs, handshake};
 use crate::handles::{Opened, OpenedDirectory};
 use crate::listing::Listing;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use rain_namespace::lock::LockKind;
 use rain_namespace::record::FileKind;
@@ -40,58 +31,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The longest write in one request; also a block's length.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
-
-/// Reads ahead and asynchronous direct I/O under way, and when the kernel holds back.
-const BACKGROUND_MAX: u16 = 64;
-const CONGESTED_FROM: u16 = 48;
-
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, result: Result<XattrAnswer, Errno>) {
-    match result {
-        Ok(XattrAnswer::Size(size)) => reply.size(size),
-        Ok(XattrAnswer::Data(data)) => reply.data(&data),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// The filesystem that fuser's loops call.
+/// The callbacks of fuser's loops.
 #[derive(Debug)]
-pub(crate) struct RainFs {
-    shared: Arc<Shared>,
+pub(crate) struct Callbacks {
+    fs: Arc<RainFs>,
 }
 
-impl RainFs {
-    pub(crate) fn new(shared: Arc<Shared>) -> RainFs {
-        RainFs { shared }
+impl Callbacks {
+    pub(crate) fn new(fs: Arc<RainFs>) -> Callbacks {
+        Callbacks { fs }
     }
 
     fn ino(&self, number: INodeNo) -> Ino {
-        self.shared.numbers.namespace(number)
+        self.fs.numbers.namespace(number)
     }
 
-    /// Answers in a task. Should the task fail, the reply answers EIO as it is dropped.
+    /// Answers in a task. If the task panics, the reply answers EIO as it is dropped.
     fn answer<F, T>(&self, task: F)
     where
-        F: FnOnce(Arc<Shared>) -> T,
+        F: FnOnce(Arc<RainFs>) -> T,
         T: Future<Output = ()> + Send + 'static,
     {
-        self.shared.runtime.spawn(task(self.shared.clone()));
+        self.fs.runtime.spawn(task(self.fs.clone()));
     }
 
     fn opened(&self, handle: FileHandle) -> Result<Arc<Opened>, Errno> {
-        self.shared.files.get(handle).ok_or(Errno::EBADF)
+        self.fs.files.get(handle).ok_or(Errno::EBADF)
     }
 }
 
-/// Takes the value, or replies with the error and returns from the callback.
+/// The value of a result. An error is sent as the reply, and the callback returns.
 macro_rules! or_reply {
     ($result:expr, $reply:ident) => {
         match $result {
@@ -101,48 +70,25 @@ macro_rules! or_reply {
     };
 }
 
-impl Filesystem for RainFs {
+impl Filesystem for Callbacks {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_BIG_WRITES,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_FLOCK_LOCKS,
-            InitFlags::FUSE_MAX_PAGES,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_POSIX_LOCKS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-        ] {
-            if config.add_capabilities(wanted).is_err() {
-                tracing::debug!(?wanted, "this kernel cannot do it; going on without");
-            }
-        }
-        let refused = |what: &str| io::Error::other(format!("fuser refuses {what}"));
-        config.set_max_write(WRITE_BYTES_MAX).map_err(|_| refused("writes of 1 MiB"))?;
-        config.set_max_background(BACKGROUND_MAX).map_err(|_| refused("background requests"))?;
-        config.set_congestion_threshold(CONGESTED_FROM).map_err(|_| refused("a congestion threshold"))?;
-        Ok(())
+        handshake::negotiate(config)
     }
 
     fn destroy(&mut self) {
-        tracing::debug!(inodes = self.shared.inodes.len(), "the kernel let go of the mount");
+        tracing::debug!(inodes = self.fs.coherence.inodes_known(), "the kernel has ended the connection");
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
         self.answer(move |fs| async move {
             let found = fs.lookup(parent, &name).await;
-            fs.reply_found(reply, found, thread);
+            fs.reply_looked_up(reply, found, thread);
         });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.shared.inodes.forget(self.ino(ino), lookups);
+        self.fs.coherence.forget(self.ino(ino), lookups);
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
@@ -326,7 +272,7 @@ impl Filesystem for RainFs {
         let ino = self.ino(ino);
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let write = Write::new(offset, flags.0, opened.direct, from_cache);
-        if self.shared.write_now(ino, &opened, write, data) {
+        if self.fs.write_now(ino, &opened, write, data) {
             return reply.written(data.len() as u32);
         }
         let data = data.to_vec();
@@ -351,7 +297,7 @@ impl Filesystem for RainFs {
         if !opened.writable && !had_locks {
             return reply.ok();
         }
-        self.answer(|fs| async move { reply_empty(reply, fs.close_by(&opened).await) });
+        self.answer(|fs| async move { reply_empty(reply, fs.close(&opened).await) });
     }
 
     fn release(
@@ -364,9 +310,9 @@ impl Filesystem for RainFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        // Nobody waits for this answer, and no program sees an error of it: FLUSH came before.
-        if let Some(closed) = self.shared.files.remove(handle) {
-            self.shared.release_locks(closed);
+        // No program waits for this answer or sees an error of it: FLUSH came before.
+        if let Some(closed) = self.fs.files.remove(handle) {
+            self.fs.release_locks(closed);
         }
         reply.ok();
     }
@@ -396,9 +342,9 @@ impl Filesystem for RainFs {
         reply: ReplyLock,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
-        let asked = Asked { owner: owner.0, start, end, typ, pid, thread: request.pid() };
+        let lock = LockRequest { owner: owner.0, start, end, typ, pid, thread: request.pid() };
         self.answer(move |fs| async move {
-            match fs.get_lock(&opened, asked).await {
+            match fs.get_lock(&opened, lock).await {
                 Ok(Some(lock)) => {
                     let typ = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
                     reply.locked(lock.first, kernel_end(&lock), typ, lock.pid);
@@ -424,15 +370,15 @@ impl Filesystem for RainFs {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         let ino = self.ino(ino);
-        let asked = Asked { owner: owner.0, start, end, typ, pid, thread: request.pid() };
+        let lock = LockRequest { owner: owner.0, start, end, typ, pid, thread: request.pid() };
         self.answer(move |fs| async move {
-            reply_empty(reply, fs.set_lock(ino, &opened, asked, sleep).await);
+            reply_empty(reply, fs.set_lock(ino, &opened, lock, sleep).await);
         });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let listing = tokio::sync::Mutex::new(Listing::new());
-        let handle = self.shared.directories.insert(OpenedDirectory { ino: self.ino(ino), listing });
+        let handle = self.fs.directories.insert(OpenedDirectory { ino: self.ino(ino), listing });
         reply.opened(handle, FopenFlags::empty());
     }
 
@@ -444,7 +390,7 @@ impl Filesystem for RainFs {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let opened = or_reply!(self.shared.directories.get(handle).ok_or(Errno::EBADF), reply);
+        let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
         self.answer(|fs| async move { fs.read_directory(&opened, offset, reply).await });
     }
 
@@ -456,7 +402,7 @@ impl Filesystem for RainFs {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let opened = or_reply!(self.shared.directories.get(handle).ok_or(Errno::EBADF), reply);
+        let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
         self.answer(|fs| async move { fs.read_directory(&opened, offset, reply).await });
     }
 
@@ -468,7 +414,7 @@ impl Filesystem for RainFs {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.shared.directories.remove(handle);
+        self.fs.directories.remove(handle);
         reply.ok();
     }
 
@@ -482,10 +428,7 @@ impl Filesystem for RainFs {
     ) {
         self.answer(|fs| async move {
             let drained = fs.volume.drain().await;
-            reply_empty(
-                reply,
-                drained.map_err(|error| fs.errno("telling the namespace what was done", &error)),
-            );
+            reply_empty(reply, drained.map_err(|error| fs.errno("storing changed names", &error)));
         });
     }
 
@@ -531,7 +474,7 @@ impl Filesystem for RainFs {
         if !xattr_is_kept(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        if name == CAPABILITY && self.shared.inodes.lacks_capability(ino) {
+        if name == CAPABILITY && self.fs.coherence.lacks_capability(ino) {
             return reply.error(Errno::NO_XATTR);
         }
         let name = name.to_vec();
@@ -569,7 +512,7 @@ impl Filesystem for RainFs {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        // What isatty(3) and chattr(1) expect of a file that has no such operation.
+        // isatty(3) and chattr(1) expect this of a file without ioctls.
         reply.error(Errno::ENOTTY);
     }
 
@@ -583,7 +526,7 @@ impl Filesystem for RainFs {
         _flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        // The kernel then answers by itself: files are always ready.
+        // The kernel then answers by itself that files are always ready.
         reply.error(Errno::ENOSYS);
     }
 

@@ -1,45 +1,54 @@
 //! Locks: flock(2), fcntl(2), lockf(3) and OFD locks, over all mounts.
 //!
-//! What the kernel does not say through fuser 0.18, and how it is found:
-//! - *Which kind it is* (a flag that fuser hides). Only a lock of the whole file can be of flock(2), and the thread that asks is still in
-//!   its system call, which `/proc` names. Where that cannot be read the lock is taken for both kinds: safe, and stricter than need be.
-//! - *That the caller was interrupted* (fuser answers INTERRUPT itself, in vain). While a lock is waited for, `/proc` is asked for the
-//!   caller's pending signals; then the answer is EINTR, on which the kernel starts the call again after the signal or ends it.
-//! - *That an OFD lock's file was closed*. At RELEASE all locks taken through that handle go: those of fcntl(2) went before, at the
-//!   FLUSH of its process.
+//! fuser 0.18 hides three facts about a lock request. They are found in other ways:
+//! - *The kind of the lock* (a flag). Only a lock of the whole file can be of flock(2). The thread that asks
+//!   is still in its system call, which `/proc` names. Where `/proc` cannot be read, the lock is taken as
+//!   both kinds: safe, and stricter than need be.
+//! - *An interrupt of the caller* (fuser answers INTERRUPT itself, in vain). While a lock is waited for, the
+//!   caller's pending signals are read from `/proc`. With one pending the answer is EINTR, on which the
+//!   kernel starts the call again after the signal or ends it.
+//! - *The close of a file with an OFD lock*. At RELEASE all locks taken through the handle are released.
+//!   Those of fcntl(2) were released before, at the FLUSH of their process.
+//!
+//! `/proc` is read by hand here, as one word and three masks are needed: the parsers of `procfs` read the
+//! whole file and refuse one that lacks a field.
 
-use super::Shared;
+use super::RainFs;
 use crate::handles::Opened;
 use fuser::Errno;
-use rain_client::{Error, LockGrant};
+use rain_client::Error;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_types::Ino;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The kernel's "to the end".
+/// The last byte of a lock that reaches to the end of the file, as the kernel gives it.
 const END: u64 = i64::MAX as u64;
 
-/// Looks at a thread that has not gone to sleep in its system call yet.
-const LOOKS: u32 = 5;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+/// How many times `/proc` is read for the system call of a thread that is still running, as one is that has
+/// not gone to sleep in its call yet. It goes to sleep within microseconds; after the last time the lock is
+/// taken as both kinds.
+const SYSCALL_READS_MAX: u32 = 5;
 
-/// What a program asks for, as the kernel says it.
+/// The time between two such reads: the shortest that the runtime's timer can wait.
+const SYSCALL_READ_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A lock request as the kernel gives it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct LockRequest {
     pub(super) owner: u64,
     pub(super) start: u64,
     pub(super) end: u64,
     /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
     pub(super) typ: i32,
-    /// The process, for `F_GETLK`.
+    /// The process that asks; `F_GETLK` shows it to others.
     pub(super) pid: u32,
-    /// The thread that asks; 0: not in this mount's view.
+    /// The thread that asks; 0: it is not in this mount's PID namespace.
     pub(super) thread: u32,
 }
 
-impl Asked {
+impl LockRequest {
     pub(super) fn lock(&self, kind: LockKind) -> Lock {
         Lock {
             kind,
@@ -51,13 +60,14 @@ impl Asked {
         }
     }
 
+    /// The kind of the lock; both kinds if it cannot be found out.
     async fn kind(&self) -> LockKind {
         if self.start > 0 || self.end < END {
             return LockKind::Record;
         }
-        for _ in 0..LOOKS {
+        for _ in 0..SYSCALL_READS_MAX {
             match fs::read_to_string(format!("/proc/{}/syscall", self.thread)) {
-                Ok(line) if line.starts_with("running") => tokio::time::sleep(BETWEEN_LOOKS).await,
+                Ok(line) if line.starts_with("running") => tokio::time::sleep(SYSCALL_READ_INTERVAL).await,
                 Ok(line) => return kind_of_call(&line),
                 Err(_) => break,
             }
@@ -70,7 +80,7 @@ impl Asked {
     }
 }
 
-/// From a line of `/proc/*/syscall`. Programs of another architecture have other numbers.
+/// The kind by a line of `/proc/*/syscall`. Programs of another architecture have other numbers: both kinds.
 fn kind_of_call(line: &str) -> LockKind {
     match line.split_whitespace().next().and_then(|number| number.parse().ok()) {
         Some(libc::SYS_flock) => LockKind::Flock,
@@ -79,7 +89,7 @@ fn kind_of_call(line: &str) -> LockKind {
     }
 }
 
-/// Whether `/proc/*/status` tells of a signal that is pending and not blocked.
+/// Whether `/proc/*/status` has a signal that is pending and not blocked.
 fn has_signal(status: &str) -> bool {
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -88,27 +98,29 @@ fn has_signal(status: &str) -> bool {
     (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
 }
 
-impl Shared {
+impl RainFs {
+    /// Takes or releases a lock. With `wait` it waits until the lock is granted or the caller is interrupted
+    /// (EINTR); without, a lock that another owner has is EAGAIN.
     pub(super) async fn set_lock(
-        self: &Arc<Self>,
+        &self,
         ino: Ino,
         opened: &Opened,
-        asked: Asked,
+        request: LockRequest,
         wait: bool,
     ) -> Result<(), Errno> {
-        let lock = asked.lock(asked.kind().await);
-        if asked.typ == libc::F_UNLCK {
+        let lock = request.lock(request.kind().await);
+        if request.typ == libc::F_UNLCK {
             return opened.file.unlock(&lock).await.map_err(|error| self.lock_errno("unlocking", &error));
         }
         let locked = if wait {
-            opened.file.lock(&lock, || asked.is_interrupted()).await
+            opened.file.lock(&lock, || request.is_interrupted()).await
         } else {
             opened.file.try_lock(&lock).await
         };
         match locked.map_err(|error| self.lock_errno("locking", &error))? {
-            Some(granted) => {
-                opened.lockers().insert((lock.kind, lock.owner));
-                self.see_anew(ino, granted).await;
+            Some(grant) => {
+                opened.lockers.lock().insert((lock.kind, lock.owner));
+                self.coherence.lock_granted(ino, grant).await;
                 Ok(())
             }
             None if wait => Err(Errno::EINTR),
@@ -116,32 +128,29 @@ impl Shared {
         }
     }
 
-    /// With the lock, the kernel must not show what was there before it.
-    async fn see_anew(self: &Arc<Self>, ino: Ino, granted: LockGrant) {
-        if granted.unchanged {
-            self.drop_kernel_attributes(ino);
-        } else {
-            self.drop_kernel_pages(ino).await;
-        }
-    }
-
-    pub(super) async fn get_lock(&self, opened: &Opened, asked: Asked) -> Result<Option<Lock>, Errno> {
-        let found = opened.file.conflict(&asked.lock(LockKind::Record)).await;
+    /// A lock that is in the way of the requested one, if there is any.
+    pub(super) async fn get_lock(
+        &self,
+        opened: &Opened,
+        request: LockRequest,
+    ) -> Result<Option<Lock>, Errno> {
+        let found = opened.file.conflict(&request.lock(LockKind::Record)).await;
         let found = found.map_err(|error| self.errno("asking for a lock", &error))?;
-        // A process elsewhere has no number here.
+        // The process ID of a process on another mount's machine means nothing here.
         Ok(found.map(|(lock, ours)| Lock { pid: if ours { lock.pid } else { 0 }, ..lock }))
     }
 
-    /// A process closes a file: its locks of fcntl(2) go, after what it wrote is stored.
-    pub(super) async fn close_by(&self, opened: &Opened) -> Result<(), Errno> {
+    /// A process closes a file: the data that it wrote is stored, then its fcntl(2) locks are released.
+    pub(super) async fn close(&self, opened: &Opened) -> Result<(), Errno> {
         let flushed = opened.file.close().await;
         let flushed = flushed.map_err(|error| self.inode_errno("storing written data", &error));
         flushed.and(opened.file.release_closed().await.map_err(|error| self.lock_errno("unlocking", &error)))
     }
 
-    /// No process has the handle any more.
+    /// Releases the locks that were taken through a handle, which no process has any more. The release goes
+    /// on in the background.
     pub(super) fn release_locks(self: &Arc<Self>, opened: Arc<Opened>) {
-        let lockers = std::mem::take(&mut *opened.lockers());
+        let lockers = std::mem::take(&mut *opened.lockers.lock());
         let mut any = false;
         for (kind, owner) in lockers {
             any |= opened.file.release_on_close(kind, owner);
@@ -149,13 +158,14 @@ impl Shared {
         if any {
             self.runtime.spawn(async move {
                 if let Err(error) = opened.file.release_closed().await {
-                    tracing::debug!(%error, "unlocking a closed file; it is tried again");
+                    tracing::debug!(%error, "releasing the locks of a closed file failed; it is tried again");
                 }
             });
         }
     }
 
-    /// No lock can be given where nothing can be changed, which is not the same as a read-only file.
+    /// As [`RainFs::errno`], but ENOLCK without a majority: EROFS, the errno of other changes then, would
+    /// look like a read-only file.
     fn lock_errno(&self, doing: &'static str, error: &Error) -> Errno {
         match self.errno(doing, error) {
             _ if matches!(error, Error::NoMajority { .. }) => Errno::ENOLCK,
@@ -164,7 +174,7 @@ impl Shared {
     }
 }
 
-/// The kernel's form of a lock's end.
+/// The last byte of a lock in the kernel's form.
 pub(super) fn kernel_end(lock: &Lock) -> u64 {
     lock.last.min(END)
 }
@@ -194,11 +204,11 @@ mod tests {
 
     #[test]
     fn the_kernels_end_of_a_file_is_no_number() {
-        let asked = Asked { owner: 1, start: 3, end: END, typ: libc::F_WRLCK, pid: 7, thread: 8 };
-        let lock = asked.lock(LockKind::Record);
+        let request = LockRequest { owner: 1, start: 3, end: END, typ: libc::F_WRLCK, pid: 7, thread: 8 };
+        let lock = request.lock(LockKind::Record);
         assert_eq!((lock.first, lock.last, lock.exclusive), (3, u64::MAX, true));
         assert_eq!(kernel_end(&lock), END);
-        assert_eq!(asked.lock(LockKind::Record).last, u64::MAX);
-        assert_eq!(Asked { end: 9, ..asked }.lock(LockKind::Record).last, 9);
+        assert_eq!(request.lock(LockKind::Record).last, u64::MAX);
+        assert_eq!(LockRequest { end: 9, ..request }.lock(LockKind::Record).last, 9);
     }
 }

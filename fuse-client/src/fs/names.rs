@@ -1,10 +1,10 @@
 //! Names: looking up, making, linking, renaming, removing.
 //!
-//! A name that is not there is answered with plain ENOENT, which the kernel does not keep: a name made through
-//! another mount is seen at once.
+//! A missing name is answered with plain ENOENT, which the kernel does not cache. So a name that is made
+//! through another mount is seen at once.
 
 use super::attrs::kind_of_mode;
-use super::{Caller, Shared};
+use super::{Caller, RainFs};
 use crate::handles::Opened;
 use fuser::{Errno, FileHandle, FopenFlags, RenameFlags};
 use rain_client::{Error, NewInode};
@@ -13,30 +13,30 @@ use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 
-impl Shared {
-    /// A name; `.` and `..` too, which the kernel asks for when a file handle of `name_to_handle_at` (or of
-    /// an NFS export) comes back.
+impl RainFs {
+    /// The inode under a name. `.` and `..` are names, too: the kernel asks for them when a program uses a
+    /// file handle of `name_to_handle_at` (or of an NFS export). ESTALE: the inode is of another volume.
     pub(super) async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
         let found = match name {
             b"." => self.volume.attr(parent).await,
             name => self.volume.lookup(parent, name).await,
         };
         let attr = found.map_err(|error| self.errno("looking up a name", &error))?;
-        // Numbers are one space for all volumes: a handle must not lead from one into another.
+        // All volumes share one space of inode numbers: a handle must not lead from one volume into another.
         if attr.volume != self.volume.record().id {
             return Err(Errno::ESTALE);
         }
         Ok(attr)
     }
 
-    /// A new inode under a name.
+    /// Makes an inode under a name.
     pub(super) async fn make(&self, parent: Ino, name: &[u8], new: NewInode) -> Result<Attr, Errno> {
         let made = self.volume.make(parent, name, new).await;
-        self.inodes.changed(parent);
+        self.coherence.changed(parent);
         made.map_err(|error| self.errno("making a name", &error))
     }
 
-    /// mknod(2): a file, pipe, socket or device. The device number passes through as the kernel encodes it.
+    /// mknod(2): makes a file, pipe, socket or device. The device number is kept as the kernel encodes it.
     pub(super) async fn mknod(
         &self,
         caller: Caller,
@@ -61,9 +61,10 @@ impl Shared {
 
     /// Makes a file and opens it, in one round trip.
     ///
-    /// The kernel has just looked the name up in vain, and takes what comes for a new file: it checks no
-    /// permission on it. So a file that somebody made elsewhere meanwhile is not opened here: ESTALE makes the
-    /// kernel look again, find the file, check and open it (O_EXCL: EEXIST).
+    /// The kernel has just looked the name up in vain and takes the file in the reply for a new one: it
+    /// checks no permission on it. So a file that another mount has made meanwhile is not opened here. ESTALE
+    /// makes the kernel look the name up again, find the file, check permissions and open it (O_EXCL:
+    /// EEXIST).
     pub(super) async fn create(
         &self,
         caller: Caller,
@@ -73,33 +74,33 @@ impl Shared {
         flags: i32,
     ) -> Result<(Attr, FileHandle, FopenFlags), Errno> {
         let made = self.volume.create(parent, name, caller.new_inode(FileKind::File, mode)).await;
-        self.inodes.changed(parent);
+        self.coherence.changed(parent);
         let (attr, file) = match made {
             Ok(made) => made,
             Err(Error::Refused(NsError::Exists)) if flags & libc::O_EXCL == 0 => return Err(Errno::ESTALE),
             Err(error) => return Err(self.errno("making a file", &error)),
         };
         let opened = Opened::new(file, flags);
-        let reply = opened.reply_flags();
-        Ok((attr, self.files.insert(opened), reply))
+        let open_flags = self.coherence.open_flags(&opened.file, opened.direct);
+        Ok((attr, self.files.insert(opened), open_flags))
     }
 
     pub(super) async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
         let linked = self.volume.link(ino, parent, name).await;
-        self.inodes.changed(ino);
-        self.inodes.changed(parent);
+        self.coherence.changed(ino);
+        self.coherence.changed(parent);
         linked.map_err(|error| self.errno("linking", &error))
     }
 
     pub(super) async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         let removed = self.volume.unlink(parent, name).await;
-        self.inodes.changed(parent);
+        self.coherence.changed(parent);
         removed.map_err(|error| self.errno("removing a name", &error))
     }
 
     pub(super) async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         let removed = self.volume.remove_directory(parent, name).await;
-        self.inodes.changed(parent);
+        self.coherence.changed(parent);
         removed.map_err(|error| self.errno("removing a directory", &error))
     }
 
@@ -111,8 +112,8 @@ impl Shared {
     ) -> Result<(), Errno> {
         let mode = rename_mode(flags)?;
         let renamed = self.volume.rename(parent, name, new_parent, new_name, mode).await;
-        self.inodes.changed(parent);
-        self.inodes.changed(new_parent);
+        self.coherence.changed(parent);
+        self.coherence.changed(new_parent);
         renamed.map_err(|error| self.errno("renaming", &error))
     }
 
@@ -122,7 +123,7 @@ impl Shared {
     }
 }
 
-/// RENAME_WHITEOUT, and both at once, make no sense here.
+/// The mode of a rename. EINVAL: RENAME_WHITEOUT, which only union filesystems need, and two flags at once.
 fn rename_mode(flags: RenameFlags) -> Result<RenameMode, Errno> {
     match flags {
         flags if flags.is_empty() => Ok(RenameMode::Replace),

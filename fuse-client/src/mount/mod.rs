@@ -1,13 +1,14 @@
-//! Mounting a volume and living with the mount: options, checks, the session's threads, read-ahead, unmounting.
+//! The life of a mount: options, checks, the FUSE session's threads, read-ahead, unmounting.
 //!
-//! Threads of a mount: fuser's loops, fuser's thread that waits for them, and a watcher that waits for that and
-//! then stores what is left, so that whoever unmounts (this program, `umount`, `fusermount3 -u`) finds the
-//! same end.
+//! Threads of a mount: fuser's loops, fuser's thread that waits for them, and a watcher. The watcher waits
+//! for fuser's thread and then stores the data that is left in memory. So every way to unmount (this program,
+//! `umount`, `fusermount3 -u`) ends alike.
 //!
 //! Invariants:
-//! 1. [`mount`] returns only when the mount has answered; when it fails, nothing stays mounted.
-//! 2. When the session ends, for whatever reason, its mount is gone from the tree. (A killed process cannot see
-//!    to that: it leaves a dead mount, which [`check_mountpoint`] tells how to take away.)
+//! 1. [`mount`] returns only when the mount has answered. When it fails, nothing stays mounted.
+//! 2. When the session ends, for any reason, its mount is gone from the tree of mounts. (A killed process
+//!    cannot take its mount away: it leaves a dead mount, and [`check_mountpoint`] says how to take that
+//!    away.)
 
 mod attach;
 mod check;
@@ -20,8 +21,10 @@ pub use self::error::MountError;
 pub use self::options::MountOptions;
 
 use self::attach::Detached;
-use crate::fs::{RainFs, Shared, Times};
+use crate::coherence::Lifetimes;
+use crate::fs::{Callbacks, RainFs};
 use fuser::{Config, Session, SessionACL};
+use parking_lot::{Condvar, Mutex};
 use rain_client::Volume;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use std::fs::{self, OpenOptions};
@@ -29,19 +32,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// How long the first answer may take beyond the client's own deadline.
+/// How long a mount may take to answer, or to store its data, beyond the client's own deadline. It covers
+/// what the client's deadline does not: the threads' start and the kernel.
 const ANSWER_EXTRA: Duration = Duration::from_secs(5);
 
-/// How long to wait for programs that still use a mount after it was taken out of the tree.
-const LEFT_OVER_MAX: Duration = Duration::from_secs(3);
+/// How long an unmount waits for programs that still use the mount after it was taken out of the tree. Short,
+/// as a person or a shutdown waits for it.
+const USERS_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// How a session ended: with what could not be stored, if anything.
+/// How a session ended: None if all data is stored, else why some could not be stored.
 type End = Option<String>;
 
 #[derive(Debug)]
@@ -50,7 +55,7 @@ struct State {
     runtime: Handle,
     path: PathBuf,
     source: String,
-    /// Major and minor number of the mounted filesystem, known after its first answer.
+    /// The device number (major, minor) of the mounted filesystem; known after its first answer.
     device: Mutex<Option<(u32, u32)>>,
     ended: Mutex<Option<End>>,
     end: Condvar,
@@ -60,24 +65,21 @@ struct State {
 #[derive(Debug)]
 pub struct Mounted {
     unmounter: Unmounter,
-    /// Whether dropping it is to unmount.
+    /// Whether dropping it unmounts.
     armed: bool,
 }
 
-/// Unmounts from elsewhere: a signal's handler, while another thread is in [`Mounted::wait`].
+/// Unmounts a mount from another thread than the one in [`Mounted::wait`], such as a signal's handler.
 #[derive(Debug, Clone)]
 pub struct Unmounter {
     state: Arc<State>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Mounts a volume. Returns when the kernel has it mounted and it answers.
+/// Mounts a volume. Returns when the kernel has mounted it and it answers. Fails, with nothing mounted, when
+/// the mount point or this user does not allow it, or when the mount does not answer in time.
 ///
-/// It blocks, and needs the runtime to go on meanwhile: call it from a thread that is not the runtime's only one
-/// (`spawn_blocking`, or a thread outside of a multi-threaded runtime).
+/// It blocks, and needs the runtime to go on meanwhile. So it must be called from a thread that is not the
+/// runtime's only one (`spawn_blocking`, or a thread outside of a multi-threaded runtime).
 pub fn mount(
     volume: Arc<Volume>,
     mountpoint: &Path,
@@ -99,7 +101,7 @@ pub fn mount(
         ended: Mutex::new(None),
         end: Condvar::new(),
     });
-    // From here on dropping it takes the mount away.
+    // From here on dropping `mounted` takes the mount away.
     let mut mounted = Mounted { unmounter: Unmounter { state: state.clone() }, armed: true };
     if let Err(why) = start(connection, &options, state.clone()) {
         mounted.armed = false;
@@ -108,7 +110,7 @@ pub fn mount(
     }
     match first_answer(&path, patience) {
         Ok(device) => {
-            *lock(&state.device) = Some(device);
+            *state.device.lock() = Some(device);
             set_read_ahead(device, options.read_ahead_kb);
             tracing::info!(path = %path.display(), source = options.source, "mounted");
             Ok(mounted)
@@ -120,40 +122,40 @@ pub fn mount(
     }
 }
 
-/// Starts the loops and the watcher.
+/// Starts fuser's loops and the watcher.
 fn start(connection: OwnedFd, options: &MountOptions, state: Arc<State>) -> io::Result<()> {
-    let times = Times { attr: options.attr_ttl, entry: options.entry_ttl };
-    let shared = Shared::new(state.volume.clone(), state.runtime.clone(), times);
+    let lifetimes = Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl };
+    let fs = RainFs::new(state.volume.clone(), state.runtime.clone(), lifetimes);
     let acl = if options.lets_others_in(check::is_root()) { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
     config.acl = acl;
     config.n_threads = Some(options.threads);
     // A descriptor of its own for each loop, where this user can open the device.
     config.clone_fd = true;
-    let session = Session::from_fd(RainFs::new(shared.clone()), connection, acl, config)?;
-    shared.connect(session.notifier());
-    drop(shared);
+    let session = Session::from_fd(Callbacks::new(fs.clone()), connection, acl, config)?;
+    fs.connect(session.notifier());
+    drop(fs);
     let session = session.spawn()?;
     thread::Builder::new().name("rain-watch".into()).spawn(move || {
         match session.join() {
             Ok(()) => state.take_away_if_dead(),
             Err(error) => {
-                tracing::error!(%error, "the FUSE session broke");
+                tracing::error!(%error, "the FUSE session failed");
                 state.take_away();
             }
         }
-        state.finish(state.store_what_is_left());
+        state.finish(state.store_rest());
     })?;
     Ok(())
 }
 
-/// How long something that the client bounds is waited for.
+/// How long to wait for an operation that has a deadline in the client.
 fn patience(volume: &Volume) -> Duration {
     volume.session().options().slow_after + ANSWER_EXTRA
 }
 
-/// Waits until the root's attributes come, in a thread of its own, as the wait might never end. Gives the
-/// filesystem's device number.
+/// Waits for the root's attributes. Returns the filesystem's device number, or why there was no answer. It
+/// asks in a thread of its own, as the question might never be answered.
 fn first_answer(path: &Path, patience: Duration) -> Result<(u32, u32), String> {
     let (done, result) = sync_channel(1);
     let asked = path.to_owned();
@@ -170,7 +172,7 @@ fn first_answer(path: &Path, patience: Duration) -> Result<(u32, u32), String> {
     }
 }
 
-/// Best effort: only root can, and a mount without it is only slower.
+/// Sets how far the kernel reads ahead, best effort: only root can, and a mount without it is only slower.
 fn set_read_ahead((major, minor): (u32, u32), kib: u32) {
     let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     let set = OpenOptions::new()
@@ -178,21 +180,21 @@ fn set_read_ahead((major, minor): (u32, u32), kib: u32) {
         .open(&file)
         .and_then(|mut file| io::Write::write_all(&mut file, kib.to_string().as_bytes()));
     if let Err(error) = set {
-        tracing::debug!(%error, file, "the kernel's read-ahead stays as it is");
+        tracing::debug!(%error, file, "the kernel's read-ahead cannot be set; it stays as it is");
     }
 }
 
 fn detach_quietly(path: &Path) {
     if let Err(error) = attach::detach(path) {
-        tracing::warn!(%error, "unmounting");
+        tracing::warn!(%error, "unmounting failed");
     }
 }
 
 impl State {
-    /// Whether the mount at the path is this one. Device numbers alone do not tell: the next mount gets the
-    /// number that the last one gave back.
+    /// Whether the mount at the path is this one; true if the table of mounts cannot be read. The device
+    /// number alone does not say: the next mount gets the number that the last one gave back.
     fn is_mounted(&self) -> bool {
-        let device = *lock(&self.device);
+        let device = *self.device.lock();
         match table::mounted_at(&self.path) {
             Ok(Some(entry)) => {
                 device.is_none_or(|device| device == entry.device)
@@ -204,26 +206,26 @@ impl State {
         }
     }
 
-    /// Takes the mount out of the tree, if it is there: nobody serves it any more.
+    /// Takes the mount out of the tree, if it is there: its session has ended.
     fn take_away(&self) {
         if self.is_mounted() {
             detach_quietly(&self.path);
         }
     }
 
-    /// The kernel has ended the connection. Usually because the mount is gone, and whatever is at the path now is
-    /// somebody else's; but where the connection was aborted (umount -f, the `abort` file of fusectl), a dead
-    /// mount is left.
+    /// Takes the mount away if it is dead, after the kernel has ended the connection. Usually the kernel does
+    /// so because the mount is gone, and another mount at the path is not ours to touch. But after an abort
+    /// (umount -f, the `abort` file of fusectl) a dead mount is left.
     fn take_away_if_dead(&self) {
-        // Asking the filesystem, not the kernel's cache. A dead one refuses at once.
+        // The flag asks the filesystem, not the kernel's cache. A dead mount refuses at once.
         let asked = rustix::fs::statx(CWD, &self.path, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE);
         if matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)) {
             self.take_away();
         }
     }
 
-    /// Stores what programs wrote and nobody flushed: pages of mappings, files of killed programs.
-    fn store_what_is_left(&self) -> End {
+    /// Stores written data that was never flushed: pages of mappings, files of killed programs.
+    fn store_rest(&self) -> End {
         let (done, result) = sync_channel(1);
         let (volume, patience) = (self.volume.clone(), patience(&self.volume));
         self.runtime.spawn(async move {
@@ -232,33 +234,31 @@ impl State {
         match result.recv_timeout(patience) {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(RecvTimeoutError::Timeout) => Some(format!("it was not done within {patience:?}")),
-            // Its program is ending.
+            Err(RecvTimeoutError::Timeout) => Some(format!("it was not stored within {patience:?}")),
+            // The program is ending.
             Err(RecvTimeoutError::Disconnected) => Some("the runtime has ended".into()),
         }
     }
 
+    /// Records how the session ended, and wakes the waiters. Only the first end counts.
     fn finish(&self, left: End) {
-        lock(&self.ended).get_or_insert(left);
+        self.ended.lock().get_or_insert(left);
         self.end.notify_all();
     }
 
-    /// Waits for the end, or so long. None: it has not come.
+    /// Waits for the end of the session, at most for `longest`. Returns None if it has not come.
     fn wait(&self, longest: Option<Duration>) -> Option<End> {
         let until = longest.map(|longest| Instant::now() + longest);
-        let mut ended = lock(&self.ended);
+        let mut ended = self.ended.lock();
         while ended.is_none() {
-            ended = match until {
-                None => self.end.wait(ended).unwrap_or_else(PoisonError::into_inner),
+            match until {
+                None => self.end.wait(&mut ended),
                 Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
+                    if self.end.wait_until(&mut ended, until).timed_out() {
+                        break;
                     }
-                    let waited = self.end.wait_timeout(ended, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-            };
+            }
         }
         ended.clone()
     }
@@ -272,9 +272,10 @@ impl State {
 }
 
 impl Unmounter {
-    /// Unmounts, and waits until everything written is stored. A mount that is in use is taken out of the tree
-    /// at once and ends when its users are done; they are waited for a few seconds only, then it counts as ended
-    /// and [`Mounted::wait`] returns. Unmounting what is unmounted is fine.
+    /// Unmounts, and waits until all written data is stored. A mount that is in use is taken out of the tree
+    /// at once and ends when its users are done. They are waited for 3 s; then the mount counts as ended and
+    /// [`Mounted::wait`] returns. To unmount an unmounted mount is no error. Fails when the system refuses to
+    /// unmount, or when written data could not be stored.
     pub fn unmount(&self) -> Result<(), MountError> {
         let state = &self.state;
         let ended = state.wait(Some(Duration::ZERO));
@@ -282,18 +283,18 @@ impl Unmounter {
             match attach::detach(&state.path) {
                 Ok(Detached::Whole) => {}
                 Ok(Detached::Lazily) => {
-                    tracing::warn!(path = %state.path.display(), "in use: it ends when its users are done");
+                    tracing::warn!(path = %state.path.display(), "the mount is in use: it ends when its users are done");
                 }
-                // Somebody else was faster.
+                // Another process has unmounted it meanwhile.
                 Err(_) if !state.is_mounted() => {}
                 Err(error) => return Err(error),
             }
         }
-        match state.wait(Some(LEFT_OVER_MAX)) {
+        match state.wait(Some(USERS_WAIT_MAX)) {
             Some(end) => state.result(end),
             None => {
                 tracing::warn!(path = %state.path.display(), "unmounted, but programs still have files open there");
-                let left = state.store_what_is_left();
+                let left = state.store_rest();
                 state.finish(left.clone());
                 state.result(left)
             }
@@ -302,29 +303,29 @@ impl Unmounter {
 }
 
 impl Mounted {
-    /// Where it is mounted, absolute and without symlinks.
+    /// The mount point, absolute and without symlinks.
     pub fn path(&self) -> &Path {
         &self.unmounter.state.path
     }
 
-    /// A handle by which to unmount from elsewhere.
+    /// A handle by which another thread can unmount.
     pub fn unmounter(&self) -> Unmounter {
         self.unmounter.clone()
     }
 
-    /// Blocks until the volume is unmounted, by whomever, and everything written is stored; after
-    /// [`Unmounter::unmount`] no longer than that waits for programs that will not let go. What could not be stored
-    /// is logged.
+    /// Blocks until the volume is unmounted, by this program or another, and all written data is stored.
+    /// After [`Unmounter::unmount`] it waits no longer for users of the mount than that does. A failure to
+    /// store data is logged.
     pub fn wait(mut self) {
         self.armed = false;
         if let Some(end) = self.unmounter.state.wait(None)
             && let Err(error) = self.unmounter.state.result(end)
         {
-            tracing::error!(%error, "after unmounting");
+            tracing::error!(%error, "storing written data after unmounting failed");
         }
     }
 
-    /// Unmounts and waits until everything written is stored; see [`Unmounter::unmount`].
+    /// Unmounts and waits until all written data is stored; see [`Unmounter::unmount`].
     pub fn unmount(mut self) -> Result<(), MountError> {
         self.armed = false;
         self.unmounter.unmount()
@@ -336,7 +337,7 @@ impl Drop for Mounted {
         if self.armed
             && let Err(error) = self.unmounter.unmount()
         {
-            tracing::error!(%error, "unmounting");
+            tracing::error!(%error, "unmounting failed");
         }
     }
 }
