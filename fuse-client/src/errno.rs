@@ -1,8 +1,8 @@
-//! The one table from what goes wrong below to the errno a program sees.
+//! The one table from errors of the client and the namespace to the errno that a program sees.
 //!
-//! Invariant: every variant is named, so that a new one does not compile before it is decided here.
-//! What the table cannot say (which nodes are missing, what to do) is in the error's text, which the caller
-//! logs; a program only ever gets the number.
+//! Invariant: every variant is named, so that a new one does not compile before its errno is decided here. A
+//! program only gets the number. The rest (which nodes are missing, what to do) is in the error's text, which
+//! the caller logs.
 
 use fuser::Errno;
 use rain_client::Error;
@@ -14,7 +14,7 @@ pub(crate) fn of(error: &Error) -> Errno {
         Error::Refused(refusal) => of_refusal(refusal),
         Error::NoSpace { .. } => Errno::ENOSPC,
         Error::NoData => Errno::ENXIO,
-        // Nothing was changed, and nothing can be: the minority is read-only.
+        // Nothing was changed, and nothing can be changed: without a majority the namespace is read-only.
         Error::NoMajority { may_be_done: false, .. } => Errno::EROFS,
         Error::NoMajority { may_be_done: true, .. }
         | Error::Unreachable { .. }
@@ -47,17 +47,18 @@ pub(crate) fn of_refusal(refusal: &NsError) -> Errno {
         NsError::CrossVolume => Errno::EXDEV,
         NsError::Deadlock => Errno::EDEADLK,
         NsError::TooManyLocks => Errno::ENOLCK,
-        // Recalled and waited for; this is what remains when it does not come back.
+        // The client has recalled the delegation and waited for it in vain.
         NsError::Delegated { .. } => Errno::EBUSY,
-        // The client answers these itself (blocks instead of inline data, a new session). One that comes
-        // this far is a fault, not a program's mistake.
+        // The client handles these itself (blocks instead of inline data, a new session). One that comes this
+        // far is a fault of RAIN, not a program's mistake.
         NsError::NotInline | NsError::SessionEnded(_) => Errno::EIO,
-        // Never an answer to what a mount asks.
+        // Never an answer to a request of a mount.
         NsError::TooFewNodes { .. } | NsError::Malformed(_) | NsError::Answered(_) => Errno::EIO,
     }
 }
 
-/// Whether the failure is the cluster's, so that somebody should read its text; refusals are everyday answers.
+/// Whether the failure is one of the cluster, whose text belongs in the log. A refusal is an everyday answer,
+/// except one that a program sees as EIO.
 pub(crate) fn is_trouble(error: &Error) -> bool {
     match error {
         Error::Refused(refusal) => of_refusal(refusal).code() == libc::EIO,

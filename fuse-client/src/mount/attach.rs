@@ -1,10 +1,10 @@
-//! Getting a connection to the kernel with a mount at its other end, and taking a mount away.
+//! Attaching a connection to the kernel to a mount point, and detaching it.
 //!
-//! fuser could do both, but its own way has traps: a comma in the source becomes options, the subtype is
-//! lost when root mounts, and (0.18) the end of a session unmounts the path once more, whatever is mounted
-//! there by then. So root mounts here by mount(2), others by fusermount3, and fuser is given the connection.
+//! fuser could do both, but its own way has traps: a comma in the source becomes options, the subtype is lost
+//! when root mounts, and (0.18) the end of a session unmounts the path once more, whatever is mounted there
+//! by then. So root mounts here by mount(2), others by fusermount3, and fuser is given the connection.
 
-use super::check::{device_error, fusermount, is_root};
+use super::check::{DEVICE, device_error, fusermount, is_root};
 use super::error::MountError;
 use super::options::MountOptions;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -19,13 +19,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const DEVICE: &str = "/dev/fuse";
-
-/// What the table of mounts shows as the kind of filesystem.
+/// The kind of filesystem that the table of mounts shows.
 pub(super) const KIND: &str = "fuse.rain";
 
-/// Mounts at an absolute path and gives the connection. From here on programs that touch the mount point wait
-/// until a session answers, or until the connection is dropped.
+/// Mounts at an absolute path and returns the connection. From here on programs that touch the mount point
+/// wait until a session answers, or until the connection is dropped.
 pub(super) fn attach(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     if is_root() { attach_as_root(path, options) } else { attach_by_helper(path, options) }
 }
@@ -56,8 +54,8 @@ fn attach_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountE
     Ok(device.into())
 }
 
-/// fusermount3 mounts and sends the connection over a socket, whose number it is told: here its standard input,
-/// the one descriptor that a child can be given without leaking it to others.
+/// Mounts by fusermount3, which sends the connection over a socket whose number it is given. The socket is
+/// its standard input, the one descriptor that a child can be given without leaking it to others.
 fn attach_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let failed = |why: String| MountError::Helper { path: path.to_owned(), why };
     let program = fusermount().ok_or(MountError::NoFusermount)?;
@@ -87,7 +85,7 @@ fn attach_by_helper(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
     }
 }
 
-/// The descriptor that comes over the socket; none when the other end closes without sending one.
+/// Receives a descriptor over the socket; None when the other end closes without sending one.
 fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -103,16 +101,16 @@ fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     Ok(connection)
 }
 
-/// How a mount went away.
+/// How a mount was taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detached {
-    /// Nobody used it.
+    /// No program used it: it has ended.
     Whole,
-    /// It is gone from the tree; programs that have files open there can go on until they close them.
+    /// It was in use: it is gone from the tree, and ends when programs have closed their files there.
     Lazily,
 }
 
-/// Takes away the mount at a path.
+/// Takes the mount at a path away, lazily if it is in use. Fails when the system or fusermount3 refuses.
 pub(super) fn detach(path: &Path) -> Result<Detached, MountError> {
     if !is_root() {
         return detach_by_helper(path, false).or_else(|_| detach_by_helper(path, true));

@@ -1,4 +1,4 @@
-//! Looking before mounting: everything that is wrong is said in words, before anything is started.
+//! Checks before mounting: each obstacle is an error that says what to do, before anything is started.
 
 use super::error::MountError;
 use super::options::MountOptions;
@@ -9,16 +9,19 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const DEVICE: &str = "/dev/fuse";
+/// The device by which a process serves a mount.
+pub(super) const DEVICE: &str = "/dev/fuse";
+
+/// The configuration of fusermount3.
 const FUSE_CONF: &str = "/etc/fuse.conf";
 
-/// Whether this process mounts by itself.
+/// Whether this process mounts by itself, without fusermount3.
 pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether a volume can be mounted here: the path is an empty directory with nothing mounted at it, and this
-/// user can use FUSE.
+/// Checks that a volume can be mounted at a path: it must be an empty directory with nothing mounted at it,
+/// and this user must be able to use FUSE. Fails with the first obstacle.
 pub fn check_mountpoint(path: &Path) -> Result<(), MountError> {
     check_directory(path)?;
     check_device(Path::new(DEVICE))?;
@@ -62,7 +65,7 @@ fn check_device(device: &Path) -> Result<(), MountError> {
     }
 }
 
-/// Opening /dev/fuse failed.
+/// The error when /dev/fuse cannot be opened.
 pub(super) fn device_error(error: std::io::Error) -> MountError {
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::NotFound, _) | (_, Some(libc::ENODEV | libc::ENXIO)) => MountError::NoDevice,
@@ -70,7 +73,7 @@ pub(super) fn device_error(error: std::io::Error) -> MountError {
     }
 }
 
-/// The helper by which users mount.
+/// The path of fusermount3, by which users without privilege mount.
 pub(super) fn fusermount() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -79,7 +82,7 @@ pub(super) fn fusermount() -> Option<PathBuf> {
     })
 }
 
-/// Whether other users may be let in, if that is asked for.
+/// Checks that this user may let other users in, if the options ask for that.
 pub(super) fn check_allow_other(options: &MountOptions) -> Result<(), MountError> {
     let root = is_root();
     if root

@@ -1,4 +1,4 @@
-//! Why a mount did not come about or does not go away: one sentence each, with what to do.
+//! Why mounting or unmounting failed: one sentence each, with what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,19 +7,19 @@ use thiserror::Error;
 /// A failure to mount or unmount.
 #[derive(Debug, Error)]
 pub enum MountError {
-    /// The mount point is not there.
+    /// The mount point does not exist.
     #[error("{path:?} does not exist; make it first: mkdir -p {path:?}")]
     Missing {
         /// The mount point.
         path: PathBuf,
     },
-    /// The mount point is something else.
+    /// The mount point is not a directory.
     #[error("{path:?} is not a directory; name an empty directory to mount at")]
     NotDirectory {
         /// The mount point.
         path: PathBuf,
     },
-    /// The mount would hide something.
+    /// The mount point is not empty: the mount would hide its files.
     #[error("{path:?} is not empty (it has {found:?}); name an empty directory to mount at")]
     NotEmpty {
         /// The mount point.
@@ -27,19 +27,19 @@ pub enum MountError {
         /// One of the names there.
         found: String,
     },
-    /// Something is mounted there.
+    /// Another filesystem is mounted at the mount point.
     #[error(
         "{path:?} is a mount point already, of {source_name:?} ({kind}); unmount that first: umount {path:?}"
     )]
     Busy {
         /// The mount point.
         path: PathBuf,
-        /// What is mounted there.
+        /// The source of the other mount.
         source_name: String,
         /// The kind of filesystem.
         kind: String,
     },
-    /// A mount is there whose process was killed.
+    /// A dead mount is there: its process was killed.
     #[error(
         "{path:?} is a dead mount, left by a process that was killed; take it away: fusermount3 -u {path:?} \
          (or, as root, umount -l {path:?})"
@@ -48,7 +48,7 @@ pub enum MountError {
         /// The mount point.
         path: PathBuf,
     },
-    /// The mount point cannot be looked at.
+    /// The mount point cannot be examined.
     #[error("{path:?} cannot be used as a mount point: {why}")]
     Unusable {
         /// The mount point.
@@ -62,24 +62,24 @@ pub enum MountError {
          (--device /dev/fuse --cap-add SYS_ADMIN)"
     )]
     NoDevice,
-    /// The kernel's FUSE is not for this user.
+    /// This user may not open the kernel's FUSE device.
     #[error("/dev/fuse cannot be opened ({why}): run as root, or let everybody use it: chmod 666 /dev/fuse")]
     DeviceForbidden {
         /// What the system says.
         why: io::Error,
     },
-    /// A user needs the helper.
+    /// A user without privilege needs fusermount3, which is not installed.
     #[error(
         "fusermount3 is not installed, and only root can do without: install the package fuse3, or run as root"
     )]
     NoFusermount,
-    /// A user may not let others in.
+    /// This user may not let other users in.
     #[error(
         "only root may let other users in: run as root, leave allow_other out, or add a line \
          user_allow_other to /etc/fuse.conf"
     )]
     AllowOther,
-    /// The kernel refuses.
+    /// The kernel refuses to mount.
     #[error("the kernel refuses to mount at {path:?}: {why}{}", hint(why))]
     Refused {
         /// The mount point.
@@ -87,15 +87,15 @@ pub enum MountError {
         /// What the system says.
         why: io::Error,
     },
-    /// The helper refuses.
+    /// fusermount3 refuses to mount.
     #[error("fusermount3 refuses to mount at {path:?}: {why}")]
     Helper {
         /// The mount point.
         path: PathBuf,
-        /// What it says.
+        /// What fusermount3 says.
         why: String,
     },
-    /// The kernel and this program do not understand each other.
+    /// The FUSE session did not start.
     #[error("the FUSE session at {path:?} did not start: {why}")]
     Session {
         /// The mount point.
@@ -103,7 +103,7 @@ pub enum MountError {
         /// What went wrong.
         why: io::Error,
     },
-    /// It is mounted and does not answer; it is unmounted again.
+    /// The volume was mounted, did not answer, and was unmounted again.
     #[error("the volume is mounted at {path:?} but does not answer: {why}; it is unmounted again")]
     NoAnswer {
         /// The mount point.
@@ -111,15 +111,15 @@ pub enum MountError {
         /// What went wrong.
         why: String,
     },
-    /// An option's value makes no sense.
+    /// The value of an option is wrong.
     #[error("mount option {option:?} is wrong: {why}")]
     Option {
-        /// As it was given.
+        /// The option as it was given.
         option: String,
         /// What is expected.
         why: &'static str,
     },
-    /// Unmounting failed.
+    /// The system or fusermount3 refuses to unmount.
     #[error("{path:?} cannot be unmounted: {why}")]
     Unmount {
         /// The mount point.
@@ -127,7 +127,7 @@ pub enum MountError {
         /// What the system says.
         why: String,
     },
-    /// Unmounted, but what was written could not all be stored.
+    /// The volume is unmounted, but some written data could not be stored.
     #[error("{path:?} is unmounted, but written data could not be stored: {why}")]
     Unstored {
         /// The mount point.
@@ -137,6 +137,7 @@ pub enum MountError {
     },
 }
 
+/// What to do about a refusal of the kernel, as the end of the sentence.
 fn hint(why: &io::Error) -> &'static str {
     match why.raw_os_error() {
         Some(libc::EPERM) => "; in a container, allow it with --device /dev/fuse --cap-add SYS_ADMIN",

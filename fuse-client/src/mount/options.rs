@@ -1,34 +1,40 @@
-//! How to mount: the values, and the text form that `-o`, `mount -t rain` and fstab lines use.
+//! Mount options: the values, and their text form in `-o`, `mount -t rain` and fstab lines.
 
 use super::error::MountError;
 use std::time::Duration;
 
-/// The most loops; more than a few only cost.
+/// The most loops per mount. A loop costs a thread and a buffer of more than 1 MiB, and more than a few bring
+/// nothing.
 const THREADS_MAX: usize = 64;
 
-/// How to mount. `Default` gives the values shown.
+/// How to mount. The comment of each field ends with its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
-    /// The kernel refuses every change. No.
+    /// The kernel refuses every change. Default: no.
     pub read_only: bool,
-    /// Users other than the one who mounts may use it. None: yes for root, no for others.
+    /// Users other than the one who mounts may use the mount. Default: None, which is yes for root and no for
+    /// others.
     pub allow_other: Option<bool>,
-    /// Set-id bits of programs count. No: what they give away is this machine's. Only root can.
+    /// Set-id bits of programs on the volume take effect; only root can set this. Default: no, because such a
+    /// program gives away privileges of this machine, and others can write the volume.
     pub suid: bool,
-    /// Device files can be opened. No, as for `suid`. Only root can.
+    /// Device files on the volume can be opened; only root can set this. Default: no, for the reason of
+    /// `suid`.
     pub dev: bool,
-    /// Programs can be run. Yes.
+    /// Programs on the volume can be run. Default: yes.
     pub exec: bool,
-    /// Loops that take the kernel's requests. 2: measured, a second doubles small reads and creates on two
-    /// cores, more add nothing there.
+    /// Threads that take the kernel's requests. Default: 2. Measured on two cores, the second doubles small
+    /// reads and creates, and more add nothing.
     pub threads: usize,
-    /// How long the kernel believes attributes, that is, how old what another mount changed may look. 1 s.
+    /// How long the kernel uses attributes without asking again. It is also how old attributes that another
+    /// mount has changed may look. Default: 1 s.
     pub attr_ttl: Duration,
-    /// How long the kernel believes names. 1 s.
+    /// How long the kernel uses names without asking again. Default: 1 s.
     pub entry_ttl: Duration,
-    /// What /proc/mounts shows as the source: `a,b:/volume`.
+    /// The source that /proc/mounts shows, such as `a,b:/volume`. Default: `rain`.
     pub source: String,
-    /// How far the kernel reads ahead of a sequential reader, KiB; takes effect when root mounts. 4096.
+    /// How far the kernel reads ahead of a sequential reader, KiB; takes effect when root mounts. Default:
+    /// 4096.
     pub read_ahead_kb: u32,
 }
 
@@ -50,8 +56,9 @@ impl Default for MountOptions {
 }
 
 impl MountOptions {
-    /// Takes in options as `-o` gives them: `ro,allow_other,attr_ttl=0.5`. Later ones win. Gives back those
-    /// that are unknown here (`_netdev`, `nofail`, ... arrive from fstab), which are best passed over.
+    /// Takes in options in the form of `-o`: `ro,allow_other,attr_ttl=0.5`. Of two options that contradict
+    /// each other the later counts. Returns the unknown options (fstab brings `_netdev`, `nofail`, ...),
+    /// which the caller may pass over. Fails on a known option with a wrong value.
     pub fn parse(&mut self, text: &str) -> Result<Vec<String>, MountError> {
         let mut unknown = Vec::new();
         for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
@@ -73,17 +80,19 @@ impl MountOptions {
                 ("noexec", None) => self.exec = false,
                 ("threads", Some(value)) => {
                     let threads = value.parse().ok().filter(|count| (1..=THREADS_MAX).contains(count));
-                    self.threads = threads.ok_or(wrong("threads=1 to 64"))?;
+                    self.threads = threads.ok_or(wrong("give threads=COUNT, 1 to 64"))?;
                 }
                 ("attr_ttl", Some(value)) => {
-                    self.attr_ttl = seconds(value).ok_or(wrong("attr_ttl=SECONDS, 0 to 3600, as 0.5"))?;
+                    self.attr_ttl =
+                        seconds(value).ok_or(wrong("give attr_ttl=SECONDS, 0 to 3600, such as 0.5"))?;
                 }
                 ("entry_ttl", Some(value)) => {
-                    self.entry_ttl = seconds(value).ok_or(wrong("entry_ttl=SECONDS, 0 to 3600, as 0.5"))?;
+                    self.entry_ttl =
+                        seconds(value).ok_or(wrong("give entry_ttl=SECONDS, 0 to 3600, such as 0.5"))?;
                 }
                 ("read_ahead_kb", Some(value)) => {
                     let kib = value.parse().ok().filter(|kib| *kib <= 1 << 20);
-                    self.read_ahead_kb = kib.ok_or(wrong("read_ahead_kb=0 to 1048576"))?;
+                    self.read_ahead_kb = kib.ok_or(wrong("give read_ahead_kb=KIB, 0 to 1048576"))?;
                 }
                 ("threads" | "attr_ttl" | "entry_ttl" | "read_ahead_kb", None) => {
                     return Err(wrong("it needs a value"));
@@ -94,19 +103,19 @@ impl MountOptions {
         Ok(unknown)
     }
 
-    /// Whether other users are let in.
+    /// Whether other users may use the mount.
     pub(super) fn lets_others_in(&self, root: bool) -> bool {
         self.allow_other.unwrap_or(root)
     }
 
-    /// The kernel's mount data, as far as it does not name the connection.
+    /// The kernel's mount data, without the part that names the connection.
     pub(super) fn kernel_data(&self, root: bool) -> String {
         let others = if self.lets_others_in(root) { ",allow_other" } else { "" };
         format!("default_permissions{others}")
     }
 
-    /// What fusermount3 is given with `-o`. A comma in the source must be escaped, or it would end the source
-    /// and begin an option.
+    /// The options for fusermount3's `-o`. A comma in the source is escaped, or it would end the source and
+    /// begin an option.
     pub(super) fn helper_options(&self) -> String {
         let source = self.source.replace('\\', "\\\\").replace(',', "\\,");
         let mut options = format!("fsname={source},subtype=rain,{}", self.kernel_data(false));
@@ -120,6 +129,7 @@ impl MountOptions {
     }
 }
 
+/// A time of 0 to 3600 seconds; None for any other text.
 fn seconds(text: &str) -> Option<Duration> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=3600.0).contains(seconds))?;
     Duration::try_from_secs_f64(seconds).ok()

@@ -1,4 +1,7 @@
 //! The kernel's table of mounts (/proc/self/mountinfo), read only.
+//!
+//! It is parsed by hand: `procfs` reads the lines as UTF-8, so one mount point with another byte in its path
+//! would make the whole table unreadable.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,7 +19,8 @@ pub(super) struct Entry {
     pub(super) source: String,
 }
 
-/// What is mounted at this path, the uppermost if there are several. The path is absolute and has no symlinks.
+/// The mount at a path, the uppermost if there are several; None if there is none. The path must be absolute
+/// and without symlinks.
 pub(super) fn mounted_at(path: &Path) -> io::Result<Option<Entry>> {
     let text = fs::read("/proc/self/mountinfo")?;
     Ok(last_at(&text, path))
@@ -26,7 +30,8 @@ fn last_at(text: &[u8], path: &Path) -> Option<Entry> {
     text.split(|byte| *byte == b'\n').filter_map(parse).rfind(|entry| entry.path == path)
 }
 
-/// `36 35 0:44 / /mnt rw,noatime shared:1 - fuse.rain a,b:/v rw,user_id=0`, see proc_pid_mountinfo(5).
+/// Parses a line: `36 35 0:44 / /mnt rw,noatime shared:1 - fuse.rain a,b:/v rw,user_id=0`, see
+/// proc_pid_mountinfo(5). None if the line is cut.
 fn parse(line: &[u8]) -> Option<Entry> {
     let mut words = line.split(|byte| *byte == b' ');
     let device = std::str::from_utf8(words.nth(2)?).ok()?;
@@ -42,7 +47,8 @@ fn parse(line: &[u8]) -> Option<Entry> {
     })
 }
 
-/// Space, tab, newline and backslash are written as three octal digits.
+/// A word without escapes. The kernel writes space, tab, newline and backslash as a backslash and three octal
+/// digits.
 fn unescaped(word: &[u8]) -> OsString {
     let mut plain = Vec::with_capacity(word.len());
     let mut rest = word;
@@ -59,7 +65,8 @@ fn octal(digits: &[u8]) -> Option<u8> {
     u8::from_str_radix(digits, 8).ok()
 }
 
-/// A path without symlinks whose last part may be a dead mount, which cannot be looked at.
+/// The absolute path without symlinks. The last part of the path may be a dead mount, of which the system
+/// says nothing.
 pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(path) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
