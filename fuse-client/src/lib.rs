@@ -1,26 +1,35 @@
 //! A volume as a directory: the FUSE filesystem over `rain-client`.
 //!
-//! [`check_mountpoint`] tells in words what stands in the way, [`mount`] mounts and returns once the mount
-//! answers, [`Mounted`] waits for the end or unmounts.
+//! [`check_mountpoint`] says why a directory cannot be mounted at. [`mount`] mounts a volume and returns once
+//! the mount answers. [`Mounted`] waits for the end of the mount, or unmounts.
 //!
-//! What programs can rely on:
-//! - Within a mount: POSIX as on a local disk. A program sees its own and its neighbours' changes at once; a file
-//!   that is unlinked or replaced while open lives on until it is closed.
-//! - Across mounts: close-to-open. Who opens a file sees what was written before its last close or fsync
-//!   elsewhere. Names and attributes may look up to `entry_ttl` and `attr_ttl` old (1 s each). Appending
-//!   (O_APPEND) goes to the end that opening found or later; two mounts that hold a file open and append to it
-//!   at the same time overwrite each other.
-//! - fsync and close report when written data could not be stored; the data stays and is tried again. Changes of
-//!   names are durable when the call returns.
-//! - Locks (flock, fcntl) hold among the programs of one mount only.
-//! - Nothing waits for ever: each operation has a deadline in the client, after which the program gets EIO and the
-//!   log says which nodes were missing.
+//! A program can rely on the following; `docs/consistency.md` has it call by call.
+//! - Within a mount: POSIX as on a local disk. A program sees its own and its neighbours' changes at once. A
+//!   file that is removed or replaced while it is open lives on until it is closed.
+//! - Across mounts: close-to-open. An open sees the data that was closed or fsynced before on any mount. One
+//!   exception: a name that the same thread has looked up within the last half second, and not opened since,
+//!   may lead to the file that it named then. A change of names is seen by every mount that asks after it.
+//!   Names and attributes that the kernel has cached may be up to `entry_ttl` and `attr_ttl` old (1 s each).
+//!   An append (O_APPEND) goes to the end that this mount knows, which is at least the end at its open. Two
+//!   mounts that append to a file at the same time without a lock overwrite each other.
+//! - Durability: with fsync. fsync of a file makes the data written to that file durable, and fsync of any
+//!   file or directory makes all names durable that this mount has changed. Without fsync, names are durable
+//!   within about a tenth of a second and data is stored within seconds; a close makes the data durable where
+//!   others may have known the file. With `-o sync` every call is durable when it returns.
+//! - An fsync that could not store written data returns the error, and so does a close. The exception is the
+//!   close of a file that this mount has just made: its error comes with the next fsync. The data stays in
+//!   memory and is tried again.
+//! - Locks (flock, fcntl, lockf, OFD) hold over all mounts. A read under a lock sees the data that the last
+//!   holder wrote. Without a majority no lock is given (ENOLCK).
+//! - No call waits for ever: each operation has a deadline in the client. After it the program gets EIO, and
+//!   the log names the nodes that did not answer. A wait for a lock ends with the lock or with a signal.
 //!
-//! Left out: ACLs, quotas, O_TMPFILE, FIEMAP, reflinks, `syncfs` reaching beyond the kernel (fsync the files),
-//! access times (as with `noatime`).
+//! Left out: ACLs, quotas, O_TMPFILE, FIEMAP, reflinks, `syncfs` reaching beyond the kernel (fsync the
+//! files), access times (as with `noatime`).
 //!
-//! Modules: `fs` answers the kernel, over `coherence`, `handles` and `listing` (directories); `errno` is the
-//! table of errors; `mount` is everything around it.
+//! Modules: `fs` answers the kernel, over `handles` and `listing` (directories). `coherence` knows what the
+//! kernel has cached and decides what it may keep. `errno` is the table of errors. `mount` is everything
+//! around the filesystem: options, checks, threads, unmounting.
 
 mod coherence;
 mod errno;
