@@ -5,6 +5,7 @@
 
 use crate::output;
 use rain_proto::v1::{Consensus, NodeStatusResponse};
+use rain_types::CodeSpec;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -132,10 +133,85 @@ impl Quorum {
     }
 }
 
+/// How many lost nodes the namespace survives in a cluster of this many nodes that can vote, when volumes are to
+/// survive `losses`. The metadata service makes 2m+1 of the nodes voters for the largest m of any volume, at least 3;
+/// of fewer nodes the largest odd number, or both of two. Changes need a majority of the voters.
+fn names_survive(nodes: usize, losses: usize) -> usize {
+    let voters = nodes.min((2 * losses + 1).max(3));
+    voters.saturating_sub(1) / 2
+}
+
+/// The warning about a volume whose data survives more lost nodes than its names do; None where the names survive
+/// as many. `nodes` is the number of nodes that can vote: all that stay in the cluster, with the witnesses.
+pub(super) fn names_warning(volume: &str, code: CodeSpec, nodes: usize) -> Option<String> {
+    let losses = usize::from(code.m);
+    let names = names_survive(nodes, losses);
+    if names >= losses {
+        return None;
+    }
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let through = if names == 0 { "none".to_owned() } else { names.to_string() };
+    let needed = 2 * losses + 1;
+    let lacking = needed - nodes;
+    let add = match lacking {
+        1 => "1 node or a witness".to_owned(),
+        some => format!("{some} nodes or witnesses"),
+    };
+    Some(format!(
+        "volume {volume} keeps its data through {losses} lost node{}, but its names only through {through}: {}+{} \
+         needs {needed} voting nodes and this cluster has {nodes}; add {add}",
+        plural(losses),
+        code.k,
+        code.m
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rain_proto::v1::Leader;
+    use rain_types::Codec;
+
+    fn warned(k: u8, m: u8, nodes: usize) -> Option<String> {
+        names_warning("films", CodeSpec { codec: Codec::Cauchy, k, m }, nodes)
+    }
+
+    #[test]
+    fn a_volume_whose_names_survive_less_than_its_data_is_warned_about() {
+        assert_eq!(
+            warned(2, 2, 4).as_deref(),
+            Some(
+                "volume films keeps its data through 2 lost nodes, but its names only through 1: 2+2 needs 5 \
+                 voting nodes and this cluster has 4; add 1 node or a witness"
+            )
+        );
+        let text = warned(1, 2, 3).expect("three nodes have three voters");
+        assert!(
+            text.contains("only through 1: 1+2 needs 5") && text.ends_with("add 2 nodes or witnesses"),
+            "{text}"
+        );
+        let text = warned(2, 4, 6).expect("six nodes have five voters");
+        assert!(
+            text.contains("only through 2: 2+4 needs 9") && text.ends_with("add 3 nodes or witnesses"),
+            "{text}"
+        );
+        let text = warned(1, 1, 2).expect("both of two nodes vote");
+        assert!(text.contains("1 lost node, but its names only through none"), "{text}");
+    }
+
+    #[test]
+    fn a_volume_whose_names_survive_as_much_as_its_data_is_not() {
+        for (k, m, nodes) in [(4, 2, 6), (2, 2, 5), (2, 1, 3), (1, 1, 3), (1, 2, 5), (2, 1, 20)] {
+            assert_eq!(warned(k, m, nodes), None, "{k}+{m} on {nodes} nodes");
+        }
+    }
+
+    #[test]
+    fn the_namespace_survives_the_minority_of_its_voters() {
+        assert_eq!([1, 2, 3, 4, 5, 6, 20].map(|nodes| names_survive(nodes, 1)), [0, 0, 1, 1, 1, 1, 1]);
+        assert_eq!([1, 2, 3, 4, 5, 6, 20].map(|nodes| names_survive(nodes, 2)), [0, 0, 1, 1, 2, 2, 2]);
+        assert_eq!(names_survive(20, 3), 3);
+    }
 
     fn node(node: u32, leader: u32, age_ms: u64, voters: &[u32]) -> NodeStatusResponse {
         let leader = Some(Leader { term: 7, node: leader, ..Leader::default() });

@@ -1,8 +1,10 @@
 //! `rain volume`: make and list volumes.
 
+use super::quorum::names_warning;
 use crate::{connect, output};
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use rain_client::Client;
 use rain_types::{CodeSpec, Codec};
 
 /// Make and list volumes.
@@ -51,20 +53,34 @@ pub(crate) fn code(text: &str, codec: Option<Codec>) -> anyhow::Result<CodeSpec>
 
 impl Volume {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "volume").await?;
+        let client = connect(given, "volume").await?;
         let done = match self {
             Volume::Create(create) => {
                 let spec = code(&create.code, create.codec)?;
                 let mode = u16::from_str_radix(&create.mode, 8)
                     .with_context(|| format!("{:?} is no octal mode", create.mode))?;
                 let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-                let made = cluster.create_volume(&create.name, spec, uid, gid, mode).await;
-                made.map(|_| ()).with_context(|| format!("making volume {:?}", create.name))
+                let made = client.create_volume(&create.name, spec, uid, gid, mode).await;
+                let made = made.map(|_| ()).with_context(|| format!("creating volume {:?}", create.name));
+                if made.is_ok() {
+                    warn_of_names(&client, &create.name, spec).await;
+                }
+                made
             }
-            Volume::List(list) => show(&cluster.volumes().await?, list.json),
+            Volume::List(list) => show(&client.volumes().await?, list.json),
         };
-        cluster.close().await;
+        client.close().await;
         done
+    }
+}
+
+/// Warns on standard error if the volume's data survives more lost nodes than its names. The volume is made: where the
+/// nodes cannot be asked for, there is no warning.
+async fn warn_of_names(client: &Client, name: &str, spec: CodeSpec) {
+    let Ok(nodes) = client.nodes().await else { return };
+    let staying = nodes.iter().filter(|node| !node.draining).count();
+    if let Some(warning) = names_warning(name, spec, staying) {
+        output::say(format!("rain: warning: {warning}"));
     }
 }
 
