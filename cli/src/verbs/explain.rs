@@ -53,11 +53,11 @@ struct ExplainedShare {
     state: &'static str,
 }
 
-async fn layout(cluster: &Client, ino: rain_types::Ino) -> anyhow::Result<(Vec<u8>, Vec<Extent>)> {
+async fn layout(client: &Client, ino: rain_types::Ino) -> anyhow::Result<(Vec<u8>, Vec<Extent>)> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {
         let query = Query::Layout { ino, from, limit: 4096 };
-        let Answer::Layout { inline, extents, more, .. } = cluster.query(&query).await? else {
+        let Answer::Layout { inline, extents, more, .. } = client.query(&query).await? else {
             bail!("the namespace gives no layout");
         };
         from = extents.last().map_or(0, Extent::end);
@@ -69,14 +69,14 @@ async fn layout(cluster: &Client, ino: rain_types::Ino) -> anyhow::Result<(Vec<u
 }
 
 async fn explain_extent(
-    cluster: &Client,
+    client: &Client,
     volume: &Volume,
     addresses: &BTreeMap<NodeId, String>,
     extent: &Extent,
 ) -> anyhow::Result<ExplainedExtent> {
     let place = volume.locate(extent)?;
     let asked = place.nodes.iter().enumerate().map(|(index, node)| async move {
-        let state = cluster.node_has_share(*node, extent.block, ShareIndex(index as u8)).await;
+        let state = client.node_has_share(*node, extent.block, ShareIndex(index as u8)).await;
         ExplainedShare {
             index: index as u8,
             role: if index < usize::from(place.code.k) { "data" } else { "parity" },
@@ -142,23 +142,23 @@ fn print(explained: &Explained) -> anyhow::Result<()> {
 
 impl Explain {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "explain").await?;
-        let (volume, inside) = open_path(&cluster, &self.path).await?;
+        let client = connect(given, "explain").await?;
+        let (volume, inside) = open_path(&client, &self.path).await?;
         let attr = volume.resolve(inside.as_bytes()).await.with_context(|| self.path.clone())?;
         if attr.kind != FileKind::File {
             bail!("{} is no file: only files have data to explain", self.path);
         }
-        let (inline, extents) = layout(&cluster, attr.ino).await?;
-        let addresses = cluster.nodes().await?.into_iter().map(|node| (node.id, node.address)).collect();
+        let (inline, extents) = layout(&client, attr.ino).await?;
+        let addresses = client.nodes().await?.into_iter().map(|node| (node.id, node.address)).collect();
         let mut explained =
             Explained { path: self.path, size: attr.size, inline: !inline.is_empty(), extents: Vec::new() };
         for some in extents.chunks(16) {
-            let asked = some.iter().map(|extent| explain_extent(&cluster, &volume, &addresses, extent));
+            let asked = some.iter().map(|extent| explain_extent(&client, &volume, &addresses, extent));
             for extent in join_all(asked).await {
                 explained.extents.push(extent?);
             }
         }
-        cluster.close().await;
+        client.close().await;
         if self.json { output::json(&explained) } else { print(&explained) }
     }
 }

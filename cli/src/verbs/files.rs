@@ -47,12 +47,12 @@ impl Put {
             total = Some(file.metadata()?.len());
             Box::new(file)
         };
-        let cluster = connect(given, "put").await?;
-        let (volume, inside) = open_path(&cluster, &self.to).await?;
+        let client = connect(given, "put").await?;
+        let (volume, inside) = open_path(&client, &self.to).await?;
         let (dir, name) = split_last(inside)?;
         let parent =
             volume.resolve(dir.as_bytes()).await.with_context(|| format!("{}: {dir:?}", self.to))?.ino;
-        let temporary = format!(".rain-put-{}-{}", cluster.session_id(), std::process::id());
+        let temporary = format!(".rain-put-{}-{}", client.session_id(), std::process::id());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let new = NewInode::new(FileKind::File, 0o644, uid, gid);
         let created = volume.create(parent, temporary.as_bytes(), new).await;
@@ -79,15 +79,15 @@ impl Put {
         if written.is_err() {
             let _ = volume.unlink(parent, temporary.as_bytes()).await;
         }
-        cluster.close().await;
+        client.close().await;
         written
     }
 }
 
 impl Get {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "get").await?;
-        let (volume, inside) = open_path(&cluster, &self.from).await?;
+        let client = connect(given, "get").await?;
+        let (volume, inside) = open_path(&client, &self.from).await?;
         let attr = volume.resolve(inside.as_bytes()).await.with_context(|| self.from.clone())?;
         let file = volume.open(attr.ino).await.with_context(|| self.from.clone())?;
         let to_stdout = self.to == Path::new("-");
@@ -113,7 +113,7 @@ impl Get {
         bar.finish_and_clear();
         ensure!(offset == file.size(), "{}: it was cut while it was read", self.from);
         drop(file);
-        cluster.close().await;
+        client.close().await;
         Ok(())
     }
 }

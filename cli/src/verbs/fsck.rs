@@ -19,10 +19,10 @@ pub(crate) struct Fsck {
 
 impl Fsck {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = observe(given, "fsck").await?;
-        let nodes = cluster.nodes().await?;
-        let checks = join_all(nodes.iter().map(|node| cluster.check_node(node.id))).await;
-        cluster.close().await;
+        let client = observe(given, "fsck").await?;
+        let nodes = client.nodes().await?;
+        let checks = join_all(nodes.iter().map(|node| client.check_node(node.id))).await;
+        client.close().await;
         let (mut sound, mut rows, mut lines) = (true, Vec::new(), Vec::new());
         let mut first: BTreeMap<u64, (u32, Vec<u8>)> = BTreeMap::new();
         let mut differ = Vec::new();

@@ -20,13 +20,13 @@ use rain_namespace::error::NsError;
 use std::sync::Arc;
 
 /// The volume and path that a `/volume/path` names; a volume that is not there is said so.
-async fn open_path<'a>(cluster: &Arc<Client>, path: &'a str) -> anyhow::Result<(Arc<Volume>, &'a str)> {
+async fn open_path<'a>(client: &Arc<Client>, path: &'a str) -> anyhow::Result<(Arc<Volume>, &'a str)> {
     let (name, inside) = volume_and_path(path)?;
-    Ok((open_volume(cluster, name).await?, inside))
+    Ok((open_volume(client, name).await?, inside))
 }
 
-async fn open_volume(cluster: &Arc<Client>, name: &str) -> anyhow::Result<Arc<Volume>> {
-    match cluster.volume(name).await {
+async fn open_volume(client: &Arc<Client>, name: &str) -> anyhow::Result<Arc<Volume>> {
+    match client.volume(name).await {
         Err(Error::Refused(NsError::NotFound)) => {
             anyhow::bail!("there is no volume {name:?}; `rain volume list` shows those there are")
         }

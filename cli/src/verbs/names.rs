@@ -77,8 +77,8 @@ async fn page(
 
 impl Ls {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "ls").await?;
-        let (volume, inside) = open_path(&cluster, &self.path).await?;
+        let client = connect(given, "ls").await?;
+        let (volume, inside) = open_path(&client, &self.path).await?;
         let attr = volume.resolve(inside.as_bytes()).await.with_context(|| self.path.clone())?;
         let mut entries = Vec::new();
         if attr.kind == FileKind::Directory {
@@ -92,7 +92,7 @@ impl Ls {
         } else {
             entries.push((split_last(inside)?.1.as_bytes().to_vec(), attr));
         }
-        cluster.close().await;
+        client.close().await;
         let named = entries.iter().map(|(name, attr)| (String::from_utf8_lossy(name), attr));
         if self.json {
             return output::json(&named.map(|(name, attr)| as_json(&name, attr)).collect::<Vec<_>>());
@@ -121,8 +121,8 @@ impl Ls {
 
 impl Rm {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "rm").await?;
-        let (volume, inside) = open_path(&cluster, &self.path).await?;
+        let client = connect(given, "rm").await?;
+        let (volume, inside) = open_path(&client, &self.path).await?;
         let (dir, name) = split_last(inside)?;
         let parent = volume.resolve(dir.as_bytes()).await.with_context(|| self.path.clone())?.ino;
         let attr = volume.lookup(parent, name.as_bytes()).await.with_context(|| self.path.clone())?;
@@ -134,7 +134,7 @@ impl Rm {
         } else {
             volume.unlink(parent, name.as_bytes()).await.map_err(Into::into)
         };
-        cluster.close().await;
+        client.close().await;
         deleted.with_context(|| format!("deleting {}", self.path))
     }
 }
@@ -165,10 +165,10 @@ async fn delete_tree(volume: &Volume, parent: Ino, name: &[u8], ino: Ino) -> any
 
 impl Stat {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "stat").await?;
-        let (volume, inside) = open_path(&cluster, &self.path).await?;
+        let client = connect(given, "stat").await?;
+        let (volume, inside) = open_path(&client, &self.path).await?;
         let attr = volume.resolve(inside.as_bytes()).await.with_context(|| self.path.clone())?;
-        cluster.close().await;
+        client.close().await;
         if self.json {
             return output::json(&as_json(&self.path, &attr));
         }

@@ -84,28 +84,28 @@ enum Switch {
 
 impl Node {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "node").await?;
+        let client = connect(given, "node").await?;
         let done = match self {
-            Node::List(list) => show(&cluster.nodes().await?, list.json),
-            Node::Add(add) => match cluster.add_node(&add.address).await {
-                Ok(id) => joined(&cluster, &add.address, id).await,
+            Node::List(list) => show(&client.nodes().await?, list.json),
+            Node::Add(add) => match client.add_node(&add.address).await {
+                Ok(id) => joined(&client, &add.address, id).await,
                 Err(error) => Err(error.into()),
             },
-            Node::Drain(drain) => drained(&cluster, drain).await,
-            Node::Remove(remove) => removed(&cluster, remove.node).await,
-            Node::Replace(replace) => replaced(&cluster, replace).await,
+            Node::Drain(drain) => drained(&client, drain).await,
+            Node::Remove(remove) => removed(&client, remove.node).await,
+            Node::Replace(replace) => replaced(&client, replace).await,
             Node::Shares(shares) => {
-                let switched = cluster.switch_shares(shares.node, matches!(shares.to, Switch::On)).await;
+                let switched = client.switch_shares(shares.node, matches!(shares.to, Switch::On)).await;
                 switched.map(|_| ()).map_err(Into::into)
             }
         };
-        cluster.close().await;
+        client.close().await;
         done
     }
 }
 
-async fn known(cluster: &Client, node: NodeId) -> anyhow::Result<Vec<NodeRecord>> {
-    let nodes = cluster.nodes().await?;
+async fn known(client: &Client, node: NodeId) -> anyhow::Result<Vec<NodeRecord>> {
+    let nodes = client.nodes().await?;
     ensure!(
         nodes.iter().any(|known| known.id == node),
         "there is no node {node}; `rain node list` has those there are"
@@ -129,14 +129,14 @@ pub(super) fn too_few(
     ))
 }
 
-async fn drained(cluster: &Client, drain: Drain) -> anyhow::Result<()> {
+async fn drained(client: &Client, drain: Drain) -> anyhow::Result<()> {
     let node = drain.node;
-    let nodes = known(cluster, node).await?;
-    cluster.set_draining(node, !drain.cancel).await?;
+    let nodes = known(client, node).await?;
+    client.set_draining(node, !drain.cancel).await?;
     if drain.cancel {
         return output::line(format!("node {node} stays; what has moved moves back"));
     }
-    match too_few(&nodes, &cluster.volumes().await?, Some(node)) {
+    match too_few(&nodes, &client.volumes().await?, Some(node)) {
         Some(why) => output::line(format!(
             "node {node} is to leave, but {why}: its shares move when there is another node (rain node add)"
         )),
@@ -146,23 +146,23 @@ async fn drained(cluster: &Client, drain: Drain) -> anyhow::Result<()> {
     }
 }
 
-async fn removed(cluster: &Client, node: NodeId) -> anyhow::Result<()> {
-    let nodes = known(cluster, node).await?;
-    let has_shares = cluster.groups_with(node).await? > 0;
-    if has_shares && let Some(why) = too_few(&nodes, &cluster.volumes().await?, Some(node)) {
+async fn removed(client: &Client, node: NodeId) -> anyhow::Result<()> {
+    let nodes = known(client, node).await?;
+    let has_shares = client.groups_with(node).await? > 0;
+    if has_shares && let Some(why) = too_few(&nodes, &client.volumes().await?, Some(node)) {
         bail!(
             "{why}: add one first (rain node add), or put one in its place (rain node replace {node} ADDRESS)"
         );
     }
-    cluster.set_draining(node, true).await?;
-    let_go(cluster, node).await
+    client.set_draining(node, true).await?;
+    let_go(client, node).await
 }
 
-async fn replaced(cluster: &Client, replace: Replace) -> anyhow::Result<()> {
+async fn replaced(client: &Client, replace: Replace) -> anyhow::Result<()> {
     let Replace { node, address } = replace;
-    let nodes = known(cluster, node).await?;
+    let nodes = known(client, node).await?;
     // Nothing is changed before the new one has answered.
-    let said = cluster.describe_node(&address).await?;
+    let said = client.describe_node(&address).await?;
     ensure!(
         said.node != node.0,
         "{address} is node {node} itself; the new node runs with a data folder of its own"
@@ -175,15 +175,15 @@ async fn replaced(cluster: &Client, replace: Replace) -> anyhow::Result<()> {
             if said.witness { "one" } else { "none" }
         );
     }
-    cluster.set_draining(node, true).await?;
-    let new = cluster.add_node(&address).await?;
-    joined(cluster, &address, new).await?;
-    let_go(cluster, node).await
+    client.set_draining(node, true).await?;
+    let new = client.add_node(&address).await?;
+    joined(client, &address, new).await?;
+    let_go(client, node).await
 }
 
 /// Waits until a node that leaves holds nothing any more, and takes it out of the cluster.
-async fn let_go(cluster: &Client, node: NodeId) -> anyhow::Result<()> {
-    let all = cluster.groups_with(node).await?;
+async fn let_go(client: &Client, node: NodeId) -> anyhow::Result<()> {
+    let all = client.groups_with(node).await?;
     if all > 0 {
         output::say(format!(
             "node {node}: its shares move to the others. This can be interrupted: the move goes on, and `rain node remove {node}` again \
@@ -193,7 +193,7 @@ async fn let_go(cluster: &Client, node: NodeId) -> anyhow::Result<()> {
     let bar = output::counting(all, "placement groups are empty");
     let (mut said, mut said_at) = (all, Instant::now());
     loop {
-        let left = cluster.groups_with(node).await?;
+        let left = client.groups_with(node).await?;
         bar.set_length(all.max(left));
         bar.set_position(all.max(left) - left);
         if left == 0 {
@@ -206,7 +206,7 @@ async fn let_go(cluster: &Client, node: NodeId) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     bar.finish_and_clear();
-    cluster.remove_node(node).await?;
+    client.remove_node(node).await?;
     output::line(format!("node {node} is no longer of the cluster; its process can be stopped"))
 }
 
@@ -215,10 +215,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// Waits until a node that was added has taken its place.
-async fn joined(cluster: &Client, address: &str, id: NodeId) -> anyhow::Result<()> {
+async fn joined(client: &Client, address: &str, id: NodeId) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < JOINS_WITHIN {
-        if cluster.describe_node(address).await.is_ok_and(|described| described.node == id.0) {
+        if client.describe_node(address).await.is_ok_and(|described| described.node == id.0) {
             return output::line(format!("node {id} at {address} has joined"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -110,26 +110,26 @@ fn headline(report: &Report) -> (&'static str, String) {
     ("degraded", format!("degraded: {}", words.join("; ")))
 }
 
-async fn gather(cluster: &Client) -> anyhow::Result<Report> {
-    cluster.refresh_nodes().await?;
-    let records = cluster.nodes().await?;
-    let asked = records.iter().map(|node| cluster.node_status(node.id));
+async fn gather(client: &Client) -> anyhow::Result<Report> {
+    client.refresh_nodes().await?;
+    let records = client.nodes().await?;
+    let asked = records.iter().map(|node| client.node_status(node.id));
     let answers: Vec<_> = join_all(asked).await;
-    let rings = join_all(records.iter().map(|node| cluster.ring_status(node.id))).await;
-    let Answer::Totals(totals) = cluster.query(&Query::Totals).await? else {
+    let rings = join_all(records.iter().map(|node| client.ring_status(node.id))).await;
+    let Answer::Totals(totals) = client.query(&Query::Totals).await? else {
         bail!("the namespace gives no totals")
     };
     let quorum = Quorum::of(answers.iter().flatten());
-    let volumes = cluster.volumes().await?;
+    let volumes = client.volumes().await?;
     let mut draining = Vec::new();
     for node in records.iter().filter(|node| node.draining) {
-        draining.push((node.id, cluster.groups_with(node.id).await?));
+        draining.push((node.id, client.groups_with(node.id).await?));
     }
     let too_few = if draining.is_empty() { None } else { too_few(&records, &volumes, None) };
     let nodes =
         records.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())));
     Ok(Report {
-        cluster: cluster.cluster_id().to_string(),
+        cluster: client.cluster_id().to_string(),
         quorum,
         nodes: nodes.collect(),
         volumes,
@@ -281,9 +281,9 @@ fn print(report: &Report) -> anyhow::Result<()> {
 
 impl Status {
     pub(crate) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = observe(given, "status").await?;
+        let client = observe(given, "status").await?;
         loop {
-            let report = gather(&cluster).await?;
+            let report = gather(&client).await?;
             if self.watch {
                 // Clears the screen and goes to its top.
                 output::line("\u{1b}[2J\u{1b}[H")?;
@@ -298,7 +298,7 @@ impl Status {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        cluster.close().await;
+        client.close().await;
         Ok(())
     }
 }

@@ -31,13 +31,13 @@ fn percentile(times: &mut [Duration], part: f64) -> f64 {
 
 impl BenchNet {
     pub(super) async fn run(self, given: Option<&str>) -> anyhow::Result<()> {
-        let cluster = connect(given, "bench net").await?;
+        let client = connect(given, "bench net").await?;
         let mut rows = Vec::new();
-        for node in cluster.nodes().await? {
+        for node in client.nodes().await? {
             let mut times = Vec::with_capacity(ROUND_TRIPS);
             for _ in 0..ROUND_TRIPS {
                 let begun = Instant::now();
-                cluster.node_status(node.id).await.with_context(|| format!("node {}", node.id))?;
+                client.node_status(node.id).await.with_context(|| format!("node {}", node.id))?;
                 times.push(begun.elapsed());
             }
             rows.push(Row::new(
@@ -54,12 +54,12 @@ impl BenchNet {
         let mut times = Vec::with_capacity(ROUND_TRIPS);
         for _ in 0..ROUND_TRIPS {
             let begun = Instant::now();
-            cluster.query(&Query::Totals).await?;
+            client.query(&Query::Totals).await?;
             times.push(begun.elapsed());
         }
         rows.push(Row::new("namespace query, median", percentile(&mut times, 0.5), "us"));
-        let volume = super::super::open_volume(&cluster, &self.volume).await?;
-        let name = format!(".rain-bench-{}", cluster.session_id());
+        let volume = super::super::open_volume(&client, &self.volume).await?;
+        let name = format!(".rain-bench-{}", client.session_id());
         let new = NewInode::new(FileKind::File, 0o600, 0, 0);
         let (_, file) = volume.create(volume.root(), name.as_bytes(), new).await?;
         let (piece, len) = (vec![7u8; 1 << 20], 64u64 << 20);
@@ -77,7 +77,7 @@ impl BenchNet {
         rows.push(Row::new("retrieve 64 MiB", rate(begun), "MB/s"));
         volume.unlink(volume.root(), name.as_bytes()).await?;
         drop(file);
-        cluster.close().await;
+        client.close().await;
         show(&rows, self.json)
     }
 }
