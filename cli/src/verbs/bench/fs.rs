@@ -1,9 +1,10 @@
-//! `rain bench fs`: what programs meet in a mounted folder. Any folder can be measured, so that a local disk or
-//! another filesystem stands beside it.
+//! `rain bench fs`: the speed of a mounted directory as programs see it. Any directory can be measured, so
+//! that a local disk or another filesystem can be compared.
 
 use super::{Row, show};
 use anyhow::Context;
 use clap::Args;
+use procfs::CurrentSI;
 use rustix::fs::{Advice, fadvise};
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,27 +13,27 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Measure a folder: large and small reads and writes, many files.
+/// Measure a directory: large and small reads and writes, many files.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain bench fs /tmp/rain --size-mb 512")]
 pub(crate) struct BenchFs {
-    /// The folder; a folder of its own is made in it and deleted.
+    /// The directory to measure. The files are made in a new directory in it, which is deleted at the end.
     folder: PathBuf,
-    /// Length of the large file, MiB.
+    /// The length of the large file, MiB.
     #[arg(long, default_value_t = 256)]
     size_mb: u64,
-    /// Small files.
+    /// The number of small files.
     #[arg(long, default_value_t = 2000)]
     files: usize,
-    /// Seconds for each row of random reads and writes.
+    /// The time for each row of random reads and writes, seconds.
     #[arg(long, default_value_t = 3)]
     runtime: u64,
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
 
-/// Deletes the folder at the end, also after an error.
+/// A directory that is deleted when this is dropped, also after an error.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -41,26 +42,22 @@ impl Drop for Folder {
     }
 }
 
-/// CPU seconds of the whole machine so far.
+/// CPU seconds that the whole machine has used; 0 if /proc cannot be read. Time that is idle, waits or was
+/// stolen does not count.
 fn cpu_seconds() -> f64 {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<f64> = text
-        .lines()
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    [0, 1, 2, 5, 6].iter().filter_map(|at| fields.get(*at)).sum::<f64>() / 100.0
+    let Ok(stat) = procfs::KernelStats::current() else { return 0.0 };
+    let cpu = stat.total;
+    let ticks = cpu.user + cpu.nice + cpu.system + cpu.irq.unwrap_or(0) + cpu.softirq.unwrap_or(0);
+    ticks as f64 / procfs::ticks_per_second() as f64
 }
 
-/// Drops what the machine has cached, as far as this user may.
+/// Drops the machine's caches, which only root may.
 fn drop_caches() {
     rustix::fs::sync();
     let _ = fs::write("/proc/sys/vm/drop_caches", "3");
 }
 
+/// A xorshift generator: the same numbers in each run.
 struct Random(u64);
 
 impl Random {
@@ -77,7 +74,7 @@ struct Measure {
 }
 
 impl Measure {
-    /// Times some work; `work` gives how much was done.
+    /// Adds a row: the amount that `work` returns, per second, or with the unit `s` the time that it takes.
     fn row(
         &mut self,
         name: &str,
@@ -99,7 +96,8 @@ impl Measure {
     }
 }
 
-fn spread(threads: usize, work: impl Fn(usize) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
+/// Runs `work` on this many threads, with the number of the thread. Returns the first error.
+fn on_threads(threads: usize, work: impl Fn(usize) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|thread| {
@@ -109,7 +107,7 @@ fn spread(threads: usize, work: impl Fn(usize) -> anyhow::Result<()> + Sync) -> 
             .collect();
         running
             .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread broke"))?)
+            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
     })
 }
 
@@ -159,7 +157,7 @@ impl BenchFs {
         let reads = |threads: usize| -> anyhow::Result<f64> {
             fadvise(File::open(&path)?, 0, None, Advice::DontNeed)?;
             let done = AtomicU64::new(0);
-            spread(threads, |thread| {
+            on_threads(threads, |thread| {
                 let file = File::open(&path)?;
                 let (mut random, mut page) = (Random(thread as u64 + 1), [0u8; 4096]);
                 let begun = Instant::now();
@@ -177,7 +175,7 @@ impl BenchFs {
         measure.row("randread_4k_8j_cold", "IOPS", || reads(8))?;
         measure.row("randwrite_4k_8j_endfsync", "IOPS", || {
             let done = AtomicU64::new(0);
-            spread(8, |thread| {
+            on_threads(8, |thread| {
                 let file = File::options().write(true).open(&path)?;
                 let mut random = Random(thread as u64 + 101);
                 let begun = Instant::now();
@@ -208,7 +206,7 @@ impl BenchFs {
         fs::create_dir(&one)?;
         fs::create_dir(&four)?;
         let each = |folder: &Path, threads: usize, work: &(dyn Fn(&Path) -> anyhow::Result<()> + Sync)| {
-            spread(threads, |thread| {
+            on_threads(threads, |thread| {
                 (thread..self.files)
                     .step_by(threads)
                     .try_for_each(|at| work(&folder.join(format!("f{at:06}"))))
