@@ -46,7 +46,7 @@ pub(crate) struct PageRequest {
     pub(crate) limit: u32,
 }
 
-/// What a directory has at a cookie.
+/// The content of a directory at a cookie.
 #[derive(Debug)]
 pub(crate) enum AtCookie<'a> {
     /// `.` or `..`; the next cookie is one more.
@@ -93,7 +93,7 @@ impl Listing {
         *self = Listing::new();
     }
 
-    /// What comes at a cookie: 0 for the beginning, or one that an entry was given with.
+    /// The content at a cookie: 0 for the beginning, or one that an entry was given with.
     pub(crate) fn at(&self, at: u64) -> AtCookie<'_> {
         let (number, position) = (at >> POSITION_BITS, (at & ((1 << POSITION_BITS) - 1)) as usize);
         match (number, position) {

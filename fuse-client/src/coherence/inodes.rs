@@ -1,4 +1,4 @@
-//! The inodes that the kernel knows, and what it was told about each.
+//! The table of inodes that the kernel knows, with the attributes that it was given of each.
 //!
 //! An entry lives from the first reply that names the inode to the kernel's FORGET. So the kernel's own cache
 //! bounds this table.
@@ -26,7 +26,7 @@ const SHARDS: usize = 16;
 /// thread that is pushed out only costs one more lookup at its next open.
 const LOOKUPS_REMEMBERED_MAX: usize = 16;
 
-/// What the kernel was told about one inode.
+/// One inode that the kernel knows.
 #[derive(Debug, Default)]
 struct KernelInode {
     lookups: u64,

@@ -71,7 +71,7 @@ use tokio::runtime::Handle;
 /// default lifetime of names (1 s), so that it adds nothing to what a program must expect.
 const NAME_FRESH: Duration = Duration::from_millis(500);
 
-/// How long the kernel may use what it was told, without asking again.
+/// How long the kernel may use names and attributes without asking again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lifetimes {
     pub(crate) attr: Duration,
@@ -93,7 +93,7 @@ pub(crate) struct Stamp {
     pub(crate) at: Instant,
 }
 
-/// What is known about the kernel's caches of one mount; see the head of this module.
+/// The knowledge about the kernel's caches of one mount; see the head of this module.
 #[derive(Debug)]
 pub(crate) struct Coherence {
     inodes: KernelInodes,

@@ -87,7 +87,7 @@ impl Reply for ReplyDirectoryPlus {
     }
 }
 
-/// Attributes of a directory of which only the number and the kind count.
+/// Attributes of a directory; only the number and the kind are meant to be used.
 fn directory_attr(fs: &RainFs, ino: Ino) -> FileAttr {
     FileAttr {
         ino: fs.numbers.kernel(ino),

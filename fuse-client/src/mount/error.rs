@@ -53,7 +53,7 @@ pub enum MountError {
     Unusable {
         /// The mount point.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         why: io::Error,
     },
     /// The kernel has no FUSE.
@@ -65,7 +65,7 @@ pub enum MountError {
     /// This user may not open the kernel's FUSE device.
     #[error("/dev/fuse cannot be opened ({why}): run as root, or let everybody use it: chmod 666 /dev/fuse")]
     DeviceForbidden {
-        /// What the system says.
+        /// The error of the system.
         why: io::Error,
     },
     /// A user without privilege needs fusermount3, which is not installed.
@@ -84,7 +84,7 @@ pub enum MountError {
     Refused {
         /// The mount point.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         why: io::Error,
     },
     /// fusermount3 refuses to mount.
@@ -92,7 +92,7 @@ pub enum MountError {
     Helper {
         /// The mount point.
         path: PathBuf,
-        /// What fusermount3 says.
+        /// The error message of fusermount3.
         why: String,
     },
     /// The FUSE session did not start.
@@ -100,7 +100,7 @@ pub enum MountError {
     Session {
         /// The mount point.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         why: io::Error,
     },
     /// The volume was mounted, did not answer, and was unmounted again.
@@ -108,7 +108,7 @@ pub enum MountError {
     NoAnswer {
         /// The mount point.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
     /// The value of an option is wrong.
@@ -116,7 +116,7 @@ pub enum MountError {
     Option {
         /// The option as it was given.
         option: String,
-        /// What is expected.
+        /// The form that is expected.
         why: &'static str,
     },
     /// The system or fusermount3 refuses to unmount.
@@ -124,7 +124,7 @@ pub enum MountError {
     Unmount {
         /// The mount point.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         why: String,
     },
     /// The volume is unmounted, but some written data could not be stored.
@@ -132,12 +132,12 @@ pub enum MountError {
     Unstored {
         /// The mount point.
         path: PathBuf,
-        /// What the client says.
+        /// The error message of the client.
         why: String,
     },
 }
 
-/// What to do about a refusal of the kernel, as the end of the sentence.
+/// The end of the sentence about a refusal of the kernel: how to avoid it.
 fn hint(why: &io::Error) -> &'static str {
     match why.raw_os_error() {
         Some(libc::EPERM) => "; in a container, allow it with --device /dev/fuse --cap-add SYS_ADMIN",

@@ -3,7 +3,7 @@
 use super::error::MountError;
 use std::time::Duration;
 
-/// The most loops per mount. A loop costs a thread and a buffer of more than 1 MiB, and more than a few bring
+/// The most loops per mount. A loop costs a thread and a buffer, and more than a few bring
 /// nothing.
 const THREADS_MAX: usize = 64;
 
