@@ -1,7 +1,8 @@
-//! The command `rain`: a file a verb under [`verbs`]; [`output`] prints for people and for scripts.
+//! The command `rain`. Each verb has a file under [`verbs`]; [`output`] prints for people and for scripts.
 //!
-//! Exit status 0, 1 (failed, one sentence on standard error), 2 (usage). The same program answers as
-//! `mount.rain` (for mount(8) and fstab) and runs itself again as a node daemon (`rain storaged`).
+//! The exit status is 0 (done), 1 (failed, with one sentence on standard error) or 2 (wrong usage). The same
+//! program is `mount.rain` (for mount(8) and fstab), and runs itself again as a node daemon (`rain
+//! storaged`).
 
 mod output;
 mod source;
@@ -26,7 +27,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Parser)]
 #[command(name = "rain", version, about, after_help = EXAMPLES, propagate_version = true)]
 struct Cli {
-    /// Addresses of nodes, any of which leads to the cluster. By default that of the last `rain dev` here.
+    /// Addresses of nodes; one that answers is enough to find the cluster. By default the nodes of your last
+    /// `rain dev` here.
     #[arg(long, global = true, env = "RAIN_CLUSTER", value_name = "A:PORT,B:PORT")]
     cluster: Option<String>,
     #[command(subcommand)]
@@ -59,38 +61,39 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  rain completions bash > /etc/bash_completion.d/rain")]
 struct Completions {
-    /// For which shell.
+    /// The shell.
     shell: clap_complete::Shell,
 }
 
-/// Where the last `rain dev` of this user wrote its addresses.
+/// The file in which the last `rain dev` of this user wrote the addresses of its nodes.
 fn dev_cluster_file() -> PathBuf {
     let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     folder.join(format!("rain-dev-{}.cluster", rustix::process::getuid().as_raw()))
 }
 
-/// The addresses to use: given, or the last `rain dev`'s, or the first port of one.
+/// The addresses to use: the given ones, else those of the last `rain dev`, else the first port that `rain
+/// dev` uses.
 fn addresses(given: Option<&str>) -> Vec<String> {
     let text = given.map(str::to_owned).or_else(|| std::fs::read_to_string(dev_cluster_file()).ok());
     let text = text.unwrap_or_else(|| "127.0.0.1:7401".into());
     text.trim().split(',').filter(|address| !address.is_empty()).map(str::to_owned).collect()
 }
 
-/// A connected client for a verb.
+/// A connected client with a session, for a verb. Fails when no node answers or the namespace has no leader.
 async fn connect(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Client>> {
     let options =
         Options { label: format!("rain {label}, pid {}", std::process::id()), ..Options::default() };
     Ok(Client::connect(&addresses(given), options).await?)
 }
 
-/// A client that only looks: it needs no leader of the namespace.
+/// A client that only reads: it opens no session and needs no leader of the namespace.
 async fn observe(given: Option<&str>, label: &str) -> anyhow::Result<Arc<Client>> {
     let label = format!("rain {label}, pid {}", std::process::id());
     let options = Options { label, observe: true, ..Options::default() };
     Ok(Client::connect(&addresses(given), options).await?)
 }
 
-/// The program, by whatever name it was called.
+/// The program, by any of its names: `rain`, `mount.rain`, `mount.fuse.rain`.
 pub fn main_entry() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|verb| verb == "storaged") {

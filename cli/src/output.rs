@@ -1,9 +1,10 @@
-//! Printing: the only place that writes to standard output.
+//! Printing: the only module that writes to standard output.
 
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
-/// Prints a line. A reader that went away (`rain ls | head`) ends the program quietly.
+/// Prints a line. Fails when the reader has closed the pipe (`rain ls | head`); the program then ends
+/// quietly.
 pub(crate) fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref())?;
     Ok(())
@@ -20,17 +21,17 @@ pub(crate) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says something about the work to a person, on standard error.
+/// Prints a line for people on standard error: progress or a warning.
 pub(crate) fn say(text: impl AsRef<str>) {
     let _ = writeln!(io::stderr(), "{}", text.as_ref());
 }
 
-/// Whether an error is that of a reader that went away.
+/// Whether an error says that the reader of standard output has closed the pipe.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Prints rows in columns; the first row is the head.
+/// Prints rows in columns of equal width; the first row is the head.
 pub(crate) fn table(rows: &[Vec<String>]) -> anyhow::Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -49,7 +50,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes for people: `1.5 GiB`.
+/// A number of bytes for people: `1.5 GiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -64,7 +65,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A span of time for people: `350 ms`, `12 s`, `4 min`, `7 h`.
+/// A duration for people: `350 ms`, `12 s`, `4 min`, `7 h`.
 pub(crate) fn duration(time: std::time::Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
@@ -74,7 +75,7 @@ pub(crate) fn duration(time: std::time::Duration) -> String {
     }
 }
 
-/// A progress bar on a terminal, nothing elsewhere.
+/// A progress bar that counts bytes. It is hidden if standard error is no terminal.
 pub(crate) fn progress(total: Option<u64>) -> indicatif::ProgressBar {
     if !io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
@@ -87,7 +88,7 @@ pub(crate) fn progress(total: Option<u64>) -> indicatif::ProgressBar {
     )
 }
 
-/// A bar that counts things, on a terminal; nothing elsewhere.
+/// A progress bar that counts things. It is hidden if standard error is no terminal.
 pub(crate) fn counting(total: u64, things: &'static str) -> indicatif::ProgressBar {
     if !io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();

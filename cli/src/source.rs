@@ -1,10 +1,11 @@
-//! `a:7400,b:7400:/volume` taken apart, and `/volume/path`.
+//! Parses the names of volumes and of files in them: `a:7400,b:7400:/volume` and `/volume/path`.
 
 use anyhow::{Context, bail};
 
+/// The port of a node whose address has none, as in storaged's default configuration.
 const DEFAULT_PORT: &str = "7400";
 
-/// What is to be mounted.
+/// The source of a mount: addresses of nodes, and the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source {
     pub(crate) addresses: Vec<String>,
@@ -27,6 +28,7 @@ impl std::str::FromStr for Source {
     }
 }
 
+/// An address with its port, the default one if it has none. None if it is no address.
 fn with_port(host: &str) -> Option<String> {
     let after_bracket = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
     match after_bracket.rsplit_once(':') {
@@ -38,7 +40,7 @@ fn with_port(host: &str) -> Option<String> {
     }
 }
 
-/// `/volume/dir/file` as the volume and the path in it.
+/// Parses `/volume/dir/file`. Returns the volume and the path in it, which is empty for the volume's root.
 pub(crate) fn volume_and_path(path: &str) -> anyhow::Result<(&str, &str)> {
     let rest = path.strip_prefix('/').with_context(|| format!("{path:?} is not of the form /VOLUME/path"))?;
     let (volume, inside) = rest.split_once('/').unwrap_or((rest, ""));

@@ -1,6 +1,6 @@
-//! `rain dev`: a whole cluster of real processes on this machine, mounted, for trying and for tests.
+//! `rain dev`: a whole cluster of real processes on this machine, mounted, for trials and for tests.
 //!
-//! Everything it starts ends with it: on a signal, on an error on the way, and, because the nodes watch their
+//! All processes that it starts end with it: on a signal, on an error, and, because the nodes watch their
 //! standard input, also when it is killed.
 
 use super::mount::{start_log, stay_mounted, stop_signal};
@@ -8,6 +8,7 @@ use super::{open_volume, volume};
 use crate::{dev_cluster_file, output};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use parking_lot::Mutex;
 use rain_client::{Client, Error, Options};
 use rain_fuse::MountOptions;
 use rain_namespace::error::NsError;
@@ -18,47 +19,53 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
+/// The port of the first node by default.
 const FIRST_PORT: u16 = 7401;
-const READY_WITHIN: Duration = Duration::from_secs(20);
-const START_ATTEMPTS: u32 = 5;
-const STOP_WITHIN: Duration = Duration::from_secs(6);
+
+/// How long a node may take to be ready. Usually it takes less than a second, on a loaded machine more.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many times the nodes are started, if other programs take their ports meanwhile.
+const START_ATTEMPTS_MAX: u32 = 5;
+
+/// How long the nodes may take to stop before they are killed. Longer than a healthy node takes.
+const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Start a cluster of real nodes on this machine and mount it.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain dev /tmp/rain")]
 pub(crate) struct Dev {
-    /// Where to mount; made if it is not there.
+    /// The directory to mount at; it is created if it does not exist.
     #[arg(required_unless_present = "no_mount")]
     mountpoint: Option<PathBuf>,
-    /// Where the nodes keep their data; a later `dev` finds it again. By default a folder of yours under the
-    /// temporary one.
+    /// The directory for the nodes' data; a later `rain dev` uses it again. By default one of your own in the
+    /// temporary directory.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How many nodes.
+    /// The number of nodes.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=32))]
     nodes: u16,
-    /// The volume's code.
+    /// The code of the volume.
     #[arg(long, default_value = "4+2")]
     code: String,
-    /// The first node's port, the others' follow. By default 7401, or what is free.
+    /// The port of the first node; the ports of the others follow. By default 7401, or the next free ones.
     #[arg(long)]
     port: Option<u16>,
-    /// Start the nodes only.
+    /// Start the nodes without mounting.
     #[arg(long)]
     no_mount: bool,
 }
 
-/// The nodes' processes; dropping it stops them.
+/// The processes of the nodes; None for one that has ended. Dropping it stops them all.
 struct Nodes {
     children: Vec<Option<Child>>,
 }
 
 impl Nodes {
-    /// Asks all to stop, and kills those that do not.
+    /// Asks all nodes to stop, and kills those that have not after [`STOP_TIMEOUT`].
     fn stop(&mut self) {
         for child in self.children.iter().flatten() {
             let _ = rustix::process::kill_process(
@@ -70,7 +77,7 @@ impl Nodes {
         for child in &mut self.children {
             let Some(mut child) = child.take() else { continue };
             while matches!(child.try_wait(), Ok(None)) {
-                if begun.elapsed() > STOP_WITHIN {
+                if begun.elapsed() > STOP_TIMEOUT {
                     let _ = child.kill();
                     let _ = child.wait();
                     break;
@@ -87,10 +94,10 @@ impl Drop for Nodes {
     }
 }
 
-/// A mount point that this program made, taken away again.
-struct Made(Option<PathBuf>);
+/// A mount point that this program has created; dropping it removes the directory.
+struct CreatedMountpoint(Option<PathBuf>);
 
-impl Drop for Made {
+impl Drop for CreatedMountpoint {
     fn drop(&mut self) {
         if let Some(path) = self.0.take() {
             let _ = fs::remove_dir(path);
@@ -98,8 +105,8 @@ impl Drop for Made {
     }
 }
 
-/// Ports for the nodes: those of last time where they are free, else from the first on. With `exact` a port that
-/// is taken is an error.
+/// Chooses ports for the nodes: those in `wanted` (of the last run) where they are free, else free ones from
+/// `first` on. With `exact` the ports are `first` and those after it. Fails with the port that is taken.
 fn choose_ports(
     count: usize,
     wanted: &[u16],
@@ -170,31 +177,33 @@ fn spawn(data: &Path, node: usize, ports: &[u16]) -> anyhow::Result<Child> {
         .with_context(|| format!("starting node {node}"))
 }
 
-/// Waits for a node's word that it serves.
+/// Waits until a node prints that it is ready. Fails with the last line of its log, or after
+/// [`READY_TIMEOUT`].
 fn wait_ready(child: &mut Child, data: &Path, node: usize) -> anyhow::Result<()> {
-    let stdout = child.stdout.take().context("a node's word")?;
-    let (send, word) = mpsc::channel();
+    let stdout = child.stdout.take().context("reading from the node")?;
+    let (send, ready) = mpsc::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
         let _ = BufReader::new(stdout).read_line(&mut line);
         let _ = send.send(line);
     });
-    match word.recv_timeout(READY_WITHIN) {
+    match ready.recv_timeout(READY_TIMEOUT) {
         Ok(line) if line.starts_with("ready ") => Ok(()),
         Ok(_) => {
             let log = fs::read_to_string(node_folder(data, node).join("log")).unwrap_or_default();
             let last =
-                log.lines().last().unwrap_or("it said nothing").trim_start_matches("storaged: ").to_owned();
+                log.lines().last().unwrap_or("its log is empty").trim_start_matches("storaged: ").to_owned();
             bail!("node {node} did not start: {last}")
         }
         Err(_) => bail!(
-            "node {node} was not ready within {READY_WITHIN:?}; its log is {}",
+            "node {node} was not ready within {READY_TIMEOUT:?}; its log is {}",
             node_folder(data, node).join("log").display()
         ),
     }
 }
 
 impl Dev {
+    /// Chooses the ports and records them for the next run.
     fn ports(&self, data: &Path) -> anyhow::Result<Vec<u16>> {
         let file = data.join("ports");
         let remembered = fs::read_to_string(&file).unwrap_or_default();
@@ -212,8 +221,8 @@ impl Dev {
         Ok(ports)
     }
 
-    /// Starts the nodes. A port that was free may be taken before its node has it (by another `dev` that starts
-    /// just now): then all start again on others.
+    /// Starts the nodes. Another program (such as another `rain dev` that starts at the same time) may take a
+    /// port before its node has it. Then all nodes start again on other ports.
     fn start_nodes(&self, data: &Path) -> anyhow::Result<(Nodes, Vec<u16>)> {
         let mut attempt = 1;
         loop {
@@ -229,9 +238,9 @@ impl Dev {
                 Ok(()) => return Ok((nodes, ports)),
                 Err(error) => {
                     nodes.stop();
-                    // With its own nodes gone, a port that is taken is somebody else's.
+                    // The own nodes are stopped, so a port that is taken belongs to another program.
                     let lost = self.port.is_none() && ports.iter().any(|port| !is_free(*port));
-                    if !lost || attempt == START_ATTEMPTS {
+                    if !lost || attempt == START_ATTEMPTS_MAX {
                         return Err(error);
                     }
                     attempt += 1;
@@ -249,19 +258,20 @@ impl Dev {
             spec.n(),
             self.nodes
         );
-        let mut made = Made(None);
+        let mut created = CreatedMountpoint(None);
         if let Some(mountpoint) = self.mountpoint.as_ref().filter(|_| !self.no_mount) {
             if let Err(error) = fs::symlink_metadata(mountpoint)
                 && error.kind() == std::io::ErrorKind::NotFound
             {
-                fs::create_dir_all(mountpoint).with_context(|| format!("making {}", mountpoint.display()))?;
-                made.0 = Some(mountpoint.clone());
+                fs::create_dir_all(mountpoint)
+                    .with_context(|| format!("creating {}", mountpoint.display()))?;
+                created.0 = Some(mountpoint.clone());
             }
             rain_fuse::check_mountpoint(mountpoint)?;
         }
         let uid = rustix::process::getuid().as_raw();
         let data = self.data.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("rain-dev-{uid}")));
-        fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
+        fs::create_dir_all(&data).with_context(|| format!("creating {}", data.display()))?;
         let data = fs::canonicalize(&data)?;
         let lock = File::create(data.join("lock"))?;
         if lock.try_lock().is_err() {
@@ -311,12 +321,13 @@ impl Dev {
                 said
             }
         };
-        nodes.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        nodes.lock().stop();
         drop(lock);
-        drop(made);
+        drop(created);
         done
     }
 
+    /// Prints the nodes and what to try.
     fn explain(&self, nodes: &Nodes, data: &Path, addresses: &[String]) -> anyhow::Result<()> {
         let mut rows = vec![["node", "pid", "address", "folder"].map(str::to_owned).to_vec()];
         let pid = |node: usize| nodes.children[node - 1].as_ref().map_or(0, Child::id);
@@ -328,21 +339,21 @@ impl Dev {
         let count = addresses.len();
         let (one, two) = (pid(count.div_ceil(2).max(1)), pid(count));
         let kill = format!("kill -9 {one} {two}");
-        let place =
+        let mount =
             self.mountpoint.as_ref().map_or_else(|| "the mount".into(), |path| path.display().to_string());
-        let copy = format!("cp -r /usr/include {place}/");
+        let copy = format!("cp -r /usr/include {mount}/");
         output::line(format!(
             "\nvolume main, code {}. Try:\n  \
              {copy:<38} copy a tree in\n  \
-             {kill:<38} kill two nodes, and read and write on; then: rain status\n  \
-             rain explain /main/include/stdio.h     where a file's bytes are (or: cargo run --release -- explain ...)\n\
-             A node that was killed starts again here when its number is typed: start 3\n",
+             {kill:<38} kill two nodes; reads and writes go on; then: rain status\n  \
+             rain explain /main/include/stdio.h     the nodes that have the file's bytes (or: cargo run --release -- explain ...)\n\
+             To start a killed node again, type its number here: start 3\n",
             self.code
         ))
     }
 }
 
-/// The log of the mount goes beside the nodes'.
+/// Starts the log of the mount: `mount.log` in the data directory, or standard error if RAIN_LOG is set.
 fn start_log_to(data: &Path) -> anyhow::Result<()> {
     let path = data.join("mount.log");
     let file =
@@ -356,25 +367,27 @@ fn start_log_to(data: &Path) -> anyhow::Result<()> {
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_ansi(false)
-        .with_writer(Mutex::new(file));
+        // tracing-subscriber writes through a mutex of std only.
+        .with_writer(std::sync::Mutex::new(file));
     let _ = log.try_init();
     Ok(())
 }
 
-/// Says when a node is gone, and starts those that are asked for on standard input.
+/// Prints when a node has ended, and starts the nodes that are asked for on standard input. Polls three times
+/// a second.
 fn watch(nodes: &Arc<Mutex<Nodes>>, data: &Path, ports: &[u16]) {
     let (watched, folder) = (nodes.clone(), data.to_owned());
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(Duration::from_millis(300));
-            let mut nodes = watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut nodes = watched.lock();
             for (at, slot) in nodes.children.iter_mut().enumerate() {
                 let Some(child) = slot else { continue };
                 if let Ok(Some(status)) = child.try_wait() {
                     *slot = None;
                     let node = at + 1;
                     output::say(format!(
-                        "node {node} is gone ({status}); type `start {node}` to start it again (its log: {})",
+                        "node {node} has ended ({status}); type `start {node}` to start it again (its log: {})",
                         node_folder(&folder, node).join("log").display()
                     ));
                 }
@@ -387,13 +400,16 @@ fn watch(nodes: &Arc<Mutex<Nodes>>, data: &Path, ports: &[u16]) {
             let asked = line.trim().strip_prefix("start ").and_then(|node| node.trim().parse::<usize>().ok());
             let Some(node) = asked.filter(|node| (1..=ports.len()).contains(node)) else {
                 if !line.trim().is_empty() {
-                    output::say(format!("understood here: start 1 to start {}; Ctrl-C", ports.len()));
+                    output::say(format!(
+                        "unknown command; type `start 1` to `start {}`, or Ctrl-C",
+                        ports.len()
+                    ));
                 }
                 continue;
             };
-            let mut nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut nodes = nodes.lock();
             if nodes.children[node - 1].is_some() {
-                output::say(format!("node {node} runs"));
+                output::say(format!("node {node} is running"));
                 continue;
             }
             let started = spawn(&data, node, &ports).and_then(|mut child| {
@@ -402,7 +418,7 @@ fn watch(nodes: &Arc<Mutex<Nodes>>, data: &Path, ports: &[u16]) {
             });
             match started {
                 Ok(child) => {
-                    output::say(format!("node {node} runs again, pid {}", child.id()));
+                    output::say(format!("node {node} is running again, pid {}", child.id()));
                     nodes.children[node - 1] = Some(child);
                 }
                 Err(error) => output::say(format!("{error:#}")),

@@ -1,4 +1,4 @@
-//! `rain explain`: where a file's bytes are, share by share.
+//! `rain explain`: the location of a file's bytes, share by share.
 
 use super::open_path;
 use super::status::join_all;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Explain {
     /// /VOLUME/path.
     path: String,
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +39,7 @@ struct ExplainedExtent {
     block_len: u32,
     group: u32,
     code: String,
-    /// Shares that can still be lost; negative: the block is out of reach.
+    /// How many more shares may be lost; negative: the block cannot be read.
     margin: i64,
     shares: Vec<ExplainedShare>,
 }
@@ -53,6 +53,7 @@ struct ExplainedShare {
     state: &'static str,
 }
 
+/// The inline data and all extents of a file.
 async fn layout(client: &Client, ino: rain_types::Ino) -> anyhow::Result<(Vec<u8>, Vec<Extent>)> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {
@@ -74,12 +75,12 @@ async fn explain_extent(
     addresses: &BTreeMap<NodeId, String>,
     extent: &Extent,
 ) -> anyhow::Result<ExplainedExtent> {
-    let place = volume.locate(extent)?;
-    let asked = place.nodes.iter().enumerate().map(|(index, node)| async move {
+    let location = volume.locate(extent)?;
+    let asked = location.nodes.iter().enumerate().map(|(index, node)| async move {
         let state = client.node_has_share(*node, extent.block, ShareIndex(index as u8)).await;
         ExplainedShare {
             index: index as u8,
-            role: if index < usize::from(place.code.k) { "data" } else { "parity" },
+            role: if index < usize::from(location.code.k) { "data" } else { "parity" },
             node: node.0,
             address: addresses.get(node).cloned().unwrap_or_default(),
             state: match state {
@@ -98,8 +99,8 @@ async fn explain_extent(
         block: extent.block.to_string(),
         block_len: extent.block_len,
         group: extent.group.0,
-        code: place.code.to_string(),
-        margin: present as i64 - i64::from(place.code.k),
+        code: location.code.to_string(),
+        margin: present as i64 - i64::from(location.code.k),
         shares,
     })
 }
@@ -107,9 +108,11 @@ async fn explain_extent(
 fn print(explained: &Explained) -> anyhow::Result<()> {
     output::line(format!("{}: {} bytes", explained.path, explained.size))?;
     if explained.inline {
-        output::line("its data is inline in the namespace, up to 4096 bytes: no block, no shares")?;
+        output::line(
+            "the data is inline in the namespace, as that of every file up to 4096 bytes: no block, no shares",
+        )?;
     } else if explained.extents.is_empty() {
-        output::line("no data: it is empty or a hole")?;
+        output::line("no data: the file is empty or a hole")?;
     }
     for extent in &explained.extents {
         output::line(format!(
@@ -146,7 +149,7 @@ impl Explain {
         let (volume, inside) = open_path(&client, &self.path).await?;
         let attr = volume.resolve(inside.as_bytes()).await.with_context(|| self.path.clone())?;
         if attr.kind != FileKind::File {
-            bail!("{} is no file: only files have data to explain", self.path);
+            bail!("{} is not a file: only files have data to explain", self.path);
         }
         let (inline, extents) = layout(&client, attr.ino).await?;
         let addresses = client.nodes().await?.into_iter().map(|node| (node.id, node.address)).collect();

@@ -11,9 +11,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+/// The length of one read or write, bytes: a block.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Store a file. It replaces an older one all at once, when it is durable.
+/// Store a file. It replaces an older file of the name in one step, once it is durable.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  rain put movie.mkv /main/movie.mkv\n  tar c . | rain put - /main/backup.tar"
@@ -111,7 +112,11 @@ impl Get {
             bar.inc(piece.len() as u64);
         }
         bar.finish_and_clear();
-        ensure!(offset == file.size(), "{}: it was cut while it was read", self.from);
+        ensure!(
+            offset == file.size(),
+            "{}: the file was truncated while it was read; run this again",
+            self.from
+        );
         drop(file);
         client.close().await;
         Ok(())

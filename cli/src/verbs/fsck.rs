@@ -1,6 +1,8 @@
-//! `rain fsck`: every node checks the namespace as it has it, and those that are equally far must have the same.
+//! `rain fsck`: every node checks its copy of the namespace. Copies at the same position of the log must be
+//! equal.
 //!
-//! JSON: `sound`, `nodes` (id, position, digest, violations, error), `differ` (nodes that differ from the first at the same position).
+//! JSON: `sound`, `nodes` (id, position, digest, violations, error), `differ` (nodes whose copy differs from
+//! that of the first node at the same position).
 
 use super::status::join_all;
 use crate::{observe, output};
@@ -8,11 +10,12 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Check that the tree of names is sound, on every node that answers. Reads only; nobody waits for it.
+/// Check that the tree of names is sound, on every node that answers. It only reads, and other clients go on
+/// meanwhile.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  rain fsck\n  rain fsck --json | jq .sound")]
 pub(crate) struct Fsck {
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
@@ -36,7 +39,10 @@ impl Fsck {
                         first.entry(check.position).or_insert_with(|| (id, check.digest.to_vec()));
                     if *digest != check.digest {
                         differ.push(id);
-                        lines.push(format!("node {id} differs from node {like} at entry {}", check.position));
+                        lines.push(format!(
+                            "the namespace of node {id} differs from that of node {like} at log entry {}",
+                            check.position
+                        ));
                     }
                     for violation in &check.violations {
                         lines.push(format!("node {id}: {violation}"));
@@ -56,7 +62,7 @@ impl Fsck {
         }
         anyhow::ensure!(
             checked > 0,
-            "none of {} nodes could be checked ({}); start them and run this again",
+            "none of the {} nodes could be checked ({}); start them and run this again",
             nodes.len(),
             lines.join("; ")
         );
@@ -73,7 +79,7 @@ impl Fsck {
         }
         anyhow::ensure!(
             sound,
-            "the namespace is not sound; keep the nodes' folders as they are and report this"
+            "the namespace is not sound; keep the data folders of the nodes as they are and report this"
         );
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! `rain mount` and `rain umount`; also what mount(8) calls as `mount.rain`.
+//! `rain mount` and `rain umount`; mount(8) calls the former as `mount.rain`.
 //!
-//! In the background the program runs itself again with `-f` and waits until that says it is mounted, so that
-//! success means mounted.
+//! To mount in the background, the program runs itself again with `-f` and waits until that process prints
+//! that the volume is mounted. So success means mounted.
 
 use super::open_volume;
 use crate::output;
@@ -20,12 +20,14 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Servers that do not answer are waited for so long, as NFS does in the foreground.
-const RETRY: Duration = Duration::from_secs(120);
+/// How long a mount waits for servers that do not answer, by default: two minutes, as NFS does in the
+/// foreground.
+const RETRY_DEFAULT: Duration = Duration::from_secs(120);
 
-const AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// The time between two attempts to connect.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A mount that waits says so after this.
+/// How long a mount waits for servers before it says so: longer than a mount takes whose servers answer.
 const SAY_AFTER: Duration = Duration::from_secs(3);
 
 /// Mount a volume.
@@ -35,19 +37,20 @@ const SAY_AFTER: Duration = Duration::from_secs(3);
     In /etc/fstab, with /sbin/mount.rain a link to rain:\n    a,b:/main /mnt rain _netdev 0 0"
 )]
 pub(crate) struct Mount {
-    /// HOST:PORT,HOST:PORT:/VOLUME; the port 7400 can be left out.
+    /// HOST:PORT,HOST:PORT:/VOLUME; a port of 7400 may be left out.
     source: Source,
-    /// A folder, empty.
+    /// An empty directory.
     mountpoint: PathBuf,
-    /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (give up on nodes that are away), fail-fast (do not wait for servers that
-    /// do not answer), retry=SECONDS (wait so long for them; 120), sync (every change is durable when
-    /// its call returns, not only at fsync); unknown ones are passed over.
+    /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (an operation that needs nodes which do not
+    /// answer fails after this), fail-fast (do not wait for servers that do not answer), retry=SECONDS (how
+    /// long to wait for them, by default 120), sync (every change is durable when its call returns, not only
+    /// at fsync); unknown options are ignored.
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground and log to standard error.
     #[arg(short)]
     foreground: bool,
-    /// What mount(8) may add.
+    /// Flags that mount(8) may add.
     #[arg(short = 'n', hide = true)]
     no_mtab: bool,
     #[arg(short = 'v', hide = true)]
@@ -60,11 +63,11 @@ pub(crate) struct Mount {
     read_write: bool,
 }
 
-/// Unmount.
+/// Unmount a volume.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain umount /mnt")]
 pub(crate) struct Umount {
-    /// Where it is mounted.
+    /// The directory at which the volume is mounted.
     mountpoint: PathBuf,
 }
 
@@ -74,18 +77,25 @@ impl Umount {
         if rustix::process::geteuid().is_root() {
             let done = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty());
             return done.with_context(|| {
-                format!("unmounting {}: is a program using it, or is it not mounted?", path.display())
+                format!(
+                    "unmounting {} failed: a program may be using it, or it is not mounted",
+                    path.display()
+                )
             });
         }
         let status = Command::new("fusermount3").arg("-u").arg(&path).status();
         match status.context("running fusermount3: install the package fuse3, or run as root")?.success() {
             true => Ok(()),
-            false => bail!("fusermount3 could not unmount {}", path.display()),
+            false => bail!(
+                "fusermount3 could not unmount {}: a program may be using it, or it is not mounted",
+                path.display()
+            ),
         }
     }
 }
 
-/// Starts the log of a program that stays.
+/// Starts the log of a program that keeps running: on standard error, with the filter in RAIN_LOG (default:
+/// info).
 pub(super) fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RAIN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -101,19 +111,22 @@ impl Mount {
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
         options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
-        let (mut log, mut timeout, mut policy, mut retry, mut write_back) = (None, None, None, RETRY, true);
+        let (mut log, mut timeout, mut policy, mut retry, mut write_back) =
+            (None, None, None, RETRY_DEFAULT, true);
         for text in &self.options {
             for unknown in options.parse(text)? {
                 match unknown.split_once('=') {
                     Some(("log", file)) => log = Some(PathBuf::from(file)),
                     Some(("timeout", millis)) => {
-                        let millis =
-                            millis.parse().with_context(|| format!("timeout={millis}: not milliseconds"))?;
+                        let millis = millis.parse().with_context(|| {
+                            format!("timeout={millis}: give whole milliseconds, such as 1200")
+                        })?;
                         timeout = Some(Duration::from_millis(millis));
                     }
                     Some(("retry", secs)) => {
-                        let secs =
-                            secs.parse().with_context(|| format!("retry={secs}: not whole seconds"))?;
+                        let secs = secs
+                            .parse()
+                            .with_context(|| format!("retry={secs}: give whole seconds, such as 120"))?;
                         retry = Duration::from_secs(secs);
                     }
                     None if unknown == "fail-fast" => retry = Duration::ZERO,
@@ -141,7 +154,8 @@ impl Mount {
         stay_mounted(runtime, &client, &volume, &self.mountpoint, options, || output::line("mounted"))
     }
 
-    /// Connects and opens the volume; servers that do not answer, or have no majority yet, are waited for, as NFS does.
+    /// Connects and opens the volume. Waits at most `retry` for servers that do not answer, or have no
+    /// majority yet, as NFS does.
     async fn connect(&self, options: Options, retry: Duration) -> anyhow::Result<(Arc<Client>, Arc<Volume>)> {
         let begun = Instant::now();
         let mut said = false;
@@ -157,10 +171,10 @@ impl Mount {
                         return Err(error.into());
                     }
                     if !said {
-                        tracing::warn!(%error, "waiting for the servers, at most {retry:?}");
+                        tracing::warn!(%error, "the cluster cannot be used yet; waiting at most {retry:?}");
                         said = true;
                     }
-                    tokio::time::sleep(AGAIN_EVERY).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                     continue;
                 }
             };
@@ -169,7 +183,8 @@ impl Mount {
         }
     }
 
-    /// Runs this program again in the foreground of its own and waits for its word.
+    /// Runs this program again as a process in the foreground of its own, and waits until it prints that the
+    /// volume is mounted. Fails with the last line of that process's log.
     fn in_background(self, log: Option<PathBuf>) -> anyhow::Result<()> {
         let log = log.unwrap_or_else(|| {
             let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -190,11 +205,11 @@ impl Mount {
             command.arg("-r");
         }
         command.arg(format!("{}:/{}", self.source.addresses.join(","), self.source.volume));
-        // It runs in /, so that it keeps no folder busy.
+        // The process runs in /, so that it keeps no directory busy.
         command.arg(std::path::absolute(&self.mountpoint)?).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).process_group(0);
         let mut child = command.spawn().context("starting the mount")?;
-        let stdout = child.stdout.take().context("the mount's word")?;
+        let stdout = child.stdout.take().context("reading from the mount")?;
         let (send, said) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let mut word = String::new();
@@ -215,13 +230,18 @@ impl Mount {
         let _ = child.wait();
         let said = std::fs::read(&log).unwrap_or_default();
         let said = String::from_utf8_lossy(said.get(begins_at as usize..).unwrap_or_default()).into_owned();
-        let why =
-            said.lines().last().unwrap_or("it ended without a word").trim_start_matches("rain: ").to_owned();
+        let why = said
+            .lines()
+            .last()
+            .unwrap_or("the mount process ended without a message")
+            .trim_start_matches("rain: ")
+            .to_owned();
         bail!("{why}");
     }
 }
 
-/// Mounts, says so, and stays until it is unmounted or told to stop; then stores what is left and ends the session.
+/// Mounts, calls `say`, and blocks until the volume is unmounted or a signal asks the program to end. Then
+/// all written data is stored and the client's session ends.
 pub(super) fn stay_mounted(
     runtime: &Runtime,
     client: &Client,
@@ -240,7 +260,7 @@ pub(super) fn stay_mounted(
         }
         let unmounted = tokio::task::spawn_blocking(move || unmounter.unmount()).await;
         if let Ok(Err(error)) = unmounted {
-            tracing::error!(%error, "unmounting");
+            tracing::error!(%error, "unmounting failed");
         }
     });
     let said = say();
@@ -253,7 +273,7 @@ pub(super) fn stay_mounted(
 pub(super) async fn stop_signal() {
     let caught = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = caught else {
-        tracing::error!("signals cannot be caught");
+        tracing::error!("signals cannot be caught; unmount to stop this process");
         return std::future::pending().await;
     };
     tokio::select! {

@@ -8,7 +8,8 @@ use rain_client::Volume;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 
-const PAGE: u32 = 1024;
+/// The most names read in one round trip.
+const PAGE_NAMES_MAX: u32 = 1024;
 
 /// List a directory.
 #[derive(Debug, Args)]
@@ -16,32 +17,32 @@ const PAGE: u32 = 1024;
 pub(crate) struct Ls {
     /// /VOLUME/path.
     path: String,
-    /// With mode, owner, length.
+    /// Print kind, mode, owner and length, too.
     #[arg(short)]
     long: bool,
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
 
-/// Delete a file, or with -r a directory and all in it.
+/// Delete a file, or with -r a directory and everything in it.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain rm -r /main/old")]
 pub(crate) struct Rm {
     /// /VOLUME/path.
     path: String,
-    /// Directories with all in them.
+    /// Delete directories with everything in them.
     #[arg(short)]
     recursive: bool,
 }
 
-/// Show what is known of a file or directory.
+/// Show the attributes of a file or directory.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain stat --json /main/movie.mkv")]
 pub(crate) struct Stat {
     /// /VOLUME/path.
     path: String,
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
@@ -66,12 +67,13 @@ fn as_json(name: &str, attr: &Attr) -> serde_json::Value {
     })
 }
 
+/// Names of a directory with their attributes, after a name; and whether there are more.
 async fn page(
     volume: &Volume,
     dir: Ino,
     after: Option<&[u8]>,
 ) -> anyhow::Result<(Vec<(Vec<u8>, Attr)>, bool)> {
-    let (entries, more) = volume.read_directory(dir, after, PAGE).await?;
+    let (entries, more) = volume.read_directory(dir, after, PAGE_NAMES_MAX).await?;
     Ok((entries.into_iter().map(|entry| (entry.name, entry.attr)).collect(), more))
 }
 
@@ -127,7 +129,7 @@ impl Rm {
         let parent = volume.resolve(dir.as_bytes()).await.with_context(|| self.path.clone())?.ino;
         let attr = volume.lookup(parent, name.as_bytes()).await.with_context(|| self.path.clone())?;
         if attr.kind == FileKind::Directory && !self.recursive {
-            bail!("{} is a directory; -r deletes it with all in it", self.path);
+            bail!("{} is a directory; -r deletes it with everything in it", self.path);
         }
         let deleted = if attr.kind == FileKind::Directory {
             delete_tree(&volume, parent, name.as_bytes(), attr.ino).await
@@ -139,9 +141,10 @@ impl Rm {
     }
 }
 
+/// Deletes a directory with everything in it, depth first.
 async fn delete_tree(volume: &Volume, parent: Ino, name: &[u8], ino: Ino) -> anyhow::Result<()> {
-    let mut way = vec![(parent, name.to_vec(), ino)];
-    while let Some((parent, name, dir)) = way.last().cloned() {
+    let mut path = vec![(parent, name.to_vec(), ino)];
+    while let Some((parent, name, dir)) = path.last().cloned() {
         let (entries, more) = page(volume, dir, None).await?;
         let mut deeper = None;
         for (name, attr) in entries {
@@ -152,11 +155,11 @@ async fn delete_tree(volume: &Volume, parent: Ino, name: &[u8], ino: Ino) -> any
             }
         }
         match deeper {
-            Some(next) => way.push(next),
+            Some(next) => path.push(next),
             None if more => {}
             None => {
                 volume.remove_directory(parent, &name).await?;
-                way.pop();
+                path.pop();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `rain node`: the eligible nodes, and drills.
+//! `rain node`: the nodes of the cluster, and drills.
 
 use crate::{connect, output};
 use anyhow::{bail, ensure};
@@ -7,6 +7,15 @@ use rain_client::Client;
 use rain_namespace::record::{NodeRecord, VolumeRecord};
 use rain_types::NodeId;
 use std::time::{Duration, Instant};
+
+/// The time between two looks at how far a move is. Short enough for a smooth bar; a look is one query.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The shortest time between two lines about how far a move is, where there is no terminal for a bar.
+const PRINT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long an added node may take to join. Longer than a healthy node takes.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// List nodes; add, drain, remove or replace one; switch a node's shares off for a drill.
 #[derive(Debug, Subcommand)]
@@ -23,56 +32,58 @@ pub(crate) enum Node {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain node list")]
 pub(crate) struct List {
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
 
-/// Take a node into the cluster. It runs already: storaged --advertise ADDRESS --peers (some nodes of the cluster). Its part of the data
-/// moves to it.
+/// Add a node to the cluster. It must run already: storaged --advertise ADDRESS --peers (some nodes of the
+/// cluster). Its part of the data is moved to it.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain node add 10.0.0.7:7400")]
 pub(crate) struct Add {
-    /// Its address, as it advertises it.
+    /// The address that the node advertises.
     address: String,
 }
 
-/// Have a node's shares moved to the others, also those of a node that is gone: they are made from what is left.
+/// Move a node's shares to the other nodes. The shares of a node that is gone are made again from the
+/// remaining ones.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  rain node drain 7\n  rain node drain --cancel 7")]
 pub(crate) struct Drain {
-    /// Which node.
+    /// The number of the node.
     node: NodeId,
-    /// It stays after all.
+    /// Stop draining: the node stays.
     #[arg(long)]
     cancel: bool,
 }
 
-/// Let a node go: drain it, wait until it holds nothing any more, and take it out of the cluster.
+/// Remove a node: drain it, wait until it has no shares, and take it out of the cluster.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain node remove 7")]
 pub(crate) struct Remove {
-    /// Which node.
+    /// The number of the node.
     node: NodeId,
 }
 
-/// Put a new node in the place of one: drain the old, add the new, wait, and let the old go. For a node whose disk or machine is lost, too.
+/// Replace a node by a new one: drain the old one, add the new one, wait, and remove the old one. The old one
+/// may be lost, with its disk or its machine.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain node replace 2 10.0.0.7:7400")]
 pub(crate) struct Replace {
-    /// Which node goes.
+    /// The number of the node to replace.
     node: NodeId,
-    /// The address of the new one, as it advertises it. It runs already, with a data folder of its own.
+    /// The address that the new node advertises. It must run already, with a data folder of its own.
     address: String,
 }
 
-/// Switch a node's shares off, as if its disk were gone, or on again. For drills and tests.
+/// Switch a node's shares off, as if its disk were gone, or on again; for drills and tests.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain node shares off 3")]
 pub(crate) struct Shares {
-    /// off or on.
+    /// Off or on.
     to: Switch,
-    /// Which node.
+    /// The number of the node.
     node: NodeId,
 }
 
@@ -91,9 +102,9 @@ impl Node {
                 Ok(id) => joined(&client, &add.address, id).await,
                 Err(error) => Err(error.into()),
             },
-            Node::Drain(drain) => drained(&client, drain).await,
-            Node::Remove(remove) => removed(&client, remove.node).await,
-            Node::Replace(replace) => replaced(&client, replace).await,
+            Node::Drain(drain) => self::drain(&client, drain).await,
+            Node::Remove(remove) => self::remove(&client, remove.node).await,
+            Node::Replace(replace) => self::replace(&client, replace).await,
             Node::Shares(shares) => {
                 let switched = client.switch_shares(shares.node, matches!(shares.to, Switch::On)).await;
                 switched.map(|_| ()).map_err(Into::into)
@@ -104,16 +115,18 @@ impl Node {
     }
 }
 
-async fn known(client: &Client, node: NodeId) -> anyhow::Result<Vec<NodeRecord>> {
+/// All nodes. Fails if this one is not among them.
+async fn known_nodes(client: &Client, node: NodeId) -> anyhow::Result<Vec<NodeRecord>> {
     let nodes = client.nodes().await?;
     ensure!(
         nodes.iter().any(|known| known.id == node),
-        "there is no node {node}; `rain node list` has those there are"
+        "there is no node {node}; `rain node list` lists the nodes"
     );
     Ok(nodes)
 }
 
-/// The volume that needs more nodes than take shares without one of them, with what it needs and what there is.
+/// Why `without` cannot be drained: the volume that needs more nodes than take shares without it. With None:
+/// why no node can be drained at all. None if there are enough nodes.
 pub(super) fn too_few(
     nodes: &[NodeRecord],
     volumes: &[VolumeRecord],
@@ -129,69 +142,74 @@ pub(super) fn too_few(
     ))
 }
 
-async fn drained(client: &Client, drain: Drain) -> anyhow::Result<()> {
+/// Drains a node, or stops that; prints what happens next.
+async fn drain(client: &Client, drain: Drain) -> anyhow::Result<()> {
     let node = drain.node;
-    let nodes = known(client, node).await?;
+    let nodes = known_nodes(client, node).await?;
     client.set_draining(node, !drain.cancel).await?;
     if drain.cancel {
-        return output::line(format!("node {node} stays; what has moved moves back"));
+        return output::line(format!("node {node} stays; shares that have moved move back"));
     }
     match too_few(&nodes, &client.volumes().await?, Some(node)) {
         Some(why) => output::line(format!(
-            "node {node} is to leave, but {why}: its shares move when there is another node (rain node add)"
+            "node {node} is to leave, but {why}: its shares move once another node is added (rain node add)"
         )),
         None => output::line(format!(
-            "node {node} leaves: its shares move to the others (rain status shows how far); then `rain node remove {node}`"
+            "node {node} is draining: its shares move to the other nodes (see rain status); then run `rain node remove {node}`"
         )),
     }
 }
 
-async fn removed(client: &Client, node: NodeId) -> anyhow::Result<()> {
-    let nodes = known(client, node).await?;
+async fn remove(client: &Client, node: NodeId) -> anyhow::Result<()> {
+    let nodes = known_nodes(client, node).await?;
     let has_shares = client.groups_with(node).await? > 0;
     if has_shares && let Some(why) = too_few(&nodes, &client.volumes().await?, Some(node)) {
         bail!(
-            "{why}: add one first (rain node add), or put one in its place (rain node replace {node} ADDRESS)"
+            "{why}: add a node first (rain node add), or replace this one (rain node replace {node} ADDRESS)"
         );
     }
     client.set_draining(node, true).await?;
-    let_go(client, node).await
+    remove_drained(client, node).await
 }
 
-async fn replaced(client: &Client, replace: Replace) -> anyhow::Result<()> {
+async fn replace(client: &Client, replace: Replace) -> anyhow::Result<()> {
     let Replace { node, address } = replace;
-    let nodes = known(client, node).await?;
-    // Nothing is changed before the new one has answered.
-    let said = client.describe_node(&address).await?;
+    let nodes = known_nodes(client, node).await?;
+    // Nothing is changed before the new node has answered.
+    let described = client.describe_node(&address).await?;
     ensure!(
-        said.node != node.0,
-        "{address} is node {node} itself; the new node runs with a data folder of its own"
+        described.node != node.0,
+        "{address} is node {node} itself; start the new node with a data folder of its own"
     );
     if let Some(old) = nodes.iter().find(|known| known.id == node) {
         ensure!(
-            old.witness == said.witness,
-            "node {node} is {}, and the one at {address} is {}",
-            if old.witness { "a witness" } else { "none" },
-            if said.witness { "one" } else { "none" }
+            old.witness == described.witness,
+            "node {node} is {}, but the node at {address} is {}; replace a node by one of its kind",
+            kind(old.witness),
+            kind(described.witness)
         );
     }
     client.set_draining(node, true).await?;
     let new = client.add_node(&address).await?;
     joined(client, &address, new).await?;
-    let_go(client, node).await
+    remove_drained(client, node).await
 }
 
-/// Waits until a node that leaves holds nothing any more, and takes it out of the cluster.
-async fn let_go(client: &Client, node: NodeId) -> anyhow::Result<()> {
+fn kind(witness: bool) -> &'static str {
+    if witness { "a witness" } else { "not a witness" }
+}
+
+/// Waits until a draining node has no shares, and takes it out of the cluster.
+async fn remove_drained(client: &Client, node: NodeId) -> anyhow::Result<()> {
     let all = client.groups_with(node).await?;
     if all > 0 {
         output::say(format!(
-            "node {node}: its shares move to the others. This can be interrupted: the move goes on, and `rain node remove {node}` again \
-             lets it go; `rain node drain --cancel {node}` keeps it."
+            "node {node}: its shares move to the other nodes. You can interrupt this command: the move goes on. Then \
+             `rain node remove {node}` removes the node, and `rain node drain --cancel {node}` keeps it."
         ));
     }
     let bar = output::counting(all, "placement groups are empty");
-    let (mut said, mut said_at) = (all, Instant::now());
+    let (mut printed, mut printed_at) = (all, Instant::now());
     loop {
         let left = client.groups_with(node).await?;
         bar.set_length(all.max(left));
@@ -199,34 +217,28 @@ async fn let_go(client: &Client, node: NodeId) -> anyhow::Result<()> {
         if left == 0 {
             break;
         }
-        if bar.is_hidden() && left != said && said_at.elapsed() >= SAY_EVERY {
+        if bar.is_hidden() && left != printed && printed_at.elapsed() >= PRINT_INTERVAL {
             output::say(format!("node {node}: {left} placement groups still have blocks there"));
-            (said, said_at) = (left, Instant::now());
+            (printed, printed_at) = (left, Instant::now());
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     bar.finish_and_clear();
     client.remove_node(node).await?;
     output::line(format!("node {node} is no longer of the cluster; its process can be stopped"))
 }
 
-/// How often it is looked how far a move is, and said where there is no terminal.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-const SAY_EVERY: Duration = Duration::from_secs(5);
-
-/// Waits until a node that was added has taken its place.
+/// Waits until an added node knows its number, and prints that. Fails after [`JOIN_TIMEOUT`].
 async fn joined(client: &Client, address: &str, id: NodeId) -> anyhow::Result<()> {
     let begun = Instant::now();
-    while begun.elapsed() < JOINS_WITHIN {
+    while begun.elapsed() < JOIN_TIMEOUT {
         if client.describe_node(address).await.is_ok_and(|described| described.node == id.0) {
             return output::line(format!("node {id} at {address} has joined"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    bail!("node {id} at {address} is taken in, but has not come within {JOINS_WITHIN:?}: look at its log")
+    bail!("node {id} at {address} is added, but has not joined within {JOIN_TIMEOUT:?}: look at its log")
 }
-
-const JOINS_WITHIN: Duration = Duration::from_secs(20);
 
 fn show(nodes: &[NodeRecord], json: bool) -> anyhow::Result<()> {
     if json {
@@ -250,8 +262,8 @@ fn show(nodes: &[NodeRecord], json: bool) -> anyhow::Result<()> {
             node.weight.to_string(),
             match (node.witness, node.draining) {
                 (true, false) => "witness",
-                (true, true) => "witness, leaves",
-                (false, true) => "leaves",
+                (true, true) => "witness, draining",
+                (false, true) => "draining",
                 (false, false) => "",
             }
             .to_owned(),

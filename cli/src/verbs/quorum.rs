@@ -1,7 +1,9 @@
-//! The namespace's part of `rain status`: who leads it, who votes, who lags, and how many more losses it bears.
+//! The quorum of the namespace: its part of `rain status` (leader, voters, lag, losses that it still
+//! survives), and the warning of `rain volume create`.
 //!
-//! JSON: `leader` (null: none), `term`, `voters` and `learners` (node, answers, lag in entries; null where unknown), `bears` (how many
-//! more voters may be lost), `age_ms` (without a leader: how old what can be read may be; else null), `log_bytes`.
+//! JSON: `leader` (null: none), `term`, `voters` and `learners` (node, answers, lag in entries; null where
+//! unknown), `bears` (how many more voters may be lost; null: there is no majority), `age_ms` (without a
+//! leader: the greatest age of data that can be read; else null), `log_bytes`.
 
 use crate::output;
 use rain_proto::v1::{Consensus, NodeStatusResponse};
@@ -9,27 +11,29 @@ use rain_types::CodeSpec;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// What the nodes say of the namespace.
+/// The state of the namespace's quorum, by the answers of the nodes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Quorum {
     pub(super) leader: Option<u32>,
     term: u64,
     voters: Vec<u32>,
     learners: Vec<u32>,
+    /// The nodes that answer.
     answers: Vec<u32>,
-    /// Entries that a node's log lacks.
+    /// How many entries the log of a node lacks.
     lag: BTreeMap<u32, u64>,
     log_bytes: u64,
+    /// Without a leader: the greatest age of data that can be read, in milliseconds.
     age_ms: Option<u64>,
 }
 
 impl Quorum {
-    /// `all`: the nodes that answer.
+    /// The state by the answers of all nodes that answer. The leader's own answer counts, else that of the
+    /// node which had contact with a leader last.
     pub(super) fn of<'a>(all: impl Iterator<Item = &'a NodeStatusResponse>) -> Quorum {
         let said: Vec<(u32, &Consensus)> =
             all.filter_map(|status| Some((status.node, status.consensus.as_ref()?))).collect();
         let term = |consensus: &Consensus| consensus.leader.as_ref().map_or(0, |leader| leader.term);
-        // The leader's own word first, then that of who heard of one last.
         let leads = |node: u32, consensus: &Consensus| {
             consensus.leader.as_ref().is_some_and(|leader| leader.node == node && consensus.age_ms == 0)
         };
@@ -61,19 +65,19 @@ impl Quorum {
         self.voters.len() / 2 + 1
     }
 
-    /// How many more voters may be lost; none: there is no majority now.
+    /// How many more voters may be lost. None: no majority answers.
     fn bears(&self) -> Option<usize> {
         self.up().checked_sub(self.majority())
     }
 
-    /// What is wrong, if no majority answers.
+    /// The failure, if no majority answers.
     pub(super) fn failure(&self) -> Option<String> {
         if self.voters.is_empty() || self.bears().is_some() {
             return None;
         }
         Some(format!(
             "{} of the {} nodes that vote on the namespace answer, {} are needed: files can be read as they were {} ago, \
-             nothing can be changed until one more is back",
+             nothing can be changed until one more answers",
             self.up(),
             self.voters.len(),
             self.majority(),
@@ -81,7 +85,7 @@ impl Quorum {
         ))
     }
 
-    /// What one more loss would do, where it would do something because some are lost already.
+    /// The warning that one more loss stops all changes, if some voters are lost already.
     pub(super) fn warning(&self) -> Option<String> {
         let lost = self.up() < self.voters.len();
         (lost && self.bears() == Some(0))
@@ -117,10 +121,10 @@ impl Quorum {
             lines[0] += &format!("; followers without a vote: {}", list(&self.learners));
         }
         lines.push(match (self.bears(), self.voters.len()) {
-            (None, _) => "no majority: nothing can be changed".into(),
-            (Some(0), 1) => "one node alone keeps the namespace: its loss stops everything; start more nodes".into(),
+            (None, _) => "no majority answers: nothing can be changed".into(),
+            (Some(0), 1) => "only one node has the namespace: its loss stops everything; add nodes (rain node add)".into(),
             (Some(0), 2) => {
-                "the loss of either voter stops all changes: a witness mends that (storaged --witness ..., then rain node add)"
+                "the loss of either voter stops all changes: add a witness (storaged --witness ..., then rain node add)"
                     .into()
             }
             (Some(0), _) => "one more loss of a voter stops all changes".into(),
@@ -133,16 +137,18 @@ impl Quorum {
     }
 }
 
-/// How many lost nodes the namespace survives in a cluster of this many nodes that can vote, when volumes are to
-/// survive `losses`. The metadata service makes 2m+1 of the nodes voters for the largest m of any volume, at least 3;
-/// of fewer nodes the largest odd number, or both of two. Changes need a majority of the voters.
+/// How many lost nodes the namespace survives, in a cluster of this many nodes that can vote, whose volumes
+/// survive up to `losses`. The metadata service makes 2m+1 of the nodes voters for the largest m of any
+/// volume, at least 3; of fewer nodes the largest odd number, or both of two. Changes need a majority of the
+/// voters.
 fn names_survive(nodes: usize, losses: usize) -> usize {
     let voters = nodes.min((2 * losses + 1).max(3));
     voters.saturating_sub(1) / 2
 }
 
-/// The warning about a volume whose data survives more lost nodes than its names do; None where the names survive
-/// as many. `nodes` is the number of nodes that can vote: all that stay in the cluster, with the witnesses.
+/// The warning about a volume whose data survives more lost nodes than its names do; None where the names
+/// survive as many. `nodes` is the number of nodes that can vote: all that stay in the cluster, with the
+/// witnesses.
 pub(super) fn names_warning(volume: &str, code: CodeSpec, nodes: usize) -> Option<String> {
     let losses = usize::from(code.m);
     let names = names_survive(nodes, losses);

@@ -1,8 +1,10 @@
 //! The ring's part of `rain status`.
 //!
-//! JSON: `view` (epoch.founder), `primary`, `leader`, `members` in ring order (node, incarnation, load, addresses, state, tokens,
-//! regenerated), `holder` (who had the token last when asked), `seq`, `round_ms`, `tokens_per_s`, `eligible` (version, nodes, next),
-//! `disagree` (nodes with another view), `links` (from, to, link, up, transitions), `recent` (time_ns, node, what), newest last.
+//! JSON: `view` (epoch.founder), `primary`, `leader`, `members` in ring order (node, incarnation, load,
+//! addresses, state, tokens, regenerated, starved, cpu_us, uptime_ms, bytes_sent, bytes_received), `holder`
+//! (the node with the newest token among the answers), `seq`, `round_ms`, `tokens_per_s`, `eligible`
+//! (version, nodes, next), `disagree` (nodes with another view), `links` (from, to, link, up, transitions),
+//! `recent` (time_ns, node, what), newest last.
 
 use crate::output;
 use rain_proto::v1::RingResponse;
@@ -10,16 +12,17 @@ use rain_proto::v1::ring_response::Phase;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Changes shown to people.
+/// How many of the latest changes are printed; JSON has all that the nodes remember.
 const RECENT_SHOWN: usize = 8;
 
-/// What the nodes say of the ring.
+/// The state of the ring, by the answers of the nodes.
 pub(super) struct Ring {
     all: Vec<RingResponse>,
-    /// Whose word counts: the newest token in a primary ring, or else in any.
+    /// The index of the answer that counts: the newest token in a primary ring, else in any ring.
     best: usize,
 }
 
+/// The name of a view: epoch.founder.
 fn name(ring: &RingResponse) -> String {
     format!("{}.{}", ring.epoch, ring.founder)
 }
@@ -56,7 +59,7 @@ impl Ring {
         self.all.iter().filter(other).map(|ring| ring.node).collect()
     }
 
-    /// Every change that any node remembers, oldest first.
+    /// All changes that the nodes remember, oldest first.
     fn recent(&self) -> Vec<(i64, u32, &str)> {
         let mut recent: Vec<_> = self
             .all
@@ -147,7 +150,7 @@ impl Ring {
         let away = self.disagree();
         if !away.is_empty() {
             let away: Vec<String> = away.iter().map(u32::to_string).collect();
-            output::line(format!("\nanother view, or none, at node {}", away.join(", ")))?;
+            output::line(format!("\nanother view, or no view, at node {}", away.join(", ")))?;
         }
         let member = |node: &u32| best.members.iter().any(|member| member.node == *node);
         let out: Vec<String> =
@@ -172,7 +175,7 @@ impl Ring {
     }
 }
 
-/// "12.3 s ago".
+/// The time since then for people: `12.3 s ago`.
 fn ago(time_ns: i64) -> String {
     let then = UNIX_EPOCH + Duration::from_nanos(time_ns.max(0) as u64);
     let ago = SystemTime::now().duration_since(then).unwrap_or_default().as_secs_f64();

@@ -1,11 +1,12 @@
-//! `rain status`: the state of the cluster, with one sentence first that says how it is.
+//! `rain status`: the state of the cluster. The first line is one sentence, the headline.
 //!
-//! JSON: `headline`, `state` (healthy, degraded, failed), `cluster`, `namespace` (see the module `quorum`), `nodes` (id, address,
-//! state up or down, error, pid, version, uptime_ms, data, witness, shares, payload_bytes, used_bytes, free_bytes, damaged_found,
-//! index_rebuilds, resident_bytes, shares_on, leads), `volumes` (name, code, groups, inodes, bytes),
-//! `missing` (blocks, shares, without_margin), `blocks` (in use), `garbage`, `repair` (done, failed, waiting, bytes, running,
-//! last_error), `moves` (the same, of blocks that move because nodes come or go), `leaving` (node, groups: in how many placement groups it
-//! still is), `ring` (see the module `ring`; null when no node has one).
+//! JSON: `headline`, `state` (healthy, degraded, failed), `cluster`, `namespace` (see the module `quorum`),
+//! `nodes` (id, address, state up or down, error, pid, version, uptime_ms, data, witness, shares,
+//! payload_bytes, used_bytes, free_bytes, damaged_found, index_rebuilds, resident_bytes, shares_on, leads),
+//! `volumes` (name, code, groups, inodes, bytes), `missing` (blocks, shares, without_margin), `blocks` (in
+//! use), `garbage`, `repair` (done, failed, waiting, bytes, running, last_error), `moves` (the same for
+//! blocks that move because nodes are added or drained), `leaving` (draining nodes: node, groups: the number
+//! of placement groups that it is still in), `ring` (see the module `ring`; null if no node has one).
 
 use super::node::too_few;
 use super::quorum::Quorum;
@@ -21,18 +22,19 @@ use rain_types::NodeId;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Show how the cluster does.
+/// Show the state of the cluster.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  rain status\n  rain status --watch\n  rain status --json | jq .state")]
 pub(crate) struct Status {
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
-    /// Show it again every second.
+    /// Repeat every second.
     #[arg(long)]
     watch: bool,
 }
 
+/// The answers from which the status is made.
 struct Report {
     cluster: String,
     quorum: Quorum,
@@ -40,13 +42,13 @@ struct Report {
     volumes: Vec<VolumeRecord>,
     totals: Totals,
     ring: Option<Ring>,
-    /// Nodes that are to go, and in how many placement groups they still are.
+    /// Draining nodes, and the number of placement groups that each is still in.
     draining: Vec<(NodeId, u64)>,
-    /// Why nothing can move, if something is to.
+    /// Why the shares of draining nodes cannot move, if they cannot.
     too_few: Option<String>,
 }
 
-/// How it is: `healthy`, `degraded` or `failed`, and the sentence.
+/// The state (`healthy`, `degraded` or `failed`) and the headline.
 fn headline(report: &Report) -> (&'static str, String) {
     let away: Vec<u32> = report
         .nodes
@@ -61,7 +63,7 @@ fn headline(report: &Report) -> (&'static str, String) {
         format!("nodes {list} do not answer")
     };
     let totals = &report.totals;
-    // The volume that bears least decides.
+    // The volume that survives least decides.
     let weakest = report
         .volumes
         .iter()
@@ -79,7 +81,7 @@ fn headline(report: &Report) -> (&'static str, String) {
     }
     if let Some((over, code)) = weakest.filter(|(over, _)| *over > 0) {
         let text = format!(
-            "failed: {who}, {over} more than code {code} bears; reads and writes fail until one returns"
+            "failed: {who}, {over} more than code {code} bears; reads and writes fail until one answers again"
         );
         return ("failed", text);
     }
@@ -140,7 +142,7 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
     })
 }
 
-/// All of them at the same time.
+/// The results of all futures, which run at the same time.
 pub(super) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     futures::future::join_all(futures).await
 }
@@ -204,8 +206,8 @@ fn print(report: &Report) -> anyhow::Result<()> {
     }
     for (node, groups) in &report.draining {
         output::line(match groups {
-            0 => format!("node {node} leaves and holds nothing any more: rain node remove {node}"),
-            _ => format!("node {node} leaves: {groups} placement groups still have blocks there"),
+            0 => format!("node {node} is drained and has no shares: rain node remove {node}"),
+            _ => format!("node {node} is draining: {groups} placement groups still have blocks there"),
         })?;
     }
     output::line("")?;
@@ -218,7 +220,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
                 match (status.witness, status.shares_on, record.draining) {
                     (true, ..) => "up, witness",
                     (false, true, false) => "up",
-                    (false, true, true) => "up, leaves",
+                    (false, true, true) => "up, draining",
                     (false, false, _) => "up, shares off",
                 }
                 .to_owned(),
@@ -285,7 +287,7 @@ impl Status {
         loop {
             let report = gather(&client).await?;
             if self.watch {
-                // Clears the screen and goes to its top.
+                // Clears the screen and moves the cursor to its top.
                 output::line("\u{1b}[2J\u{1b}[H")?;
             }
             if self.json {

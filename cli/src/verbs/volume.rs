@@ -1,4 +1,4 @@
-//! `rain volume`: make and list volumes.
+//! `rain volume`: create and list volumes.
 
 use super::quorum::names_warning;
 use crate::{connect, output};
@@ -7,27 +7,27 @@ use clap::{Args, Subcommand};
 use rain_client::Client;
 use rain_types::{CodeSpec, Codec};
 
-/// Make and list volumes.
+/// Create and list volumes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Volume {
     Create(Create),
     List(List),
 }
 
-/// Make a volume over the nodes of the cluster.
+/// Create a volume over the nodes of the cluster.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain volume create main --code 4+2")]
 pub(crate) struct Create {
-    /// Its name: letters, digits, '-', '_', '.'.
+    /// The volume's name: letters, digits, '-', '_', '.'.
     name: String,
-    /// Data shares + parity shares: any K of the K+M give a block back.
+    /// Data shares + parity shares: any K of the K+M shares of a block suffice to read it.
     #[arg(long, value_name = "K+M")]
     code: String,
-    /// rdp, evenodd, star, xcode, bcode, cauchy, mirror, parity (exclusive-or only) or rs; by default
-    /// mirror for K = 1, parity for M = 1, rdp for M = 2 and K up to 16, else cauchy.
+    /// The family of codes: rdp, evenodd, star, xcode, bcode, cauchy, mirror, parity (exclusive-or only) or
+    /// rs. By default mirror for K = 1, parity for M = 1, rdp for M = 2 and K up to 16, else cauchy.
     #[arg(long)]
     codec: Option<Codec>,
-    /// Mode of the root directory, octal.
+    /// The mode of the root directory, octal.
     #[arg(long, default_value = "755")]
     mode: String,
 }
@@ -36,14 +36,14 @@ pub(crate) struct Create {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain volume list --json")]
 pub(crate) struct List {
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
 
-/// The code that `4+2` means, with the family given or the default one.
+/// Parses a code such as `4+2`, of the given family or the default one. Fails on any other form.
 pub(crate) fn code(text: &str, codec: Option<Codec>) -> anyhow::Result<CodeSpec> {
-    let wrong = || format!("{text:?} is no code of the form 4+2");
+    let wrong = || format!("{text:?} is not a code; give K+M, such as 4+2");
     let (k, m) = text.split_once('+').with_context(wrong)?;
     let (k, m): (u8, u8) = (k.parse().with_context(wrong)?, m.parse().with_context(wrong)?);
     let default = || rain_codec::default_name(k.into(), m.into()).parse();
@@ -57,8 +57,9 @@ impl Volume {
         let done = match self {
             Volume::Create(create) => {
                 let spec = code(&create.code, create.codec)?;
-                let mode = u16::from_str_radix(&create.mode, 8)
-                    .with_context(|| format!("{:?} is no octal mode", create.mode))?;
+                let mode = u16::from_str_radix(&create.mode, 8).with_context(|| {
+                    format!("{:?} is not an octal mode; give one such as 755", create.mode)
+                })?;
                 let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
                 let made = client.create_volume(&create.name, spec, uid, gid, mode).await;
                 let made = made.map(|_| ()).with_context(|| format!("creating volume {:?}", create.name));
@@ -74,8 +75,9 @@ impl Volume {
     }
 }
 
-/// Warns on standard error if the volume's data survives more lost nodes than its names. The volume is made: where the
-/// nodes cannot be asked for, there is no warning.
+/// Warns on standard error if the data of a new volume survives more lost nodes than its names do. Nodes that
+/// drain do not count: they are about to leave the cluster. The volume exists already, so a failure to list
+/// the nodes only costs the warning.
 async fn warn_of_names(client: &Client, name: &str, spec: CodeSpec) {
     let Ok(nodes) = client.nodes().await else { return };
     let staying = nodes.iter().filter(|node| !node.draining).count();

@@ -1,4 +1,4 @@
-//! `rain bench`: figures of this machine and this cluster, for people and with `--json`.
+//! `rain bench`: measurements of this machine and this cluster, as a table or as JSON.
 
 mod codec;
 mod fs;
@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-/// Measure codes, network, a mounted folder.
+/// Measure the codes, the network, or a mounted directory.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Codec(codec::BenchCodec),
@@ -17,13 +17,13 @@ pub(crate) enum Bench {
     Fs(fs::BenchFs),
 }
 
-/// One figure.
+/// One measurement.
 #[derive(Debug, Clone, Serialize)]
 struct Row {
     row: String,
     value: f64,
     unit: &'static str,
-    /// CPU seconds of the whole machine while it was measured, where that says something.
+    /// CPU seconds of the whole machine during the measurement; None where that is not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

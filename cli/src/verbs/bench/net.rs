@@ -9,20 +9,22 @@ use rain_namespace::query::Query;
 use rain_namespace::record::FileKind;
 use std::time::{Duration, Instant};
 
+/// Questions for each row of round trips: enough for a 99th percentile.
 const ROUND_TRIPS: usize = 400;
 
 /// Measure round trips and throughput to the nodes of the cluster.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rain bench net")]
 pub(crate) struct BenchNet {
-    /// The volume for a file of 64 MiB, deleted afterwards.
+    /// The volume in which a file of 64 MiB is stored and then deleted.
     #[arg(long, default_value = "main")]
     volume: String,
-    /// For scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
 
+/// The percentile of some times, in microseconds; `part` is 0.5 for the median.
 fn percentile(times: &mut [Duration], part: f64) -> f64 {
     times.sort_unstable();
     let at = ((times.len() - 1) as f64 * part) as usize;
@@ -72,7 +74,10 @@ impl BenchNet {
         rows.push(Row::new("store 64 MiB, durable", rate(begun), "MB/s"));
         let begun = Instant::now();
         for at in (0..len).step_by(piece.len()) {
-            anyhow::ensure!(file.read(at, 1 << 20).await? == piece, "other bytes came back");
+            anyhow::ensure!(
+                file.read(at, 1 << 20).await? == piece,
+                "the bytes read differ from those written"
+            );
         }
         rows.push(Row::new("retrieve 64 MiB", rate(begun), "MB/s"));
         volume.unlink(volume.root(), name.as_bytes()).await?;
