@@ -13,3 +13,4 @@ pub mod failover;
 pub mod history;
 pub mod needs;
 pub mod real;
+pub mod source;

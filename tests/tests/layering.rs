@@ -1,12 +1,12 @@
 //! The layers of docs/architecture.md, held: a part may use only parts below it, and the pure crates gain no
 //! I/O, async, clock or randomness.
 
+use rain_tests::source::{Files, root, rust_files};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+fn sources_of(part: &str) -> Files {
+    rust_files(&format!("{part}/src")).expect("the crate's sources")
 }
 
 /// Direct dependencies (not for tests or builds) of every crate of the workspace.
@@ -92,11 +92,10 @@ fn the_pure_crates_use_only_pure_libraries() {
 #[test]
 fn only_the_codecs_machine_code_asks_for_memory_and_uses_unsafe() {
     for part in ["types", "codec", "namespace", "ring"] {
-        for file in sources(&root().join(part).join("src")) {
-            let text = std::fs::read_to_string(&file).expect("a source file");
-            let may = file.ends_with("codec/src/xor/native/mod.rs");
+        for (path, text) in sources_of(part) {
+            let may = (part, path.as_str()) == ("codec", "xor/native/mod.rs");
             for word in ["rustix", "unsafe"] {
-                assert!(may || !text.contains(word), "{}: {word} in a pure crate", file.display());
+                assert!(may || !text.contains(word), "{part}/src/{path}: {word} in a pure crate");
             }
         }
     }
@@ -121,34 +120,16 @@ fn the_pure_crates_touch_neither_world_nor_time() {
         "RandomState",
     ];
     for part in ["types", "codec", "namespace", "ring"] {
-        for file in sources(&root().join(part).join("src")) {
-            let text = std::fs::read_to_string(&file).expect("a source file");
+        for (path, text) in sources_of(part) {
             let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
             for (number, line) in
                 code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
             {
                 for word in forbidden {
-                    assert!(
-                        !line.contains(word),
-                        "{}:{}: {word} in a pure crate",
-                        file.display(),
-                        number + 1
-                    );
+                    let at = format!("{part}/src/{path}:{}", number + 1);
+                    assert!(!line.contains(word), "{at}: {word} in a pure crate");
                 }
             }
         }
     }
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a source folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }
