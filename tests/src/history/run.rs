@@ -12,7 +12,7 @@ use rain_namespace::error::NsError;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_namespace::record::FileKind;
 use rain_sim::history::{Event, Violation, linearize};
-use rain_sim::model::{Known, Mutex, Name, Names, Op, Part, Register, Reply};
+use rain_sim::model::{ClientState, LockModel, Name, NamesModel, Op, Part, Reply, ValueModel};
 use rain_types::Ino;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -159,9 +159,9 @@ impl Stage {
             history.iter().filter(|event| event.op.part() == part).cloned().collect()
         };
         let checked = [
-            (Part::Names, linearize(Names::default(), &of(Part::Names))),
-            (Part::Value, linearize(Register::default(), &of(Part::Value))),
-            (Part::Lock, linearize(Mutex::default(), &of(Part::Lock))),
+            (Part::Names, linearize(NamesModel::default(), &of(Part::Names))),
+            (Part::Value, linearize(ValueModel::default(), &of(Part::Value))),
+            (Part::Lock, linearize(LockModel::default(), &of(Part::Lock))),
         ];
         let violations =
             checked.into_iter().filter_map(|(part, found)| found.err().map(|found| (part, found)));
@@ -298,7 +298,7 @@ fn refused(error: Error) -> Result<Reply, Error> {
 
 impl Worker {
     fn choose(&mut self) -> Op {
-        let known = Known { names: NAMES, files: &self.known, holds: self.holds };
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds };
         match Op::choose(known, |below| self.rng.u64(..below)) {
             Op::Get if self.doubtful => Op::List,
             op => op,

@@ -1,8 +1,9 @@
 //! Which file of a crate uses which other file, read from the sources.
 //!
-//! A use is a path that begins with `crate`, `super`, `self` or a module declared in the same file. It stands in a
-//! `use` or in code. Comments, strings and items under `#[cfg(test)]` are not read. A name that a module only
-//! imports or re-exports stands for the file that defines it. A glob import is a use of the module itself.
+//! A use is a path that begins with `crate`, `super`, `self` or a module declared in the same file. It stands
+//! in a `use` or in code. Comments, strings and items under `#[cfg(test)]` are not read. A name that a module
+//! only imports or re-exports stands for the file that defines it. A glob import is a use of the module
+//! itself.
 
 use rain_tests::source::Files;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! The simulated clients, and how they reach the leader.
 
-use super::wires::Wires;
+use super::network::Network;
 use crate::history::Event;
-use crate::model::{Known, Name, Op, Reply};
+use crate::model::{ClientState, Name, Op, Reply};
 use fastrand::Rng;
 use rain_namespace::command::{Applied, AttrChange, Command, Outcome, RenameMode, Request};
 use rain_namespace::error::NsError;
@@ -18,16 +18,18 @@ use std::time::Duration;
 use storaged::metadata::MetadataService;
 use tokio::time::{Instant, sleep, timeout};
 
+/// Names in the directory: few, so that the clients meet at each of them.
 const NAMES: u8 = 4;
 
-/// A client gives up after this: no fault lasts so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A client gives up an operation after this time. It is longer than any fault lasts, so an operation without
+/// a reply is rare.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// A client with a session.
 pub(super) struct Client {
     pub(super) number: u32,
     pub(super) rng: Rng,
-    pub(super) wires: Wires,
+    pub(super) network: Network,
     pub(super) start: Instant,
     pub(super) session: SessionId,
     pub(super) seq: u64,
@@ -39,17 +41,18 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Proposes at whoever says that it leads, again and again under the same number.
+    /// Proposes a command under the next request number, again and again until a leader answers.
+    /// Returns none after [`GIVE_UP_AFTER`].
     async fn propose(&mut self, command: Command) -> Option<Applied> {
         self.seq += 1;
         let id = Some(RequestId { session: self.session, seq: self.seq });
-        send(&self.wires, &mut self.rng, Request { id, done_below: self.seq, time: None, command }).await
+        send(&self.network, &mut self.rng, Request { id, done_below: self.seq, time: None, command }).await
     }
 
     async fn ask(&mut self, query: Query) -> Option<Answered> {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            for metadata in in_any_order(&self.wires, &mut self.rng) {
+        while begun.elapsed() < GIVE_UP_AFTER {
+            for metadata in in_any_order(&self.network, &mut self.rng) {
                 if let Ok(Ok(answered)) = timeout(Duration::from_secs(2), metadata.ask(&query)).await {
                     return Some(answered);
                 }
@@ -60,7 +63,7 @@ impl Client {
     }
 
     fn choose(&mut self) -> Op {
-        let known = Known { names: NAMES, files: &self.known, holds: self.holds };
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds };
         Op::choose(known, |below| self.rng.u64(..below))
     }
 
@@ -156,16 +159,16 @@ pub(super) fn make(parent: Ino, name: Vec<u8>, kind: FileKind) -> Command {
     Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing: false, ino: None }
 }
 
-fn in_any_order(wires: &Wires, rng: &mut Rng) -> Vec<Arc<MetadataService>> {
-    let mut all = wires.all();
+fn in_any_order(network: &Network, rng: &mut Rng) -> Vec<Arc<MetadataService>> {
+    let mut all = network.all();
     rng.shuffle(&mut all);
     all
 }
 
-pub(super) async fn send(wires: &Wires, rng: &mut Rng, request: Request) -> Option<Applied> {
+pub(super) async fn send(network: &Network, rng: &mut Rng, request: Request) -> Option<Applied> {
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        for metadata in in_any_order(wires, rng) {
+    while begun.elapsed() < GIVE_UP_AFTER {
+        for metadata in in_any_order(network, rng) {
             if !metadata.leadership().borrow().mine {
                 continue;
             }

@@ -1,16 +1,17 @@
-//! The simulated cluster: nodes that start, lose their power and are cut off.
+//! The simulated cluster: nodes that start, lose their power and are cut off, and checks over all of them.
 
-use super::wires::{Port, Wires, Wiring};
+use super::network::{Network, NetworkState, NodeTransport};
 use crate::disk::Disk;
 use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
+use parking_lot::Mutex;
 use rain_namespace::command::{Command, NodeSpec, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Time;
 use rain_types::{ClusterId, CodeSpec, Codec, NodeId};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use storaged::metadata::raft::Election;
 use storaged::metadata::{
@@ -20,38 +21,40 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+/// Identity of the simulated cluster; any value.
 const CLUSTER: ClusterId = ClusterId(0x51a1);
 
-/// What came of a run.
+/// Figures of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Run {
+pub struct NamespaceRun {
     /// Voters.
     pub nodes: u32,
-    /// Operations with a reply.
+    /// Operations that got a reply.
     pub done: usize,
     /// Power losses.
     pub power_losses: u32,
-    /// Partitions.
+    /// Partitions of the network.
     pub partitions: u32,
     /// Disks that were slow for a while.
     pub slow_disks: u32,
-    /// Virtual time.
+    /// Length of the run in virtual time.
     pub time: Duration,
-    /// Of every reply and its moment, and of the state at the end: equal for equal runs.
-    pub print: u64,
+    /// Hash of every reply with its moment, and of the state at the end. Equal runs have equal fingerprints.
+    pub fingerprint: u64,
 }
 
 thread_local! {
-    /// When the run on this thread began.
+    /// Begin of the run on this thread.
     pub(super) static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The clock for entries: virtual, from a fixed day on.
+/// Clock for the times in log entries: virtual time, from a fixed day on.
 fn virtual_now() -> Time {
     let since = START.with(Cell::get).map(|start| start.elapsed()).unwrap_or_default();
     Time { secs: 1_000_000 + since.as_secs() as i64, nanos: since.subsec_nanos() }
 }
 
+/// One machine.
 pub(super) struct Node {
     pub(super) disk: Disk,
     life: u32,
@@ -59,21 +62,21 @@ pub(super) struct Node {
 }
 
 /// The cluster.
-pub(super) struct World {
+pub(super) struct SimCluster {
     pub(super) rng: Rng,
-    pub(super) wires: Wires,
+    pub(super) network: Network,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     options: MetadataOptions,
-    /// For the files that are no part of the simulation: a lock for each life of a node.
+    /// Folder for the files that are not simulated: one lock file for each start of a node.
     folder: TempDir,
-    pub(super) run: Run,
+    pub(super) run: NamespaceRun,
 }
 
-impl World {
-    pub(super) async fn new(seed: u64) -> anyhow::Result<World> {
+impl SimCluster {
+    pub(super) async fn new(seed: u64) -> anyhow::Result<SimCluster> {
         let mut rng = Rng::with_seed(seed);
         let count = if rng.bool() { 3 } else { 5 };
-        // Some runs with a log so short that who was away needs the whole namespace.
+        // In some runs the log is so short that a node that was away needs a snapshot of the whole namespace.
         let short = rng.u8(..3) == 0;
         let options = MetadataOptions {
             store: StoreOptions {
@@ -87,27 +90,28 @@ impl World {
             keep_bytes: if short { 24 << 10 } else { 512 << 10 },
             ..MetadataOptions::default()
         };
-        let wiring = Wiring { rng: rng.fork(), members: BTreeMap::new(), side: BTreeMap::new(), lossy: 0 };
+        let wiring =
+            NetworkState { rng: rng.fork(), members: BTreeMap::new(), side: BTreeMap::new(), lossy: 0 };
         let nodes = (1..=count)
             .map(|id| (NodeId(id), Node { disk: Disk::new(rng.u64(..)), life: 0, election: None }))
             .collect();
-        let mut world = World {
+        let mut cluster = SimCluster {
             rng,
-            wires: Wires(Arc::new(Mutex::new(wiring))),
+            network: Network(Arc::new(Mutex::new(wiring))),
             nodes,
             options,
             folder: tempfile::tempdir()?,
-            run: Run { nodes: count, ..Run::default() },
+            run: NamespaceRun { nodes: count, ..NamespaceRun::default() },
         };
         for id in 1..=count {
-            world.start(NodeId(id)).await?;
+            cluster.start(NodeId(id)).await?;
         }
-        world.found().await?;
-        Ok(world)
+        cluster.found().await?;
+        Ok(cluster)
     }
 
     async fn found(&mut self) -> anyhow::Result<()> {
-        let founder = self.wires.metadata(NodeId(1)).context("the founder")?;
+        let founder = self.network.metadata(NodeId(1)).context("the founder does not run")?;
         founder.found().await?;
         self.leader().await?;
         let volume = Command::CreateVolume {
@@ -131,47 +135,47 @@ impl World {
     }
 
     async fn start(&mut self, id: NodeId) -> anyhow::Result<()> {
-        let node = self.nodes.get_mut(&id).context("a node")?;
+        let node = self.nodes.get_mut(&id).context("no such node")?;
         node.life += 1;
         let life = node.life;
         let root = self.folder.path().join(format!("{id}-{life}"));
         let member = Member { cluster: CLUSTER, node: id, address: format!("n{id}:1") };
-        let port = Arc::new(Port { from: id, life, wires: self.wires.clone() });
+        let port = Arc::new(NodeTransport { from: id, life, network: self.network.clone() });
         let media = Arc::new(node.disk.media(&root));
         let opened =
             MetadataService::open_with(&root, member, self.options.clone(), port, Arc::new(Namespace), media)
                 .await;
-        let metadata = Arc::new(opened.with_context(|| format!("node {id} does not start again"))?);
-        let (wires, weak) = (self.wires.clone(), Arc::downgrade(&metadata));
+        let metadata = Arc::new(opened.with_context(|| format!("starting node {id}"))?);
+        let (network, weak) = (self.network.clone(), Arc::downgrade(&metadata));
         node.election = Some(tokio::spawn(async move {
             let (mut election, mut turns) = (Election::default(), 0u32);
             while let Some(metadata) = weak.upgrade() {
-                metadata.election(&mut election, Some(&wires.view(id))).await;
+                metadata.election(&mut election, Some(&network.view(id))).await;
                 turns += 1;
                 if turns.is_multiple_of(100) {
-                    // A log that cannot be made shorter is no failure of what is promised here.
+                    // A log that cannot be compacted breaks no rule of this simulation.
                     let _ = metadata.compact().await;
                 }
                 drop(metadata);
                 sleep(Duration::from_millis(15)).await;
             }
         }));
-        self.wires.wiring().members.insert(id, (life, metadata));
+        self.network.0.lock().members.insert(id, (life, metadata));
         Ok(())
     }
 
-    /// The power of a node goes, most likely in the middle of a write.
+    /// Cuts the power of a node, most likely in the middle of a write.
     async fn crash(&mut self, id: NodeId) -> anyhow::Result<()> {
         let fuse = self.rng.u64(..9);
-        let node = self.nodes.get_mut(&id).context("a node")?;
+        let node = self.nodes.get_mut(&id).context("no such node")?;
         node.disk.burn_fuse(fuse);
         sleep(Duration::from_millis(self.rng.u64(..30))).await;
         if let Some(election) = node.election.take() {
             election.abort();
         }
-        let gone = self.wires.wiring().members.remove(&id);
+        let gone = self.network.0.lock().members.remove(&id);
         node.disk.lose_power();
-        // What is left of the process ends by and by, and reaches neither disk nor wires.
+        // The rest of the process ends later; it reaches neither the disk nor the network.
         tokio::spawn(async move {
             if let Some((_, metadata)) = gone {
                 metadata.close().await;
@@ -184,21 +188,21 @@ impl World {
     pub(super) async fn leader(&self) -> anyhow::Result<NodeId> {
         let begun = Instant::now();
         loop {
-            if let Some(leader) = self.wires.all().iter().find(|metadata| metadata.is_confirmed()) {
+            if let Some(leader) = self.network.all().iter().find(|metadata| metadata.is_confirmed()) {
                 return Ok(leader.member().node);
             }
             ensure!(
                 begun.elapsed() < Duration::from_secs(30),
-                "nobody leads for 30 s, though nothing fails: {}",
-                self.standings()
+                "no node leads after 30 s, although nothing fails: {}",
+                self.beliefs()
             );
             sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// For people: what each node believes.
-    pub(super) fn standings(&self) -> String {
-        let leader_lease = |metadata: &Arc<MetadataService>| {
+    /// One line per node, for messages: its term, leader, voters and log.
+    pub(super) fn beliefs(&self) -> String {
+        let belief = |metadata: &Arc<MetadataService>| {
             let leadership = metadata.leadership().borrow().clone();
             let (stats, node) = (metadata.stats(), metadata.member().node);
             let stopped = stats.stopped.unwrap_or_default();
@@ -213,15 +217,19 @@ impl World {
                 metadata.applied_index(),
             )
         };
-        self.wires.all().iter().map(leader_lease).collect()
+        self.network.all().iter().map(belief).collect()
     }
 
-    /// Until all nodes vote.
+    /// Waits until all nodes vote.
+    ///
+    /// Fails after 60 s.
     pub(super) async fn settle(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let leader = self.wires.metadata(self.leader().await?).context("the leader")?;
-            let Ok(Answer::Nodes(nodes)) = leader.query(&Query::Nodes) else { bail!("no list of nodes") };
+            let leader = self.network.metadata(self.leader().await?).context("the leader")?;
+            let Ok(Answer::Nodes(nodes)) = leader.query(&Query::Nodes) else {
+                bail!("the leader does not list the nodes")
+            };
             let losses = (self.run.nodes as u8 - 1) / 2;
             let stepped = leader.settle_membership(&nodes, losses, &BTreeSet::new()).await.unwrap_or(true);
             if !stepped && leader.leadership().borrow().voters.len() == self.run.nodes as usize {
@@ -234,7 +242,7 @@ impl World {
 
     pub(super) async fn some_fault(&mut self) -> anyhow::Result<()> {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
-        let all = self.wires.all();
+        let all = self.network.all();
         let leader = all.iter().find(|metadata| metadata.leadership().borrow().mine);
         let leader = leader.map(|metadata| metadata.member().node);
         drop(all);
@@ -247,7 +255,7 @@ impl World {
                 sleep(long / 2).await;
                 self.start(victim).await?;
             }
-            // All at once.
+            // All nodes at once.
             3 => {
                 for id in &ids {
                     self.crash(*id).await?;
@@ -259,9 +267,9 @@ impl World {
             }
             4 | 5 => {
                 let side = ids.iter().map(|id| (*id, self.rng.u32(..2))).collect();
-                self.wires.wiring().side = side;
+                self.network.0.lock().side = side;
                 sleep(long).await;
-                self.wires.wiring().side.clear();
+                self.network.0.lock().side.clear();
                 self.run.partitions += 1;
             }
             6 => {
@@ -271,36 +279,46 @@ impl World {
                 self.run.slow_disks += 1;
             }
             _ => {
-                self.wires.wiring().lossy = self.rng.u32(20..300);
+                self.network.0.lock().lossy = self.rng.u32(20..300);
                 sleep(long).await;
-                self.wires.wiring().lossy = 0;
+                self.network.0.lock().lossy = 0;
             }
         }
         sleep(Duration::from_millis(self.rng.u64(..700))).await;
         Ok(())
     }
 
-    /// Until all nodes have applied the same; a mark of what that is.
+    /// Waits until all nodes have applied the same entries, and returns the digest of their state.
+    ///
+    /// Fails when they do not within 60 s, when the check of a node finds violations, and when the digests
+    /// differ.
     pub(super) async fn agree(&self) -> anyhow::Result<[u8; 32]> {
         let begun = Instant::now();
         loop {
             let positions: BTreeSet<u64> =
-                self.wires.all().iter().map(|metadata| metadata.applied_index()).collect();
-            if positions.len() == 1 && self.wires.all().len() == self.nodes.len() {
+                self.network.all().iter().map(|metadata| metadata.applied_index()).collect();
+            if positions.len() == 1 && self.network.all().len() == self.nodes.len() {
                 break;
             }
-            ensure!(begun.elapsed() < Duration::from_secs(60), "the nodes do not agree: {positions:?}");
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "the nodes have applied different positions after 60 s: {positions:?}"
+            );
             sleep(Duration::from_millis(20)).await;
         }
         let mut digests = BTreeMap::new();
-        for metadata in self.wires.all() {
+        for metadata in self.network.all() {
             let checked = metadata.check()?;
             let node = metadata.member().node;
-            ensure!(checked.violations.is_empty(), "node {node} is not sound: {:?}", checked.violations);
+            ensure!(
+                checked.violations.is_empty(),
+                "node {node} breaks rules of the namespace: {:?}",
+                checked.violations
+            );
             digests.insert((checked.position, checked.digest), node);
         }
         ensure!(digests.len() == 1, "the stores differ: {digests:?}");
-        let ((_, digest), _) = digests.pop_first().context("a node")?;
+        let ((_, digest), _) = digests.pop_first().context("no such node")?;
         Ok(digest)
     }
 }

@@ -1,23 +1,28 @@
-//! The namespace under Raft, simulated by seed: the daemon's own keepers (consensus, log, store, proposer, reads under a lease) on one
-//! thread, in virtual time, on disks that lose what was not synced, over wires that delay, lose and are cut.
+//! The namespace under Raft, simulated by seed.
 //!
-//! What must hold: every reply that four clients got has an order that explains it (names, a value, a lock); at the end all nodes have
-//! the same, and it is sound.
+//! The nodes run the daemon's own metadata service: consensus, log, store, proposer, and reads under a leader
+//! lease. All of them run on one thread, in virtual time. Their disks lose what was not synced. Their network
+//! delays messages, loses them, and is cut.
 //!
-//! A run is decided by its seed: the same seed gives the same replies at the same moments ([`Run::print`]), as long as tokio's own
-//! dice are seeded, too (`--cfg tokio_unstable`, which `cargo xtask sim namespace` sets).
+//! Two rules must hold:
+//! - One order of the operations explains every reply that the four clients got (names, a value, a lock).
+//! - At the end all nodes have the same state, and the namespace's check finds nothing wrong with it.
+//!
+//! The seed decides a run: the same seed gives the same replies at the same moments
+//! ([`NamespaceRun::fingerprint`]). This takes a seed for tokio's own random choices too, which needs
+//! `--cfg tokio_unstable`; `cargo xtask sim namespace` sets it.
 
 mod client;
 mod cluster;
-mod wires;
+mod network;
 
-pub use cluster::Run;
+pub use cluster::NamespaceRun;
 
 use crate::history::linearize;
-use crate::model::{Mutex as LockModel, Names, Part, Register};
+use crate::model::{LockModel, NamesModel, Part, ValueModel};
 use anyhow::{Context, bail, ensure};
 use client::{Client, make, send};
-use cluster::{START, World};
+use cluster::{START, SimCluster};
 use rain_namespace::command::{Command, Outcome, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::FileKind;
@@ -29,19 +34,26 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// Clients that work at the same time: enough for contention on every name, and few enough to search all
+/// orders.
 const CLIENTS: u32 = 4;
 
-/// Runs a seed.
-pub fn run(seed: u64) -> anyhow::Result<Run> {
+/// Runs the simulation with a seed.
+///
+/// Fails when a rule of this module does not hold, or when the cluster makes no progress although nothing
+/// fails.
+pub fn run(seed: u64) -> anyhow::Result<NamespaceRun> {
     run_on(seed, false)
 }
 
-/// Runs a seed on disks that lie about the log: many such runs must fail, or the simulation sees nothing.
-pub fn run_on_lying_disks(seed: u64) -> anyhow::Result<Run> {
+/// Runs the simulation on disks that report the log as durable too early.
+///
+/// Many such runs must fail; otherwise the simulation would not notice a lost write.
+pub fn run_on_lying_disks(seed: u64) -> anyhow::Result<NamespaceRun> {
     run_on(seed, true)
 }
 
-fn run_on(seed: u64, lying: bool) -> anyhow::Result<Run> {
+fn run_on(seed: u64, lying: bool) -> anyhow::Result<NamespaceRun> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true);
     #[cfg(tokio_unstable)]
@@ -54,67 +66,73 @@ fn run_on(seed: u64, lying: bool) -> anyhow::Result<Run> {
     run
 }
 
-/// How long it takes until another node leads when the leader's disk hangs in the middle of a write.
+/// Returns the time until another node leads after the leader's disk has hung in the middle of a write.
+///
+/// Fails when no other node leads within 60 s, or when the new leader does not accept changes.
 pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(async {
-        let mut world = World::new(seed).await?;
-        let old = world.leader().await?;
-        world.nodes[&old].disk.set_delay(600_000..600_001);
-        let metadata = world.wires.metadata(old).context("the leader")?;
+        let mut cluster = SimCluster::new(seed).await?;
+        let old = cluster.leader().await?;
+        cluster.nodes[&old].disk.set_delay(600_000..600_001);
+        let metadata = cluster.network.metadata(old).context("the leader")?;
         let command = Command::OpenSession { label: "waits".into() };
         let request = Request::internal(command);
         let proposing = tokio::spawn(async move { metadata.propose(request).await });
         let begun = Instant::now();
-        while !world
-            .wires
+        while !cluster
+            .network
             .all()
             .iter()
             .any(|metadata| metadata.member().node != old && metadata.is_confirmed())
         {
-            ensure!(begun.elapsed() < Duration::from_secs(60), "nobody else leads: {}", world.standings());
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "no other node leads after 60 s: {}",
+                cluster.beliefs()
+            );
             sleep(Duration::from_millis(10)).await;
         }
         let took = begun.elapsed();
-        let mut rng = world.rng.fork();
+        let mut rng = cluster.rng.fork();
         let again = Request::internal(Command::OpenSession { label: "on".into() });
         ensure!(
-            send(&world.wires, &mut rng, again).await.is_some_and(|applied| applied.is_ok()),
-            "nothing goes on"
+            send(&cluster.network, &mut rng, again).await.is_some_and(|applied| applied.is_ok()),
+            "the new leader accepts no change"
         );
         proposing.abort();
         Ok(took)
     })
 }
 
-async fn simulate(seed: u64, lying: bool) -> anyhow::Result<Run> {
+async fn simulate(seed: u64, lying: bool) -> anyhow::Result<NamespaceRun> {
     let start = Instant::now();
     START.with(|began| began.set(Some(start)));
-    let mut world = World::new(seed).await?;
+    let mut cluster = SimCluster::new(seed).await?;
     let internal = Request::internal;
-    let mut rng = world.rng.fork();
-    let volume = world.wires.metadata(world.leader().await?).context("the leader")?;
+    let mut rng = cluster.rng.fork();
+    let volume = cluster.network.metadata(cluster.leader().await?).context("the leader")?;
     let Ok(Answer::Volumes(volumes)) = volume.query(&Query::Volume { name: "v".into() }) else {
-        bail!("there is no volume")
+        bail!("the volume does not exist")
     };
     drop(volume);
     let root = volumes[0].root;
     let mut inos = Vec::new();
     for (name, kind) in [("dir", FileKind::Directory), ("value", FileKind::File), ("lock", FileKind::File)] {
-        let made = send(&world.wires, &mut rng, internal(make(root, name.into(), kind))).await;
-        let Some(Ok(Outcome::Attr(attr))) = made else { bail!("{name} could not be made: {made:?}") };
+        let made = send(&cluster.network, &mut rng, internal(make(root, name.into(), kind))).await;
+        let Some(Ok(Outcome::Attr(attr))) = made else { bail!("{name} was not created: {made:?}") };
         inos.push(attr.ino);
     }
     let stop = Rc::new(Cell::new(false));
     let mut working = Vec::new();
     for number in 0..CLIENTS {
         let opened =
-            send(&world.wires, &mut rng, internal(Command::OpenSession { label: "sim".into() })).await;
-        let Some(Ok(Outcome::Session(session))) = opened else { bail!("no session: {opened:?}") };
+            send(&cluster.network, &mut rng, internal(Command::OpenSession { label: "sim".into() })).await;
+        let Some(Ok(Outcome::Session(session))) = opened else { bail!("no session was opened: {opened:?}") };
         let client = Client {
             number,
-            rng: world.rng.fork(),
-            wires: world.wires.clone(),
+            rng: cluster.rng.fork(),
+            network: cluster.network.clone(),
             start,
             session,
             seq: 0,
@@ -128,27 +146,27 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<Run> {
     }
     sleep(Duration::from_millis(200)).await;
     if lying {
-        world.nodes.values().for_each(|node| node.disk.lie(Path::new("log")));
+        cluster.nodes.values().for_each(|node| node.disk.lie(Path::new("log")));
     }
-    for _ in 0..world.rng.u32(2..7) {
-        world.some_fault().await?;
+    for _ in 0..cluster.rng.u32(2..7) {
+        cluster.some_fault().await?;
     }
     stop.set(true);
     let mut history = Vec::new();
     for client in working {
         history.extend(client.await?);
     }
-    world.settle().await?;
-    let digest = world.agree().await?;
+    cluster.settle().await?;
+    let digest = cluster.agree().await?;
     for part in [Part::Names, Part::Value, Part::Lock] {
         let events: Vec<_> = history.iter().filter(|event| event.op.part() == part).cloned().collect();
         let checked = match part {
-            Part::Names => linearize(Names::default(), &events),
-            Part::Value => linearize(Register::default(), &events),
+            Part::Names => linearize(NamesModel::default(), &events),
+            Part::Value => linearize(ValueModel::default(), &events),
             Part::Lock => linearize(LockModel::default(), &events),
         };
         if let Err(violation) = checked {
-            bail!("no order explains what was seen of {part:?}: {violation:#?}");
+            bail!("no order of the operations explains the replies about {part:?}: {violation:#?}");
         }
     }
     let mut hasher = DefaultHasher::new();
@@ -156,9 +174,9 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<Run> {
         (event.client, &event.op, &event.reply, event.begun, event.ended).hash(&mut hasher);
     }
     digest.hash(&mut hasher);
-    let mut run = world.run.clone();
+    let mut run = cluster.run.clone();
     run.done = history.iter().filter(|event| event.reply.is_some()).count();
     run.time = start.elapsed();
-    run.print = hasher.finish();
+    run.fingerprint = hasher.finish();
     Ok(run)
 }
