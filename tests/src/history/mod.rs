@@ -1,6 +1,6 @@
-//! Histories of what several clients did to one volume on a real cluster while parts of it fail, and whether they could have been done one
-//! after the other (the check is `rain_sim::history`'s).
+//! Histories of several clients that work on one volume of a real cluster while parts of it fail.
+//! `rain_sim::history` checks that each history is linearizable.
 
-pub mod run;
+mod run;
 
-pub use run::{Asked, Report, Stage};
+pub use run::{HistoryCluster, HistoryOptions, HistoryReport, expect_linearizable};

@@ -1,7 +1,9 @@
-//! Clients at work on a real cluster while parts of it fail, and what they saw.
+//! Clients at work on a real cluster while parts of it fail, and the history of their operations.
 //!
-//! Real processes in network namespaces; four clients of the library, each with a session of its own, on one directory of four names, one
-//! file with a value and one lock. The seed chooses what each client does and what fails; when things happen is the machine's.
+//! The nodes are real processes in network namespaces. Four clients of the library, each with a session of
+//! its own, work on one directory of four names, one file with a value, and one lock. The seed chooses the
+//! operations and the faults. The machine decides their timing, so a seed does not give the same history
+//! twice.
 
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::{Context, ensure};
@@ -21,64 +23,68 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
+/// Clients that work at the same time.
 const CLIENTS: u32 = 4;
+
+/// Names in the directory: few, so that the clients meet at each of them.
 const NAMES: u8 = 4;
 
-/// How long all work, or one does.
+/// Length of a phase in which all clients work, or one alone. It is long enough for a client that works alone
+/// to be delegated the directory.
 const PHASE: Duration = Duration::from_millis(120);
 
-/// Between two operations of a client: the machine is to have time for the faults, too.
+/// Pause between two operations of a client. It leaves the machine time to make the faults.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What is wanted of a run.
+/// Options of one run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Asked {
-    /// What is chosen.
+pub struct HistoryOptions {
+    /// Seed of the choices of operations and faults.
     pub seed: u64,
-    /// Things that fail, one after the other.
+    /// Number of faults, one after the other.
     pub faults: u32,
-    /// One of the clients answers lookups from memory: the checker must catch it.
+    /// Whether one client answers lookups from memory. The check must find such answers.
     pub stale: bool,
 }
 
-/// What came of a run.
+/// Results of one run.
 #[derive(Debug)]
-pub struct Report {
-    /// Which.
+pub struct HistoryReport {
+    /// Seed of the run.
     pub seed: u64,
-    /// What failed.
+    /// Faults that were made.
     pub faults: Vec<String>,
-    /// Operations with a reply.
+    /// Operations that got a reply.
     pub done: usize,
-    /// Operations whose outcome nobody knows.
+    /// Operations without a reply: they may have been done or not.
     pub unknown: usize,
-    /// Changes that were told before the namespace had them.
+    /// Changes that were acknowledged early: before the namespace had them.
     pub acknowledged_early: u64,
-    /// What no order explains.
+    /// Parts of the history that no order explains.
     pub violations: Vec<(Part, Violation)>,
 }
 
-/// A cluster for many runs.
-pub struct Stage {
+/// A cluster with four clients, for many runs. Dropping it ends all of them.
+pub struct HistoryCluster {
     cluster: TestCluster,
     nodes: u32,
     runtime: Option<Runtime>,
     clients: Vec<Arc<Client>>,
 }
 
-impl Stage {
-    /// Three or five voters, and four clients.
-    pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<Stage> {
+impl HistoryCluster {
+    /// Starts a cluster of three or five voters, and connects the clients.
+    pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<HistoryCluster> {
         let code = if nodes >= 5 { "3+2" } else { "2+1" };
         let options = ClusterOptions { nodes, code, cables: 2, ..ClusterOptions::new(rain) };
         let cluster = TestCluster::start(options)?;
         cluster.wait_settled(nodes as usize, Duration::from_secs(30))?;
-        let door = cluster.lan()?.door(0)?;
+        let network = cluster.lan()?.network(0)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .on_thread_start(move || {
-                if let Err(error) = door.enter() {
-                    panic!("entering the client's network: {error}");
+                if let Err(error) = network.enter() {
+                    panic!("entering the client's network namespace: {error}");
                 }
             })
             .enable_all()
@@ -90,47 +96,50 @@ impl Stage {
                 let options = Options {
                     label: format!("history client {number}"),
                     allow_stale: false,
-                    // One does everything through the leader.
+                    // One client sends every change to the leader.
                     write_back: number > 0,
-                    // They are to fight for the directory.
+                    // A short back-off, so that the delegation of the directory moves often.
                     delegation_backoff: Duration::from_millis(3),
                     ..Options::default()
                 };
-                // On a worker: this thread is not in the client's network.
+                // On a thread of the runtime: the present thread is not in the client's network namespace.
                 let connecting = runtime.spawn(async move { Client::connect(&addresses, options).await });
                 Ok(runtime.block_on(connecting)??)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Stage { cluster, nodes, runtime: Some(runtime), clients })
+        Ok(HistoryCluster { cluster, nodes, runtime: Some(runtime), clients })
     }
 
-    /// One history.
-    pub fn play(&mut self, asked: Asked) -> anyhow::Result<Report> {
+    /// Records one history and checks it.
+    ///
+    /// A violation is part of the report. Fails when the cluster does not settle, or when a fault cannot be
+    /// made.
+    pub fn play(&mut self, options: HistoryOptions) -> anyhow::Result<HistoryReport> {
         self.cluster.restart_all()?;
         self.cluster.wait_settled(self.nodes as usize, Duration::from_secs(40))?;
-        let mut rng = Rng::with_seed(asked.seed);
-        let folder = format!("history-{}", asked.seed);
-        let told_before = self.acknowledged_early();
+        let mut rng = Rng::with_seed(options.seed);
+        let folder = format!("history-{}", options.seed);
+        let early_before = self.acknowledged_early();
         let (start, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let runtime = self.runtime.as_ref().context("it runs")?;
-        let places: Vec<Place> = {
-            let mut places = Vec::new();
+        let runtime = self.runtime.as_ref().context("the runtime has ended")?;
+        let workspaces: Vec<Workspace> = {
+            let mut workspaces = Vec::new();
             for cluster in &self.clients {
                 let (cluster, folder) = (cluster.clone(), folder.clone());
-                let finding = runtime.spawn(async move { Place::find(&cluster, &folder).await });
-                places.push(runtime.block_on(finding)??);
+                let finding = runtime.spawn(async move { Workspace::find(&cluster, &folder).await });
+                workspaces.push(runtime.block_on(finding)??);
             }
-            places
+            workspaces
         };
-        let working: Vec<_> = places
+        let working: Vec<_> = workspaces
             .into_iter()
             .enumerate()
-            .map(|(number, place)| {
-                let stale = asked.stale && number == 0;
-                let client = Worker {
+            .map(|(number, workspace)| {
+                let stale = options.stale && number == 0;
+                let client = HistoryClient {
                     number: number as u32,
-                    place,
-                    rng: Rng::with_seed(asked.seed.wrapping_mul(1000) + number as u64),
+                    workspace,
+                    rng: Rng::with_seed(options.seed.wrapping_mul(1000) + number as u64),
                     start,
                     known: BTreeMap::new(),
                     stale: stale.then(BTreeMap::new),
@@ -142,16 +151,16 @@ impl Stage {
             .collect();
         std::thread::sleep(Duration::from_millis(300));
         let mut faults = Vec::new();
-        for _ in 0..asked.faults {
+        for _ in 0..options.faults {
             faults.push(self.strike(&mut rng)?);
             std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
         }
-        if asked.faults == 0 {
+        if options.faults == 0 {
             std::thread::sleep(Duration::from_millis(700));
         }
         stop.store(true, Ordering::Relaxed);
         let mut history = Vec::new();
-        let runtime = self.runtime.as_ref().context("it runs")?;
+        let runtime = self.runtime.as_ref().context("the runtime has ended")?;
         for client in working {
             history.extend(runtime.block_on(client)?);
         }
@@ -166,12 +175,12 @@ impl Stage {
         let violations =
             checked.into_iter().filter_map(|(part, found)| found.err().map(|found| (part, found)));
         let unknown = history.iter().filter(|event| event.reply.is_none()).count();
-        Ok(Report {
-            seed: asked.seed,
+        Ok(HistoryReport {
+            seed: options.seed,
             faults,
             done: history.len() - unknown,
             unknown,
-            acknowledged_early: self.acknowledged_early() - told_before,
+            acknowledged_early: self.acknowledged_early() - early_before,
             violations: violations.collect(),
         })
     }
@@ -180,11 +189,11 @@ impl Stage {
         self.clients.iter().map(|client| client.stats().acknowledged_early).sum()
     }
 
-    /// Something fails, and is mended.
+    /// Makes one fault, ends it, and returns its name.
     fn strike(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
         let cluster = &mut self.cluster;
         let leads = rng.u64(..2) == 0;
-        // Without a leader just now, any will do.
+        // While there is no leader, any node will do.
         let leader = cluster.leader().unwrap_or(1);
         let others: Vec<u32> = (1..=self.nodes).filter(|node| *node != leader).collect();
         let other = others[rng.u64(..others.len() as u64) as usize];
@@ -226,7 +235,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for HistoryCluster {
     fn drop(&mut self) {
         self.clients.clear();
         if let Some(runtime) = self.runtime.take() {
@@ -235,17 +244,17 @@ impl Drop for Stage {
     }
 }
 
-/// Where a client works.
-struct Place {
+/// What a client works on.
+struct Workspace {
     volume: Arc<Volume>,
     dir: Ino,
     value: Ino,
     lock: Arc<OpenFile>,
 }
 
-impl Place {
-    /// Makes it, or finds it made.
-    async fn find(cluster: &Arc<Client>, folder: &str) -> anyhow::Result<Place> {
+impl Workspace {
+    /// Creates the directory and the files, or finds those that another client has created.
+    async fn find(cluster: &Arc<Client>, folder: &str) -> anyhow::Result<Workspace> {
         let volume = cluster.volume("main").await?;
         let folder = folder.as_bytes();
         let dir = match volume.lookup(volume.root(), folder).await {
@@ -255,7 +264,7 @@ impl Place {
                 volume.make(volume.root(), folder, new).await?.ino
             }
         };
-        // Beside the directory, whose names are all the model's.
+        // Beside the directory: all names in it belong to the model.
         let mut files = Vec::new();
         for kind in ["value", "lock"] {
             let name = [folder, b"-", kind.as_bytes()].concat();
@@ -263,31 +272,32 @@ impl Place {
             files.push(volume.make(volume.root(), &name, new).await?.ino);
         }
         let lock = volume.open(files[1]).await?;
-        Ok(Place { value: files[0], lock, dir, volume })
+        Ok(Workspace { value: files[0], lock, dir, volume })
     }
 }
 
-struct Worker {
+struct HistoryClient {
     number: u32,
-    place: Place,
+    workspace: Workspace,
     rng: Rng,
     start: Instant,
-    /// Files met, by the name they had then.
+    /// Files that the client has seen, by their names at that time.
     known: BTreeMap<Name, u64>,
-    /// What lookups said last, and when: the deliberate fault.
+    /// Latest replies to lookups with their times; answering from them is the deliberate fault.
     stale: Option<BTreeMap<Name, (Instant, Reply)>>,
-    /// A value that this client has written may or may not be stored; until the next is, what it reads is its own.
+    /// Whether the latest written value may not be stored. Until the next one is, this client reads its own
+    /// buffer.
     doubtful: bool,
-    /// It has the lock.
+    /// Whether the client has the lock.
     holds: bool,
 }
 
-/// One letter each.
+/// A name in the directory: one letter each.
 fn name(name: Name) -> [u8; 1] {
     [b'a' + name]
 }
 
-/// What a refusal says; another error says nothing.
+/// The reply that a refusal stands for. Any other error leaves the outcome unknown.
 fn refused(error: Error) -> Result<Reply, Error> {
     match error {
         Error::Refused(NsError::NotFound | NsError::Stale) => Ok(Reply::NotFound),
@@ -296,7 +306,7 @@ fn refused(error: Error) -> Result<Reply, Error> {
     }
 }
 
-impl Worker {
+impl HistoryClient {
     fn choose(&mut self) -> Op {
         let known = ClientState { names: NAMES, files: &self.known, holds: self.holds };
         match Op::choose(known, |below| self.rng.u64(..below)) {
@@ -305,7 +315,8 @@ impl Worker {
         }
     }
 
-    /// All work, then one alone, who comes to hold the directory, then all.
+    /// Whether it is this client's time to work. Phases in which all work alternate with phases in which one
+    /// works alone, and is delegated the directory.
     fn is_my_time(&self) -> bool {
         let phase = self.start.elapsed().as_millis() / PHASE.as_millis();
         phase.is_multiple_of(2) || phase / 2 % u128::from(CLIENTS) == u128::from(self.number)
@@ -336,8 +347,8 @@ impl Worker {
             tokio::time::sleep(PAUSE).await;
         }
         if self.holds {
-            // For the next history; it is not part of this one.
-            let _ = self.place.lock.unlock(&self.lock()).await;
+            // The lock must be free for the next history; this unlock is not part of the present one.
+            let _ = self.workspace.lock.unlock(&self.lock()).await;
         }
         history
     }
@@ -347,7 +358,7 @@ impl Worker {
     }
 
     async fn perform(&mut self, op: &Op) -> Result<Reply, Error> {
-        let Place { volume, dir, value, lock } = &self.place;
+        let Workspace { volume, dir, value, lock } = &self.workspace;
         let dir = *dir;
         match op {
             Op::Create(at) => {
@@ -399,8 +410,8 @@ impl Worker {
                 Ok(Reply::Done)
             }
             Op::Get => {
-                let held = volume.open(*value).await?.read(0, 8).await?;
-                let bytes = held.as_ref().try_into().unwrap_or([0; 8]);
+                let bytes = volume.open(*value).await?.read(0, 8).await?;
+                let bytes = bytes.as_ref().try_into().unwrap_or([0; 8]);
                 Ok(Reply::Value(u64::from_le_bytes(bytes)))
             }
             Op::TryLock => {
@@ -417,9 +428,12 @@ impl Worker {
     }
 }
 
-/// Fails with what is wrong, for people.
-pub fn expect_none(report: &Report) -> anyhow::Result<()> {
-    let Report { seed, faults, violations, .. } = report;
-    ensure!(violations.is_empty(), "seed {seed}, {faults:?}: no order explains {violations:#?}");
+/// Fails with the violations of a history, if there are any.
+pub fn expect_linearizable(report: &HistoryReport) -> anyhow::Result<()> {
+    let HistoryReport { seed, faults, violations, .. } = report;
+    ensure!(
+        violations.is_empty(),
+        "seed {seed}, {faults:?}: no order of the operations explains {violations:#?}"
+    );
     Ok(())
 }

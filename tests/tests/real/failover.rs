@@ -1,4 +1,5 @@
-//! No node is special: leaders die, minorities are cut off, clusters move, grow and shrink, and programs go on.
+//! No node is special: leaders die, minorities are cut off, clusters move, grow and shrink, and programs go
+//! on.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -150,7 +151,8 @@ fn pair() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-/// Makes, renames, links and removes names, each durable before the next; what must be there, and what must not.
+/// Makes, renames, links and removes names, each durable before the next; what must be there, and what must
+/// not.
 fn churn(dir: &Path, stop: &AtomicBool, seed: u64) -> (Vec<String>, Vec<String>) {
     let (mut there, mut gone) = (Vec::new(), Vec::new());
     let synced = |path: &Path, text: &str| -> std::io::Result<()> {

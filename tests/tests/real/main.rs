@@ -1,5 +1,6 @@
 //! Promises kept by real processes, real mounts and real kills. Each test has a cluster of its own, on free
-//! ports, in a temporary folder. What the machine cannot do is reported as ignored, with the reason in the name.
+//! ports, in a temporary folder. What the machine cannot do is reported as ignored, with the reason in the
+//! name.
 //!
 //! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
 

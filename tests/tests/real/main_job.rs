@@ -20,8 +20,8 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("deleted_space_comes_back", &[Need::Mount], space_comes_back),
 ];
 
-/// Crates' sources that cargo has unpacked to build RAIN itself: a real tree that is on every machine that can
-/// run this test.
+/// Crates' sources that cargo has unpacked to build RAIN itself: a real tree that is on every machine that
+/// can run this test.
 fn sources() -> anyhow::Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -98,8 +98,8 @@ fn real_tree() -> anyhow::Result<()> {
         ensure!(changed.is_empty(), "git status in {repository}: {changed}");
     }
 
-    // RAIN builds a part of itself in there and runs its tests: sources, dependencies' artefacts, incremental state, mmap'd
-    // libraries, executables.
+    // RAIN builds a part of itself in there and runs its tests: sources, dependencies' artefacts, incremental
+    // state, mmap'd libraries, executables.
     let project = mount.path().join("project");
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for entry in fs::read_dir(&ours)? {
@@ -159,8 +159,8 @@ fn two_killed() -> anyhow::Result<()> {
     let (reads, written) = (reader?, writer?);
     ensure!(reads > 20 && written > 3, "{reads} reads and {written} files are too few to say anything");
 
-    // Everything is repaired, then every choice of four shares gives the right bytes. Node 1 keeps the namespace:
-    // its shares are switched off instead.
+    // Everything is repaired, then every choice of four shares gives the right bytes. Node 1 keeps the
+    // namespace: its shares are switched off instead.
     cluster.wait_repaired(Duration::from_secs(60))?;
     mount.unmount()?;
     for first in 1..=6 {

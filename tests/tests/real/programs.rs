@@ -90,8 +90,9 @@ fn cheap_repairs() -> anyhow::Result<()> {
     };
     let leader = cluster.leader()?;
     let away = if leader == 7 { 6 } else { 7 };
-    // Bytes read for each byte made, of k for whole shares; rs knows no better, and its figure shows that they are counted. All
-    // codes have a share on every node: where there is a choice, new blocks go where all nodes are up.
+    // Bytes read for each byte made, of k for whole shares; rs knows no better, and its figure shows that
+    // they are counted. All codes have a share on every node: where there is a choice, new blocks go where
+    // all nodes are up.
     for (codec, code, k, least, most) in
         [("rdp", "5+2", 5.0, 0.70, 0.86), ("cauchy", "4+3", 4.0, 0.70, 0.86), ("rs", "5+2", 5.0, 0.99, 1.01)]
     {

@@ -126,7 +126,8 @@ fn dev_again() -> anyhow::Result<()> {
     fs::write(mountpoint.join("kept"), vec![7; 2_000_000])?;
     let mut open = fs::File::create(mountpoint.join("open"))?;
     std::io::Write::write_all(&mut open, &vec![9; 3_000_000])?;
-    // A terminal's Ctrl-C reaches the whole process group; what no fsync has stored yet must be stored all the same.
+    // A terminal's Ctrl-C reaches the whole process group; what no fsync has stored yet must be stored all
+    // the same.
     let group = rustix::process::Pid::from_child(&first.child);
     rustix::process::kill_process_group(group, rustix::process::Signal::INT)?;
     ended_within(first, Duration::from_secs(15))?;
@@ -213,8 +214,8 @@ fn dev_taken() -> anyhow::Result<()> {
     none_left(folder.path())
 }
 
-/// Runs a script as root in a mount namespace of its own, with the command under test copied to where every user
-/// can run it, and gives its exit code and all that it printed.
+/// Runs a script as root in a mount namespace of its own, with the command under test copied to where every
+/// user can run it, and gives its exit code and all that it printed.
 fn in_namespace(folder: &Path, script: &str) -> anyhow::Result<(Option<i32>, String)> {
     fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
     let rain = folder.join("rain");
@@ -231,7 +232,8 @@ fn in_namespace(folder: &Path, script: &str) -> anyhow::Result<(Option<i32>, Str
 
 fn dev_as_user() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    // Where the device is only root's, as here, a user cannot mount at all: the namespace has one for everybody.
+    // Where the device is only root's, as here, a user cannot mount at all: the namespace has one for
+    // everybody.
     let script = r#"
         mknod "$HERE/device" c 10 229; chmod 666 "$HERE/device"; mount --bind "$HERE/device" /dev/fuse
         cat > "$HERE/as-user" <<'END'

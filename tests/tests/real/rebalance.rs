@@ -174,7 +174,8 @@ fn comes() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-/// Nodes are to go and stay after all, while whoever moves the blocks is killed in the middle of it: nothing is lost, nothing is left over.
+/// Nodes are to go and stay after all, while whoever moves the blocks is killed in the middle of it: nothing
+/// is lost, nothing is left over.
 fn interrupted() -> anyhow::Result<()> {
     let mut cluster =
         TestCluster::start(ClusterOptions { nodes: 5, code: "2+1", ..ClusterOptions::new(RAIN) })?;

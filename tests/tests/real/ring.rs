@@ -1,7 +1,8 @@
-//! The token ring on a LAN: who is gone is out of every view in time, who is back is in, and a busy machine excludes nobody.
+//! The token ring on a LAN: who is gone is out of every view in time, who is back is in, and a busy machine
+//! excludes nobody.
 //!
-//! Times are taken from the nodes' own logs ("the ring's view"), from the moment before the fault. `RAIN_RING_ROUNDS` and
-//! `RAIN_RING_BUSY_SECONDS` make them longer (`cargo xtask ring-lan`).
+//! Times are taken from the nodes' own logs ("the ring's view"), from the moment before the fault.
+//! `RAIN_RING_ROUNDS` and `RAIN_RING_BUSY_SECONDS` make them longer (`cargo xtask ring-lan`).
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -145,8 +146,8 @@ fn busy() -> anyhow::Result<()> {
         members.sort_by_key(|member| member["node"].as_u64());
         Ok(members.into_iter().map(of).collect())
     };
-    // What else the machine does makes everything dearer: the calmest of a few stretches counts. A shared machine can be half as
-    // fast all the while; more than twice the cost is not its fault.
+    // What else the machine does makes everything dearer: the calmest of a few stretches counts. A shared
+    // machine can be half as fast all the while; more than twice the cost is not its fault.
     let mut stretches = 4;
     loop {
         let before = sample()?;

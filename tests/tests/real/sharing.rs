@@ -1,4 +1,5 @@
-//! Several mounts of one volume: locks that hold over all of them, what is read under a lock, and files that others replace or remove.
+//! Several mounts of one volume: locks that hold over all of them, what is read under a lock, and files that
+//! others replace or remove.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -219,7 +220,8 @@ fn ranges() -> anyhow::Result<()> {
     there.tell("ex a fcntl 100 1")?;
     let begun = Instant::now();
     loop {
-        // The other may not have begun to wait; then this one gets nothing yet either, and must not wait for it.
+        // The other may not have begun to wait; then this one gets nothing yet either, and must not wait for
+        // it.
         let said = here.ask("try-ex a fcntl 200 1")?;
         ensure!(said == AGAIN, "{said}");
         if begun.elapsed() > Duration::from_millis(700) {

@@ -1,4 +1,5 @@
-//! Changes behind the caller: a mount that works in a directory holds it, and others see everything as if it did not.
+//! Changes behind the caller: a mount that works in a directory holds it, and others see everything as if it
+//! did not.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -176,7 +177,8 @@ fn all_killed() -> anyhow::Result<()> {
     expected.sort();
     ensure!(names(&dir)? == expected, "{:?}", names(&dir)?);
     ensure!(fs::read(dir.join("sub/last"))? == b"last");
-    // Closed before, though not fsynced each: the names were, and those written over or renamed have their data or none.
+    // Closed before, though not fsynced each: the names were, and those written over or renamed have their
+    // data or none.
     for name in expected.iter().filter(|name| *name != "sub") {
         let held = fs::read(dir.join(name))?;
         let whole = data::bytes(7, name[1..].parse()?, 9000);
