@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if !cli.json {
         say(
-            "nodes  item, bytes  updates/s each  made/s in all  CPU of a core, each: idle, busy  the paper, 2 nodes",
+            "nodes  item, bytes  updates/s each  made/s in all  CPU of a core, each: idle, busy  the paper: 2 nodes, 1 KB",
         );
     }
     for nodes in [2, 4] {

@@ -1,4 +1,4 @@
-//! The layers of docs/architecture.md, held: a part may use only parts below it, and the pure crates gain no
+//! Holds the layers of docs/architecture.md: a crate uses only crates below it, and the pure crates have no
 //! I/O, async, clock or randomness.
 
 use rain_tests::source::{Files, root, rust_files};
@@ -9,7 +9,7 @@ fn sources_of(part: &str) -> Files {
     rust_files(&format!("{part}/src")).expect("the crate's sources")
 }
 
-/// Direct dependencies (not for tests or builds) of every crate of the workspace.
+/// The direct dependencies of every crate of the workspace, without those for tests and builds.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -73,10 +73,12 @@ fn a_part_uses_only_parts_below_it() {
 
 #[test]
 fn the_pure_crates_use_only_pure_libraries() {
-    // A new library here is a decision: it must do no I/O, start no threads, read no clock and no randomness.
+    // A new library in this list is a decision: it must do no I/O, start no threads, and read no clock and no
+    // randomness.
     let pure: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("rain-types", &["serde"][..]),
-        // rustix: only executable memory for machine code, see below and docs/decisions/0005-machine-code.md.
+        // rustix only for executable memory for machine code: see the test below and
+        // docs/decisions/0005-machine-code.md.
         ("rain-codec", &["reed-solomon-erasure", "rustix", "thiserror"]),
         ("rain-namespace", &["rain-types", "blake3", "postcard", "serde", "thiserror"]),
         ("rain-ring", &["rain-types", "postcard", "serde", "thiserror"]),

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 /// Run a task of RAIN's development.
 #[derive(Debug, Parser)]
 #[command(
+    bin_name = "cargo xtask",
     after_help = "Examples:\n  cargo xtask ci\n  cargo xtask bench-fs --size-mb 512\n  cargo xtask bench-codec --json\n  cargo xtask sim ring --seeds 1000\n  cargo xtask demo ring"
 )]
 struct Cli {

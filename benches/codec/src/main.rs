@@ -1,5 +1,5 @@
-//! Compares encoding and decoding by RAIN's codes with other libraries and with the limit of the memory, on
-//! one thread.
+//! Compares encoding and decoding by RAIN's codes with other libraries, and with the least work that any code
+//! must do. All of it runs on one thread.
 //!
 //! Each round measures every contender once, for a few milliseconds. A ratio compares two contenders in the
 //! same round. The output gives the median of the ratio over the rounds, and the range of the middle half.

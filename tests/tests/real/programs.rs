@@ -107,7 +107,7 @@ fn cheap_repairs() -> anyhow::Result<()> {
         ensure!(made > 1e6, "{codec}: {made} bytes made");
         let part = read / made / k;
         ensure!((least..most).contains(&part), "{codec}: {part:.3} of {k} whole shares were read");
-        // What was made is right: it is needed now.
+        // The rebuilt shares are right: with two other nodes gone, reading needs them.
         let gone: Vec<u32> = (1..=7).filter(|node| ![leader, away].contains(node)).take(2).collect();
         gone.iter().try_for_each(|node| cluster.kill(*node))?;
         cluster.rain(&["get", &format!("/{codec}/file"), &back])?;
@@ -118,7 +118,7 @@ fn cheap_repairs() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel lets an open of a name that it has cached run beside the name's removal.
+/// For a cached name, the kernel lets an open and the removal of the name run at the same time.
 fn opened_and_removed() -> anyhow::Result<()> {
     let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
     let mount = TestMount::new(&cluster, "mnt")?;
@@ -150,7 +150,7 @@ fn opened_and_removed() -> anyhow::Result<()> {
         }
     }
     ensure!(whole > 0 && gone > 0, "the two never met: {whole} before, {gone} after");
-    // None of them is kept for much longer than it was open.
+    // The data of a removed file is freed soon after it was closed.
     let begun = std::time::Instant::now();
     loop {
         let status = cluster.status()?;
