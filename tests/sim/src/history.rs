@@ -112,8 +112,8 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
             return Ok(());
         }
         let done = reached.below + reached.beyond.len();
-        // Operations with a reply go on the stack last, so they are tried first. One without a reply is done only
-        // where the others need it.
+        // Operations with a reply go on the stack last, so they are tried first. One without a reply is done
+        // only where the others need it.
         let mut next = candidates(&reached);
         next.sort_by_key(|at| (events[*at].reply.is_some(), std::cmp::Reverse(end(&events[*at]))));
         for at in next {
