@@ -44,7 +44,7 @@ pub enum Part {
     Lock,
 }
 
-/// What the choice of the next operation depends on.
+/// The state of a client, on which the choice of its next operation depends.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientState<'a> {
     /// Number of names in the directory.

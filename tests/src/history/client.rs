@@ -27,7 +27,7 @@ const PHASE: Duration = Duration::from_millis(120);
 /// Pause between two operations of a client. It leaves the machine time to make the faults.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What a client works on.
+/// The directory, the file with the value, and the lock that a client works on.
 pub(super) struct Workspace {
     volume: Arc<Volume>,
     dir: Ino,

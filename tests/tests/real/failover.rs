@@ -59,8 +59,8 @@ fn leaders_die() -> anyhow::Result<()> {
     cluster.wait_settled(5, Duration::from_secs(30))?;
     let mount = TestMount::new(&cluster, "mnt")?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (dir, told) = (mount.path().to_owned(), stop.clone());
-    let maker = std::thread::spawn(move || make_files(dir, told));
+    let (dir, stopped) = (mount.path().to_owned(), stop.clone());
+    let maker = std::thread::spawn(move || make_files(dir, stopped));
     let mut led = Vec::new();
     for _ in 0..3 {
         std::thread::sleep(Duration::from_millis(1200));
