@@ -1,4 +1,4 @@
-//! The share store alone: puts of 256 KiB with 1, 8 and 32 under way, and small verified reads.
+//! The share store alone: puts of 256 KiB with 1, 8 and 32 in progress at once, and small verified reads.
 //!
 //! `cargo bench -p rain-benches --bench shares`
 
@@ -13,7 +13,7 @@ fn meta(seq: u64, share_len: u32) -> ShareMeta {
 }
 
 fn main() -> anyhow::Result<()> {
-    // cargo test runs benches too, with this flag left out: then there is nothing to measure.
+    // `cargo test` runs benches too, without this flag; then nothing is measured.
     if !std::env::args().any(|arg| arg == "--bench") {
         return Ok(());
     }
@@ -22,11 +22,11 @@ fn main() -> anyhow::Result<()> {
     let payload = bytes::Bytes::from(vec![7u8; 256 << 10]);
     let crcs = rain_client::block::chunk_checksums(&payload);
     let mut seq = 0;
-    for under_way in [1usize, 8, 32] {
+    for in_progress in [1usize, 8, 32] {
         let (send, receive) = mpsc::channel();
         let (begun, count) = (Instant::now(), 400);
-        for at in 0..count + under_way {
-            if at >= under_way {
+        for at in 0..count + in_progress {
+            if at >= in_progress {
                 let result: Result<(), storaged::share::PutError> = receive.recv()?;
                 result?;
             }
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
             }
         }
         let rate = count as f64 * payload.len() as f64 / begun.elapsed().as_secs_f64() / 1e6;
-        eprintln!("puts of 256 KiB, {under_way} under way: {rate:.0} MB/s durable");
+        eprintln!("puts of 256 KiB, {in_progress} in progress: {rate:.0} MB/s durable");
     }
     let (begun, count) = (Instant::now(), 20_000u64);
     for at in 0..count {

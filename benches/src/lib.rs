@@ -1,1 +1,1 @@
-//! RAIN against itself and against others: benches that are no part of a test run.
+//! Benchmarks of RAIN, alone and beside other software. A test run does not include them.

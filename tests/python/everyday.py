@@ -1,4 +1,4 @@
-"""Everyday file calls in a folder, each checked against what POSIX says. everyday.py FOLDER"""
+"""Checks everyday file calls in a folder against POSIX. Usage: everyday.py FOLDER"""
 import ctypes
 import errno
 import fcntl
@@ -39,7 +39,7 @@ def renameat2(old, new, flags):
         raise OSError(number, os.strerror(number))
 
 
-# Make, read, overwrite, append, truncate.
+# Create, read, overwrite, append, truncate.
 write("a", b"first")
 assert read("a") == b"first"
 with open("a", "r+b") as file:
@@ -59,7 +59,7 @@ assert os.stat("a").st_size == 0
 fails(errno.EEXIST, os.open, "a", os.O_CREAT | os.O_EXCL)
 fails(errno.ENOENT, open, "nothing")
 
-# Around the inline limit and across blocks, in odd pieces; a random overwrite stays right.
+# Lengths around the inline limit and across blocks; overwrites in the middle and at the end.
 for size in (0, 1, 4095, 4096, 4097, 1 << 20, (1 << 20) + 1, 3_333_333):
     data = bytearray(os.urandom(size))
     write("b", data)
@@ -85,7 +85,7 @@ for name in names:
 assert sorted(os.listdir("d")) == ["e"] + names
 seen = set()
 with os.scandir("d") as entries:
-    for entry in entries:  # deleting while reading skips nothing
+    for entry in entries:  # a deletion during the listing skips no entry
         seen.add(entry.name)
         if entry.name != "e":
             os.unlink(f"d/{entry.name}")
@@ -119,7 +119,7 @@ os.symlink("hard", "soft")
 assert os.readlink("soft") == "hard" and read("soft") == b"1more"
 fails(errno.EPERM, os.link, "d", "dirlink")
 
-# A removed file lives while it is open.
+# A removed file exists as long as it is open.
 fd = os.open("gone", os.O_CREAT | os.O_RDWR)
 os.write(fd, b"x" * 100_000)
 os.unlink("gone")

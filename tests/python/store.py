@@ -73,7 +73,7 @@ refused(lambda: store.Delete(pb.DeleteRequest(path="/main/deep"), timeout=30), c
 store.Delete(pb.DeleteRequest(path="/main/deep", recursive=True), timeout=30)
 refused(lambda: store.Stat(pb.StatRequest(path="/main/deep"), timeout=30), code.NOT_FOUND)
 
-# Reflection tells what there is.
+# Server reflection is optional in a client.
 try:
     from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 except ImportError:

@@ -1,10 +1,11 @@
-//! Bytes made from a seed and an offset: any part of a file can be checked without keeping the file.
+//! Test data computed from a seed and an offset, so that any part of a file can be checked without a copy of
+//! it.
 
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The byte at an offset of the file with this seed.
+/// Eight bytes of the file with this seed, at offset `8 * index`.
 fn word(seed: u64, index: u64) -> u64 {
     // SplitMix64: every bit of the output depends on every bit of the input.
     let mut z =
@@ -14,7 +15,7 @@ fn word(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The bytes of a range of the file with this seed.
+/// Returns a range of the file with this seed.
 pub fn bytes(seed: u64, offset: u64, len: usize) -> Vec<u8> {
     let first = offset / 8;
     let mut out = Vec::with_capacity(len + 16);
@@ -28,7 +29,7 @@ pub fn bytes(seed: u64, offset: u64, len: usize) -> Vec<u8> {
     out
 }
 
-/// Reads a whole file in pieces of 1 MiB and says where it differs from what it should be.
+/// Compares a file with the data of a seed, in pieces of 1 MiB. Fails with the first byte that differs.
 pub fn check(path: &Path, seed: u64, len: u64) -> anyhow::Result<()> {
     let file = std::fs::File::open(path)?;
     let found = file.metadata()?.len();

@@ -1,58 +1,68 @@
-//! What programs on a mount see while parts of the cluster fail: the longest stall of reads and of writes, and errors.
+//! Measures what programs on a mount see while parts of the cluster fail: the longest read, the longest
+//! write, errors.
 //!
-//! Real processes in network namespaces, a real mount, and four programs at work all the time: small reads (open, 4 KiB, close), small
-//! writes (create, 4 KiB, fsync, close), and 1 MiB reads and writes (with fdatasync) of large files that stay open. `cargo xtask failover` prints the table.
+//! The nodes are real processes in network namespaces, with a real mount. Four programs work all the time:
+//! - small reads: open, read 4 KiB, close;
+//! - small writes: create, write 4 KiB, fsync, close;
+//! - reads of 1 MiB of a large file that stays open;
+//! - writes of 1 MiB with fdatasync to a large file that stays open.
+//!
+//! `cargo xtask failover` prints the table.
 
 use crate::real::{ClusterOptions, TestCluster, TestMount};
 use anyhow::{Context, ensure};
+use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Length of a large file, bytes: 32 pieces, so that a piece is used again only after all others.
 const LARGE: u64 = 32 << 20;
+
+/// Length of a large read or write, bytes: one block.
 const PIECE: usize = 1 << 20;
 
-/// Before a fault, and between two of them.
+/// Undisturbed time before a fault and after it.
 const CALM: Duration = Duration::from_millis(1500);
 
-/// What is broken.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: how long things take by themselves.
+    /// No fault: the durations of undisturbed operations.
     None,
-    /// A follower is killed, and started again.
+    /// A follower is killed and started again.
     FollowerKilled,
-    /// The leader is killed, and started again.
+    /// The leader is killed and started again.
     LeaderKilled,
-    /// A follower's packets vanish.
+    /// A follower is cut off: its packets vanish silently.
     FollowerCut,
-    /// The leader's packets vanish.
+    /// The leader is cut off: its packets vanish silently.
     LeaderCut,
-    /// As many nodes as the data bears are on the other side of a split switch.
+    /// The switch splits; the smaller side has m followers, which is as many as the code tolerates.
     PartitionFollowers,
-    /// The same, the leader among them.
+    /// The switch splits; the smaller side has m nodes, among them the leader.
     PartitionLeader,
-    /// Half of the nodes are: neither side has enough.
+    /// The switch splits into halves; neither side has enough nodes.
     PartitionHalves,
-    /// A follower's first cable is pulled; the second one stays.
+    /// The first of a follower's two cables is pulled.
     FollowerLink,
-    /// The leader's.
+    /// The first of the leader's two cables is pulled.
     LeaderLink,
-    /// A follower is stopped for ten seconds and goes on.
+    /// A follower is paused for ten seconds.
     FollowerPaused,
-    /// The leader is.
+    /// The leader is paused for ten seconds.
     LeaderPaused,
-    /// All nodes are stopped and started again, one after the other.
+    /// All nodes are restarted, one after the other.
     RollingRestart,
 }
 
 impl Fault {
-    /// All of them for a cluster of this many nodes.
+    /// All faults that a cluster of this many nodes can have.
     pub fn all(nodes: u32) -> Vec<Fault> {
         use Fault::*;
         let mut all = vec![None, FollowerKilled, LeaderKilled, FollowerCut, LeaderCut];
@@ -63,7 +73,7 @@ impl Fault {
         all
     }
 
-    /// For people.
+    /// Name of the fault in tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Fault::None => "nothing",
@@ -82,7 +92,7 @@ impl Fault {
         }
     }
 
-    /// The longest stalls that are allowed, of reads and of writes; none where nobody can go on.
+    /// Targets: the longest allowed read and write. None where no side can go on.
     pub fn targets(self) -> Option<(Duration, Duration)> {
         let ms = Duration::from_millis;
         match self {
@@ -94,22 +104,22 @@ impl Fault {
     }
 }
 
-/// What a kind of operation met.
+/// Figures of one kind of operation.
 #[derive(Debug, Clone, Default)]
-pub struct Met {
+pub struct OperationStats {
     /// Operations done.
     pub done: u64,
-    /// The longest one.
+    /// Duration of the longest one.
     pub worst: Duration,
-    /// Errors, and the first of them.
+    /// Number of errors.
     pub errors: u64,
-    /// See `errors`.
+    /// Text of the first error; empty without one.
     pub first_error: String,
 }
 
-impl Met {
-    fn of(kind: &str, ops: &[Op], from: Instant) -> Met {
-        let mut met = Met::default();
+impl OperationStats {
+    fn of(kind: &str, ops: &[Operation], from: Instant) -> OperationStats {
+        let mut met = OperationStats::default();
         for op in ops.iter().filter(|op| op.kind == kind && op.begun + op.took >= from) {
             met.done += 1;
             met.worst = met.worst.max(op.took);
@@ -124,41 +134,41 @@ impl Met {
     }
 }
 
-/// What came of a fault.
+/// Figures of one fault.
 #[derive(Debug, Clone)]
-pub struct Outcome {
-    /// Which.
+pub struct FaultReport {
+    /// The fault.
     pub fault: Fault,
     /// Small reads.
-    pub small_reads: Met,
+    pub small_reads: OperationStats,
     /// Small writes.
-    pub small_writes: Met,
+    pub small_writes: OperationStats,
     /// Reads of 1 MiB.
-    pub large_reads: Met,
+    pub large_reads: OperationStats,
     /// Writes of 1 MiB.
-    pub large_writes: Met,
-    /// From the end of the fault until everything was done without an error again.
+    pub large_writes: OperationStats,
+    /// Time from the end of the fault until every kind of operation has succeeded again.
     pub well_after: Duration,
 }
 
-impl Outcome {
-    /// The longest read.
+impl FaultReport {
+    /// Duration of the longest read.
     pub fn reads(&self) -> Duration {
         self.small_reads.worst.max(self.large_reads.worst)
     }
 
-    /// The longest write.
+    /// Duration of the longest write.
     pub fn writes(&self) -> Duration {
         self.small_writes.worst.max(self.large_writes.worst)
     }
 
-    /// Errors of all kinds.
+    /// Errors of all kinds of operations.
     pub fn errors(&self) -> u64 {
         self.all().iter().map(|(_, met)| met.errors).sum()
     }
 
-    /// By kind.
-    pub fn all(&self) -> [(&'static str, &Met); 4] {
+    /// Figures by kind of operation.
+    pub fn all(&self) -> [(&'static str, &OperationStats); 4] {
         [
             ("small reads", &self.small_reads),
             ("small writes", &self.small_writes),
@@ -168,7 +178,8 @@ impl Outcome {
     }
 }
 
-struct Op {
+/// One operation of a program.
+struct Operation {
     kind: &'static str,
     begun: Instant,
     took: Duration,
@@ -178,7 +189,7 @@ struct Op {
 /// The programs at work.
 struct Workload {
     stop: Arc<AtomicBool>,
-    ops: Arc<Mutex<Vec<Op>>>,
+    ops: Arc<Mutex<Vec<Operation>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -213,12 +224,13 @@ impl Workload {
                     number += 1;
                     let error = result.err().map(|(what, error)| format!("{what}: {error}"));
                     let failed = error.is_some();
-                    let op = Op { kind, begun, took: begun.elapsed(), error };
-                    ops.lock().unwrap_or_else(PoisonError::into_inner).push(op);
+                    let op = Operation { kind, begun, took: begun.elapsed(), error };
+                    ops.lock().push(op);
                     if failed {
                         std::thread::sleep(Duration::from_millis(20));
                     }
-                    // Four programs and all nodes share this machine; a stall is not to be made of their queues.
+                    // Four programs and all nodes share this machine. The pause keeps their queues from
+                    // causing stalls.
                     std::thread::sleep(Duration::from_millis(4));
                 }
             })
@@ -227,18 +239,15 @@ impl Workload {
         Ok(Workload { stop, ops, threads })
     }
 
-    fn ops(&self) -> std::sync::MutexGuard<'_, Vec<Op>> {
-        self.ops.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until every kind has been done without an error, begun after this moment.
+    /// Waits until an operation of every kind that began after `since` has succeeded. Returns the time from
+    /// `since`.
     fn wait_well(&self, since: Instant, within: Duration) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         loop {
             let well = {
-                let ops = self.ops();
+                let ops = self.ops.lock();
                 let first = |kind: &str| {
-                    let good = |op: &&Op| op.kind == kind && op.begun >= since && op.error.is_none();
+                    let good = |op: &&Operation| op.kind == kind && op.begun >= since && op.error.is_none();
                     ops.iter().find(good).map(|op| op.begun + op.took)
                 };
                 let all: Option<Vec<Instant>> =
@@ -251,7 +260,7 @@ impl Workload {
             if let Some(at) = well {
                 return Ok(at.duration_since(since));
             }
-            ensure!(begun.elapsed() < within, "not everything works again {within:?} later");
+            ensure!(begun.elapsed() < within, "some kinds of operations still fail after {within:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -264,15 +273,15 @@ impl Workload {
     }
 }
 
-fn forget(file: &File) {
-    // The kernel's cache would answer otherwise.
+fn drop_cached_pages(file: &File) {
+    // Otherwise the kernel's page cache would answer the read.
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
 fn small_reads(path: PathBuf) -> Work {
     Box::new(move |number| {
         let file = File::open(&path).map_err(|error| ("open", error))?;
-        forget(&file);
+        drop_cached_pages(&file);
         let mut bytes = [0; 4096];
         let at = number * 12_289 % (4 << 20) / 4096 * 4096;
         file.read_exact_at(&mut bytes, at).map_err(|error| ("read", error))?;
@@ -294,7 +303,7 @@ fn small_writes(dir: PathBuf) -> Work {
 fn large_reads(path: &Path) -> anyhow::Result<Work> {
     let file = File::open(path)?;
     Ok(Box::new(move |number| {
-        forget(&file);
+        drop_cached_pages(&file);
         let mut bytes = vec![0; PIECE];
         let piece = number % (LARGE / PIECE as u64);
         file.read_exact_at(&mut bytes, piece * PIECE as u64).map_err(|error| ("read", error))?;
@@ -314,8 +323,8 @@ fn large_writes(path: &Path) -> anyhow::Result<Work> {
     }))
 }
 
-/// A cluster on a LAN of its own, mounted, with programs at work.
-pub struct Stage {
+/// A mounted cluster on a LAN of its own, with programs at work.
+pub struct FailoverCluster {
     workload: Workload,
     mount: TestMount,
     cluster: TestCluster,
@@ -323,9 +332,9 @@ pub struct Stage {
     voters: usize,
 }
 
-impl Stage {
-    /// Six nodes with 4+2, or two and a witness with 1+1.
-    pub fn new(rain: &Path, pair: bool) -> anyhow::Result<Stage> {
+impl FailoverCluster {
+    /// Starts six nodes with 4+2, or with `pair` two nodes and a witness with 1+1.
+    pub fn new(rain: &Path, pair: bool) -> anyhow::Result<FailoverCluster> {
         let six = ClusterOptions { cables: 2, ..ClusterOptions::new(rain) };
         let options =
             if pair { ClusterOptions { nodes: 3, witnesses: vec![3], code: "1+1", ..six } } else { six };
@@ -334,16 +343,16 @@ impl Stage {
         cluster.wait_settled(voters, Duration::from_secs(20))?;
         let mount = TestMount::new(&cluster, "mnt")?;
         let workload = Workload::start(mount.path())?;
-        Ok(Stage { workload, mount, cluster, nodes, voters })
+        Ok(FailoverCluster { workload, mount, cluster, nodes, voters })
     }
 
-    /// Breaks something while the programs work, mends it, and waits until all is well.
-    pub fn play(&mut self, fault: Fault) -> anyhow::Result<Outcome> {
+    /// Makes a fault while the programs work, ends it, and waits until all kinds of operations succeed again.
+    pub fn play(&mut self, fault: Fault) -> anyhow::Result<FaultReport> {
         self.cluster.wait_settled(self.voters, Duration::from_secs(40))?;
         self.workload.wait_well(Instant::now(), Duration::from_secs(30))?;
         std::thread::sleep(CALM);
         let leader = self.cluster.leader()?;
-        // The witness is a machine like the others; those with shares are more interesting.
+        // A fault of a node with shares affects more than one of the witness, node 3.
         let mut others: Vec<u32> = (1..=self.nodes).filter(|node| *node != leader).collect();
         if self.nodes == 3 {
             others.retain(|node| *node != 3);
@@ -352,15 +361,15 @@ impl Stage {
             }
         }
         let follower = *others.first().context("a follower")?;
-        self.workload.ops().clear();
+        self.workload.ops.lock().clear();
         let begun = Instant::now();
         self.strike(fault, leader, follower, &others)?;
         let mended = Instant::now();
         let well_after = self.workload.wait_well(mended, Duration::from_secs(40))?;
         std::thread::sleep(CALM);
-        let ops = self.workload.ops();
-        let met = |kind| Met::of(kind, &ops, begun);
-        Ok(Outcome {
+        let ops = self.workload.ops.lock();
+        let met = |kind| OperationStats::of(kind, &ops, begun);
+        Ok(FaultReport {
             fault,
             small_reads: met("small reads"),
             small_writes: met("small writes"),

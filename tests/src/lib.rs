@@ -1,15 +1,18 @@
-//! What RAIN's tests share: real clusters of real processes, real mounts, and data whose every byte is known.
+//! Library of RAIN's tests.
 //!
-//! - [`real`]: processes, mounts, kills. Everything started here is ended when its handle is dropped, also
-//!   when a test fails.
-//! - [`failover`]: what programs see while parts of a cluster fail.
-//! - [`history`]: what several clients did at once while parts of a cluster fail, and whether it could have been done one after the other.
-//! - [`needs`]: what a test needs of the machine; where it is missing the test is reported as ignored, with
-//!   the reason in its name.
-//! - [`data`]: bytes made from a seed, so that a file can be checked without a copy of it.
+//! - [`real`]: clusters of real processes, real mounts, kills. Dropping a handle ends everything that it
+//!   started, also when a test fails.
+//! - [`failover`]: stalls and errors that programs see while parts of a cluster fail.
+//! - [`history`]: histories of several clients while parts of a cluster fail, and the check that they are
+//!   linearizable.
+//! - [`needs`]: requirements of a test on the machine. Where one is not met, the test is reported as ignored,
+//!   with the reason in its name.
+//! - [`data`]: test data computed from a seed, so that a file can be checked without a copy of it.
+//! - [`source`]: the files of this repository, for the tests of its order.
 
 pub mod data;
 pub mod failover;
 pub mod history;
 pub mod needs;
 pub mod real;
+pub mod source;

@@ -1,25 +1,25 @@
-//! What a test may need of the machine.
+//! Requirements that a test may have on the machine.
 
 use std::process::{Command, Stdio};
 
-/// A need.
+/// A requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// To mount: /dev/fuse, and root or fusermount3.
+    /// A FUSE mount: /dev/fuse, and root or fusermount3.
     Mount,
-    /// To be root.
+    /// The tests run as root.
     Root,
-    /// fusermount3.
+    /// The program fusermount3.
     Fusermount,
-    /// git.
+    /// The program git.
     Git,
     /// Python 3 with grpcio.
     PythonGrpc,
-    /// Network namespaces: root and iproute2.
+    /// Network namespaces: root, and `ip` of iproute2.
     Namespaces,
 }
 
-/// Why a need is not met; `None` when it is.
+/// Returns the reason why a requirement is not met; none when it is met.
 pub fn missing(need: Need) -> Option<&'static str> {
     match need {
         Need::Mount if !std::path::Path::new("/dev/fuse").exists() => Some("no /dev/fuse"),
@@ -38,7 +38,7 @@ pub fn missing(need: Need) -> Option<&'static str> {
     }
 }
 
-/// The Python to use.
+/// The Python interpreter: RAIN_TEST_PYTHON, or python3.
 pub fn python() -> String {
     std::env::var("RAIN_TEST_PYTHON").unwrap_or_else(|_| "python3".into())
 }

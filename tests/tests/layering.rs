@@ -1,15 +1,15 @@
-//! The layers of docs/architecture.md, held: a part may use only parts below it, and the pure crates gain no
+//! Holds the layers of docs/architecture.md: a crate uses only crates below it, and the pure crates have no
 //! I/O, async, clock or randomness.
 
+use rain_tests::source::{Files, root, rust_files};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+fn sources_of(part: &str) -> Files {
+    rust_files(&format!("{part}/src")).expect("the crate's sources")
 }
 
-/// Direct dependencies (not for tests or builds) of every crate of the workspace.
+/// The direct dependencies of every crate of the workspace, without those for tests and builds.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -73,10 +73,12 @@ fn a_part_uses_only_parts_below_it() {
 
 #[test]
 fn the_pure_crates_use_only_pure_libraries() {
-    // A new library here is a decision: it must do no I/O, start no threads, read no clock and no randomness.
+    // A new library in this list is a decision: it must do no I/O, start no threads, and read no clock and no
+    // randomness.
     let pure: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("rain-types", &["serde"][..]),
-        // rustix: only executable memory for machine code, see below and docs/decisions/0005-machine-code.md.
+        // rustix only for executable memory for machine code: see the test below and
+        // docs/decisions/0005-machine-code.md.
         ("rain-codec", &["reed-solomon-erasure", "rustix", "thiserror"]),
         ("rain-namespace", &["rain-types", "blake3", "postcard", "serde", "thiserror"]),
         ("rain-ring", &["rain-types", "postcard", "serde", "thiserror"]),
@@ -92,11 +94,10 @@ fn the_pure_crates_use_only_pure_libraries() {
 #[test]
 fn only_the_codecs_machine_code_asks_for_memory_and_uses_unsafe() {
     for part in ["types", "codec", "namespace", "ring"] {
-        for file in sources(&root().join(part).join("src")) {
-            let text = std::fs::read_to_string(&file).expect("a source file");
-            let may = file.ends_with("codec/src/xor/native/mod.rs");
+        for (path, text) in sources_of(part) {
+            let may = (part, path.as_str()) == ("codec", "xor/native/mod.rs");
             for word in ["rustix", "unsafe"] {
-                assert!(may || !text.contains(word), "{}: {word} in a pure crate", file.display());
+                assert!(may || !text.contains(word), "{part}/src/{path}: {word} in a pure crate");
             }
         }
     }
@@ -121,34 +122,16 @@ fn the_pure_crates_touch_neither_world_nor_time() {
         "RandomState",
     ];
     for part in ["types", "codec", "namespace", "ring"] {
-        for file in sources(&root().join(part).join("src")) {
-            let text = std::fs::read_to_string(&file).expect("a source file");
+        for (path, text) in sources_of(part) {
             let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
             for (number, line) in
                 code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
             {
                 for word in forbidden {
-                    assert!(
-                        !line.contains(word),
-                        "{}:{}: {word} in a pure crate",
-                        file.display(),
-                        number + 1
-                    );
+                    let at = format!("{part}/src/{path}:{}", number + 1);
+                    assert!(!line.contains(word), "{at}: {word} in a pure crate");
                 }
             }
         }
     }
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a source folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }

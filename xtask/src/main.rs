@@ -1,127 +1,135 @@
-//! RAIN's chores: `cargo xtask VERB`.
+//! Tasks of RAIN's development: `cargo xtask TASK`.
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The only task runner.
+/// Run a task of RAIN's development.
 #[derive(Debug, Parser)]
 #[command(
+    bin_name = "cargo xtask",
     after_help = "Examples:\n  cargo xtask ci\n  cargo xtask bench-fs --size-mb 512\n  cargo xtask bench-codec --json\n  cargo xtask sim ring --seeds 1000\n  cargo xtask demo ring"
 )]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
-    /// What CI runs.
+enum Task {
+    /// Run what CI runs: format, lints, dependency checks, all tests.
     Ci,
-    /// The codes beside ISA-L and others, in one run. ISA-L is built from source: it takes nasm, autoconf, automake, libtool;
-    /// the system's own (Debian: libisal2) is measured, too, where there is one.
+    /// Compare the speed of RAIN's codes with ISA-L and other libraries.
+    ///
+    /// ISA-L is built from source, which takes nasm, autoconf, automake and libtool. The system's ISA-L
+    /// (Debian: libisal2) is measured too, where it is installed.
     BenchCodec {
-        /// RAIN's other codes, too, not only the default one for each shape.
+        /// Measure all of RAIN's codes, not only the default code of each shape.
         #[arg(long)]
         all: bool,
-        /// Rounds, interleaved.
+        /// Number of rounds; each measures every library once.
         #[arg(long, default_value_t = 15)]
         rounds: usize,
-        /// One object for each row.
+        /// Print one JSON object for each row.
         #[arg(long)]
         json: bool,
     },
-    /// The codec's tests on AArch64, emulated: it takes the target's standard library (`rustup target add
-    /// aarch64-unknown-linux-gnu`) and Debian's gcc-aarch64-linux-gnu and qemu-user.
+    /// Run the codec's tests on emulated AArch64.
+    ///
+    /// This takes the target's standard library (`rustup target add aarch64-unknown-linux-gnu`) and Debian's
+    /// packages gcc-aarch64-linux-gnu and qemu-user.
     CodecAarch64 {
-        /// Only tests with this in their name: all take ten minutes there.
+        /// Run only tests whose name contains this text. All tests take ten minutes.
         #[arg(default_value = "native")]
         filter: String,
     },
-    /// Simulation by seed.
+    /// Run a simulation by seed: the token ring or the namespace.
     Sim {
-        /// What: `ring`, and its options; `ring --help` lists them.
+        /// `ring` or `namespace`, and its options; `ring --help` and `namespace --help` list them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<String>,
     },
-    /// A story to follow a paper with.
+    /// Play a demonstration to follow a paper with.
     Demo {
-        /// Which.
+        /// The demonstration to play.
         #[arg(value_parser = ["ring"])]
         which: String,
     },
-    /// The model checker, for as many states as there is patience for.
+    /// Run the model checker up to a number of states.
     Model {
-        /// Of what.
+        /// The model to check.
         #[arg(value_parser = ["ring"])]
         which: String,
-        /// States of each run.
+        /// Number of states that each run explores.
         #[arg(long, default_value_t = 5_000_000)]
         states: u64,
     },
-    /// The token ring on a LAN of network namespaces (as root): detection times, costs, a busy machine.
+    /// Test the token ring on a LAN of network namespaces: detection times, costs, a busy machine. Takes
+    /// root.
     RingLan {
-        /// Rounds of kill, cut and partition.
+        /// Number of rounds of kill, cut and partition.
         #[arg(long, default_value_t = 10)]
         rounds: u32,
-        /// Seconds with all cores busy.
+        /// Length of the test with all cores busy, seconds.
         #[arg(long, default_value_t = 600)]
         busy_seconds: u32,
     },
-    /// Kills all processes of a cluster at random moments under a metadata-heavy load, again and again: nothing acknowledged is missing, and
-    /// the tree is sound.
+    /// Kill all processes of a cluster at random moments under a load of metadata changes.
+    ///
+    /// Fails if an acknowledged change is missing after the restart, or if the tree is inconsistent.
     PowerLoss {
-        /// How often.
+        /// Number of kills.
         #[arg(long, default_value_t = 200)]
         rounds: u32,
     },
-    /// Four clients at once on a real cluster while nodes and links fail (as root), again and again: whether what each saw can have happened
-    /// one after the other.
+    /// Check that the history of four clients on a real cluster with failing nodes and links is linearizable.
+    /// Takes root.
     History {
-        /// How many histories.
+        /// Number of histories; each has a seed of its own.
         #[arg(long, default_value_t = 100)]
         seeds: u64,
-        /// The first seed.
+        /// First seed.
         #[arg(long, default_value_t = 1)]
         first: u64,
-        /// One client answers from memory: every history must be found wrong.
+        /// Let one client answer from memory. Fails if the check accepts a history.
         #[arg(long)]
         stale: bool,
     },
-    /// The longest stalls that programs on a mount see while nodes and links fail: real processes in network namespaces (as root).
+    /// Measure the longest stalls of programs on a mount while nodes and links fail. Takes root.
     Failover {
-        /// How often each fault is made.
+        /// Number of times that each fault is made.
         #[arg(long, default_value_t = 1)]
         rounds: u32,
-        /// Only faults whose name has one of these in it.
+        /// Make only faults whose name contains one of these texts.
         #[arg(long, value_name = "TEXT,TEXT")]
         only: Option<String>,
-        /// For scripts.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Raincore's figure: processor time of mirroring 10,000 shared items, beside the paper's.
+    /// Measure the processor time of mirroring 10,000 shared items over the ring, beside the figure of
+    /// Raincore's paper.
     BenchRing {
-        /// Seconds for each row.
+        /// Seconds of measurement for each row.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
-        /// For scripts.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// The filesystem's rows on a fresh six-node cluster and on a plain folder of the same disk, one after the other.
+    /// Measure the filesystem on a fresh six-node cluster, and then a plain folder of the same disk.
     BenchFs {
         /// Length of the large file, MiB.
         #[arg(long, default_value_t = 256)]
         size_mb: u64,
-        /// Small files.
+        /// Number of small files.
         #[arg(long, default_value_t = 2000)]
         files: usize,
-        /// Seconds for each row of random reads and writes.
+        /// Seconds of measurement for each row of random reads and writes.
         #[arg(long, default_value_t = 3)]
         runtime: u64,
-        /// For scripts.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -131,22 +139,22 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 
-/// Where things are built.
+/// The folder with build results.
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().verb {
-        Verb::Ci => run(Command::new("bash").arg(root().join(".ci/run"))),
-        Verb::BenchCodec { all, rounds, json } => {
+    match Cli::parse().task {
+        Task::Ci => run(Command::new("bash").arg(root().join(".ci/run"))),
+        Task::BenchCodec { all, rounds, json } => {
             let mut command = Command::new(env!("CARGO"));
             command.current_dir(root().join("benches/codec")).args(["run", "--release", "--locked", "--"]);
             command.args(["--rounds", &rounds.to_string()]);
             command.args(all.then_some("--all")).args(json.then_some("--json"));
             run(&mut command)
         }
-        Verb::CodecAarch64 { filter } => {
+        Task::CodecAarch64 { filter } => {
             let target = "AARCH64_UNKNOWN_LINUX_GNU";
             let mut command = cargo();
             command.env(format!("CARGO_TARGET_{target}_LINKER"), "aarch64-linux-gnu-gcc");
@@ -154,44 +162,45 @@ fn main() -> anyhow::Result<()> {
             command.args(["test", "--release", "--locked", "-p", "rain-codec"]);
             run(command.args(["--target", "aarch64-unknown-linux-gnu", &filter]))
         }
-        Verb::Sim { args } => {
+        Task::Sim { args } => {
             let mut command = cargo();
             if args.first().is_some_and(|what| what == "namespace") {
-                // Tokio's own dice can be seeded only so; what is built that way does not displace what is not.
+                // Tokio's random choices can be seeded only with this flag. A folder of its own keeps the
+                // other builds.
                 command
                     .env("RUSTFLAGS", "--cfg tokio_unstable")
                     .env("CARGO_TARGET_DIR", target().join("sim"));
             }
             run(command.args(["run", "--release", "--locked", "-p", "rain-sim", "--"]).args(args))
         }
-        Verb::Demo { .. } => {
+        Task::Demo { .. } => {
             run(cargo().args(["run", "--release", "--locked", "-p", "rain-sim", "--", "demo"]))
         }
-        Verb::Model { states, .. } => {
+        Task::Model { states, .. } => {
             let mut command = cargo();
             command.env("RAIN_MODEL_STATES", states.to_string());
             command.args(["test", "--locked", "-p", "rain-ring", "--test", "model", "--test", "link", "--"]);
             run(command.args(["--nocapture", "--test-threads", "1"]))
         }
-        Verb::RingLan { rounds, busy_seconds } => {
+        Task::RingLan { rounds, busy_seconds } => {
             let mut command = cargo();
             command.env("RAIN_RING_ROUNDS", rounds.to_string());
             command.env("RAIN_RING_BUSY_SECONDS", busy_seconds.to_string());
             command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--", "ring_"]);
             run(command.args(["--nocapture", "--test-threads", "1"]))
         }
-        Verb::PowerLoss { rounds } => {
+        Task::PowerLoss { rounds } => {
             let mut command = cargo();
             command.env("RAIN_POWER_ROUNDS", rounds.to_string());
             command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--"]);
             run(command.args(["killed_at_random_moments", "--nocapture", "--test-threads", "1"]))
         }
-        Verb::History { seeds, first, stale } => {
+        Task::History { seeds, first, stale } => {
             let (seeds, first) = (seeds.to_string(), first.to_string());
             let args = ["--seeds", &seeds, "--first", &first].into_iter().chain(stale.then_some("--stale"));
             run_with_rain("history", args)
         }
-        Verb::Failover { rounds, only, json } => {
+        Task::Failover { rounds, only, json } => {
             let rounds = rounds.to_string();
             let only = only.iter().flat_map(|only| ["--only", only.as_str()]);
             run_with_rain(
@@ -199,12 +208,12 @@ fn main() -> anyhow::Result<()> {
                 ["--rounds", &rounds].into_iter().chain(only).chain(json.then_some("--json")),
             )
         }
-        Verb::BenchRing { seconds, json } => {
+        Task::BenchRing { seconds, json } => {
             let mut command = cargo();
             command.args(["run", "--release", "--locked", "-p", "rain-benches", "--bin", "ring", "--"]);
             run(command.args(["--seconds", &seconds.to_string()]).args(json.then_some("--json")))
         }
-        Verb::BenchFs { size_mb, files, runtime, json } => {
+        Task::BenchFs { size_mb, files, runtime, json } => {
             run(cargo().args(["build", "--release", "--package", "rain"]))?;
             let mut args = vec!["--size-mb".into(), size_mb.to_string(), "--files".into(), files.to_string()];
             args.extend(["--runtime".into(), runtime.to_string()]);
@@ -214,7 +223,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Builds the command, and runs a program of the tests on it.
+/// Builds `rain`, and runs a program of the tests with it. Fails when either does.
 fn run_with_rain<'a>(program: &str, args: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
     run(cargo().args(["build", "--release", "--locked", "-p", "rain"]))?;
     let mut command = cargo();
@@ -234,10 +243,10 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops the cluster also after an error.
-struct Dev(Child);
+/// A running `rain dev`. Dropping it stops the cluster, also after an error.
+struct DevCluster(Child);
 
-impl Drop for Dev {
+impl Drop for DevCluster {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
@@ -257,12 +266,12 @@ fn bench_fs(args: &[String]) -> anyhow::Result<()> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {}", rain.display()))?;
-    let said = child.stdout.take().context("its output")?;
-    let dev = Dev(child);
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(said));
+    let stdout = child.stdout.take().context("the standard output of rain dev")?;
+    let dev = DevCluster(child);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
     ensure!(
         lines.by_ref().map_while(Result::ok).any(|line| line.contains("Ctrl-C")),
-        "the cluster did not start; see the line above"
+        "the cluster did not start; see its message above"
     );
     let plain = folder.path().join("plain");
     std::fs::create_dir(&plain)?;

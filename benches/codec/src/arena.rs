@@ -1,16 +1,18 @@
-//! Memory for the blocks: one mapping of 2 MiB pages where the system has them, shares at chosen strides.
+//! Memory for blocks: one mapping, of 2 MiB pages where the system has them, with shares at chosen strides.
 
 use std::ptr;
 
-/// Where a block's shares lie.
+/// Distance between the shares of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stride {
-    /// Each share at a multiple of 4 KiB: what buffers of pages are.
+    /// Each share begins at a multiple of 4 KiB, as buffers of pages do.
     Aligned,
-    /// Each share 192 bytes further than that, so that the same offsets fall into different sets of the first-level cache.
+    /// Each share begins 192 bytes further, so that equal offsets fall into different sets of the first-level
+    /// cache.
     Skewed,
 }
 
+/// The mapping. It is never unmapped; the process ends soon.
 pub struct Arena {
     start: *mut u8,
     len: usize,
@@ -41,7 +43,7 @@ impl Arena {
         Arena { start, len }
     }
 
-    /// Bytes that a block takes.
+    /// Returns the bytes that a block of `n` shares takes.
     pub fn block_bytes(n: usize, share: usize, stride: Stride) -> usize {
         n * Self::stride(share, stride) + 4096
     }
@@ -50,13 +52,13 @@ impl Arena {
         share.next_multiple_of(4096) + if stride == Stride::Skewed { 192 } else { 0 }
     }
 
-    /// The shares of so many blocks.
+    /// Returns the shares of `count` blocks.
     pub fn blocks(&mut self, count: usize, n: usize, share: usize, stride: Stride) -> Vec<Vec<&mut [u8]>> {
         let size = Self::block_bytes(n, share, stride).next_multiple_of(4096);
         let step = Self::stride(share, stride);
         assert!(count * size <= self.len, "{count} blocks do not fit");
-        // SAFETY: inside of the mapping, borrowed as a whole, and disjoint, as a step is at least a share's length and a
-        // block's size n steps.
+        // SAFETY: the shares lie inside the mapping, which is borrowed as a whole. They are disjoint: a step
+        // is at least a share's length, and a block's size is at least n steps.
         let share_of = |block: usize, i: usize| unsafe {
             std::slice::from_raw_parts_mut(self.start.add(block * size + i * step), share)
         };

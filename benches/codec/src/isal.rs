@@ -1,4 +1,5 @@
-//! Intel's ISA-L: 2.31 built from source and linked, and the system's own library, found at run time.
+//! Intel's ISA-L, twice: version 2.31 built from source and linked, and the system's library, loaded at run
+//! time.
 
 use anyhow::Context;
 use std::ffi::c_int;
@@ -32,7 +33,7 @@ unsafe extern "C" {
     fn gf_invert_matrix(matrix: *mut u8, inverse: *mut u8, k: c_int) -> c_int;
 }
 
-/// One of the two.
+/// The functions of one of the two libraries.
 #[derive(Clone, Copy)]
 pub struct Library {
     init: Init,
@@ -42,7 +43,7 @@ pub struct Library {
 }
 
 impl Library {
-    /// The one built from source.
+    /// The library built from source.
     pub fn linked() -> Library {
         Library {
             init: ec_init_tables,
@@ -52,9 +53,9 @@ impl Library {
         }
     }
 
-    /// The system's.
+    /// The system's library. Fails when there is none.
     pub fn of_the_system() -> anyhow::Result<Library> {
-        // SAFETY: a library without initialisers of its own; its functions have the types that its header gives.
+        // SAFETY: the library has no initialisers, and its functions have the types of its header.
         unsafe {
             let library =
                 libloading::Library::new("libisal.so.2").context("libisal.so.2 (Debian: libisal2)")?;
@@ -68,13 +69,13 @@ impl Library {
         }
     }
 
-    /// What encodes k data into m parity shares.
+    /// Returns the work that encodes k data shares into m parity shares.
     pub fn encoder(self, k: usize, m: usize) -> Work {
         let matrix = self.matrix(k, m);
         self.work(&matrix[k * k..], (0..k).collect(), (k..k + m).collect())
     }
 
-    /// What makes the first `lost` data shares again from the next k.
+    /// Returns the work that rebuilds the first `lost` data shares from the next k shares.
     pub fn decoder(self, k: usize, m: usize, lost: usize) -> Work {
         let matrix = self.matrix(k, m);
         let sources: Vec<usize> = (lost..lost + k).collect();
@@ -96,13 +97,13 @@ impl Library {
     fn work(self, rows: &[u8], sources: Vec<usize>, targets: Vec<usize>) -> Work {
         let k = sources.len();
         let mut tables = vec![0; 32 * k * targets.len()];
-        // SAFETY: 32 bytes of table for each of the matrix's cells, as the header asks.
+        // SAFETY: the tables have 32 bytes for each cell of the matrix, as the header requires.
         unsafe { (self.init)(k as c_int, targets.len() as c_int, rows.as_ptr(), tables.as_mut_ptr()) };
         Work { encode: self.encode, tables, sources, targets }
     }
 }
 
-/// Some shares made from others.
+/// Computes some shares of a block from others.
 pub struct Work {
     encode: Encode,
     tables: Vec<u8>,
@@ -115,7 +116,7 @@ impl Work {
         let len = shares[0].len();
         let data: Vec<*const u8> = self.sources.iter().map(|share| shares[*share].as_ptr()).collect();
         let coding: Vec<*mut u8> = self.targets.iter().map(|share| shares[*share].as_mut_ptr()).collect();
-        // SAFETY: all shares are `len` long; sources and targets are different ones; the tables are those of `init`.
+        // SAFETY: all shares are `len` long, no source is a target, and the tables come from `init`.
         unsafe {
             let (k, rows) = (self.sources.len() as c_int, self.targets.len() as c_int);
             (self.encode)(len as c_int, k, rows, self.tables.as_ptr(), data.as_ptr(), coding.as_ptr());

@@ -1,8 +1,9 @@
-//! Encode and decode of RAIN's codes beside other libraries and beside the limit, one thread, in one run, round by round.
+//! Compares encoding and decoding by RAIN's codes with other libraries, and with the least work that any code
+//! must do. All of it runs on one thread.
 //!
-//! Each round measures every contender once, for a few milliseconds; a ratio compares two contenders of the same round, and
-//! is given as its median over the rounds with the range of the middle half. Every contender's result is checked
-//! before anything is measured.
+//! Each round measures every contender once, for a few milliseconds. A ratio compares two contenders in the
+//! same round. The output gives the median of the ratio over the rounds, and the range of the middle half.
+//! Every contender's result is checked before anything is measured.
 
 mod arena;
 mod isal;
@@ -15,30 +16,31 @@ use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Cli {
-    /// Rounds.
+    /// Number of rounds.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
     /// Milliseconds for each contender in a round.
     #[arg(long, default_value_t = 4)]
     millis: u64,
-    /// RAIN's other codes, too, not only the default one.
+    /// Measure all of RAIN's codes, not only the default code of each shape.
     #[arg(long)]
     all: bool,
-    /// Only these shapes, `n,k` each.
+    /// Measure only this shape, `n,k`; may be given several times.
     #[arg(long, value_name = "N,K", value_parser = shape)]
     shape: Vec<(usize, usize)>,
-    /// Only these amounts of data.
+    /// Measure only this amount of data; may be given several times.
     #[arg(long, value_name = "KIB")]
     kib: Vec<usize>,
-    /// One object for each row.
+    /// Print one JSON object for each row.
     #[arg(long)]
     json: bool,
 }
 
+/// Shapes (n, k) measured by default.
 const SHAPES: [(usize, usize); 9] =
     [(3, 2), (6, 4), (8, 6), (9, 6), (12, 8), (12, 10), (14, 10), (16, 12), (20, 17)];
 
-/// A block's data, bytes, and how many such blocks in turn.
+/// Amounts of data: name, bytes of a block's data, and number of blocks used in turn.
 const LEVELS: [(&str, usize, usize); 4] = [
     ("16 KiB, first level", 16 << 10, 1),
     ("64 KiB, second level", 64 << 10, 1),
@@ -49,7 +51,7 @@ const LEVELS: [(&str, usize, usize); 4] = [
 fn shape(text: &str) -> anyhow::Result<(usize, usize)> {
     let (n, k) = text.split_once(',').context("n,k: 14,10")?;
     let shape = (n.parse()?, k.parse()?);
-    ensure!(0 < shape.1 && shape.1 < shape.0, "{n} shares of which {k} suffice: there is no such code");
+    ensure!(0 < shape.1 && shape.1 < shape.0, "{n},{k}: k must be at least 1 and less than n");
     Ok(shape)
 }
 
@@ -65,19 +67,19 @@ type Run<'a> = Box<dyn Fn(&mut [&mut [u8]]) + 'a>;
 struct Contender<'a> {
     name: String,
     run: Run<'a>,
-    /// It takes shares of whole multiples of so many bytes.
+    /// Share lengths must be multiples of this, bytes.
     unit: usize,
 }
 
 impl Contender<'_> {
-    /// As much of the shares as it takes.
+    /// The longest part of the shares whose length is a multiple of `unit`.
     fn cut<'b>(&self, shares: &'b mut [&mut [u8]]) -> Vec<&'b mut [u8]> {
         let len = shares[0].len() / self.unit * self.unit;
         shares.iter_mut().map(|share| &mut share[..len]).collect()
     }
 }
 
-/// What the others take.
+/// Unit of the other libraries, bytes.
 const UNIT: usize = 64;
 
 fn contenders<'a>(
@@ -134,7 +136,7 @@ fn contenders<'a>(
                 }
             }),
         });
-        // The limit: the least that any code with these inputs and outputs could do.
+        // The limit: the least work that any code with these inputs and outputs must do.
         let sum = by_name("parity", k, 1).expect("any k");
         all.push(Contender {
             name: "xor of k to 1".into(),
@@ -155,7 +157,7 @@ fn contenders<'a>(
     all
 }
 
-/// GB/s of user data.
+/// Measures a contender for `time`, and returns its rate in GB/s of user data.
 fn rate(contender: &Contender<'_>, blocks: &mut [Vec<&mut [u8]>], k: usize, time: Duration) -> f64 {
     let mut blocks: Vec<_> = blocks.iter_mut().map(|shares| contender.cut(shares)).collect();
     let share = blocks[0][0].len();
@@ -163,7 +165,7 @@ fn rate(contender: &Contender<'_>, blocks: &mut [Vec<&mut [u8]>], k: usize, time
     let mut next = 0;
     let begun = Instant::now();
     loop {
-        // Some between two looks at the clock.
+        // Several blocks between two readings of the clock.
         for _ in 0..64 * 1024 / share.max(1024) + 1 {
             (contender.run)(&mut blocks[next]);
             next = (next + 1) % blocks.len();
@@ -181,7 +183,8 @@ fn quantile(sorted: &[f64], at: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * at).round() as usize]
 }
 
-/// Makes shares, spoils some, has the contender make them again, compares.
+/// Checks a contender: encodes shares, overwrites some, and compares what the contender decodes with the
+/// originals.
 fn check(
     contender: &Contender<'_>,
     encode: &Contender<'_>,

@@ -1,4 +1,4 @@
-//! 911 in practice: the token is lost and made anew, told step by step in the paper's words.
+//! A demonstration of the 911 protocol: the token is lost and made anew, step by step, in the paper's words.
 
 use crate::world::{Failure, World, WorldOptions};
 use rain_ring::{Denial, LeaderLease, Phase, Request, Step};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Plays the story; every line goes to `say`.
+/// Plays the demonstration; every line goes to `say`. Fails when an invariant of the ring does not hold.
 pub fn play(say: fn(&str)) -> Result<(), Failure> {
     say(
         "Four nodes, A = 1 to D = 4, start. Each is STARVING (it has seen no token) and calls 911 for the right to make one.\n",
@@ -28,35 +28,35 @@ pub fn play(say: fn(&str)) -> Result<(), Failure> {
         world.run_for(MS)?;
     };
     say(&format!(
-        "\nNode {} is EATING. It is killed now, and the token is gone with it. (No machine answers for it: the \
-                  others can only wait.)\n",
+        "\nNode {} is EATING. It is killed now, and the token is gone with it. (No machine answers for it, so the others \
+                  can only wait.)\n",
         holder + 1
     ));
     world.kill(holder);
     world.run_until(world.now + MS * 2000, |world| world.is_out(holder))?;
     say(
-        "\nThe token lives again, in a new epoch; whoever has promised it takes none of the old one. Its sequence number goes on.\n",
+        "\nThe token lives again, in a new epoch; a node that has promised this epoch accepts no token of an older one. The sequence number goes on.\n",
     );
     world.run_for(MS * 55)?;
     say(&format!(
-        "\nNode {} starts again. It has forgotten all but its promises, STARVES, and its 911 is a request to join.\n",
+        "\nNode {} starts again. It remembers only its promises and is STARVING; its 911 is a request to join.\n",
         holder + 1
     ));
     world.start(holder);
     world.run_until(world.now + MS * 2000, World::is_agreed)?;
     say(
-        "\nThe network falls into halves: 1 and 2 on one side, 3 and 4 on the other. Neither half is a majority.\n",
+        "\nThe network splits into halves: 1 and 2 on one side, 3 and 4 on the other. Neither half is a majority.\n",
     );
     world.partition(&[0, 1].into());
     world.run_for(MS * 700)?;
-    say("\nIt is whole again. The rings greet each other; the lower one gives way.\n");
+    say("\nThe network is whole again. The two rings find each other; the lower one joins the higher one.\n");
     world.heal();
     world.run_until(world.now + MS * 3000, World::is_agreed)?;
     world.run_for(MS * 60)?;
     Ok(())
 }
 
-/// One step as a sentence; nothing for what is not part of the story.
+/// One step as a sentence; none for a step that the demonstration leaves out.
 pub(crate) fn tell(now: Duration, node: usize, request: &Request) -> Option<String> {
     let sentence = match request {
         Request::View(view) => {
@@ -78,14 +78,14 @@ pub(crate) fn tell(now: Duration, node: usize, request: &Request) -> Option<Stri
                 format!("holds the token and calls 911 for other members: epoch {epoch}")
             }
             Step::Granted { to, epoch } => {
-                format!("grants {to} epoch {epoch}, and takes nothing older any more")
+                format!("grants {to} epoch {epoch}, and accepts nothing older")
             }
             Step::Denied { to, epoch, why } => format!("denies {to} epoch {epoch}: {}", reason(*why)),
             Step::Refused { .. } | Step::Nonsense { .. } => return None,
             Step::Founded(stamp) => format!("makes the token anew: {stamp}"),
             Step::StaleToken { from, stamp } => format!("drops the stale token {stamp} from {from}"),
-            Step::Applied(member) => format!("will tell the ring that {} wants in", member.node),
-            Step::Synced { index } => format!("has the shared data whole again, up to entry {index}"),
+            Step::Applied(member) => format!("will propose {} as a member of the ring", member.node),
+            Step::Synced { index } => format!("has all shared data again, up to entry {index}"),
         },
         Request::Link(_) | Request::Notice(_) | Request::Master(_) | Request::MasterLost | Request::Left => {
             return None;
@@ -98,7 +98,7 @@ fn reason(why: Denial) -> &'static str {
     match why {
         Denial::Promised => "it has promised a newer one",
         Denial::NewerCopy => "it has a newer copy of the token",
-        Denial::Joining => "it is in a ring, which will call",
+        Denial::Joining => "it is in a ring, and that ring will call",
         Denial::Outranked => "its ring ranks higher",
         Denial::Configuration => "they know different eligible memberships",
     }

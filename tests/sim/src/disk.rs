@@ -1,35 +1,45 @@
-//! A disk in memory that forgets what was not synced, sector by sector, when its power goes; and takes its time.
+//! A disk in memory. At a power loss it forgets what was not synced, sector by sector. Its operations take
+//! time.
 //!
-//! Contents are durable after `sync` of the file, names after `sync_directory`, in the order in which they were changed. Of what is not durable
-//! a power loss keeps all, nothing, or any part: sectors of 512 bytes in any combination, one of the lengths that the file had.
+//! `sync` makes the contents of a file durable. `sync_directory` makes names durable, in the order of their
+//! changes. A power loss keeps all, nothing, or any part of what is not durable: sectors of 512 bytes in any
+//! combination, and one of the lengths that the file had.
 
 use fastrand::Rng;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use storaged::metadata::{Media, MediaFile};
 
+/// Bytes that a power loss keeps or loses as a whole: the sector of an ordinary disk.
 const SECTOR: usize = 512;
 
 #[derive(Debug, Default)]
 struct Contents {
     durable: Vec<u8>,
     now: Vec<u8>,
-    /// Since the last sync, in order: bytes at an offset, or a new length.
+    /// Changes since the last sync, in order.
     pending: Vec<Pending>,
 }
 
+/// A change of a file that is not durable.
 #[derive(Debug, Clone)]
 enum Pending {
+    /// Bytes at an offset.
     Bytes(usize, Vec<u8>),
+    /// A new length.
     Length(usize),
 }
 
+/// A change of a directory that is not durable.
 #[derive(Debug, Clone)]
 enum Naming {
+    /// A file has this name, and no other.
     Named(PathBuf, u64),
+    /// The name is gone.
     Removed(PathBuf),
 }
 
@@ -41,14 +51,14 @@ struct State {
     namings: Vec<Naming>,
     files: BTreeMap<u64, Contents>,
     next: u64,
-    /// Grows with every power loss: what was opened before is gone.
+    /// Number of power losses. A handle from before the last power loss fails.
     life: u64,
-    /// The power goes after so many more changes.
+    /// Changes until the power goes.
     fuse: Option<u64>,
     off: bool,
-    /// How long a piece of work takes, milliseconds.
+    /// Range of the duration of one operation, milliseconds.
     delay_ms: std::ops::Range<u64>,
-    /// What is synced in this directory is not durable.
+    /// Syncs in this directory make nothing durable.
     liar: Option<PathBuf>,
 }
 
@@ -57,7 +67,7 @@ struct State {
 pub struct Disk(Arc<Mutex<State>>);
 
 impl Disk {
-    /// An empty one.
+    /// An empty disk. The seed decides delays and what a power loss keeps.
     pub fn new(seed: u64) -> Disk {
         Disk(Arc::new(Mutex::new(State {
             rng: Rng::with_seed(seed),
@@ -74,33 +84,31 @@ impl Disk {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The files as who starts now sees them; `root` is where it believes them to be.
+    /// The files for a process that starts at this moment. `root` is the folder under which the process looks
+    /// for them.
     pub fn media(&self, root: &Path) -> SimMedia {
-        SimMedia { disk: self.clone(), life: self.state().life, root: root.to_owned() }
+        SimMedia { disk: self.clone(), life: self.0.lock().life, root: root.to_owned() }
     }
 
-    /// From now on work takes so long, milliseconds.
+    /// Sets the range of the duration of one operation, milliseconds.
     pub fn set_delay(&self, delay_ms: std::ops::Range<u64>) {
-        self.state().delay_ms = delay_ms;
+        self.0.lock().delay_ms = delay_ms;
     }
 
-    /// From now on it says "durable" too early of files in a directory: nothing that rests on them can hold.
+    /// Makes syncs of files in a directory report success without making anything durable.
     pub fn lie(&self, dir: &Path) {
-        self.state().liar = Some(dir.to_owned());
+        self.0.lock().liar = Some(dir.to_owned());
     }
 
-    /// The power goes after so many more changes, most likely in the middle of something.
+    /// Cuts the power after this many more changes, most likely in the middle of an operation.
     pub fn burn_fuse(&self, changes: u64) {
-        self.state().fuse = Some(changes);
+        self.0.lock().fuse = Some(changes);
     }
 
-    /// The power is off, and back: what is left is what a new process finds.
+    /// Cuts the power and restores it. A new process finds the durable contents and a random part of the
+    /// rest.
     pub fn lose_power(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let State { rng, names, durable_names, namings, files, .. } = &mut *state;
         let kept = rng.usize(..=namings.len());
         for naming in namings.drain(..).take(kept) {
@@ -184,18 +192,19 @@ impl SimMedia {
         path.strip_prefix(&self.root).unwrap_or(path).to_owned()
     }
 
-    /// Before a look.
-    fn look(&self) -> io::Result<MutexGuard<'_, State>> {
-        let state = self.disk.state();
+    /// Access for a read. Fails after a power loss.
+    fn read(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.0.lock();
         if state.off || state.life != self.life {
             return Err(io::Error::other("the power is off"));
         }
         Ok(state)
     }
 
-    /// Before a change; the last one that there is power for is not told as done.
+    /// Access for a change, and whether the change is acknowledged. The last change that the fuse allows is
+    /// made but not acknowledged.
     fn change(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
-        let mut state = self.look()?;
+        let mut state = self.read()?;
         if let Some(fuse) = &mut state.fuse {
             if *fuse == 0 {
                 state.off = true;
@@ -207,20 +216,21 @@ impl SimMedia {
     }
 }
 
-fn told(done: bool) -> io::Result<()> {
-    if done { Ok(()) } else { Err(io::Error::other("the power went")) }
+/// The result of a change that was made.
+fn acknowledge(done: bool) -> io::Result<()> {
+    if done { Ok(()) } else { Err(io::Error::other("the power was cut during the change")) }
 }
 
 impl Media for SimMedia {
     fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn MediaFile>> {
         let key = self.key(path);
-        let state = self.look()?;
+        let state = self.read()?;
         let id = match state.names.get(&key) {
             Some(id) => *id,
             None if create => {
                 drop(state);
                 let (mut changed, done) = self.change()?;
-                told(done)?;
+                acknowledge(done)?;
                 let id = changed.next;
                 changed.next += 1;
                 changed.names.insert(key.clone(), id);
@@ -235,7 +245,7 @@ impl Media for SimMedia {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = self.key(dir);
-        let state = self.look()?;
+        let state = self.read()?;
         let inside = state.names.keys().filter(|path| path.parent() == Some(&dir));
         Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }
@@ -246,7 +256,7 @@ impl Media for SimMedia {
         let id = state.names.remove(&from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.clone(), id);
         state.namings.push(Naming::Named(to, id));
-        told(done)
+        acknowledge(done)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -254,19 +264,19 @@ impl Media for SimMedia {
         let (mut state, done) = self.change()?;
         state.names.remove(&key).ok_or(io::ErrorKind::NotFound)?;
         state.namings.push(Naming::Removed(key));
-        told(done)
+        acknowledge(done)
     }
 
     fn sync_directory(&self, _dir: &Path) -> io::Result<()> {
         let (mut state, done) = self.change()?;
-        told(done)?;
+        acknowledge(done)?;
         let State { durable_names, namings, .. } = &mut *state;
         namings.drain(..).for_each(|naming| name(durable_names, naming));
         Ok(())
     }
 
     fn virtual_delay(&self) -> Option<Duration> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.0.lock();
         let range = state.delay_ms.clone();
         Some(Duration::from_millis(state.rng.u64(range)))
     }
@@ -284,15 +294,15 @@ fn contents(state: &mut State, id: u64) -> io::Result<&mut Contents> {
 
 impl MediaFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(contents(&mut *self.media.look()?, self.id)?.now.len() as u64)
+        Ok(contents(&mut *self.media.read()?, self.id)?.now.len() as u64)
     }
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        let mut state = self.media.look()?;
+        let mut state = self.media.read()?;
         let now = &contents(&mut state, self.id)?.now;
         let from = offset as usize;
-        let held = now.get(from..from + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        bytes.copy_from_slice(held);
+        let found = now.get(from..from + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(found);
         Ok(())
     }
 
@@ -301,7 +311,7 @@ impl MediaFile for SimFile {
         let contents = contents(&mut state, self.id)?;
         Contents::write(&mut contents.now, offset as usize, bytes);
         contents.pending.push(Pending::Bytes(offset as usize, bytes.to_vec()));
-        told(done)
+        acknowledge(done)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -309,12 +319,12 @@ impl MediaFile for SimFile {
         let contents = contents(&mut state, self.id)?;
         contents.now.resize(len as usize, 0);
         contents.pending.push(Pending::Length(len as usize));
-        told(done)
+        acknowledge(done)
     }
 
     fn sync(&self) -> io::Result<()> {
         let (mut state, done) = self.media.change()?;
-        told(done)?;
+        acknowledge(done)?;
         if state
             .liar
             .as_ref()
@@ -370,7 +380,7 @@ mod tests {
         let file = media.open(Path::new("/d/f"), true).expect("a new file");
         disk.burn_fuse(1);
         assert!(file.write_at(0, &[1]).is_ok());
-        assert!(file.write_at(0, &[2]).is_err(), "done, but nobody is told so");
+        assert!(file.write_at(0, &[2]).is_err(), "made, but not acknowledged");
         assert!(file.sync().is_err());
     }
 }

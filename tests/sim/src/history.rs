@@ -1,55 +1,60 @@
-//! Whether a history is linearizable: whether there is an order of its operations, each at one moment between its beginning and its end,
-//! in which a model that does one at a time gives the same replies.
+//! Checks whether a history of operations is linearizable.
 //!
-//! The search is Wing and Gong's (1993) with Lowe's memory of states that were reached before (2017): an operation may come next if no
-//! other that is left has ended before it began.
+//! A history is linearizable when its operations can be put in an order with two properties. Each operation
+//! takes effect at one moment between its beginning and its end. A model that does one operation at a time
+//! gives the same replies in this order.
 //!
-//! An operation without a reply (its client gave up) may have been done at any time after its beginning, or never.
+//! The search is Wing and Gong's (1993), with Lowe's memory of states that were reached before (2017). An
+//! operation may come next if no other remaining operation ended before it began.
+//!
+//! An operation without a reply (its client gave up) may take effect at any time after its beginning, or
+//! never.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
 
-/// What somebody did.
+/// One operation of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<O, R> {
-    /// Who.
+    /// Number of the client.
     pub client: u32,
-    /// What was asked.
+    /// The operation.
     pub op: O,
-    /// What came back; none: nothing.
+    /// The reply; none when the client gave up.
     pub reply: Option<R>,
-    /// When it was asked, nanoseconds.
+    /// Begin of the operation, nanoseconds since the start of the history.
     pub begun: u64,
-    /// When it was answered. Without a reply it does not matter.
+    /// End of the operation, nanoseconds since the start of the history. Not used without a reply.
     pub ended: u64,
 }
 
-/// What does one operation at a time.
+/// A specification that does one operation at a time.
 pub trait Model: Clone + Eq + Hash {
     /// Operations.
     type Op: Debug + Clone;
     /// Replies.
     type Reply: Debug + Clone;
-    /// The state after an operation, if it gives this reply there; any state it may lead to where the reply is not known.
+    /// Returns the state after an operation, or none when the operation cannot give this reply in this state.
+    /// Where the reply is not known, returns a state that the operation may lead to.
     fn step(&self, event: &Event<Self::Op, Self::Reply>) -> Option<Self>;
 }
 
-/// No order explains a history.
+/// A history that no order explains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// How many operations have an order.
+    /// Operations in the longest order that was found.
     pub explained: usize,
-    /// Those one of which had to come next, and none could.
+    /// Operations that could have come next in time; none of them gives its reply there.
     pub stuck: Vec<String>,
 }
 
-/// What was done so far in the search.
+/// A position of the search: the operations done so far, and the state they lead to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Reached<M> {
-    /// All below are done.
+    /// All operations with a lower index are done.
     below: usize,
-    /// And these.
+    /// Further operations that are done, in order.
     beyond: Vec<usize>,
     state: M,
 }
@@ -61,8 +66,8 @@ impl<M: Clone> Reached<M> {
 
     fn with(&self, at: usize, state: M) -> Reached<M> {
         let mut next = Reached { below: self.below, beyond: self.beyond.clone(), state };
-        if let Err(place) = next.beyond.binary_search(&at) {
-            next.beyond.insert(place, at);
+        if let Err(index) = next.beyond.binary_search(&at) {
+            next.beyond.insert(index, at);
         }
         let run = next.beyond.iter().enumerate().take_while(|(step, at)| **at == next.below + step).count();
         next.beyond.drain(..run);
@@ -71,11 +76,14 @@ impl<M: Clone> Reached<M> {
     }
 }
 
-/// Looks for an order. States reached are kept in memory, so a history should have few operations at a time without reply.
+/// Searches an order that explains a history; fails with the deepest position when there is none.
+///
+/// The search keeps every state that it reached in memory, so few operations at a time should be without a
+/// reply.
 pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Result<(), Violation> {
     let mut events: Vec<_> = history.to_vec();
     events.sort_by_key(|event| event.begun);
-    // The first ending of those from an operation on, to know where to stop looking.
+    // An operation may come next only if it began before the earliest end of all remaining ones.
     let end = |event: &Event<M::Op, M::Reply>| if event.reply.is_some() { event.ended } else { u64::MAX };
     let candidates = |reached: &Reached<M>| -> Vec<usize> {
         let mut open = Vec::new();
@@ -104,7 +112,8 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
             return Ok(());
         }
         let done = reached.below + reached.beyond.len();
-        // Known replies last, to be tried first: what nobody has seen is done only where it is needed.
+        // Operations with a reply go on the stack last, so they are tried first. One without a reply is done
+        // only where the others need it.
         let mut next = candidates(&reached);
         next.sort_by_key(|at| (events[*at].reply.is_some(), std::cmp::Reverse(end(&events[*at]))));
         for at in next {
@@ -127,7 +136,7 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Op, Register, Reply};
+    use crate::model::{Op, Reply, ValueModel};
 
     fn event(client: u32, begun: u64, ended: u64, op: Op, reply: Option<Reply>) -> Event<Op, Reply> {
         Event { client, op, reply, begun, ended }
@@ -144,29 +153,29 @@ mod tests {
     #[test]
     fn operations_that_overlap_may_be_in_either_order() {
         let overlapping = [put(1, 0, 10, 1), put(2, 0, 10, 2), get(3, 11, 12, 1)];
-        assert_eq!(linearize(Register::default(), &overlapping), Ok(()));
+        assert_eq!(linearize(ValueModel::default(), &overlapping), Ok(()));
         let both_seen = [put(1, 0, 10, 1), get(3, 1, 2, 0), get(3, 3, 4, 1), get(4, 5, 6, 1)];
-        assert_eq!(linearize(Register::default(), &both_seen), Ok(()));
+        assert_eq!(linearize(ValueModel::default(), &both_seen), Ok(()));
     }
 
     #[test]
     fn an_old_value_is_caught() {
         let old = [put(1, 0, 10, 1), get(2, 11, 12, 0)];
-        let violation = linearize(Register::default(), &old).unwrap_err();
+        let violation = linearize(ValueModel::default(), &old).unwrap_err();
         assert_eq!(violation.explained, 1);
         assert!(violation.stuck[0].contains("Get"), "{violation:?}");
         // Once somebody has seen the new one nobody may see the old one.
         let back = [put(1, 0, 100, 1), get(2, 10, 20, 1), get(3, 30, 40, 0)];
-        assert!(linearize(Register::default(), &back).is_err());
+        assert!(linearize(ValueModel::default(), &back).is_err());
     }
 
     #[test]
     fn what_got_no_reply_may_have_been_done_late_or_never() {
         let lost = || event(1, 0, 5, Op::Put(7), None);
-        assert_eq!(linearize(Register::default(), &[lost(), get(2, 50, 51, 7)]), Ok(()));
-        assert_eq!(linearize(Register::default(), &[lost(), get(2, 50, 51, 0)]), Ok(()));
+        assert_eq!(linearize(ValueModel::default(), &[lost(), get(2, 50, 51, 7)]), Ok(()));
+        assert_eq!(linearize(ValueModel::default(), &[lost(), get(2, 50, 51, 0)]), Ok(()));
         let twice = [lost(), get(2, 50, 51, 7), put(2, 60, 61, 8), get(2, 70, 71, 7)];
-        assert!(linearize(Register::default(), &twice).is_err(), "it is done once");
+        assert!(linearize(ValueModel::default(), &twice).is_err(), "an operation takes effect once");
     }
 
     #[test]
@@ -177,6 +186,6 @@ mod tests {
             let at = turn * 10;
             history.extend([put(turn as u32 % 8, at, at + 75, turn + 1), get(9, at + 76, at + 79, turn + 1)]);
         }
-        assert_eq!(linearize(Register::default(), &history), Ok(()));
+        assert_eq!(linearize(ValueModel::default(), &history), Ok(()));
     }
 }

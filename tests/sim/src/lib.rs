@@ -1,9 +1,11 @@
-//! Simulation by seed: virtual time, a network and machines that fail, and what must hold nevertheless.
+//! Simulation by seed: a cluster in virtual time, with a network and machines that fail, and checks that must
+//! hold nevertheless.
 //!
-//! The simulator runs the very state machines that the daemon runs; only sockets, clocks and disks are of its own making.
+//! The simulator runs the same state machines as the daemon. Only sockets, clocks and disks are simulated.
 //!
-//! - [`ring`] over [`world`]: the token ring. [`names`] over [`disk`]: the namespace under Raft, on disks that lose what was not synced.
-//! - [`history`] and [`model`]: whether what several clients saw has an order.
+//! - [`ring`] over [`world`]: the token ring. [`demo`] shows one story of it.
+//! - [`names`] over [`disk`]: the namespace under Raft, on disks that lose what was not synced.
+//! - [`history`] and [`model`]: the check that the replies to several clients are linearizable.
 
 pub mod demo;
 pub mod disk;

@@ -1,11 +1,11 @@
-//! `rain-sim`: simulation by seed. `cargo xtask sim` runs it.
+//! `rain-sim`: runs the simulations. `cargo xtask sim` and `cargo xtask demo` call it.
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
+use parking_lot::Mutex;
 use rain_sim::names;
-use rain_sim::ring::{self, Run};
+use rain_sim::ring::{self, RingRun};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Parser)]
@@ -20,48 +20,53 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// The token lost and made anew, step by step.
+    /// Shows step by step how the ring replaces a lost token.
     Demo,
-    /// The namespace under Raft: power losses with torn writes, partitions, lost messages, slow disks, over 3 or 5 nodes and four clients.
+    /// Simulates the namespace under Raft, with 3 or 5 nodes and four clients.
+    ///
+    /// Faults: power losses with torn writes, partitions, lost messages, slow disks. Fails if no order of the
+    /// operations explains the replies, or if the nodes end with different states.
     Namespace {
-        /// So many seeds.
+        /// Number of seeds to run.
         #[arg(long, default_value_t = 300)]
         seeds: u64,
-        /// The first of them.
+        /// First seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// Only this one, twice: whether it is the same both times.
+        /// Run only this seed, twice, and fail if the two runs differ.
         #[arg(long)]
         seed: Option<u64>,
-        /// For scripts.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// The token ring: crashes, partitions (one-way, too), stalls, loss, clock drift, over 3 to 50 nodes.
+    /// Simulates the token ring, with 3 to 50 nodes.
+    ///
+    /// Faults: crashes, partitions (also of one direction), stalls, packet loss, clock drift.
     Ring {
-        /// So many seeds.
+        /// Number of seeds to run.
         #[arg(long, default_value_t = 1000)]
         seeds: u64,
-        /// The first of them.
+        /// First seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// Only this one: runs a failure again.
+        /// Run only this seed, to see a failure again.
         #[arg(long)]
         seed: Option<u64>,
-        /// Print what happens (with --seed).
+        /// Print every step (with --seed).
         #[arg(long)]
         trace: bool,
-        /// Round and detection times for 3 to 100 nodes, instead.
+        /// Print the times of a round and of detection for 3 to 100 nodes instead.
         #[arg(long)]
         table: bool,
-        /// For scripts.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// A time of a run.
-type Measure = fn(&Run) -> Duration;
+/// A duration of a run.
+type Measure = fn(&RingRun) -> Duration;
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
@@ -80,7 +85,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Runs seeds on all cores; what came of each, in order.
+/// Runs seeds on all cores, and returns their results in the order of the seeds.
 fn on_all_cores<T: Send>(from: u64, seeds: u64, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
     let next = AtomicU64::new(from);
     let results = Mutex::new(Vec::new());
@@ -93,12 +98,12 @@ fn on_all_cores<T: Send>(from: u64, seeds: u64, run: impl Fn(u64) -> T + Sync) -
                         return;
                     }
                     let result = run(seed);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((seed, result));
+                    results.lock().push((seed, result));
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut results = results.into_inner();
     results.sort_by_key(|(seed, _)| *seed);
     results
 }
@@ -107,8 +112,8 @@ fn run_namespace_again(seed: u64) -> anyhow::Result<()> {
     let first = names::run(seed).with_context(|| format!("seed {seed}"))?;
     say(&format!("seed {seed}: {first:?}"));
     let again = names::run(seed).with_context(|| format!("seed {seed}, again"))?;
-    ensure!(first == again, "seed {seed} was another run the second time: {again:?}");
-    say("the same again");
+    ensure!(first == again, "seed {seed} gave another run the second time: {again:?}");
+    say("the second run is the same");
     Ok(())
 }
 
@@ -116,19 +121,20 @@ fn run_namespace(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let results = on_all_cores(from, seeds, |seed| {
         let run = names::run(seed)?;
-        // Some twice: what failed once is to fail again.
+        // Every tenth seed runs twice, because a failure can be examined only if it comes again.
         if seed % 10 == 0 {
             let again = names::run(seed)?;
-            ensure!(run == again, "another run the second time: {run:?}, {again:?}");
+            ensure!(run == again, "the second run differs: {run:?}, {again:?}");
         }
         Ok(run)
     });
-    let runs: Vec<&names::Run> = results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    let runs: Vec<&names::NamespaceRun> =
+        results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
     let failed: Vec<String> = results
         .iter()
         .filter_map(|(seed, result)| Some(format!("seed {seed}: {:#}", result.as_ref().err()?)))
         .collect();
-    let total = |what: fn(&names::Run) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
+    let total = |what: fn(&names::NamespaceRun) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
     let virtual_s: f64 = runs.iter().map(|run| run.time.as_secs_f64()).sum();
     let (done, losses) = (total(|run| run.done as u64), total(|run| run.power_losses.into()));
     let (cuts, slow) = (total(|run| run.partitions.into()), total(|run| run.slow_disks.into()));
@@ -154,25 +160,25 @@ fn run_namespace(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
 fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let results = on_all_cores(from, seeds, |seed| ring::run(seed, false));
-    let runs: Vec<(u64, &Run)> =
+    let runs: Vec<(u64, &RingRun)> =
         results.iter().filter_map(|(seed, result)| Some((*seed, result.as_ref().ok()?))).collect();
     let failed: Vec<String> = results
         .iter()
         .filter_map(|(seed, result)| Some((seed, result.as_ref().err()?)))
         .map(|(seed, failure)| format!("seed {seed}, at {:.3} s: {}", failure.at.as_secs_f64(), failure.what))
         .collect();
-    let small: Vec<(u64, &Run)> = runs.iter().copied().filter(|(_, run)| run.nodes <= 16).collect();
-    let worst = |what: Measure, runs: &[(u64, &Run)]| {
+    let small: Vec<(u64, &RingRun)> = runs.iter().copied().filter(|(_, run)| run.nodes <= 16).collect();
+    let worst = |what: Measure, runs: &[(u64, &RingRun)]| {
         let worst = runs.iter().max_by_key(|(_, run)| what(run));
         worst.map_or((0, Duration::ZERO), |(seed, run)| (*seed, what(run)))
     };
-    let total = |what: fn(&Run) -> u64| runs.iter().map(|(_, run)| what(run)).sum::<u64>();
+    let total = |what: fn(&RingRun) -> u64| runs.iter().map(|(_, run)| what(run)).sum::<u64>();
     let rows: [(&str, Measure); 5] = [
         ("a killed node is out of every view", |run| run.killed_out),
-        ("a silent one is out of every view", |run| run.cut_out),
+        ("a node cut off silently is out of every view", |run| run.cut_out),
         ("a node started again is in every view", |run| run.rejoined_in),
         ("two halves are one view again", |run| run.merged_in),
-        ("one view after everything at once", |run| run.agreed_in),
+        ("one view after all faults have ended", |run| run.agreed_in),
     ];
     let virtual_s: f64 = runs.iter().map(|(_, run)| run.time.as_secs_f64()).sum();
     if json {
@@ -196,13 +202,16 @@ fn run_many(from: u64, seeds: u64, json: bool) -> anyhow::Result<()> {
         .to_string());
     } else {
         say(&format!(
-            "{seeds} seeds, {virtual_s:.0} virtual seconds in {:.0} s: {} tokens, {} made again after a loss, {} multicasts delivered",
+            "{seeds} seeds, {virtual_s:.0} virtual seconds in {:.0} s: {} tokens, {} regenerated after a loss, {} multicasts delivered",
             begun.elapsed().as_secs_f64(),
             total(|run| run.tokens),
             total(|run| run.regenerated),
             total(|run| run.delivered),
         ));
-        say(&format!("{:<40} {:>14} {:>14}   {}", "worst time to", "to 16 nodes", "to 50 nodes", "seed"));
+        say(&format!(
+            "{:<40} {:>14} {:>14}   {}",
+            "longest time until", "to 16 nodes", "to 50 nodes", "seed"
+        ));
         for (name, what) in rows {
             let (few, all) = (worst(what, &small), worst(what, &runs));
             say(&format!("{name:<40} {:>11} ms {:>11} ms   {}", few.1.as_millis(), all.1.as_millis(), all.0));
@@ -247,7 +256,7 @@ fn print_table(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "this is its output")]
+#[expect(clippy::print_stdout, reason = "standard output is the result")]
 fn say(line: &str) {
     println!("{line}");
 }

@@ -1,4 +1,5 @@
-//! What a directory of a few names, a value in a file and a lock do when they are asked for one thing at a time.
+//! Models of a directory with a few names, of a value in a file, and of a lock. Each does one operation at a
+//! time.
 
 use crate::history::{Event, Model};
 use std::collections::BTreeMap;
@@ -6,56 +7,57 @@ use std::collections::BTreeMap;
 /// A name in the directory.
 pub type Name = u8;
 
-/// What is asked.
+/// An operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// A new file; not if the name is taken.
+    /// Creates a file; fails if the name exists.
     Create(Name),
-    /// A name goes.
+    /// Removes a name.
     Unlink(Name),
-    /// A name moves, in place of what is there.
+    /// Renames, and replaces the file at the new name.
     Rename(Name, Name),
-    /// Another name for a file.
+    /// Makes another name for a file.
     Link(u64, Name),
-    /// What a name means.
+    /// Looks a name up.
     Lookup(Name),
-    /// All names.
+    /// Lists all names.
     List,
-    /// The file holds this.
+    /// Writes the value.
     Put(u64),
-    /// What the file holds.
+    /// Reads the value.
     Get,
-    /// The lock, if it is free.
+    /// Takes the lock if it is free.
     TryLock,
-    /// The lock goes.
+    /// Releases the lock.
     Unlock,
 }
 
-/// Which model an operation is for: histories of things that do not meet are checked by themselves.
+/// The model that an operation belongs to. Operations of different models do not affect each other, so each
+/// part of a history is checked alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// [`Names`].
+    /// [`NamesModel`].
     Names,
-    /// [`Register`].
+    /// [`ValueModel`].
     Value,
-    /// [`Mutex`].
+    /// [`LockModel`].
     Lock,
 }
 
-/// What a client knows when it chooses.
+/// The state of a client, on which the choice of its next operation depends.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// How many names there are.
+pub struct ClientState<'a> {
+    /// Number of names in the directory.
     pub names: u8,
-    /// Files met, by the name they had then.
+    /// Files that the client has seen, by their names at that time.
     pub files: &'a BTreeMap<Name, u64>,
-    /// It has the lock.
+    /// Whether the client has the lock.
     pub holds: bool,
 }
 
 impl Op {
-    /// What a client does next; `roll` gives a number below another.
-    pub fn choose(known: Known<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
+    /// Chooses the next operation of a client. `roll` returns a random number below its argument.
+    pub fn choose(known: ClientState<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
         let (one, two) = (roll(known.names.into()) as Name, roll(known.names.into()) as Name);
         match roll(16) {
             0..=2 => Op::Create(one),
@@ -74,7 +76,7 @@ impl Op {
         }
     }
 
-    /// Where it belongs.
+    /// The model that the operation belongs to.
     pub fn part(&self) -> Part {
         match self {
             Op::Put(_) | Op::Get => Part::Value,
@@ -83,43 +85,46 @@ impl Op {
         }
     }
 
-    /// Whether it changes nothing, so that one without a reply says nothing.
+    /// Whether the operation changes nothing. Without a reply such an operation can be left out of the
+    /// history.
     pub fn only_looks(&self) -> bool {
         matches!(self, Op::Lookup(_) | Op::List | Op::Get)
     }
 }
 
-/// What came back.
+/// A reply.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// It is done.
+    /// The operation was done.
     Done,
-    /// A file, by its number.
+    /// A file, by its inode number.
     File(u64),
-    /// There is none.
+    /// There is no such name or file.
     NotFound,
-    /// The name is taken.
+    /// The name exists.
     Exists,
     /// All names with their files.
     Names(BTreeMap<Name, u64>),
-    /// What the file holds.
+    /// The value.
     Value(u64),
-    /// Somebody else has the lock.
+    /// Another client has the lock.
     Held,
 }
 
 type Done = Event<Op, Reply>;
 
-/// Numbers from here on stand for files whose makers got no reply.
+/// Numbers from here on stand for files whose creators got no reply, so that their inode numbers are not
+/// known. No inode number of a test is as large.
 const UNKNOWN: u64 = 1 << 63;
 
-/// A directory.
+/// A directory: files by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Names(BTreeMap<Name, u64>);
+pub struct NamesModel(BTreeMap<Name, u64>);
 
-impl Names {
-    /// The file at a name is this one; one that is not known yet may become it.
-    fn is(mut self, name: Name, seen: u64) -> Option<Names> {
+impl NamesModel {
+    /// The state in which a name means the file `seen`; none when it means another. A file whose number is
+    /// not known becomes the seen one.
+    fn is(mut self, name: Name, seen: u64) -> Option<NamesModel> {
         let has = *self.0.get(&name)?;
         if has >= UNKNOWN && seen < UNKNOWN && !self.0.values().any(|file| *file == seen) {
             self.0.values_mut().filter(|file| **file == has).for_each(|file| *file = seen);
@@ -128,7 +133,7 @@ impl Names {
         (has == seen).then_some(self)
     }
 
-    fn listed(self, seen: &BTreeMap<Name, u64>) -> Option<Names> {
+    fn listed(self, seen: &BTreeMap<Name, u64>) -> Option<NamesModel> {
         if !self.0.keys().eq(seen.keys()) {
             return None;
         }
@@ -136,11 +141,11 @@ impl Names {
     }
 }
 
-impl Model for Names {
+impl Model for NamesModel {
     type Op = Op;
     type Reply = Reply;
 
-    fn step(&self, event: &Done) -> Option<Names> {
+    fn step(&self, event: &Done) -> Option<NamesModel> {
         let mut next = self.clone();
         let reply = event.reply.as_ref();
         let says = |wanted: Reply| reply.is_none_or(|reply| *reply == wanted);
@@ -200,39 +205,39 @@ impl Model for Names {
     }
 }
 
-/// A value.
+/// A value in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Register(u64);
+pub struct ValueModel(u64);
 
-impl Model for Register {
+impl Model for ValueModel {
     type Op = Op;
     type Reply = Reply;
 
-    fn step(&self, event: &Done) -> Option<Register> {
+    fn step(&self, event: &Done) -> Option<ValueModel> {
         match (&event.op, &event.reply) {
-            (Op::Put(value), None | Some(Reply::Done)) => Some(Register(*value)),
+            (Op::Put(value), None | Some(Reply::Done)) => Some(ValueModel(*value)),
             (Op::Get, Some(Reply::Value(value))) => (*value == self.0).then(|| self.clone()),
             _ => None,
         }
     }
 }
 
-/// A lock, and who has it.
+/// A lock: the client that has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Mutex(Option<u32>);
+pub struct LockModel(Option<u32>);
 
-impl Model for Mutex {
+impl Model for LockModel {
     type Op = Op;
     type Reply = Reply;
 
-    fn step(&self, event: &Done) -> Option<Mutex> {
+    fn step(&self, event: &Done) -> Option<LockModel> {
         let mine = Some(event.client);
         let free = self.0.is_none() || self.0 == mine;
         match (&event.op, &event.reply) {
-            (Op::TryLock, None | Some(Reply::Done)) if free => Some(Mutex(mine)),
+            (Op::TryLock, None | Some(Reply::Done)) if free => Some(LockModel(mine)),
             (Op::TryLock, None | Some(Reply::Held)) if !free => Some(self.clone()),
             (Op::Unlock, None | Some(Reply::Done)) => {
-                Some(if self.0 == mine { Mutex(None) } else { self.clone() })
+                Some(if self.0 == mine { LockModel(None) } else { self.clone() })
             }
             _ => None,
         }
@@ -256,7 +261,7 @@ mod tests {
     }
 
     fn names(steps: &[(u32, Op, Option<Reply>)]) -> bool {
-        linearize(Names::default(), &one_after_the_other(steps)).is_ok()
+        linearize(NamesModel::default(), &one_after_the_other(steps)).is_ok()
     }
 
     #[test]
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn a_lock_has_one_holder() {
         let locks = |steps: &[(u32, Op, Option<Reply>)]| {
-            linearize(Mutex::default(), &one_after_the_other(steps)).is_ok()
+            linearize(LockModel::default(), &one_after_the_other(steps)).is_ok()
         };
         let taken = (1, Op::TryLock, Some(Reply::Done));
         assert!(locks(&[

@@ -1,4 +1,5 @@
-//! Runs of the ring by seed: chaos, then a heal that must lead to one view; and measurements of detection, rejoin and merge.
+//! Runs of the token ring by seed: random faults, then a repair that must lead to one view of all nodes.
+//! Each run also measures detection, rejoin and merge.
 
 use crate::world::{Failure, World, WorldOptions};
 use rain_ring::{Bytes, Change, Detection};
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What a run with one seed gave.
+/// Figures of the run of one seed.
 #[derive(Debug, Clone, Default)]
-pub struct Run {
+pub struct RingRun {
     /// Nodes.
     pub nodes: u32,
     /// From the end of all faults to one view of all.
@@ -22,7 +23,7 @@ pub struct Run {
     pub rejoined_in: Duration,
     /// From a mended partition to one view of all.
     pub merged_in: Duration,
-    /// Virtual time.
+    /// Length of the run in virtual time.
     pub time: Duration,
     /// Tokens taken.
     pub tokens: u64,
@@ -32,8 +33,10 @@ pub struct Run {
     pub delivered: u64,
 }
 
-/// One seed: a world of its own, faults of all kinds that overlap, then measured single faults.
-pub fn run(seed: u64, trace: bool) -> Result<Run, Failure> {
+/// Runs one seed: overlapping faults of all kinds, then measured single faults.
+///
+/// Fails when an invariant does not hold, and when the nodes do not agree within [`agreement_bound`].
+pub fn run(seed: u64, trace: bool) -> Result<RingRun, Failure> {
     let mut chance = fastrand::Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
     let nodes = if chance.u32(0..10) == 0 { chance.u32(11..=50) } else { chance.u32(3..=10) };
     let mut options = WorldOptions::quiet(nodes);
@@ -43,11 +46,11 @@ pub fn run(seed: u64, trace: bool) -> Result<Run, Failure> {
     if chance.bool() {
         options.settings.detection = Detection::Conservative;
     }
-    // So that promises wait for the disk at times.
+    // With small reserves, promises have to wait for the disk at times.
     options.settings.epoch_reserve = *chance.choice(&[2, 8, 1024]).unwrap_or(&8);
     let mut world = World::new(seed, options);
     world.trace = trace;
-    let mut seen = Run { nodes, ..Run::default() };
+    let mut seen = RingRun { nodes, ..RingRun::default() };
     let bound = agreement_bound(nodes);
     let formed = settle(&mut world, bound, "after the start")?;
     seen.agreed_in = formed;
@@ -68,7 +71,7 @@ pub fn run(seed: u64, trace: bool) -> Result<Run, Failure> {
     Ok(seen)
 }
 
-/// One view of all within this time of the last fault, or the run has failed.
+/// Returns the longest time from the end of all faults to one view of all nodes; a slower run has failed.
 pub fn agreement_bound(nodes: u32) -> Duration {
     Duration::from_secs(3).max(MS * 200 * nodes)
 }
@@ -126,8 +129,8 @@ fn chaos(world: &mut World, chance: &mut fastrand::Rng) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Single faults, from rest.
-fn measure(world: &mut World, chance: &mut fastrand::Rng, seen: &mut Run) -> Result<(), Failure> {
+/// Measures single faults; the ring is quiet before each.
+fn measure(world: &mut World, chance: &mut fastrand::Rng, seen: &mut RingRun) -> Result<(), Failure> {
     let bound = agreement_bound(world.len() as u32);
     let rotation = world.options.settings.rotation;
     let rest = |world: &mut World, chance: &mut fastrand::Rng| {
@@ -162,19 +165,19 @@ fn out_of_every_view(world: &mut World, victim: usize, how: &str) -> Result<Dura
     match world.run_until(world.now + bound, |world| world.is_out(victim))? {
         Some(took) => Ok(took),
         None => {
-            let what = format!("node {} was {how} and is in a view {bound:?} later", victim + 1);
+            let what = format!("node {} was {how} and is still in a view {bound:?} later", victim + 1);
             Err(Failure { what, at: world.now })
         }
     }
 }
 
-/// Round and detection times of a ring of so many nodes on a quiet LAN: worst of `tries`.
+/// Measures a ring of `nodes` nodes on a quiet LAN, and returns the longest times of `tries` runs.
 pub fn table_row(nodes: u32, tries: u32) -> Result<Row, Failure> {
     let mut row = Row { nodes, ..Row::default() };
     for seed in 0..tries {
         let mut chance = fastrand::Rng::with_seed(u64::from(seed));
         let mut world = World::new(u64::from(seed), WorldOptions::quiet(nodes));
-        let mut seen = Run::default();
+        let mut seen = RingRun::default();
         row.formed = row.formed.max(settle(&mut world, agreement_bound(nodes), "after the start")?);
         world.run_for(Duration::from_secs(2))?;
         let round = world.endpoint(0).and_then(rain_ring::Endpoint::round).unwrap_or_default();
@@ -195,13 +198,13 @@ pub struct Row {
     pub nodes: u32,
     /// From nothing to one view.
     pub formed: Duration,
-    /// One round of the token.
+    /// Duration of one round of the token.
     pub round: Duration,
     /// From a kill to the last view without the node.
     pub killed_out: Duration,
     /// From a silent cut to the last view without it.
     pub cut_out: Duration,
-    /// From its start to one view of all.
+    /// From the start of a node to one view of all.
     pub rejoined_in: Duration,
     /// From a mended partition to one view of all.
     pub merged_in: Duration,

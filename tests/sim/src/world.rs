@@ -1,7 +1,10 @@
-//! A cluster of endpoints under one seed: virtual time, a network that loses, doubles, delays and cuts, clocks that drift, processes
-//! that stall, crash and start again. The same seed gives the same run.
+//! A cluster of ring endpoints in virtual time. The same seed gives the same run.
 //!
-//! Every step is checked against `rain_ring::invariants`; the first that does not hold ends the run with its name and time.
+//! The network loses, duplicates and delays packets, and is cut. Clocks drift. Processes stall, crash and
+//! start again.
+//!
+//! Every step is checked against `rain_ring::invariants`. The first invariant that does not hold ends the
+//! run; the failure carries the invariant's name and the virtual time.
 
 use rain_ring::link::{LinkSettings, Path};
 use rain_ring::wire::Envelope;
@@ -13,28 +16,29 @@ use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How the world is.
+/// Size and faults of a simulated cluster.
 #[derive(Debug, Clone)]
 pub struct WorldOptions {
     /// Nodes.
     pub nodes: u32,
-    /// Of the ring.
+    /// Settings of the ring.
     pub settings: Settings,
-    /// A packet takes so long at least and at most.
+    /// Shortest and longest latency of a packet.
     pub latency: (Duration, Duration),
-    /// Packets lost, doubled, and held back for up to 100 ms, of a thousand.
+    /// Packets lost, per thousand.
     pub lost: u32,
-    /// See `lost`.
+    /// Packets delivered twice, per thousand.
     pub doubled: u32,
-    /// See `lost`.
+    /// Packets delayed by up to 100 ms more, per thousand.
     pub late: u32,
-    /// Clocks run so much too fast or too slow at most, of a thousand.
+    /// Largest error of a clock's rate, per thousand.
     pub drift: u32,
-    /// A machine answers for a process that has ended.
+    /// Whether a machine reports to senders that a process has ended.
     pub refuses: bool,
-    /// The cluster begins with its first node; the others are made eligible while it runs, as `storaged` does it.
+    /// Whether the cluster begins with its first node. The others become eligible while it runs, as in
+    /// `storaged`.
     pub grows: bool,
-    /// What a disk takes to make something durable, at most.
+    /// Longest time that a disk takes to make a record durable.
     pub disk: Duration,
 }
 
@@ -56,14 +60,15 @@ impl WorldOptions {
     }
 }
 
+/// Time between two reads of the list of eligible nodes, in a cluster that grows.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
 /// Why a run failed.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What does not hold.
+    /// The broken rule.
     pub what: String,
-    /// When.
+    /// Virtual time of the failure.
     pub at: Duration,
 }
 
@@ -80,7 +85,7 @@ enum Happening {
         clock: Clock,
         set: u64,
     },
-    /// Somebody looks at the cluster's record of its nodes.
+    /// The first node reads the list of eligible nodes.
     Looks,
     Written {
         node: usize,
@@ -92,54 +97,55 @@ enum Happening {
 struct Machine {
     endpoint: Option<Endpoint>,
     disk: Durable,
-    /// Timers that run: which setting of each is the current one.
+    /// Running timers, each with the number of its latest setting.
     clocks: BTreeMap<Clock, u64>,
-    /// Its clock runs at this rate, of a million.
+    /// Rate of the clock, in millionths of true time.
     rate: u64,
-    /// It does nothing until then.
+    /// End of a stall; until then the process handles nothing.
     stalled_until: Duration,
     disk_busy_until: Duration,
 }
 
-/// What was seen in a run.
+/// Events counted in a run.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     /// Tokens taken.
     pub tokens: u64,
-    /// Tokens made again after a loss.
+    /// Tokens regenerated after a loss.
     pub regenerated: u64,
     /// Messages and changes committed.
     pub committed: u64,
-    /// Fences of the master lock as it was given.
+    /// Fences of the master lock, in the order of its grants.
     pub masters: Vec<Fence>,
-    /// Two nodes had it at once.
+    /// Whether two nodes had the master lock at once.
     pub two_masters: bool,
 }
 
-/// The cluster.
+/// The simulated cluster.
 pub struct World {
-    /// How it is.
+    /// Size and faults.
     pub options: WorldOptions,
     /// Virtual time.
     pub now: Duration,
-    /// Where chance comes from.
+    /// Source of all random choices.
     pub rng: fastrand::Rng,
-    /// What was seen.
+    /// Events counted so far.
     pub seen: Seen,
     machines: Vec<Machine>,
     queue: BTreeMap<(Duration, u64), Happening>,
     order: u64,
-    /// Pairs that do not hear each other: (from, to).
+    /// Pairs (from, to) between which no packet arrives.
     cut: BTreeSet<(usize, usize)>,
     views: Vec<Epoch>,
-    /// Committed entries as first seen; nothing is compared while a majority has lost its memory.
+    /// Committed entries as first seen on any node.
     committed: BTreeMap<u64, Entry>,
+    /// Whether committed entries are compared. They are not while a majority has lost its memory.
     comparing: bool,
-    /// Who has the master lock.
+    /// The node that has the master lock.
     master: Option<usize>,
-    /// Print every step.
+    /// Whether every step is printed.
     pub trace: bool,
-    /// Tell the steps as sentences.
+    /// Receives the steps as sentences.
     pub say: Option<fn(&str)>,
 }
 
@@ -157,7 +163,7 @@ impl World {
                 disk: Durable {
                     incarnation: 0,
                     epoch_ceiling: 0,
-                    // Who was told by no ring knows nothing.
+                    // A node that no ring has admitted knows no eligible node.
                     configuration: if options.grows && at > 0 {
                         Configuration::default()
                     } else {
@@ -195,12 +201,12 @@ impl World {
         world
     }
 
-    /// How many nodes there are.
+    /// Number of nodes.
     pub fn len(&self) -> usize {
         self.machines.len()
     }
 
-    /// Never.
+    /// Whether there are no nodes, which never holds.
     pub fn is_empty(&self) -> bool {
         self.machines.is_empty()
     }
@@ -210,7 +216,7 @@ impl World {
         self.machines[at].endpoint.is_some()
     }
 
-    /// A node, if its process runs.
+    /// A node; none when its process does not run.
     pub fn node(&self, at: usize) -> Option<&Node> {
         self.machines[at].endpoint.as_ref().map(Endpoint::node)
     }
@@ -220,7 +226,7 @@ impl World {
         self.machines.iter().filter_map(|machine| machine.endpoint.as_ref().map(Endpoint::node)).collect()
     }
 
-    /// An endpoint that runs.
+    /// An endpoint; none when its process does not run.
     pub fn endpoint(&self, at: usize) -> Option<&Endpoint> {
         self.machines[at].endpoint.as_ref()
     }
@@ -249,12 +255,13 @@ impl World {
         self.perform(at, commands);
     }
 
-    /// Kills a node's process: its memory is gone.
+    /// Kills a node's process. Its memory is lost; its disk stays.
     pub fn kill(&mut self, at: usize) {
         let machine = &mut self.machines[at];
         machine.endpoint = None;
         machine.clocks.clear();
-        // What is committed is promised to survive as long as no majority of any eligible membership in force has forgotten.
+        // A committed entry survives as long as no majority of any eligible membership in force has lost its
+        // memory.
         let forgotten = |node: NodeId| {
             self.node(node.0 as usize - 1)
                 .is_none_or(|node| !node.is_synced() || node.lineage() == rain_ring::Stamp::default())
@@ -379,7 +386,7 @@ impl World {
         };
         let machine = &mut self.machines[at];
         if machine.stalled_until > self.now {
-            // It will find everything at once when it goes on.
+            // The process handles all of it when the stall ends.
             let due = machine.stalled_until;
             self.enqueue(due, happening);
             return;
@@ -427,17 +434,17 @@ impl World {
                 Command::Persist(durable) => {
                     let most = self.options.disk.as_micros() as u64;
                     let due = self.now + Duration::from_micros(self.rng.u64(most / 8..=most));
-                    // One after the other, as the driver does it.
+                    // Writes follow one another, as in the driver.
                     let due = due.max(self.machines[at].disk_busy_until);
                     self.machines[at].disk_busy_until = due;
                     self.enqueue(due, Happening::Written { node: at, life, durable });
                 }
-                Command::Tell(request) => self.told(at, &request),
+                Command::Tell(request) => self.record(at, &request),
             }
         }
     }
 
-    fn told(&mut self, at: usize, request: &Request) {
+    fn record(&mut self, at: usize, request: &Request) {
         if self.trace {
             eprintln!("{:>12.6} node {}: {request:?}", self.now.as_secs_f64(), at + 1);
         }
@@ -488,14 +495,14 @@ impl World {
         number
     }
 
-    /// Everything that must always hold.
+    /// Checks every rule that must always hold.
     fn check(&mut self) -> Result<(), Failure> {
         let eligible: Vec<NodeId> = (1..=self.options.nodes).map(NodeId).collect();
         let nodes = self.alive();
         let broken = if !invariants::one_eater_of_an_epoch(&nodes) {
             Some("two nodes are EATING in one epoch")
         } else if !invariants::one_live_primary_token(&nodes, &eligible) {
-            Some("two primary tokens are live")
+            Some("two primary tokens are alive")
         } else if self.order.is_multiple_of(64) && !invariants::views_agree(&nodes) {
             Some("two views of one epoch differ")
         } else if self.views.contains(&Epoch::up_to(u64::MAX)) {
@@ -525,7 +532,7 @@ impl World {
         }
         for at in 0..self.machines.len() {
             let Some(endpoint) = &self.machines[at].endpoint else { continue };
-            // A node that was in no primary ring since its start has nothing to say.
+            // A node that was in no primary ring since its start has no committed entries.
             for (index, entry) in endpoint.node().committed_entries() {
                 let known = self.committed.entry(index).or_insert_with(|| entry.clone());
                 if known != entry {
@@ -538,7 +545,7 @@ impl World {
         Ok(())
     }
 
-    /// Tokens that the living nodes have made again after a loss.
+    /// Tokens that the running nodes have regenerated after a loss.
     pub fn regenerated(&self) -> u64 {
         self.machines
             .iter()
@@ -547,18 +554,18 @@ impl World {
             .sum()
     }
 
-    /// All that run are in one view of all that run.
+    /// Whether all running nodes share one view, of exactly the running nodes.
     pub fn is_agreed(&self) -> bool {
         invariants::agreed(&self.alive())
     }
 
-    /// All of these, and only they, are in the view of each of them.
+    /// Whether the nodes of a group share one view, of exactly this group.
     pub fn is_agreed_among(&self, group: &BTreeSet<usize>) -> bool {
         let nodes: Vec<&Node> = group.iter().filter_map(|at| self.node(*at)).collect();
         nodes.len() == group.len() && invariants::agreed(&nodes)
     }
 
-    /// Nobody but itself has it in a view.
+    /// Whether a node is in no other node's view.
     pub fn is_out(&self, at: usize) -> bool {
         let me = NodeId(at as u32 + 1);
         (0..self.len()).filter(|other| *other != at).all(|other| {

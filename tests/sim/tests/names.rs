@@ -1,4 +1,5 @@
-//! The namespace under Raft, simulated; `cargo xtask sim namespace` runs more seeds, and holds that each is the same when it is run again.
+//! The namespace under Raft, simulated. `cargo xtask sim namespace` runs more seeds, and checks that a seed
+//! gives the same run again.
 
 use rain_sim::names;
 

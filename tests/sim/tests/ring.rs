@@ -1,4 +1,4 @@
-//! A short form of `cargo xtask sim ring`, and that a seed means what it says.
+//! A short form of `cargo xtask sim ring`, and single faults of the ring.
 
 use rain_ring::{Bytes, Change, Detection, Input};
 use rain_sim::ring;
@@ -31,7 +31,7 @@ fn six_nodes_see_a_kill_in_150_ms_and_a_silent_cut_in_300() {
     assert!(row.rejoined_in < Duration::from_secs(1) && row.merged_in < Duration::from_secs(2), "{row:?}");
 }
 
-/// The paper's figure (c): the link between two nodes is broken, everything else works.
+/// Figure (c) of the paper: the link between two nodes is broken, and all other links work.
 #[test]
 fn a_broken_link_excludes_nobody_under_conservative_detection() {
     for seed in 0..20 {
@@ -66,7 +66,7 @@ fn aggressive_detection_lets_a_node_behind_a_broken_link_come_back() {
     }
 }
 
-/// DelegationSet the token is the mutual exclusion: of all who want the master lock one has it at a time, by fences that only grow.
+/// The token excludes: of all nodes that want the master lock one has it at a time, and its fences only grow.
 #[test]
 fn the_master_lock_is_one_nodes_at_a_time() {
     let mut world = World::new(5, WorldOptions::quiet(5));
@@ -86,8 +86,8 @@ fn the_master_lock_is_one_nodes_at_a_time() {
     assert!(!world.seen.two_masters, "two nodes had the master lock at once");
 }
 
-/// Raincore's data manager over the simulated network: locks, items and transactions from all nodes at once come out the same
-/// everywhere.
+/// Raincore's data manager over the simulated network: all nodes change locks, items and transactions at once
+/// and end with the same data.
 #[test]
 fn shared_data_is_the_same_everywhere_in_the_end() {
     let mut world = World::new(9, WorldOptions::quiet(5));

@@ -1,4 +1,4 @@
-//! The command `rain` as the tests run it: built with them, so that it is never an old one.
+//! The command `rain` for the tests. Cargo builds it with them, so they never run an old build.
 
 use std::process::ExitCode;
 

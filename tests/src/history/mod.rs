@@ -1,6 +1,13 @@
-//! Histories of what several clients did to one volume on a real cluster while parts of it fail, and whether they could have been done one
-//! after the other (the check is `rain_sim::history`'s).
+//! Histories of several clients that work on one volume of a real cluster while parts of it fail.
+//!
+//! The nodes are real processes in network namespaces. Four clients of the library, each with a session of
+//! its own, work on one directory of four names, one file with a value, and one lock. `rain_sim::history`
+//! checks that each history is linearizable.
+//!
+//! The seed chooses the operations and the faults. The machine decides their timing, so a seed does not give
+//! the same history twice.
 
-pub mod run;
+mod client;
+mod cluster;
 
-pub use run::{Asked, Report, Stage};
+pub use cluster::{HistoryCluster, HistoryOptions, HistoryReport, expect_linearizable};

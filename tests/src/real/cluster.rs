@@ -1,4 +1,5 @@
-//! A cluster of real `storaged` processes on loopback, on ports that were free, in a temporary folder.
+//! A cluster of real `storaged` processes, with its data in a temporary folder. It runs on free ports of
+//! loopback, or on a LAN of network namespaces.
 
 use super::lan::{self, Lan};
 use super::run;
@@ -12,29 +13,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How a cluster is made.
+/// Options of a test cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
     /// The command under test.
     pub rain: PathBuf,
-    /// Nodes, witnesses among them.
+    /// Number of nodes, including witnesses.
     pub nodes: u32,
-    /// Which of them are witnesses.
+    /// Ids of the nodes that are witnesses.
     pub witnesses: Vec<u32>,
-    /// So many, the last ones, are not of the cluster at first ([`TestCluster::start_later`]).
+    /// Number of nodes that are not members at first: the last ones ([`TestCluster::start_later`] starts
+    /// them).
     pub later: u32,
-    /// The volume `main`'s code.
+    /// Code of the volume `main`.
     pub code: &'static str,
-    /// More arguments for every node.
+    /// Additional arguments for every node.
     pub args: Vec<String>,
-    /// Nodes whose data is on a filesystem in memory of its own, of so many MiB (as root).
+    /// Nodes with their data on a tmpfs of their own, each with its size in MiB. Takes root.
     pub disks: Vec<(u32, u32)>,
-    /// Cables of each node on a LAN of its own (as root); 0 for loopback.
+    /// Cables of each node on a LAN of network namespaces, which takes root; 0 puts all nodes on loopback.
     pub cables: u32,
 }
 
 impl ClusterOptions {
-    /// Six nodes, 4+2.
+    /// Six nodes on loopback, and the code 4+2.
     pub fn new(rain: impl Into<PathBuf>) -> ClusterOptions {
         ClusterOptions {
             rain: rain.into(),
@@ -49,7 +51,7 @@ impl ClusterOptions {
     }
 }
 
-/// A running cluster with a volume `main`. Dropping it kills every process.
+/// A running cluster. Dropping it kills every process.
 #[derive(Debug)]
 pub struct TestCluster {
     options: ClusterOptions,
@@ -60,7 +62,7 @@ pub struct TestCluster {
 }
 
 impl TestCluster {
-    /// Starts the nodes, waits until all have joined, and makes the volume.
+    /// Starts the nodes, waits until all have joined, and creates the volume `main`.
     pub fn start(options: ClusterOptions) -> anyhow::Result<TestCluster> {
         let cluster = TestCluster::start_without_volume(options)?;
         let code = cluster.options.code;
@@ -93,7 +95,7 @@ impl TestCluster {
         Ok(cluster)
     }
 
-    /// The folder of everything.
+    /// The temporary folder with all data, logs and mount points.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -103,12 +105,12 @@ impl TestCluster {
         &self.options.rain
     }
 
-    /// A node's data.
+    /// Data folder of a node.
     pub fn data(&self, node: u32) -> PathBuf {
         self.folder.path().join(format!("node-{node}"))
     }
 
-    /// A node's address.
+    /// Address of a node, `HOST:PORT`.
     pub fn address(&self, node: u32) -> String {
         if self.lan.is_some() {
             return format!("{}:7400", lan::address(node, 0));
@@ -116,12 +118,12 @@ impl TestCluster {
         format!("127.0.0.1:{}", self.ports[node as usize - 1])
     }
 
-    /// The LAN it is on.
+    /// The LAN of the cluster. Fails on loopback.
     pub fn lan(&self) -> anyhow::Result<&Lan> {
         self.lan.as_ref().context("the cluster is on loopback")
     }
 
-    /// `rain` where node 0, the client, or a node is.
+    /// A `rain` command on the machine of a node; machine 0 is the client.
     pub(super) fn command(&self, machine: u32) -> Command {
         match &self.lan {
             Some(lan) => lan.on(machine, &self.options.rain),
@@ -129,7 +131,7 @@ impl TestCluster {
         }
     }
 
-    /// All addresses of the cluster as it begins, for `--cluster` and `--peers`.
+    /// Addresses of all first members, for `--cluster` and `--peers`.
     pub fn addresses(&self) -> String {
         (1..=self.options.nodes - self.options.later)
             .map(|node| self.address(node))
@@ -137,12 +139,13 @@ impl TestCluster {
             .join(",")
     }
 
-    /// Fills the disk of a node (one of `disks`) from outside until so many MiB are free; zero takes the last byte.
+    /// Fills the disk of a node until `mib_left` MiB are free; 0 takes the last byte. The node must be one of
+    /// `disks`.
     pub fn fill_disk(&self, node: u32, mib_left: u64) -> anyhow::Result<()> {
         let file = File::create(self.data(node).join("ballast"))?;
         let mut tries = 0;
         loop {
-            // What was there already counts, too; the node itself may take some in between.
+            // The file keeps its present length; the node may write in between, so this takes several tries.
             let stat = rustix::fs::statvfs(self.data(node))?;
             let free = (stat.f_bavail * stat.f_frsize).saturating_sub(mib_left << 20);
             let ballast = file.metadata()?.len() + free;
@@ -155,17 +158,17 @@ impl TestCluster {
         }
     }
 
-    /// Takes away what [`TestCluster::fill_disk`] put there.
+    /// Removes the file with which [`TestCluster::fill_disk`] filled the disk.
     pub fn free_disk(&self, node: u32) -> anyhow::Result<()> {
         Ok(std::fs::remove_file(self.data(node).join("ballast"))?)
     }
 
-    /// A node's process.
+    /// Process id of a node; none while it does not run.
     pub fn pid(&self, node: u32) -> Option<u32> {
         self.children[node as usize - 1].as_ref().map(Child::id)
     }
 
-    /// What a node has logged so far, over all its lives.
+    /// The log of a node, of all its starts.
     pub fn log(&self, node: u32) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default()
     }
@@ -193,29 +196,33 @@ impl TestCluster {
         Ok(())
     }
 
-    /// Starts a node that was not of the cluster at first, and waits until it says how it can be added.
+    /// Starts a node that is not a member, and waits until it logs the command that adds it.
     pub fn start_later(&mut self, node: u32) -> anyhow::Result<()> {
         self.spawn(node, &[])?;
         let begun = Instant::now();
         while !self.log(node).contains("node add") {
-            ensure!(begun.elapsed() < Duration::from_secs(20), "it does not say so: {}", self.log(node));
+            ensure!(
+                begun.elapsed() < Duration::from_secs(20),
+                "node {node} does not log how to add it: {}",
+                self.log(node)
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 
-    /// A node is to be where another was, from its start on.
+    /// Gives a node the port of another node, from its next start on.
     pub fn put_in_place(&mut self, node: u32, of: u32) {
         self.ports[node as usize - 1] = self.ports[of as usize - 1];
     }
 
-    /// Other ports for all nodes, from their next start on.
+    /// Gives all nodes other ports, from their next start on.
     pub fn move_ports(&mut self) -> anyhow::Result<()> {
         self.ports = free_ports(self.ports.len())?;
         Ok(())
     }
 
-    /// Waits for a node's word that it has joined.
+    /// Waits until a node reports that it has joined.
     pub fn wait_ready(&mut self, node: u32) -> anyhow::Result<()> {
         let child = self.children[node as usize - 1].as_mut().context("the node was not started")?;
         if let Some(stdout) = child.stdout.take() {
@@ -225,10 +232,10 @@ impl TestCluster {
                 return Ok(());
             }
         }
-        bail!("node {node} did not get ready: {}", self.log(node));
+        bail!("node {node} did not become ready: {}", self.log(node));
     }
 
-    /// SIGKILL.
+    /// Kills a node with SIGKILL.
     pub fn kill(&mut self, node: u32) -> anyhow::Result<()> {
         let mut child = self.children[node as usize - 1].take().context("the node does not run")?;
         child.kill()?;
@@ -236,7 +243,7 @@ impl TestCluster {
         Ok(())
     }
 
-    /// SIGKILL to all at once.
+    /// Kills all nodes with SIGKILL, at once.
     pub fn kill_all(&mut self) -> anyhow::Result<()> {
         for child in self.children.iter_mut().flatten() {
             child.kill()?;
@@ -249,21 +256,21 @@ impl TestCluster {
         Ok(())
     }
 
-    /// SIGSTOP, or SIGCONT: the process is paused or goes on.
+    /// Pauses a node with SIGSTOP, or resumes it with SIGCONT.
     pub fn pause(&self, node: u32, paused: bool) -> anyhow::Result<()> {
         let child = self.children[node as usize - 1].as_ref().context("the node does not run")?;
         let signal = if paused { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
         Ok(rustix::process::kill_process(rustix::process::Pid::from_child(child), signal)?)
     }
 
-    /// Who leads the namespace now.
+    /// Id of the leader of the metadata service. Fails when there is none.
     pub fn leader(&self) -> anyhow::Result<u32> {
         let status = self.status()?;
         let leader = status["namespace"]["leader"].as_u64();
-        Ok(leader.with_context(|| format!("nobody leads: {status}"))? as u32)
+        Ok(leader.with_context(|| format!("there is no leader: {status}"))? as u32)
     }
 
-    /// Waits until so many nodes vote, all nodes answer and are in one ring.
+    /// Waits until there are `voters` voters and a leader, and all nodes are in one primary ring.
     pub fn wait_settled(&self, voters: usize, within: Duration) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
@@ -279,7 +286,7 @@ impl TestCluster {
         }
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Stops a node with SIGTERM, and waits for its end. Fails after 10 s.
     pub fn stop(&mut self, node: u32) -> anyhow::Result<()> {
         let mut child = self.children[node as usize - 1].take().context("the node does not run")?;
         let pid = rustix::process::Pid::from_child(&child);
@@ -301,13 +308,13 @@ impl TestCluster {
         self.restart_with(node, &[])
     }
 
-    /// Starts a node again with more arguments.
+    /// Starts a node again with additional arguments, and waits until it has joined.
     pub fn restart_with(&mut self, node: u32, more: &[&str]) -> anyhow::Result<()> {
         self.spawn(node, more)?;
         self.wait_ready(node)
     }
 
-    /// Starts all nodes that do not run.
+    /// Starts all nodes that do not run, and waits until they have joined.
     pub fn restart_all(&mut self) -> anyhow::Result<()> {
         let down: Vec<u32> =
             (1..=self.options.nodes).filter(|node| self.children[*node as usize - 1].is_none()).collect();
@@ -320,22 +327,23 @@ impl TestCluster {
         Ok(())
     }
 
-    /// Runs a `rain` command against this cluster; its standard output, or an error with what it said.
+    /// Runs a `rain` command against this cluster and returns its standard output. Fails with its standard
+    /// error when the command fails.
     pub fn rain(&self, args: &[&str]) -> anyhow::Result<String> {
         let output = self.rain_output(args)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "rain {} failed ({}): {said}", args.join(" "), output.status);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rain {} failed ({}): {stderr}", args.join(" "), output.status);
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs a `rain` command against this cluster, whatever comes of it.
+    /// Runs a `rain` command against this cluster, and returns its output and exit status.
     pub fn rain_output(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
         let mut command = self.command(0);
         command.args(["--cluster", &self.addresses()]).args(args).stdin(Stdio::null());
         command.output().context("running rain")
     }
 
-    /// `rain status --json`.
+    /// The output of `rain status --json`.
     pub fn status(&self) -> anyhow::Result<serde_json::Value> {
         serde_json::from_str(&self.rain(&["status", "--json"])?).context("reading the status")
     }
@@ -377,8 +385,8 @@ impl Drop for TestCluster {
     }
 }
 
-/// Ports that are free now, for TCP and UDP, below those that the system gives to sockets without a number: nobody
-/// takes them by chance before the nodes do.
+/// Returns ports that are free for TCP and UDP. They are below the system's ephemeral ports, so no other
+/// program is given one of them before the nodes bind them.
 fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut ports = Vec::new();
@@ -392,5 +400,5 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
             return Ok(ports);
         }
     }
-    bail!("no {count} ports are free")
+    bail!("fewer than {count} ports are free")
 }

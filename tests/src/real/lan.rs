@@ -1,33 +1,34 @@
-//! A LAN of network namespaces: a switch, a machine for each node, one for the client; cables that can be pulled, and a switch
-//! that can fall into two.
+//! A LAN of network namespaces: a switch, one machine for each node, and one for the client. Cables can be
+//! pulled, and the switch can be split in two.
 //!
-//! Pulling a cable is silent: packets vanish, nobody is told.
+//! Pulling a cable is silent: packets vanish, and no process gets an error.
 
 use super::run;
 use anyhow::{Context, ensure};
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
-/// The LAN. Dropping it takes everything away.
+/// The LAN. Dropping it removes its network namespaces.
 #[derive(Debug)]
 pub struct Lan {
     name: String,
     machines: u32,
     cables: u32,
-    /// Who is on the other half of the switch.
+    /// Machines on the second half of a split switch.
     apart: Mutex<BTreeSet<u32>>,
 }
 
 impl Lan {
-    /// So many machines with so many cables each (1 or 2), and one more for the client.
+    /// Makes a LAN of `machines` machines and one more for the client, each with `cables` cables (1 or 2).
+    /// Takes root and iproute2.
     pub fn new(machines: u32, cables: u32) -> anyhow::Result<Lan> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        // Names of interfaces have 15 letters at most.
+        // Linux allows 15 characters in the name of an interface.
         let lan = Lan {
             name: format!("rl{}x{count}", std::process::id() % 100_000),
             machines,
@@ -73,29 +74,31 @@ impl Lan {
         format!("{}-{machine}", self.name)
     }
 
-    /// A command that runs on a machine; 0 is the client's.
+    /// A command that runs a program on a machine; machine 0 is the client.
     pub fn on(&self, machine: u32, program: &std::path::Path) -> Command {
-        // Not `ip netns exec`: that hides what is mounted from everybody else.
+        // Not `ip netns exec`: that has a mount namespace of its own, and others would not see the mounts.
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/var/run/netns/{}", self.machine(machine))).arg(program);
         command
     }
 
-    /// The way onto a machine for threads of this process.
-    pub fn door(&self, machine: u32) -> anyhow::Result<Door> {
-        Ok(Door(File::open(format!("/var/run/netns/{}", self.machine(machine)))?))
+    /// A handle with which threads of this process enter the network namespace of a machine.
+    pub fn network(&self, machine: u32) -> anyhow::Result<MachineNetwork> {
+        Ok(MachineNetwork(File::open(format!("/var/run/netns/{}", self.machine(machine)))?))
     }
 
-    /// Pulls a machine's cable, or plugs it in again.
+    /// Pulls a cable of a machine, or plugs it in again.
     pub fn pull(&self, machine: u32, cable: u32, pulled: bool) -> anyhow::Result<()> {
         let state = if pulled { "down" } else { "up" };
         ip(&["-n", &self.switch(), "link", "set", &port(machine, cable), state])
     }
 
-    /// The machines of this list are on a switch of their own, or all on one again when it is empty.
+    /// Splits the switch, so that the machines of this list are apart from the others. An empty list joins
+    /// all again.
     pub fn split(&self, apart: &[u32]) -> anyhow::Result<()> {
-        // One program for all cables, and only those that move: a partition that comes bit by bit is another fault.
-        let mut before = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        // One program moves all cables, and only those that change sides. A partition that comes cable by
+        // cable would be another fault.
+        let mut before = self.apart.lock();
         let apart: BTreeSet<u32> = apart.iter().copied().collect();
         let mut orders = String::new();
         for machine in before.symmetric_difference(&apart) {
@@ -110,18 +113,18 @@ impl Lan {
             .spawn()
             .context("running ip")?;
         child.stdin.take().context("its input")?.write_all(orders.as_bytes())?;
-        ensure!(child.wait()?.success(), "ip could not split the switch");
+        ensure!(child.wait()?.success(), "ip did not split the switch");
         *before = apart;
         Ok(())
     }
 }
 
-/// The way onto a machine.
+/// The network namespace of a machine.
 #[derive(Debug)]
-pub struct Door(File);
+pub struct MachineNetwork(File);
 
-impl Door {
-    /// From here on what this thread connects to it reaches from that machine.
+impl MachineNetwork {
+    /// Moves the calling thread onto the machine: its new connections start there.
     pub fn enter(&self) -> std::io::Result<()> {
         let kind = Some(rustix::thread::LinkNameSpaceType::Network);
         Ok(rustix::thread::move_into_link_name_space(self.0.as_fd(), kind)?)

@@ -1,4 +1,4 @@
-//! Real clusters: processes started, killed and started again, and mounts.
+//! Real clusters and mounts: processes that are started, killed and started again.
 
 mod cluster;
 pub mod lan;

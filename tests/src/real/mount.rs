@@ -1,4 +1,4 @@
-//! A real mount by `rain mount`, in the foreground of a child process.
+//! A real mount: `rain mount -f` in a child process.
 
 use super::TestCluster;
 use anyhow::{Context, bail, ensure};
@@ -26,7 +26,7 @@ impl TestMount {
         TestMount::start(cluster, volume, name, "rw")
     }
 
-    /// Mounts the volume `main` with options, as after `-o`.
+    /// Mounts the volume `main` with mount options, in the form of `-o`.
     pub fn with_options(cluster: &TestCluster, name: &str, options: &str) -> anyhow::Result<TestMount> {
         TestMount::start(cluster, "main", name, options)
     }
@@ -57,17 +57,17 @@ impl TestMount {
         Ok(mount)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The mount's process.
+    /// Process id of the mount; none after its end.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// What the mount's process has logged.
+    /// The log of the mount's process so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -78,18 +78,19 @@ impl TestMount {
         mounts.lines().any(|line| line.split(' ').nth(1) == Some(path.as_str()))
     }
 
-    /// SIGKILL to the mount's process, and clears the dead mount away.
+    /// Kills the mount's process with SIGKILL, and removes the dead mount.
     pub fn kill(mut self) -> anyhow::Result<()> {
-        let mut child = self.child.take().context("the mount runs")?;
+        let mut child = self.child.take().context("the mount has ended")?;
         child.kill()?;
         child.wait()?;
         self.detach();
         Ok(())
     }
 
-    /// Unmounts as a user would, and waits for the process's good end.
+    /// Stops the mount's process with SIGTERM. Fails when it does not end within 40 s, ends with an error, or
+    /// leaves the mount point mounted.
     pub fn unmount(mut self) -> anyhow::Result<()> {
-        let mut child = self.child.take().context("the mount runs")?;
+        let mut child = self.child.take().context("the mount has ended")?;
         rustix::process::kill_process(
             rustix::process::Pid::from_child(&child),
             rustix::process::Signal::TERM,
@@ -132,11 +133,11 @@ impl Drop for TestMount {
     }
 }
 
-/// Runs a program and gives its standard output, or an error with what it said.
+/// Runs a program and returns its standard output. Fails with its standard error when it exits with an error.
 pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("running {program}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {} failed ({}): {said}", args.join(" "), output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {} failed ({}): {stderr}", args.join(" "), output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,4 +1,4 @@
-//! Bad input: every one has a clear answer and loses nothing.
+//! Bad input: every case gets a clear error and loses no data.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -44,7 +44,7 @@ fn names() -> anyhow::Result<()> {
     ensure!(listed.iter().any(|name| name.as_bytes() == odd), "{listed:?}");
     fs::remove_file(mount.path().join(OsStr::from_bytes(odd)))?;
 
-    // A path as long as the kernel takes: 4095 bytes and the 0, relative, through nested directories.
+    // The longest path that the kernel accepts: 4095 bytes and the final 0.
     let part = "d".repeat(240);
     let mut path = mount.path().to_owned();
     while path.as_os_str().len() + part.len() + 1 < 4000 {
@@ -93,7 +93,7 @@ fn full() -> anyhow::Result<()> {
         cluster.stop(node)?;
         cluster.restart_with(node, &["--capacity", "16777216"])
     };
-    // One node has room for about 64 MiB of data, the others for all.
+    // One node has room for its shares of about 64 MiB of data; the others have room for all.
     limit(&mut cluster, 2)?;
     let mount = TestMount::new(&cluster, "mnt")?;
     let mib = 1u64 << 20;
@@ -109,8 +109,8 @@ fn full() -> anyhow::Result<()> {
     write("first", 1, 90 * mib).context("one full node of six")?;
     data::check(&mount.path().join("first"), 1, 90 * mib)?;
     let missing = cluster.status()?["missing"]["shares"].as_u64().context("missing")?;
-    ensure!(missing > 0, "the full node misses shares");
-    // Two more are full: fewer than k have room.
+    ensure!(missing > 0, "the full node should miss shares");
+    // With two more full nodes, fewer than k nodes have room.
     mount.unmount()?;
     limit(&mut cluster, 3)?;
     limit(&mut cluster, 4)?;
@@ -127,14 +127,14 @@ fn full() -> anyhow::Result<()> {
     };
     let error = write("second", 2, 90 * mib).expect_err("three full nodes of six");
     ensure!(errno(&error) == 28, "three full nodes: {error}, not ENOSPC");
-    // Nothing is lost, and deleting makes room again.
+    // No data is lost, and deleting frees space.
     data::check(&mount.path().join("first"), 1, 90 * mib)?;
     fs::remove_file(mount.path().join("second"))?;
     fs::remove_file(mount.path().join("first"))?;
     let begun = std::time::Instant::now();
     while let Err(error) = write("third", 3, 8 * mib) {
         ensure!(errno(&error) == 28, "after deleting: {error}");
-        ensure!(begun.elapsed().as_secs() < 30, "no room 30 s after deleting everything");
+        ensure!(begun.elapsed().as_secs() < 30, "no space 30 s after deleting everything");
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     data::check(&mount.path().join("third"), 3, 8 * mib)?;
@@ -150,12 +150,12 @@ fn write(path: &Path, seed: u64, mib: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Tries until it works; only "no space" may come in between.
+/// Repeats a write until it succeeds. Every error before must be "no space". Fails after 30 s.
 fn write_once_there_is_room(path: &Path, seed: u64, mib: u64) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     while let Err(error) = write(path, seed, mib) {
         ensure!(errno(&error) == 28, "{error}, not ENOSPC");
-        ensure!(begun.elapsed().as_secs() < 30, "no room 30 s after there was some");
+        ensure!(begun.elapsed().as_secs() < 30, "no space 30 s after some was freed");
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
     data::check(path, seed, mib << 20)
@@ -168,11 +168,11 @@ fn full_disks() -> anyhow::Result<()> {
     let mount = TestMount::new(&cluster, "mnt")?;
     let path = |name: &str| mount.path().join(name);
     write(&path("first"), 1, 40)?;
-    // Each node takes a quarter of what is written: this fills the one.
+    // Each node takes a quarter of the written bytes, so this fills the disk of node 2.
     cluster.fill_disk(2, 36)?;
     write(&path("second"), 2, 40).context("one full disk of six")?;
     let missing = cluster.status()?["missing"]["shares"].as_u64().context("missing")?;
-    ensure!(missing > 0, "the node with the full disk misses shares");
+    ensure!(missing > 0, "the node with the full disk should miss shares");
     cluster.fill_disk(3, 3)?;
     cluster.fill_disk(4, 0)?;
     let error = write(&path("third"), 3, 40).expect_err("three full disks of six");
@@ -192,7 +192,7 @@ fn full_disks() -> anyhow::Result<()> {
     }
     write_once_there_is_room(&path("fourth"), 4, 20)?;
     cluster.wait_repaired(std::time::Duration::from_secs(60))?;
-    // The three that were full carry their part: without two others all is still there.
+    // The three nodes with full disks have their shares too: without two others all files are readable.
     cluster.kill(5)?;
     cluster.kill(6)?;
     mount.unmount()?;
@@ -212,7 +212,8 @@ fn full_metadata() -> anyhow::Result<()> {
     let path = |name: String| mount.path().join(name);
     write(&path("before".into()), 1, 8)?;
     cluster.fill_disk(1, 0)?;
-    // The log's segments were filled before, so it goes on for a while; then it must refuse, and not hang.
+    // Segments of the log are allocated ahead, so changes succeed for a while. Then they must fail, and not
+    // hang.
     let mut made = 0u32;
     let error = loop {
         let name = format!("{made:06}-{}", "n".repeat(200));
@@ -220,14 +221,14 @@ fn full_metadata() -> anyhow::Result<()> {
             Ok(()) => made += 1,
             Err(error) => break error,
         }
-        ensure!(made < 400_000, "the disk is full and everything works");
+        ensure!(made < 400_000, "{made} directories were created on a full disk");
     };
     ensure!(errno(&error) == 28, "after {made} more: {error}, not ENOSPC");
     data::check(&path("before".into()), 1, 8 << 20)?;
     ensure!(fs::read_dir(mount.path())?.count() == made as usize + 1);
     cluster.free_disk(1)?;
     write_once_there_is_room(&path("after".into()), 2, 8)?;
-    // And it is durable: as after a crash.
+    // The new file is durable: it survives a crash.
     cluster.kill(1)?;
     cluster.restart(1)?;
     data::check(&path("after".into()), 2, 8 << 20)?;
@@ -317,7 +318,7 @@ fn lies() -> anyhow::Result<()> {
             .await?
             .into_inner();
         ensure!(answer.first_byte == 0 && answer.payload == good);
-        // Rows: those of the packet's size that are asked for, and nothing that makes no sense.
+        // Rows of a share: the requested rows of a valid packet size are returned, and nonsense is refused.
         let rows = |row_bytes, stripe_rows, rows: &[u32]| v1::GetShareRequest {
             key: key(0),
             offset: 256,
@@ -341,6 +342,6 @@ fn lies() -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    // Still well.
+    // The node still works.
     cluster.rain(&["status"]).map(|_| ())
 }

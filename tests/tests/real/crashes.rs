@@ -1,4 +1,4 @@
-//! Crashes and damage: what fsync acknowledged is there, nothing is half there.
+//! Crashes and damage: data acknowledged by fsync is there, and no file is half written.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -47,7 +47,8 @@ fn all_killed() -> anyhow::Result<()> {
             let path = mount.path().join(format!("round{round}")).join(name);
             data::check(&path, *seed, *len).with_context(|| format!("round {round}"))?;
         }
-        // Nothing is half there: a file renamed into place is whole, one written anew is old or new.
+        // No file is half written: a renamed file is whole, and an overwritten one has its old or its new
+        // content.
         for entry in fs::read_dir(mount.path().join(format!("round{round}")))? {
             let name = entry?.file_name().into_string().expect("UTF-8");
             let Some(numbers) = name.strip_prefix("whole-") else { continue };
@@ -63,7 +64,7 @@ fn all_killed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes files, some directly with fsync, some to a temporary name renamed into place.
+/// Writes files: some in place with fsync, some under a temporary name that is renamed.
 fn write_until_it_fails(
     folder: &Path,
     round: u64,
@@ -82,7 +83,7 @@ fn write_until_it_fails(
             file.sync_all()?;
             if whole {
                 fs::rename(folder.join(&first), folder.join(&name))?;
-                // A name is durable with an fsync of its directory.
+                // An fsync of the directory makes the name durable.
                 fs::File::open(folder)?.sync_all()?;
             }
             Ok(name)
@@ -94,7 +95,7 @@ fn write_until_it_fails(
     }
 }
 
-/// A folder of the index of a node, found by its place in the data folder.
+/// The folder of a node's index within its data folder.
 fn index_folder(cluster: &TestCluster, node: u32) -> anyhow::Result<PathBuf> {
     for entry in fs::read_dir(cluster.data(node).join("shares"))? {
         let path = entry?.path();
@@ -120,7 +121,7 @@ fn index_lost() -> anyhow::Result<()> {
     };
     let before = [shares_of(&cluster, 2)?, shares_of(&cluster, 3)?];
     ensure!(before.iter().all(|shares| *shares >= 20), "shares before: {before:?}");
-    // Node 2 loses its index, node 3's is overwritten with nonsense.
+    // Node 2 loses its index; that of node 3 is overwritten with nonsense.
     cluster.kill(2)?;
     cluster.kill(3)?;
     fs::remove_dir_all(index_folder(&cluster, 2)?)?;
@@ -128,7 +129,7 @@ fn index_lost() -> anyhow::Result<()> {
     cluster.restart_all()?;
     let after = [shares_of(&cluster, 2)?, shares_of(&cluster, 3)?];
     ensure!(before == after, "shares before {before:?}, after {after:?}");
-    // They must be needed: two others go.
+    // Two other nodes are killed, so that the shares of nodes 2 and 3 are needed.
     cluster.kill(5)?;
     cluster.kill(6)?;
     let mount = TestMount::new(&cluster, "mnt")?;
@@ -151,7 +152,7 @@ fn damage_every_file(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Flips one bit in every place of a node's segments where these bytes are. Gives how many.
+/// Flips one bit in every occurrence of these bytes in a node's segments. Returns the number of occurrences.
 fn flip_where(folder: &Path, needle: &[u8]) -> anyhow::Result<u64> {
     let mut flipped = 0;
     for entry in fs::read_dir(folder)? {
@@ -183,7 +184,7 @@ fn flipped_bit() -> anyhow::Result<()> {
     file.sync_all()?;
     drop(file);
     mount.unmount()?;
-    // The first bytes of the file lie in the first data share: whichever node has them.
+    // The first bytes of the file are in the first data share; any node may have it.
     let needle = data::bytes(3, 4096, 64);
     let mut damaged = Vec::new();
     for node in 1..=6 {
@@ -206,7 +207,7 @@ fn flipped_bit() -> anyhow::Result<()> {
     let counted = nodes.iter().find(|found| found["id"] == node).map(|found| found["damaged_found"].as_u64());
     ensure!(counted.flatten().is_some_and(|count| count >= 1), "the status counts {counted:?}");
     mount.unmount()?;
-    // It is repaired: with two others gone the file is still right.
+    // The damage is repaired: the file is readable with two other nodes gone.
     let begun = Instant::now();
     let explained = loop {
         let explained = cluster.rain(&["explain", "/main/file", "--json"])?;
@@ -235,7 +236,7 @@ fn mount_killed() -> anyhow::Result<()> {
     let file = fs::File::create(&kept)?;
     file.write_all_at(&data::bytes(1, 0, 2 << 20), 0)?;
     file.sync_all()?;
-    // An open and removed file, and data that nobody fsynced.
+    // A file that is open and removed, and data without an fsync.
     let path = mount.path().join("removed");
     let removed = fs::File::options().read(true).write(true).create_new(true).open(path)?;
     removed.write_all_at(&data::bytes(2, 0, 6 << 20), 0)?;
@@ -244,14 +245,15 @@ fn mount_killed() -> anyhow::Result<()> {
     let mut back = vec![0; 1000];
     removed.read_exact_at(&mut back, 3 << 20)?;
     ensure!(back == data::bytes(2, 3 << 20, 1000), "a removed file that is open is still readable");
-    // The name's end is durable with an fsync of its directory.
+    // An fsync of the directory makes the removal durable.
     fs::File::open(mount.path())?.sync_all()?;
     mount.kill()?;
     drop((file, removed));
     let mount = TestMount::new(&cluster, "mnt")?;
     data::check(&mount.path().join("kept"), 1, 2 << 20)?;
     ensure!(!mount.path().join("removed").exists());
-    // The dead session's orphan is freed, and what it stored without committing is swept.
+    // The dead session's unlinked open file is freed, and its blocks that were never committed are deleted as
+    // stray shares.
     let begun = Instant::now();
     loop {
         let status = cluster.status()?;

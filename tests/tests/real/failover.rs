@@ -1,4 +1,5 @@
-//! No node is special: leaders die, minorities are cut off, clusters move, grow and shrink, and programs go on.
+//! No node is special: leaders die, minorities are cut off, clusters move, grow and shrink, and programs go
+//! on.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -30,7 +31,7 @@ fn errno(error: &std::io::Error) -> i32 {
     error.raw_os_error().unwrap_or(0)
 }
 
-/// Makes files until it is stopped; their names, and the longest that one took.
+/// Creates files until it is stopped. Returns their names, and the longest time that one took.
 fn make_files(dir: PathBuf, stop: Arc<AtomicBool>) -> anyhow::Result<(Vec<String>, Duration)> {
     let (mut made, mut longest) = (Vec::new(), Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
@@ -48,7 +49,7 @@ fn make_files(dir: PathBuf, stop: Arc<AtomicBool>) -> anyhow::Result<(Vec<String
 fn check_files(dir: &Path, made: &[String]) -> anyhow::Result<()> {
     for name in made {
         let held = fs::read_to_string(dir.join(format!("{name}.done"))).with_context(|| name.clone())?;
-        ensure!(held == *name, "{name} holds {held:?}");
+        ensure!(held == *name, "{name} contains {held:?}");
     }
     Ok(())
 }
@@ -58,8 +59,8 @@ fn leaders_die() -> anyhow::Result<()> {
     cluster.wait_settled(5, Duration::from_secs(30))?;
     let mount = TestMount::new(&cluster, "mnt")?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (dir, told) = (mount.path().to_owned(), stop.clone());
-    let maker = std::thread::spawn(move || make_files(dir, told));
+    let (dir, stopped) = (mount.path().to_owned(), stop.clone());
+    let maker = std::thread::spawn(move || make_files(dir, stopped));
     let mut led = Vec::new();
     for _ in 0..3 {
         std::thread::sleep(Duration::from_millis(1200));
@@ -73,11 +74,12 @@ fn leaders_die() -> anyhow::Result<()> {
     stop.store(true, Ordering::Relaxed);
     let (made, longest) = maker.join().expect("the maker did not panic")?;
     eprintln!("leaders {led:?} died; {} files made, the longest took {} ms", made.len(), longest.as_millis());
-    // Half a second is the target on a quiet machine (cargo xtask failover); here others run beside it.
+    // On a quiet machine the target is half a second (cargo xtask failover); here other tests run at the same
+    // time.
     ensure!(longest < Duration::from_secs(4), "a program waited {longest:?}");
     check_files(mount.path(), &made)?;
     mount.unmount()?;
-    // Every node has it all: as after a crash of everything.
+    // Every node has all names, even after a crash of the whole cluster.
     cluster.kill_all()?;
     cluster.restart_all()?;
     let mount = TestMount::new(&cluster, "mnt")?;
@@ -93,7 +95,7 @@ fn minority() -> anyhow::Result<()> {
     let path = |name: &str| mount.path().join(name);
     fs::write(path("before"), vec![7; 100_000])?;
     let leader = cluster.leader()?;
-    // What a follower has is old by up to a heartbeat.
+    // The state of a follower is old by up to a heartbeat.
     std::thread::sleep(Duration::from_millis(300));
     let left = (1..=3).find(|node| *node != leader).context("another node")?;
     for node in (1..=3).filter(|node| *node != left) {
@@ -103,7 +105,7 @@ fn minority() -> anyhow::Result<()> {
     let first = fs::write(path("first"), "x").err().context("a change without a majority")?;
     ensure!([5, 30].contains(&errno(&first)), "{first}");
     ensure!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
-    // Once that is known it is said at once.
+    // Once the mount knows that there is no majority, it fails at once.
     let begun = Instant::now();
     let second = fs::create_dir(path("second")).err().context("a change without a majority")?;
     ensure!(errno(&second) == 30, "{second}, not EROFS");
@@ -150,7 +152,8 @@ fn pair() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-/// Makes, renames, links and removes names, each durable before the next; what must be there, and what must not.
+/// Creates, renames, links and removes names, each durable before the next. Returns the names that must be
+/// there, and those that must not.
 fn churn(dir: &Path, stop: &AtomicBool, seed: u64) -> (Vec<String>, Vec<String>) {
     let (mut there, mut gone) = (Vec::new(), Vec::new());
     let synced = |path: &Path, text: &str| -> std::io::Result<()> {
@@ -158,7 +161,7 @@ fn churn(dir: &Path, stop: &AtomicBool, seed: u64) -> (Vec<String>, Vec<String>)
         std::io::Write::write_all(&mut file, text.as_bytes())?;
         file.sync_all()
     };
-    // Names are durable with an fsync of their directory.
+    // An fsync of the directory makes names durable.
     let settled = || fs::File::open(dir).and_then(|dir| dir.sync_all()).is_ok();
     for number in 0u64.. {
         if stop.load(Ordering::Relaxed) {
@@ -175,7 +178,7 @@ fn churn(dir: &Path, stop: &AtomicBool, seed: u64) -> (Vec<String>, Vec<String>)
         if number % 3 == 2 {
             let old = there.remove((number as usize / 3) % there.len());
             if fs::remove_file(dir.join(&old)).is_err() || !settled() {
-                // Done or not: nobody knows.
+                // The outcome is not known.
                 break;
             }
             gone.push(old);
@@ -231,7 +234,7 @@ fn power() -> anyhow::Result<()> {
         let checked = cluster.rain(&["fsck"])?;
         ensure!(checked.contains("3 of 3 nodes checked: sound"), "{checked}");
     }
-    eprintln!("{rounds} times all nodes were killed; {total} names held");
+    eprintln!("all nodes were killed {rounds} times; {total} names survived");
     ensure!(total as u64 > rounds * 10, "there was too little to lose: {total}");
     Ok(())
 }
@@ -247,7 +250,7 @@ fn add_and_remove() -> anyhow::Result<()> {
     let said = cluster.rain(&["node", "add", &address])?;
     ensure!(said.contains("node 4 at") && said.contains("has joined"), "{said}");
     cluster.wait_ready(4)?;
-    // Adding it again is no other node.
+    // Adding the same node again changes nothing.
     ensure!(cluster.rain(&["node", "add", &address])?.contains("node 4 at"));
     cluster.rain(&["volume", "create", "main", "--code", "2+2"])?;
     let refused = cluster.rain_output(&["node", "remove", "4"])?;
@@ -258,7 +261,7 @@ fn add_and_remove() -> anyhow::Result<()> {
         "{said}"
     );
     ensure!(cluster.rain(&["node", "list"])?.lines().count() == 5);
-    // One without shares goes.
+    // A node without shares can be removed.
     let mut cluster = TestCluster::start_without_volume(ClusterOptions {
         nodes: 4,
         witnesses: vec![4],
@@ -273,13 +276,13 @@ fn add_and_remove() -> anyhow::Result<()> {
     cluster.rain(&["node", "remove", "4"])?;
     let list = cluster.rain(&["node", "list"])?;
     ensure!(!list.contains("witness"), "{list}");
-    // Its number is not used again, and it does not come back by itself.
+    // Its id is not used again, and it does not come back by itself.
     cluster.kill(4)?;
     ensure!(cluster.restart(4).is_err() || !cluster.rain(&["node", "list"])?.contains("witness"));
     Ok(())
 }
 
-/// A cable of a node is pulled: the data and the names go over the other.
+/// A cable of a node is pulled; data and metadata go over its other cable.
 fn one_network() -> anyhow::Result<()> {
     let options = ClusterOptions { nodes: 3, code: "1+2", cables: 2, ..ClusterOptions::new(RAIN) };
     let cluster = TestCluster::start(options)?;
@@ -302,11 +305,11 @@ fn one_network() -> anyhow::Result<()> {
     for cut in [leads % 3 + 1, leads] {
         cluster.lan()?.pull(cut, 0, true)?;
         write(&format!("at-once{cut}-"))?;
-        // What it missed in the first moment is made again, and then it misses nothing.
+        // Shares that the node missed at first are rebuilt; after that it misses none.
         cluster.wait_repaired(Duration::from_secs(15))?;
         let before = shares(cut)?;
         write(&format!("then{cut}-"))?;
-        // At once, or where the machine was slow, by repair; both go over the other cable.
+        // Shares arrive at once or, on a slow machine, by repair; both go over the other cable.
         let begun = Instant::now();
         while shares(cut)? < before + 20 {
             ensure!(

@@ -1,5 +1,6 @@
-//! Promises kept by real processes, real mounts and real kills. Each test has a cluster of its own, on free
-//! ports, in a temporary folder. What the machine cannot do is reported as ignored, with the reason in the name.
+//! Tests of RAIN's promises with real processes, real mounts and real kills. Each test has a cluster of its
+//! own, on free ports, in a temporary folder. A test whose requirements the machine does not meet is reported
+//! as ignored, with the reason in its name.
 //!
 //! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
 
@@ -19,7 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 use rain_tests::needs::{self, Need};
 use std::process::ExitCode;
 
-/// A test: its promise, what it needs, what it does.
+/// A test: its promise, its requirements, its function.
 pub(crate) type Promise = (&'static str, &'static [Need], fn() -> anyhow::Result<()>);
 
 /// The command under test.
@@ -27,7 +28,7 @@ pub(crate) const RAIN: &str = env!("CARGO_BIN_EXE_rain-under-test");
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Each test runs seven processes or more: two at a time are enough for a small machine.
+    // Each test runs seven processes or more, so a small machine runs two tests at a time.
     arguments.test_threads.get_or_insert(2);
     let promises = [
         main_job::PROMISES,

@@ -1,4 +1,4 @@
-//! The main job: a real tree lives on a mount while nodes die, and nothing happens.
+//! The main job: a real tree of files is on a mount while nodes die, and programs notice nothing.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -20,8 +20,8 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("deleted_space_comes_back", &[Need::Mount], space_comes_back),
 ];
 
-/// Crates' sources that cargo has unpacked to build RAIN itself: a real tree that is on every machine that can
-/// run this test.
+/// The crates' sources that cargo has unpacked to build RAIN: a real tree on every machine that can run this
+/// test.
 fn sources() -> anyhow::Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -98,8 +98,8 @@ fn real_tree() -> anyhow::Result<()> {
         ensure!(changed.is_empty(), "git status in {repository}: {changed}");
     }
 
-    // RAIN builds a part of itself in there and runs its tests: sources, dependencies' artefacts, incremental state, mmap'd
-    // libraries, executables.
+    // A part of RAIN is built on the mount and its tests run there. This exercises sources, artefacts of
+    // dependencies, incremental state, mapped libraries and executables.
     let project = mount.path().join("project");
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for entry in fs::read_dir(&ours)? {
@@ -120,7 +120,7 @@ fn real_tree() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-/// A reader and a writer that note every error and their longest wait.
+/// A reader and a writer that record every error and their longest wait.
 struct Busy {
     stop: AtomicBool,
     read: AtomicU64,
@@ -159,8 +159,8 @@ fn two_killed() -> anyhow::Result<()> {
     let (reads, written) = (reader?, writer?);
     ensure!(reads > 20 && written > 3, "{reads} reads and {written} files are too few to say anything");
 
-    // Everything is repaired, then every choice of four shares gives the right bytes. Node 1 keeps the namespace:
-    // its shares are switched off instead.
+    // Everything is repaired, then every choice of four shares gives the right bytes. Node 1 keeps the
+    // namespace: its shares are switched off instead.
     cluster.wait_repaired(Duration::from_secs(60))?;
     mount.unmount()?;
     for first in 1..=6 {
@@ -172,7 +172,7 @@ fn two_killed() -> anyhow::Result<()> {
                     cluster.kill(node)?;
                 }
             }
-            // A new mount has nothing cached.
+            // A new mount has an empty cache.
             let mount = TestMount::new(&cluster, "mnt")?;
             let check = || -> anyhow::Result<()> {
                 data::check(&mount.path().join("big"), READ_SEED, READ_BYTES)?;
@@ -270,7 +270,7 @@ fn third_killed() -> anyhow::Result<()> {
     );
 
     cluster.restart(4)?;
-    // Without a remount, and with what could not be stored still there.
+    // The mount works without a remount, and still has the data that it could not store.
     let begun = Instant::now();
     while let Err(error) = fresh.sync_all() {
         ensure!(begun.elapsed() < Duration::from_secs(5), "fsync still fails: {error}");
@@ -284,7 +284,7 @@ fn third_killed() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-/// Memory of a process: what it holds now (VmRSS), or the most it ever held (VmHWM).
+/// Memory of a process, bytes: at present (VmRSS), or the most so far (VmHWM).
 fn resident(pid: u32, which: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with(which)).context("the process's memory")?;

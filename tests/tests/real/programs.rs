@@ -90,8 +90,9 @@ fn cheap_repairs() -> anyhow::Result<()> {
     };
     let leader = cluster.leader()?;
     let away = if leader == 7 { 6 } else { 7 };
-    // Bytes read for each byte made, of k for whole shares; rs knows no better, and its figure shows that they are counted. All
-    // codes have a share on every node: where there is a choice, new blocks go where all nodes are up.
+    // Bytes read for each byte made, of k for whole shares; rs knows no better, and its figure shows that
+    // they are counted. All codes have a share on every node: where there is a choice, new blocks go where
+    // all nodes are up.
     for (codec, code, k, least, most) in
         [("rdp", "5+2", 5.0, 0.70, 0.86), ("cauchy", "4+3", 4.0, 0.70, 0.86), ("rs", "5+2", 5.0, 0.99, 1.01)]
     {
@@ -106,7 +107,7 @@ fn cheap_repairs() -> anyhow::Result<()> {
         ensure!(made > 1e6, "{codec}: {made} bytes made");
         let part = read / made / k;
         ensure!((least..most).contains(&part), "{codec}: {part:.3} of {k} whole shares were read");
-        // What was made is right: it is needed now.
+        // The rebuilt shares are right: with two other nodes gone, reading needs them.
         let gone: Vec<u32> = (1..=7).filter(|node| ![leader, away].contains(node)).take(2).collect();
         gone.iter().try_for_each(|node| cluster.kill(*node))?;
         cluster.rain(&["get", &format!("/{codec}/file"), &back])?;
@@ -117,7 +118,7 @@ fn cheap_repairs() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel lets an open of a name that it has cached run beside the name's removal.
+/// For a cached name, the kernel lets an open and the removal of the name run at the same time.
 fn opened_and_removed() -> anyhow::Result<()> {
     let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
     let mount = TestMount::new(&cluster, "mnt")?;
@@ -149,7 +150,7 @@ fn opened_and_removed() -> anyhow::Result<()> {
         }
     }
     ensure!(whole > 0 && gone > 0, "the two never met: {whole} before, {gone} after");
-    // None of them is kept for much longer than it was open.
+    // The data of a removed file is freed soon after it was closed.
     let begun = std::time::Instant::now();
     loop {
         let status = cluster.status()?;

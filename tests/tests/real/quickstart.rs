@@ -1,4 +1,4 @@
-//! What the README promises a newcomer: `rain dev` starts, explains itself, and leaves nothing behind.
+//! The README's promises to a newcomer: `rain dev` starts, explains itself, and leaves nothing behind.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -126,7 +126,7 @@ fn dev_again() -> anyhow::Result<()> {
     fs::write(mountpoint.join("kept"), vec![7; 2_000_000])?;
     let mut open = fs::File::create(mountpoint.join("open"))?;
     std::io::Write::write_all(&mut open, &vec![9; 3_000_000])?;
-    // A terminal's Ctrl-C reaches the whole process group; what no fsync has stored yet must be stored all the same.
+    // A terminal's Ctrl-C reaches the whole process group. Data without an fsync must be stored all the same.
     let group = rustix::process::Pid::from_child(&first.child);
     rustix::process::kill_process_group(group, rustix::process::Signal::INT)?;
     ended_within(first, Duration::from_secs(15))?;
@@ -161,7 +161,7 @@ fn dev_wrong() -> anyhow::Result<()> {
     none_left(folder.path())
 }
 
-/// No process of a `dev` with its data in a folder is left.
+/// Fails when a process of a `rain dev` with its data in this folder is left.
 fn none_left(folder: &Path) -> anyhow::Result<()> {
     let pattern = format!("--data {}", folder.display());
     let left = Command::new("pgrep").args(["-f", "--", &pattern]).output().context("pgrep")?;
@@ -186,7 +186,7 @@ fn dev_in_use() -> anyhow::Result<()> {
     none_left(folder.path())
 }
 
-/// Runs `dev` where it must fail, and gives what it said: one line.
+/// Runs `rain dev` where it must fail, and returns its error message of one line.
 fn refused(args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(RAIN).arg("dev").args(args).stdin(Stdio::null()).output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -213,8 +213,8 @@ fn dev_taken() -> anyhow::Result<()> {
     none_left(folder.path())
 }
 
-/// Runs a script as root in a mount namespace of its own, with the command under test copied to where every user
-/// can run it, and gives its exit code and all that it printed.
+/// Runs a script as root in a mount namespace of its own, and returns its exit code and its output. The
+/// command under test is copied to a folder where every user can run it.
 fn in_namespace(folder: &Path, script: &str) -> anyhow::Result<(Option<i32>, String)> {
     fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
     let rain = folder.join("rain");
@@ -231,7 +231,8 @@ fn in_namespace(folder: &Path, script: &str) -> anyhow::Result<(Option<i32>, Str
 
 fn dev_as_user() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    // Where the device is only root's, as here, a user cannot mount at all: the namespace has one for everybody.
+    // Where only root may open the device, as here, a user cannot mount at all. The namespace has a device
+    // for all users.
     let script = r#"
         mknod "$HERE/device" c 10 229; chmod 666 "$HERE/device"; mount --bind "$HERE/device" /dev/fuse
         cat > "$HERE/as-user" <<'END'
@@ -259,7 +260,8 @@ END
 fn dev_lacks() -> anyhow::Result<()> {
     let dev = r#""$RAIN" dev "$HERE/mnt" --data "$HERE/data""#;
     let user = "setpriv --reuid 65534 --regid 65534 --clear-groups";
-    // Found in the usual folders, whatever PATH says; a helper that nobody may execute is none.
+    // The helper is found in the usual folders, whatever PATH is. A helper without execute permission counts
+    // as missing.
     let no_helper =
         r#"touch "$HERE/none"; for at in $(which -a fusermount3); do mount --bind "$HERE/none" "$at"; done;"#;
     let open_device = r#"mknod "$HERE/d" c 10 229; chmod 666 "$HERE/d"; mount --bind "$HERE/d" /dev/fuse;"#;
@@ -273,7 +275,7 @@ fn dev_lacks() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let (code, said) = in_namespace(folder.path(), &script)?;
         ensure!(code != Some(0) && said.contains(needle), "{script}: {code:?}: {said}");
-        ensure!(said.lines().count() == 1, "one sentence, not {said}");
+        ensure!(said.lines().count() == 1, "one line, not {said}");
         none_left(folder.path())?;
     }
     Ok(())

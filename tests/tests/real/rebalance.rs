@@ -1,4 +1,4 @@
-//! Nodes come and go, and the data moves with them while programs go on.
+//! Nodes join and leave, and the data moves with them while programs go on.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -24,7 +24,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_lost_server_of_a_pair_is_replaced_and_the_other_may_be_lost_then", &[Need::Mount], replaced),
 ];
 
-/// From inline to many blocks.
+/// Lengths of files, bytes: from inline to many blocks.
 const LENGTHS: [usize; 6] = [100, 5_000, 70_000, 1 << 20, 3_000_001, 9 << 20];
 
 fn fill(dir: &Path, seeds: std::ops::Range<u64>) -> anyhow::Result<()> {
@@ -41,13 +41,13 @@ fn check(dir: &Path, seeds: std::ops::Range<u64>) -> anyhow::Result<()> {
         let held = fs::read(dir.join(format!("f{seed}"))).with_context(|| format!("reading f{seed}"))?;
         ensure!(
             held == data::bytes(seed, 0, LENGTHS[seed as usize % LENGTHS.len()]),
-            "f{seed} holds something else"
+            "f{seed} has other bytes"
         );
     }
     Ok(())
 }
 
-/// Shares on all nodes, and blocks.
+/// Number of shares on each node, and number of blocks.
 fn shares(cluster: &TestCluster) -> anyhow::Result<(Vec<u64>, u64)> {
     let status = cluster.status()?;
     let nodes = status["nodes"].as_array().context("nodes")?;
@@ -55,7 +55,7 @@ fn shares(cluster: &TestCluster) -> anyhow::Result<(Vec<u64>, u64)> {
     Ok((shares, status["blocks"].as_u64().context("blocks")?))
 }
 
-/// A program that writes files and reads them until it is stopped.
+/// A program that writes and reads files until it is stopped.
 struct Work {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<(u64, Duration)>>,
@@ -64,11 +64,11 @@ struct Work {
 impl Work {
     fn begin(dir: &Path) -> Work {
         let stop = Arc::new(AtomicBool::new(false));
-        let (dir, told) = (dir.to_owned(), stop.clone());
-        Work { stop, thread: std::thread::spawn(move || work(&dir, &told)) }
+        let (dir, stopped) = (dir.to_owned(), stop.clone());
+        Work { stop, thread: std::thread::spawn(move || work(&dir, &stopped)) }
     }
 
-    /// How many files it wrote, and the longest that one took.
+    /// Stops the program. Returns the number of files that it wrote, and the longest time that one took.
     fn end(self) -> anyhow::Result<(u64, Duration)> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("no panic")
@@ -83,7 +83,7 @@ fn work(dir: &Path, stop: &AtomicBool) -> anyhow::Result<(u64, Duration)> {
         let begun = Instant::now();
         fs::write(&path, &wanted).with_context(|| format!("writing {}", path.display()))?;
         File::open(&path)?.sync_all()?;
-        ensure!(fs::read(&path)? == wanted, "{} holds something else", path.display());
+        ensure!(fs::read(&path)? == wanted, "{} has other bytes", path.display());
         longest = longest.max(begun.elapsed());
         count += 1;
     }
@@ -99,14 +99,14 @@ fn goes() -> anyhow::Result<()> {
     let long = data::bytes(99, 0, 32 << 20);
     fs::write(mount.path().join("long"), &long)?;
     File::open(mount.path().join("long"))?.sync_all()?;
-    // Another mount has it open all the while, and knows where its blocks were.
+    // Another mount has the file open all the time, with the former placement of its blocks.
     let other = TestMount::new(&cluster, "other")?;
     let open = File::open(other.path().join("long"))?;
     let mut some = vec![0; 4096];
     open.read_exact_at(&mut some, 0)?;
     let work = Work::begin(mount.path());
     std::thread::sleep(Duration::from_millis(500));
-    // The one that has most to do.
+    // The leader is removed, because that changes the most.
     let goes = cluster.leader()?;
     let said = cluster.rain(&["node", "remove", &goes.to_string()])?;
     ensure!(said.contains("no longer of the cluster"), "{said}");
@@ -115,9 +115,9 @@ fn goes() -> anyhow::Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     let (worked, longest) = work.end()?;
     ensure!(worked > 10, "only {worked} files were written meanwhile");
-    // The leader it was: another is elected (measured: 0.25 s).
+    // The removed node was the leader, so another is elected (measured: 0.25 s).
     ensure!(longest < Duration::from_secs(3), "one file took {longest:?}");
-    // After the old shares are gone where they were.
+    // The pause is long enough for the nodes to delete the former shares.
     std::thread::sleep(Duration::from_secs(11));
     for at in (0..long.len() - 4096).step_by(777_777) {
         open.read_exact_at(&mut some, at as u64).with_context(|| format!("reading at {at}"))?;
@@ -128,7 +128,7 @@ fn goes() -> anyhow::Result<()> {
     ensure!(cluster.status()?["missing"]["shares"] == 0, "{}", cluster.status()?);
     let checked = cluster.rain(&["fsck"])?;
     ensure!(checked.contains("3 of 3 nodes checked: sound"), "{checked}");
-    // The margin is whole again: any one more may go.
+    // Redundancy is complete again, so one more node may fail.
     let next = (1..=4).find(|node| *node != goes).context("three are left")?;
     cluster.kill(next)?;
     let mount = TestMount::new(&cluster, "again")?;
@@ -149,7 +149,7 @@ fn comes() -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let (now, blocks) = shares(&cluster)?;
-        // A quarter, more or less; and nobody keeps what has moved away.
+        // The new node has about a quarter, and no other node keeps moved shares.
         if now.len() == 4 && now[3] * 8 > blocks * 3 && now.iter().sum::<u64>() == 3 * blocks {
             break;
         }
@@ -160,11 +160,11 @@ fn comes() -> anyhow::Result<()> {
         );
         std::thread::sleep(Duration::from_millis(300));
     }
-    // What is written now goes there, too, without anybody's mounting anew.
+    // New data goes to the new node too, without a new mount.
     fill(mount.path(), 24..48)?;
     let (after, blocks) = shares(&cluster)?;
     ensure!(after[3] * 8 > blocks * 3, "{after:?} for {blocks} blocks");
-    // It stays only if it is wanted.
+    // The new node is removed again.
     cluster.rain(&["node", "remove", "4"])?;
     cluster.kill(4)?;
     cluster.kill(1)?;
@@ -174,7 +174,8 @@ fn comes() -> anyhow::Result<()> {
     mount.unmount()
 }
 
-/// Nodes are to go and stay after all, while whoever moves the blocks is killed in the middle of it: nothing is lost, nothing is left over.
+/// Nodes are drained and then kept, while the leader that moves the blocks is killed in between. No data is
+/// lost, and no share is left over.
 fn interrupted() -> anyhow::Result<()> {
     let mut cluster =
         TestCluster::start(ClusterOptions { nodes: 5, code: "2+1", ..ClusterOptions::new(RAIN) })?;
@@ -182,7 +183,7 @@ fn interrupted() -> anyhow::Result<()> {
     let mount = TestMount::new(&cluster, "mnt")?;
     fill(mount.path(), 0..36)?;
     let work = Work::begin(mount.path());
-    // All of a node's blocks go and come back before what they left behind is deleted.
+    // All blocks of a node move away and back before the shares that they left behind are deleted.
     let begun = Instant::now();
     cluster.rain(&["node", "drain", "2"])?;
     while cluster.status()?["leaving"][0]["groups"] != 0 {
@@ -209,7 +210,7 @@ fn interrupted() -> anyhow::Result<()> {
     work.end()?;
     mount.unmount()?;
     cluster.wait_repaired(Duration::from_secs(30))?;
-    // Everything is where it belongs, and nowhere else: every leader sweeps when its time begins.
+    // All shares are at their nodes and nowhere else: every new leader looks for stray shares.
     let begun = Instant::now();
     loop {
         let (now, blocks) = shares(&cluster)?;
@@ -238,7 +239,7 @@ fn replaced() -> anyhow::Result<()> {
     cluster.wait_repaired(Duration::from_secs(10))?;
     let mount = TestMount::new(&cluster, "mnt")?;
     fill(mount.path(), 0..18)?;
-    // The disk is gone, for good.
+    // The disk is lost for good.
     cluster.kill(2)?;
     fs::remove_dir_all(cluster.data(2))?;
     fill(mount.path(), 18..24)?;
@@ -259,9 +260,9 @@ fn replaced() -> anyhow::Result<()> {
     check(mount.path(), 0..24)?;
     fill(mount.path(), 24..30)?;
     mount.unmount()?;
-    // What was written in the second in which the mount had not heard of it.
+    // Data written in the second before the mount learned of the replacement is repaired.
     cluster.wait_repaired(Duration::from_secs(20))?;
-    // And now the other one. The new server and the witness go on.
+    // Then the other server is lost. The new server and the witness go on.
     let begun = Instant::now();
     while cluster.status()?["namespace"]["bears"] != 1 {
         ensure!(begun.elapsed() < Duration::from_secs(20), "{}", cluster.status()?);

@@ -1,7 +1,8 @@
-//! The token ring on a LAN: who is gone is out of every view in time, who is back is in, and a busy machine excludes nobody.
+//! The token ring on a LAN: a lost node leaves every view in time, a returning node is in every view, and a
+//! busy machine excludes no node.
 //!
-//! Times are taken from the nodes' own logs ("the ring's view"), from the moment before the fault. `RAIN_RING_ROUNDS` and
-//! `RAIN_RING_BUSY_SECONDS` make them longer (`cargo xtask ring-lan`).
+//! Times come from the nodes' own logs ("the ring's view"), and begin just before the fault.
+//! `RAIN_RING_ROUNDS` and `RAIN_RING_BUSY_SECONDS` make the tests longer (`cargo xtask ring-lan` sets them).
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -28,7 +29,7 @@ fn lan(cables: u32) -> anyhow::Result<TestCluster> {
     Ok(cluster)
 }
 
-/// Time of the day of a log line, and the members, if it tells of a view.
+/// Time of day and members of a log line; none when it does not report a view.
 fn view(line: &str) -> Option<(f64, Vec<u32>)> {
     let (_, time) = line.split_once('T')?;
     let mut parts = time.get(..15)?.split(':');
@@ -45,7 +46,7 @@ fn time_of_day() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() % 86_400.0)
 }
 
-/// From `since` until the last of these nodes has a view that `fits`, by their logs.
+/// Time from `since` until the last of these nodes has a view that `fits`, by their logs.
 fn until_all_see(
     cluster: &TestCluster,
     nodes: &[u32],
@@ -57,7 +58,7 @@ fn until_all_see(
         let first = |node: &u32| {
             let log = cluster.log(*node);
             let views: Vec<_> = log.lines().filter_map(view).collect();
-            // From when on it fits and stays so.
+            // Begin of the last period in which the view fits.
             let broken = views.iter().rposition(|(_, members)| !fits(members));
             let fitting = views.get(broken.map_or(0, |at| at + 1))?;
             Some((fitting.0 - since).rem_euclid(86_400.0))
@@ -145,8 +146,8 @@ fn busy() -> anyhow::Result<()> {
         members.sort_by_key(|member| member["node"].as_u64());
         Ok(members.into_iter().map(of).collect())
     };
-    // What else the machine does makes everything dearer: the calmest of a few stretches counts. A shared machine can be half as
-    // fast all the while; more than twice the cost is not its fault.
+    // Other load on the machine raises the cost, so the cheapest of a few periods counts. A shared machine
+    // can be half as fast all the time, but it does not explain more than twice the cost.
     let mut stretches = 4;
     loop {
         let before = sample()?;
@@ -204,7 +205,7 @@ fn two_links() -> anyhow::Result<()> {
         ensure!(begun.elapsed() < Duration::from_secs(5), "not all 60 ends of links are up");
         std::thread::sleep(Duration::from_millis(100));
     }
-    // The client speaks over the first cable of nodes 1 and 2: theirs stay.
+    // The client uses the first cable of nodes 1 and 2, so these cables stay.
     for node in 3..=6 {
         cluster.lan()?.pull(node, 0, true)?;
     }
@@ -218,7 +219,7 @@ fn two_links() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Clients that have nothing to do with the node that dies: only the ring can tell them.
+/// The clients send nothing to the node that dies, so only the ring can report its death to them.
 fn clients() -> anyhow::Result<()> {
     let mut cluster = TestCluster::start_without_volume(ClusterOptions::new(RAIN))?;
     wait_for_all(&cluster, Duration::from_secs(10))?;
@@ -259,10 +260,10 @@ fn farewell() -> anyhow::Result<()> {
     let since = time_of_day();
     cluster.stop(4)?;
     let took = until_all_see(&cluster, &[1, 2, 3, 5, 6], since, |members| !members.contains(&4))?;
-    eprintln!("a node that says farewell is out of every view {} ms later", took.as_millis());
+    eprintln!("a node that announces its end is out of every view {} ms later", took.as_millis());
     ensure!(
         !cluster.log(1).contains("PassFailed"),
-        "the ring had to find out about a node that said farewell"
+        "the ring had to detect the end of a node that had announced it"
     );
     let lives = |cluster: &TestCluster| -> anyhow::Result<String> {
         Ok(cluster.status()?["ring"]["view"].as_str().context("a view")?.to_owned())

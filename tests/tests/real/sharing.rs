@@ -1,4 +1,5 @@
-//! Several mounts of one volume: locks that hold over all of them, what is read under a lock, and files that others replace or remove.
+//! Several mounts of one volume: locks across all of them, reads under a lock, and files that others replace
+//! or remove.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -24,7 +25,8 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_file_open_on_one_mount_lives_though_another_removes_it", &[Need::Mount], removed),
 ];
 
-/// A program with locks, for locks of fcntl(2) belong to a process. Says what it does on its standard output.
+/// A Python program that takes locks, because locks of fcntl(2) belong to a process. It reports on its
+/// standard output.
 const PROGRAM: &str = r#"
 import fcntl, os, signal, struct, sys
 # Whoever starts the tests in the background of a shell has made it ignored.
@@ -79,7 +81,7 @@ fn program(verb: &str, path: &Path, kind: &str) -> Command {
     command
 }
 
-/// A program that does what it is told.
+/// A running lock program; it obeys commands on its standard input.
 struct Program {
     child: Child,
     answers: BufReader<std::process::ChildStdout>,
@@ -88,7 +90,7 @@ struct Program {
 impl Program {
     fn start(path: &Path) -> anyhow::Result<Program> {
         let mut command = program("serve", path, "-");
-        // It may be interrupted, and python has much to say then.
+        // The program may be interrupted; python then prints a long message.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().context("python3")?;
         let answers = BufReader::new(child.stdout.take().context("its output")?);
@@ -151,7 +153,7 @@ fn counters() -> anyhow::Result<()> {
     const TIMES: u64 = 40;
     for kind in ["flock", "fcntl", "ofd"] {
         let path = |mount: usize| mounts[mount].path().join(kind);
-        // Long enough to be in blocks, so that what is read is more than the namespace's record.
+        // Long enough for blocks, so that a read needs more than the namespace's record.
         let mut file = File::create(path(0))?;
         file.write_all(b"0")?;
         file.set_len(20_000)?;
@@ -188,12 +190,13 @@ fn ranges() -> anyhow::Result<()> {
     here.expect("sh a fcntl 0 5", "ok")?;
     there.expect("try-sh a fcntl 0 5", "ok")?;
     there.expect("try-sh a fcntl 4 2", AGAIN)?;
-    // flock does not see fcntl, nor the other way round; nor one process two kinds of its own.
+    // flock and fcntl locks do not conflict, between processes and within one.
     there.expect("try-ex a flock", "ok")?;
     here.expect("try-sh a flock", AGAIN)?;
     there.expect("un a flock", "ok")?;
     here.expect("try-ex a flock", "ok")?;
-    // Two opens of one program are two for flock, and one for fcntl; closing one of them ends all of fcntl.
+    // Two opens by one program are two owners for flock and one for fcntl. Closing one of them ends all its
+    // fcntl locks.
     here.expect("open b", "ok")?;
     here.expect("try-ex b flock", AGAIN)?;
     here.expect("un b flock", "ok")?;
@@ -202,24 +205,25 @@ fn ranges() -> anyhow::Result<()> {
     there.expect("try-ex a fcntl 5 5", "ok")?;
     here.expect("close a", "ok")?;
     here.expect("open a", "ok")?;
-    // The release of the closed one is on its way.
+    // The release on close may still be in progress.
     there.expect("ex a flock", "ok")?;
     there.expect("un a flock", "ok")?;
     there.expect("un a fcntl 0 0", "ok")?;
-    // OFD locks are of the open file, and go with it.
+    // OFD locks belong to the open file, and end with it.
     here.expect("open c", "ok")?;
     here.expect("try-ex c ofd 0 5", "ok")?;
     here.expect("open d", "ok")?;
     here.expect("try-ex d ofd 0 5", AGAIN)?;
     here.expect("close c", "ok")?;
     here.expect("ex d ofd 0 5", "ok")?;
-    // A circle is refused: EDEADLK.
+    // A deadlock is refused with EDEADLK.
     here.expect("ex a fcntl 100 1", "ok")?;
     there.expect("ex a fcntl 200 1", "ok")?;
     there.tell("ex a fcntl 100 1")?;
     let begun = Instant::now();
     loop {
-        // The other may not have begun to wait; then this one gets nothing yet either, and must not wait for it.
+        // The other may not have begun to wait; then this one gets nothing yet either, and must not wait for
+        // it.
         let said = here.ask("try-ex a fcntl 200 1")?;
         ensure!(said == AGAIN, "{said}");
         if begun.elapsed() > Duration::from_millis(700) {
@@ -249,12 +253,15 @@ fn interrupted() -> anyhow::Result<()> {
             rustix::process::kill_process(rustix::process::Pid::from_child(&waiter.child), signal)?;
             let begun = Instant::now();
             while waiter.child.try_wait()?.is_none() {
-                ensure!(begun.elapsed() < Duration::from_secs(3), "{signal:?} does not end who waits");
+                ensure!(
+                    begun.elapsed() < Duration::from_secs(3),
+                    "{signal:?} does not end the waiting program"
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
         holder.expect(&format!("un a {kind}"), "ok")?;
-        // Nobody of those who left holds or blocks it.
+        // No client that has left holds or blocks the lock.
         let mut next = Program::start(&paths[1])?;
         next.expect(&format!("try-ex a {kind}"), "ok")?;
     }
@@ -316,7 +323,7 @@ fn killed() -> anyhow::Result<()> {
     next.expect("read a", "last")
 }
 
-/// A mount that does nothing. Dropping it lets the mount go on; else nobody could close a file there.
+/// A paused mount. Dropping it resumes the mount; otherwise no program could close a file there.
 struct Pause(rustix::process::Pid);
 
 impl Pause {
@@ -343,17 +350,17 @@ fn paused() -> anyhow::Result<()> {
     fs::write(&paths[0], b"old")?;
     let locked = File::options().read(true).write(true).open(&paths[0])?;
     locked.lock()?;
-    // Taken into the mount's memory, not stored.
+    // The data is in the mount's memory and is not stored.
     locked.write_at(b"mine", 0)?;
-    // Before the pause: a new process closes what it inherits, and would wait for the mount.
+    // This comes before the pause: a new process closes inherited files, and would wait for the paused mount.
     let mut next = Program::start(&paths[1])?;
     let pause = Pause::of(&one)?;
     let begun = Instant::now();
     next.expect("ex a flock", "ok")?;
-    ensure!(begun.elapsed() > Duration::from_secs(2), "the lock was taken from a mount that lives");
+    ensure!(begun.elapsed() > Duration::from_secs(2), "the lock was taken from a live mount");
     next.expect("write a theirs", "ok")?;
     drop(pause);
-    // Whatever the resumed mount still had is lost, and it is told so.
+    // Data that the resumed mount had not stored is lost, and the program gets an error.
     let flushed = locked.sync_all();
     ensure!(
         flushed.is_err_and(|error| error.raw_os_error() == Some(5)),
@@ -367,7 +374,7 @@ fn paused() -> anyhow::Result<()> {
     next.expect("read a", "theirs")?;
     drop(locked);
     next.expect("un a flock", "ok")?;
-    // Opened anew all is well.
+    // A new open works.
     let again = File::options().read(true).write(true).open(&paths[0])?;
     again.lock()?;
     let mut held = [0; 6];
@@ -382,7 +389,8 @@ fn paused() -> anyhow::Result<()> {
 fn replaced() -> anyhow::Result<()> {
     let cluster = TestCluster::start(small())?;
     let [one, two] = two_mounts(&cluster)?;
-    // Version v of the file is all of one byte, and as long as no other: torn or mixed ones would be seen.
+    // Version v of the file consists of one byte value and has a length of its own, so torn and mixed
+    // versions are seen.
     let contents = |version: u64| vec![b'a' + (version % 26) as u8; 40_000 + version as usize];
     fs::write(one.path().join("f"), contents(0))?;
     let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -449,7 +457,7 @@ fn removed() -> anyhow::Result<()> {
     fs::remove_file(one.path().join("unlinked"))?;
     fs::write(one.path().join("new"), b"new")?;
     fs::rename(one.path().join("new"), one.path().join("replaced"))?;
-    // Longer than any delay; and the leader, who knows what is open, is another one then.
+    // The pause is longer than any delay. After it another node leads, and must know the open files.
     std::thread::sleep(Duration::from_secs(7));
     let leader = cluster.leader()?;
     cluster.kill(leader)?;
@@ -464,7 +472,7 @@ fn removed() -> anyhow::Result<()> {
     }
     cluster.restart_all()?;
     drop(open);
-    // Closed everywhere, it is gone from the disks.
+    // When it is closed everywhere, its data is freed.
     let begun = Instant::now();
     loop {
         let left = shares(&cluster)?;

@@ -1,4 +1,5 @@
-//! Changes behind the caller: a mount that works in a directory holds it, and others see everything as if it did not.
+//! Write-back: a mount that works in a directory is delegated it, and other mounts see every change as if it
+//! were not.
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
@@ -43,8 +44,8 @@ fn names(dir: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A directory of ours, warm: the mount holds it.
-fn held(mount: &TestMount, name: &str) -> anyhow::Result<std::path::PathBuf> {
+/// Creates a directory and works in it, so that the mount is delegated the directory.
+fn delegated(mount: &TestMount, name: &str) -> anyhow::Result<std::path::PathBuf> {
     let dir = mount.path().join(name);
     fs::create_dir(&dir)?;
     for at in 0..5 {
@@ -59,7 +60,7 @@ fn seen_at_once() -> anyhow::Result<()> {
     let (one, two) = (TestMount::new(&cluster, "one")?, TestMount::new(&cluster, "two")?);
     for round in 0..12u64 {
         let name = format!("d{round}");
-        let (here, there) = (held(&one, &name)?, two.path().join(&name));
+        let (here, there) = (delegated(&one, &name)?, two.path().join(&name));
         let long = 3000 * round as usize;
         for at in 0..40 {
             fs::write(here.join(format!("f{at:02}")), data::bytes(round, at, long))?;
@@ -70,7 +71,7 @@ fn seen_at_once() -> anyhow::Result<()> {
         fs::write(here.join("sub/deep"), b"deep")?;
         symlink("moved", here.join("link"))?;
         fs::set_permissions(here.join("f02"), fs::Permissions::from_mode(0o600))?;
-        // The other one, with the first thing that it does there.
+        // The first access of the other mount sees all changes.
         match round % 4 {
             0 => {
                 let found = names(&there)?;
@@ -86,11 +87,11 @@ fn seen_at_once() -> anyhow::Result<()> {
             ensure!(held == data::bytes(round, at, long), "round {round}: f{at:02} has other bytes");
         }
         ensure!(there.join("f02").metadata()?.permissions().mode() & 0o777 == 0o600);
-        // And what the other does now is seen here.
+        // The first mount sees the changes of the other.
         fs::remove_dir_all(there.join("sub"))?;
         let begun = Instant::now();
         while here.join("sub").exists() {
-            // The kernel trusts a name for a second.
+            // The kernel caches a name for a second.
             ensure!(begun.elapsed() < Duration::from_secs(2), "a removed directory is still seen");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -117,7 +118,7 @@ fn one_directory() -> anyhow::Result<()> {
                             fs::remove_file(&name)?;
                         }
                         if at % 50 == 0 {
-                            // Alone for a while, so that each holds it now and then.
+                            // A pause, so that each mount is delegated the directory at times.
                             std::thread::sleep(Duration::from_millis(100 * (1 + worker as u64)));
                         }
                     }
@@ -149,7 +150,7 @@ fn one_directory() -> anyhow::Result<()> {
 fn all_killed() -> anyhow::Result<()> {
     let mut cluster = TestCluster::start(small())?;
     let mount = TestMount::new(&cluster, "mnt")?;
-    let dir = held(&mount, "d")?;
+    let dir = delegated(&mount, "d")?;
     let mut expected = Vec::new();
     for at in 0..60u64 {
         let name = format!("f{at}");
@@ -162,7 +163,7 @@ fn all_killed() -> anyhow::Result<()> {
         }
     }
     fs::create_dir(dir.join("sub"))?;
-    // An fsync of the directory is about every name in it, and one of a file about everything before.
+    // An fsync of the directory covers every name in it; one of a file covers every earlier change.
     File::open(&dir)?.sync_all()?;
     let last = File::create(dir.join("sub/last"))?;
     (&last).write_all(b"last")?;
@@ -176,7 +177,8 @@ fn all_killed() -> anyhow::Result<()> {
     expected.sort();
     ensure!(names(&dir)? == expected, "{:?}", names(&dir)?);
     ensure!(fs::read(dir.join("sub/last"))? == b"last");
-    // Closed before, though not fsynced each: the names were, and those written over or renamed have their data or none.
+    // The files were closed without an fsync of their own, but their names were fsynced. Files that were
+    // overwritten or renamed have all of their data or none.
     for name in expected.iter().filter(|name| *name != "sub") {
         let held = fs::read(dir.join(name))?;
         let whole = data::bytes(7, name[1..].parse()?, 9000);
@@ -195,12 +197,12 @@ fn away() -> anyhow::Result<()> {
     use rustix::process::Signal;
     let cluster = TestCluster::start(small())?;
     let (one, two) = (TestMount::new(&cluster, "one")?, TestMount::new(&cluster, "two")?);
-    let here = held(&one, "d")?;
+    let here = delegated(&one, "d")?;
     for at in 0..20 {
         fs::write(here.join(format!("before{at}")), b"x")?;
     }
     std::thread::sleep(Duration::from_millis(600));
-    // Asleep: it is waited for, and then no more.
+    // A paused mount: the other waits for it, but not for long.
     signal(&one, Signal::STOP)?;
     let begun = Instant::now();
     let made = fs::write(two.path().join("d/theirs"), b"theirs");
@@ -208,23 +210,20 @@ fn away() -> anyhow::Result<()> {
     let found = names(&two.path().join("d"));
     signal(&one, Signal::CONT)?;
     made?;
-    ensure!(waited < Duration::from_secs(8), "waited {waited:?} for a mount that sleeps");
-    ensure!(found?.len() == 21, "what was told before is there");
-    // Awake, it sees what was done meanwhile and goes on.
+    ensure!(waited < Duration::from_secs(8), "waited {waited:?} for a paused mount");
+    ensure!(found?.len() == 21, "acknowledged names are missing");
+    // The resumed mount sees the changes made in the meantime, and goes on.
     let begun = Instant::now();
     while !here.join("theirs").exists() {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(5),
-            "the mount that slept does not see the other's file"
-        );
+        ensure!(begun.elapsed() < Duration::from_secs(5), "the resumed mount does not see the other's file");
         std::thread::sleep(Duration::from_millis(50));
     }
     for at in 0..20 {
         fs::write(here.join(format!("after{at}")), b"y")?;
     }
     ensure!(names(&two.path().join("d"))?.len() == 41);
-    // Dead: the same.
-    let here = held(&one, "e")?;
+    // The same with a dead mount.
+    let here = delegated(&one, "e")?;
     fs::write(here.join("last"), b"last")?;
     File::open(here.join("last"))?.sync_all()?;
     one.kill()?;
@@ -281,8 +280,8 @@ fn few_entries() -> anyhow::Result<()> {
     })
 }
 
-/// What can be said of a tree: names, kinds, modes, times, contents.
-fn said_of(root: &Path) -> anyhow::Result<Vec<String>> {
+/// Describes a tree, one line per name: kind, mode, links, size, time, content.
+fn describe(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut said = Vec::new();
     let mut to_look = vec![root.to_owned()];
     while let Some(dir) = to_look.pop() {
@@ -326,7 +325,7 @@ fn tree() -> anyhow::Result<()> {
         for at in 0..40u64 {
             let path = dir.join(format!("leaf{at}"));
             let mut file = File::create(&path)?;
-            // Inline, one block, and more than one write.
+            // Files stored inline, in one block, and by several writes.
             let len = [100, 5000, 70_000, 1_500_000][(at % 4) as usize] / if at % 8 == 3 { 1 } else { 10 };
             file.write_all(&data::bytes(branch, at, len))?;
             file.write_at(b"again", len as u64 / 2)?;
@@ -350,14 +349,14 @@ fn tree() -> anyhow::Result<()> {
             fs::rename(&dir, root.join(format!("renamed{branch}")))?;
         }
     }
-    let here = said_of(&root)?;
+    let here = describe(&root)?;
     ensure!(here.len() > 6 * 38, "{} names", here.len());
-    let there = said_of(&two.path().join("tree"))?;
+    let there = describe(&two.path().join("tree"))?;
     let differs = here.iter().zip(&there).find(|(here, there)| here != there);
     ensure!(here == there, "{} and {} names; first difference {differs:?}", here.len(), there.len());
     cluster.restart_all()?;
     one.unmount()?;
     let again = TestMount::new(&cluster, "one")?;
-    ensure!(said_of(&again.path().join("tree"))? == here, "after a new mount");
+    ensure!(describe(&again.path().join("tree"))? == here, "after a new mount");
     Ok(())
 }

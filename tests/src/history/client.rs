@@ -1,0 +1,233 @@
+//! A client that does random operations on names, a value and a lock, and records their history.
+
+use fastrand::Rng;
+use rain_client::{Client, Error, NewInode, OpenFile, Volume};
+use rain_namespace::command::RenameMode;
+use rain_namespace::error::NsError;
+use rain_namespace::lock::{Lock, LockKind};
+use rain_namespace::record::FileKind;
+use rain_sim::history::Event;
+use rain_sim::model::{ClientState, Name, Op, Reply};
+use rain_types::Ino;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Clients that work at the same time.
+pub(super) const CLIENTS: u32 = 4;
+
+/// Names in the directory: few, so that the clients meet at each of them.
+const NAMES: u8 = 4;
+
+/// Length of a phase in which all clients work, or one alone. It is long enough for a client that works alone
+/// to be delegated the directory.
+const PHASE: Duration = Duration::from_millis(120);
+
+/// Pause between two operations of a client. It leaves the machine time to make the faults.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The directory, the file with the value, and the lock that a client works on.
+pub(super) struct Workspace {
+    volume: Arc<Volume>,
+    dir: Ino,
+    value: Ino,
+    lock: Arc<OpenFile>,
+}
+
+impl Workspace {
+    /// Creates the directory and the files, or finds those that another client has created.
+    pub(super) async fn find(cluster: &Arc<Client>, folder: &str) -> anyhow::Result<Workspace> {
+        let volume = cluster.volume("main").await?;
+        let folder = folder.as_bytes();
+        let dir = match volume.lookup(volume.root(), folder).await {
+            Ok(attr) => attr.ino,
+            Err(_) => {
+                let new = NewInode::new(FileKind::Directory, 0o755, 0, 0);
+                volume.make(volume.root(), folder, new).await?.ino
+            }
+        };
+        // Beside the directory: all names in it belong to the model.
+        let mut files = Vec::new();
+        for kind in ["value", "lock"] {
+            let name = [folder, b"-", kind.as_bytes()].concat();
+            let new = NewInode { or_existing: true, ..NewInode::new(FileKind::File, 0o644, 0, 0) };
+            files.push(volume.make(volume.root(), &name, new).await?.ino);
+        }
+        let lock = volume.open(files[1]).await?;
+        Ok(Workspace { value: files[0], lock, dir, volume })
+    }
+}
+
+/// One client at work.
+pub(super) struct HistoryClient {
+    number: u32,
+    workspace: Workspace,
+    rng: Rng,
+    start: Instant,
+    /// Files that the client has seen, by their names at that time.
+    known: BTreeMap<Name, u64>,
+    /// Latest replies to lookups with their times; answering from them is the deliberate fault.
+    stale: Option<BTreeMap<Name, (Instant, Reply)>>,
+    /// Whether the latest written value may not be stored. Until the next one is, this client reads its own
+    /// buffer.
+    doubtful: bool,
+    /// Whether the client has the lock.
+    holds: bool,
+}
+
+/// A name in the directory: one letter each.
+fn name(name: Name) -> [u8; 1] {
+    [b'a' + name]
+}
+
+/// The reply that a refusal stands for. Any other error leaves the outcome unknown.
+fn refused(error: Error) -> Result<Reply, Error> {
+    match error {
+        Error::Refused(NsError::NotFound | NsError::Stale) => Ok(Reply::NotFound),
+        Error::Refused(NsError::Exists) => Ok(Reply::Exists),
+        error => Err(error),
+    }
+}
+
+impl HistoryClient {
+    /// A client that chooses its operations by `seed`. With `stale` it answers lookups from memory.
+    pub(super) fn new(
+        number: u32,
+        workspace: Workspace,
+        seed: u64,
+        start: Instant,
+        stale: bool,
+    ) -> HistoryClient {
+        HistoryClient {
+            number,
+            workspace,
+            rng: Rng::with_seed(seed),
+            start,
+            known: BTreeMap::new(),
+            stale: stale.then(BTreeMap::new),
+            doubtful: false,
+            holds: false,
+        }
+    }
+
+    fn choose(&mut self) -> Op {
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds };
+        match Op::choose(known, |below| self.rng.u64(..below)) {
+            Op::Get if self.doubtful => Op::List,
+            op => op,
+        }
+    }
+
+    /// Whether it is this client's time to work. Phases in which all work alternate with phases in which one
+    /// works alone, and is delegated the directory.
+    fn is_my_time(&self) -> bool {
+        let phase = self.start.elapsed().as_millis() / PHASE.as_millis();
+        phase.is_multiple_of(2) || phase / 2 % u128::from(CLIENTS) == u128::from(self.number)
+    }
+
+    pub(super) async fn work(mut self, stop: Arc<AtomicBool>) -> Vec<Event<Op, Reply>> {
+        let mut history = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            if !self.is_my_time() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            let op = self.choose();
+            let begun = self.start.elapsed().as_nanos() as u64;
+            let reply = self.perform(&op).await;
+            let ended = self.start.elapsed().as_nanos() as u64;
+            let reply = match reply {
+                Ok(reply) => Some(reply),
+                Err(Error::NoMajority { may_be_done: false, .. }) if !matches!(op, Op::Put(_)) => {
+                    tokio::time::sleep(PAUSE * 10).await;
+                    continue;
+                }
+                Err(_) => None,
+            };
+            if reply.is_some() || !op.only_looks() {
+                history.push(Event { client: self.number, op, reply, begun, ended });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        if self.holds {
+            // The lock must be free for the next history; this unlock is not part of the present one.
+            let _ = self.workspace.lock.unlock(&self.lock()).await;
+        }
+        history
+    }
+
+    fn lock(&self) -> Lock {
+        Lock { kind: LockKind::Flock, owner: 1, exclusive: true, first: 0, last: u64::MAX, pid: self.number }
+    }
+
+    async fn perform(&mut self, op: &Op) -> Result<Reply, Error> {
+        let Workspace { volume, dir, value, lock } = &self.workspace;
+        let dir = *dir;
+        match op {
+            Op::Create(at) => {
+                let new = NewInode::new(FileKind::File, 0o644, 0, 0);
+                match volume.make(dir, &name(*at), new).await {
+                    Ok(attr) => {
+                        self.known.insert(*at, attr.ino.0);
+                        Ok(Reply::File(attr.ino.0))
+                    }
+                    Err(error) => refused(error),
+                }
+            }
+            Op::Unlink(at) => volume.unlink(dir, &name(*at)).await.map(|()| Reply::Done).or_else(refused),
+            Op::Rename(from, to) => {
+                let renamed = volume.rename(dir, &name(*from), dir, &name(*to), RenameMode::Replace).await;
+                renamed.map(|()| Reply::Done).or_else(refused)
+            }
+            Op::Link(file, at) => {
+                let linked = volume.link(Ino(*file), dir, &name(*at)).await;
+                linked.map(|attr| Reply::File(attr.ino.0)).or_else(refused)
+            }
+            Op::Lookup(at) => {
+                if let Some((when, reply)) = self.stale.as_ref().and_then(|stale| stale.get(at))
+                    && when.elapsed() < Duration::from_millis(200)
+                {
+                    return Ok(reply.clone());
+                }
+                let found = volume.lookup(dir, &name(*at)).await;
+                let reply = found.map(|attr| Reply::File(attr.ino.0)).or_else(refused)?;
+                if let Reply::File(file) = reply {
+                    self.known.insert(*at, file);
+                }
+                if let Some(stale) = &mut self.stale {
+                    stale.insert(*at, (Instant::now(), reply.clone()));
+                }
+                Ok(reply)
+            }
+            Op::List => {
+                let (entries, _) = volume.read_directory(dir, None, 100).await?;
+                let names = entries.iter().map(|entry| (entry.name[0] - b'a', entry.attr.ino.0));
+                Ok(Reply::Names(names.collect()))
+            }
+            Op::Put(number) => {
+                self.doubtful = true;
+                let file = volume.open(*value).await?;
+                file.write(0, &number.to_le_bytes()).await?;
+                file.flush().await?;
+                self.doubtful = false;
+                Ok(Reply::Done)
+            }
+            Op::Get => {
+                let bytes = volume.open(*value).await?.read(0, 8).await?;
+                let bytes = bytes.as_ref().try_into().unwrap_or([0; 8]);
+                Ok(Reply::Value(u64::from_le_bytes(bytes)))
+            }
+            Op::TryLock => {
+                let locked = lock.try_lock(&self.lock()).await?.is_some();
+                self.holds = locked;
+                Ok(if locked { Reply::Done } else { Reply::Held })
+            }
+            Op::Unlock => {
+                lock.unlock(&self.lock()).await?;
+                self.holds = false;
+                Ok(Reply::Done)
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! A cluster with four clients: makes faults while the clients work, and checks their history.
+
+use super::client::{CLIENTS, HistoryClient, Workspace};
+use crate::real::{ClusterOptions, TestCluster};
+use anyhow::{Context, ensure};
+use fastrand::Rng;
+use rain_client::{Client, Options};
+use rain_sim::history::{Violation, linearize};
+use rain_sim::model::{LockModel, NamesModel, Part, ValueModel};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+
+/// Options of one run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HistoryOptions {
+    /// Seed of the choices of operations and faults.
+    pub seed: u64,
+    /// Number of faults, one after the other.
+    pub faults: u32,
+    /// Whether one client answers lookups from memory. The check must find such answers.
+    pub stale: bool,
+}
+
+/// Results of one run.
+#[derive(Debug)]
+pub struct HistoryReport {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Faults that were made.
+    pub faults: Vec<String>,
+    /// Operations that got a reply.
+    pub done: usize,
+    /// Operations without a reply: they may have been done or not.
+    pub unknown: usize,
+    /// Changes that were acknowledged early: before the namespace had them.
+    pub acknowledged_early: u64,
+    /// Parts of the history that no order explains.
+    pub violations: Vec<(Part, Violation)>,
+}
+
+/// A cluster with four clients, for many runs. Dropping it ends all of them.
+pub struct HistoryCluster {
+    cluster: TestCluster,
+    nodes: u32,
+    runtime: Option<Runtime>,
+    clients: Vec<Arc<Client>>,
+}
+
+impl HistoryCluster {
+    /// Starts a cluster of three or five voters, and connects the clients.
+    pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<HistoryCluster> {
+        let code = if nodes >= 5 { "3+2" } else { "2+1" };
+        let options = ClusterOptions { nodes, code, cables: 2, ..ClusterOptions::new(rain) };
+        let cluster = TestCluster::start(options)?;
+        cluster.wait_settled(nodes as usize, Duration::from_secs(30))?;
+        let network = cluster.lan()?.network(0)?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .on_thread_start(move || {
+                if let Err(error) = network.enter() {
+                    panic!("entering the client's network namespace: {error}");
+                }
+            })
+            .enable_all()
+            .build()?;
+        let addresses: Vec<String> = cluster.addresses().split(',').map(str::to_owned).collect();
+        let clients = (0..CLIENTS)
+            .map(|number| {
+                let addresses = addresses.clone();
+                let options = Options {
+                    label: format!("history client {number}"),
+                    allow_stale: false,
+                    // One client sends every change to the leader.
+                    write_back: number > 0,
+                    // A short back-off, so that the delegation of the directory moves often.
+                    delegation_backoff: Duration::from_millis(3),
+                    ..Options::default()
+                };
+                // On a thread of the runtime: the present thread is not in the client's network namespace.
+                let connecting = runtime.spawn(async move { Client::connect(&addresses, options).await });
+                Ok(runtime.block_on(connecting)??)
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(HistoryCluster { cluster, nodes, runtime: Some(runtime), clients })
+    }
+
+    /// Records one history and checks it.
+    ///
+    /// A violation is part of the report. Fails when the cluster does not settle, or when a fault cannot be
+    /// made.
+    pub fn play(&mut self, options: HistoryOptions) -> anyhow::Result<HistoryReport> {
+        self.cluster.restart_all()?;
+        self.cluster.wait_settled(self.nodes as usize, Duration::from_secs(40))?;
+        let mut rng = Rng::with_seed(options.seed);
+        let folder = format!("history-{}", options.seed);
+        let early_before = self.acknowledged_early();
+        let (start, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let runtime = self.runtime.as_ref().context("the runtime has ended")?;
+        let workspaces: Vec<Workspace> = {
+            let mut workspaces = Vec::new();
+            for cluster in &self.clients {
+                let (cluster, folder) = (cluster.clone(), folder.clone());
+                let finding = runtime.spawn(async move { Workspace::find(&cluster, &folder).await });
+                workspaces.push(runtime.block_on(finding)??);
+            }
+            workspaces
+        };
+        let working: Vec<_> = workspaces
+            .into_iter()
+            .enumerate()
+            .map(|(number, workspace)| {
+                let stale = options.stale && number == 0;
+                let seed = options.seed.wrapping_mul(1000) + number as u64;
+                let client = HistoryClient::new(number as u32, workspace, seed, start, stale);
+                runtime.spawn(client.work(stop.clone()))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let mut faults = Vec::new();
+        for _ in 0..options.faults {
+            faults.push(self.strike(&mut rng)?);
+            std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
+        }
+        if options.faults == 0 {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        stop.store(true, Ordering::Relaxed);
+        let mut history = Vec::new();
+        let runtime = self.runtime.as_ref().context("the runtime has ended")?;
+        for client in working {
+            history.extend(runtime.block_on(client)?);
+        }
+        let of = |part: Part| -> Vec<_> {
+            history.iter().filter(|event| event.op.part() == part).cloned().collect()
+        };
+        let checked = [
+            (Part::Names, linearize(NamesModel::default(), &of(Part::Names))),
+            (Part::Value, linearize(ValueModel::default(), &of(Part::Value))),
+            (Part::Lock, linearize(LockModel::default(), &of(Part::Lock))),
+        ];
+        let violations =
+            checked.into_iter().filter_map(|(part, found)| found.err().map(|found| (part, found)));
+        let unknown = history.iter().filter(|event| event.reply.is_none()).count();
+        Ok(HistoryReport {
+            seed: options.seed,
+            faults,
+            done: history.len() - unknown,
+            unknown,
+            acknowledged_early: self.acknowledged_early() - early_before,
+            violations: violations.collect(),
+        })
+    }
+
+    fn acknowledged_early(&self) -> u64 {
+        self.clients.iter().map(|client| client.stats().acknowledged_early).sum()
+    }
+
+    /// Makes one fault, ends it, and returns its name.
+    fn strike(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
+        let cluster = &mut self.cluster;
+        let leads = rng.u64(..2) == 0;
+        // While there is no leader, any node will do.
+        let leader = cluster.leader().unwrap_or(1);
+        let others: Vec<u32> = (1..=self.nodes).filter(|node| *node != leader).collect();
+        let other = others[rng.u64(..others.len() as u64) as usize];
+        let victim = if leads { leader } else { other };
+        let who = if leads { "the leader" } else { "a follower" };
+        let long = Duration::from_millis(200 + rng.u64(..1300));
+        let kind = rng.u64(..6);
+        match kind {
+            0 | 1 => {
+                cluster.kill(victim)?;
+                std::thread::sleep(long / 2);
+                cluster.restart(victim)?;
+            }
+            2 => {
+                (0..2).try_for_each(|cable| cluster.lan()?.pull(victim, cable, true))?;
+                std::thread::sleep(long);
+                (0..2).try_for_each(|cable| cluster.lan()?.pull(victim, cable, false))?;
+            }
+            3 => {
+                let mut apart = vec![victim];
+                apart.extend(others.iter().filter(|node| **node != victim).take(self.nodes as usize / 2 - 1));
+                cluster.lan()?.split(&apart)?;
+                std::thread::sleep(long);
+                cluster.lan()?.split(&[])?;
+            }
+            4 => {
+                cluster.pause(victim, true)?;
+                std::thread::sleep(long);
+                cluster.pause(victim, false)?;
+            }
+            _ => {
+                cluster.lan()?.pull(victim, 0, true)?;
+                std::thread::sleep(long);
+                cluster.lan()?.pull(victim, 0, false)?;
+            }
+        }
+        let what = ["killed", "killed", "cut off", "in a minority", "paused", "without one of two links"];
+        Ok(format!("{who} {}", what[kind as usize]))
+    }
+}
+
+impl Drop for HistoryCluster {
+    fn drop(&mut self) {
+        self.clients.clear();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(2));
+        }
+    }
+}
+
+/// Fails with the violations of a history, if there are any.
+pub fn expect_linearizable(report: &HistoryReport) -> anyhow::Result<()> {
+    let HistoryReport { seed, faults, violations, .. } = report;
+    ensure!(
+        violations.is_empty(),
+        "seed {seed}, {faults:?}: no order of the operations explains {violations:#?}"
+    );
+    Ok(())
+}
