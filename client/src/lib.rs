@@ -1,6 +1,6 @@
 //! The client of a RAIN cluster, used alike by mounts, commands, programs and the nodes' own workers.
 //!
-//! The crate is a ladder. Each rung uses only the rungs below it; `tests/tests/rooms.rs` of the workspace
+//! The crate is a ladder. Each rung uses only the rungs below it; `tests/tests/house` of the workspace
 //! holds this.
 //!
 //! | rung | what it is |
