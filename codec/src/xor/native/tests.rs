@@ -1,4 +1,4 @@
-//! Machine code and programs give what the portable executor gives, for any schedule.
+//! Machine code and programs give the same bytes as the portable executor, for any schedule.
 
 use super::program::{Machine, Program};
 use super::{Native, levels};
@@ -8,7 +8,7 @@ use crate::schedule::{Bits, Schedule, Step};
 use crate::xor::{Row, Stores};
 use proptest::prelude::*;
 
-/// A schedule over some shares: each step sums packets that are there or were made before.
+/// A random schedule over some shares: each step sums packets that are present or were made by earlier steps.
 fn schedule() -> impl Strategy<Value = Schedule> {
     (2usize..30, 1usize..6).prop_flat_map(|(shares, rows)| {
         let packets = shares * rows;
@@ -86,7 +86,7 @@ proptest! {
                 prop_assert!(stores == Stores::Streaming && !level.streams());
                 continue;
             };
-            // Aligned, or unaligned on purpose; with a guard behind.
+            // Aligned, or unaligned on purpose; guard bytes follow each share.
             let mut padded = vec![vec![0x77; len + 256]; begin.len()];
             let offsets: Vec<usize> = padded.iter().map(|share| share.as_ptr().align_offset(64) + shift * 21).collect();
             let mut shares: Vec<&mut [u8]> = Vec::new();
@@ -95,7 +95,7 @@ proptest! {
                 shares.push(&mut share[*offset..][..len]);
             }
             let ran = native.run(&mut shares, stripes);
-            // Empty programs touch no share that could be out of line.
+            // A program without instructions touches no share that could be unaligned.
             prop_assert!(ran || stores == Stores::Streaming && shift > 0);
             for ((found, expected), offset) in padded.iter().zip(&expected).zip(&offsets).filter(|_| ran) {
                 prop_assert_eq!(&found[*offset..][..len], &expected[..]);
