@@ -1,4 +1,6 @@
-//! Answers to queries, from one consistent state. Nothing here writes.
+//! Answers to queries, read from one consistent state.
+//!
+//! Left out: writes; [`crate::apply()`] makes them.
 
 use crate::apply::{counters, extents_over, groups_with};
 use crate::error::NsError;
@@ -14,7 +16,8 @@ use rain_types::{BlockId, GroupId, Ino, SessionId, VolumeId};
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
 
-/// Rows an answer has at most.
+/// Largest number of rows in one answer, so that an answer fits into one message. Clients ask again for the
+/// rest.
 const ROWS_MAX: usize = 4096;
 
 fn read<T: DeserializeOwned>(kv: &dyn KvRead, key: &[u8]) -> Option<T> {
@@ -25,7 +28,7 @@ fn rows(limit: u32) -> usize {
     (limit as usize).clamp(1, ROWS_MAX)
 }
 
-/// Answers a query.
+/// Answers a query. Fails with the error that the client gets.
 pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
     Ok(match query {
         Query::Lookup { parent, name } => Answer::Attr(lookup(kv, *parent, name)?),
@@ -179,7 +182,7 @@ fn layout(kv: &dyn KvRead, ino: Ino, from: u64, limit: u32) -> Answered {
     extents.truncate(limit);
     let mut last: Option<(BlockId, GroupId)> = None;
     for extent in &mut extents {
-        // A block has many extents only where it was cut to pieces; then they follow each other.
+        // A block has several extents only where it was cut. These extents follow each other.
         let known = last.filter(|(block, _)| *block == extent.block).map(|(_, group)| group);
         let now = known.or_else(|| block(kv, extent.block).map(|entry| entry.record.group));
         extent.group = now.unwrap_or(extent.group);

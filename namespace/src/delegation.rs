@@ -1,21 +1,29 @@
-//! What a session decides by itself in directories that are delegated to it: its own small part of the namespace, under the same
-//! functions, ahead of the leader.
+//! [`DelegationSet`]: the directories that are delegated to a session, and the commands that the session
+//! decides itself.
 //!
-//! While a directory is delegated ([`crate::command::Command::Delegate`]) nobody else changes or looks up its names. So its holder can
-//! say at once what a command on them gives, tell the program, and send the command later, in order ("behind the caller", as local
-//! filesystems do; Ceph's asynchronous directory operations and NFS's directory delegations are relatives). Three kinds of inodes:
+//! While a directory is delegated ([`crate::command::Command::Delegate`]) no other session changes or looks
+//! up its names. So the holder of the delegation computes the outcome of a command with the namespace's own
+//! functions, acknowledges it early, and sends the command to the leader later, in order. Local filesystems
+//! write back in this way; Ceph's asynchronous directory operations and NFS's directory delegations are
+//! relatives. There are three kinds of inodes:
 //!
-//! - **held**: the delegated directories. All their names are known here, and their attributes are.
-//! - **born**: made here below a held directory and known to nobody else, since every way to them leads through it. Everything about
-//!   them is known here.
-//! - others: what a held directory named before. Of them only names and kinds are known; their attributes are the leader's to tell.
+//! - **delegated**: the delegated directories. Their attributes and all their names are known here.
+//! - **unpublished**: inodes that were made here below a delegated directory. No other session knows them,
+//!   because every path to them leads through that directory. Everything about them is known here.
+//! - **external**: inodes that a delegated directory named before. Only their names and kinds are known here;
+//!   the leader knows their attributes.
 //!
-//! Invariants, held by `tests/holding.rs` against a namespace that applies the same commands later:
-//! 1. What [`Decision::Local`] gives is what the leader will give, but for what became of an *other* inode.
-//! 2. What [`DelegationSet::answer`] gives is what the leader will answer once it has applied every command before.
-//! 3. After [`DelegationSet::let_go`] nothing that others can reach through that directory is taken for born.
+//! Invariants, which `what_is_acknowledged_early_is_what_the_leader_says_later` holds against a namespace
+//! that applies the same commands later:
+//! 1. The outcome of a [`Decision::Local`] command is the leader's later outcome, except for the state of an
+//!    *external* inode.
+//! 2. The answer of [`DelegationSet::answer`] is the leader's answer once it has applied every earlier
+//!    command.
+//! 3. After [`DelegationSet::let_go`] no inode that other sessions can reach through that directory counts as
+//!    unpublished.
 //!
-//! It leaves out sending, waiting, and when to ask for a directory: the client does that.
+//! Left out: sending, waiting, and the decision when to ask for a delegation; the client's write-back does
+//! these.
 
 use crate::apply::apply;
 use crate::command::{Applied, Command, Name, Outcome, RenameMode, Request};
@@ -29,49 +37,50 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-/// What becomes of a command.
+/// Where a command is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// [`DelegationSet::act`] says the outcome; the leader is told later.
+    /// Here: [`DelegationSet::act`] returns the outcome, and the leader gets the command later.
     Local,
-    /// [`DelegationSet::act`] takes it in; the outcome is the leader's to say, in its turn.
+    /// By the leader, in order: [`DelegationSet::act`] applies the command here, and the leader confirms the
+    /// outcome.
     Confirm,
-    /// It changes nothing that is known here: the leader's alone.
+    /// By the leader alone: the command changes nothing that is known here.
     Remote,
-    /// These must be given back first.
+    /// By the leader, after these directories are returned.
     Return(Vec<Ino>),
 }
 
-/// A name in a directory.
+/// A name in a directory, as far as it is known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Name.
+    /// Name in the directory.
     pub name: Name,
-    /// What it names.
+    /// Inode of the name.
     pub ino: Ino,
-    /// If that is known here.
+    /// Attributes, if they are known here.
     pub attr: Option<Attr>,
 }
 
-/// What is known of a question.
+/// The part of an answer that is known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAnswer {
-    /// The answer.
+    /// The whole answer.
     Complete(Answered),
-    /// Part of it; the leader knows the rest, if it is asked this.
+    /// A part of the answer; the leader knows the rest, and gives it for this query.
     Partial(Query),
-    /// Nothing.
+    /// No part of the answer.
     Unknown,
 }
 
-/// Directories held, and what was made in them.
+/// The delegated directories of a session, and the unpublished inodes below them.
 #[derive(Debug, Clone, Default)]
 pub struct DelegationSet {
     kv: MemoryKv,
     held: BTreeSet<Ino>,
-    /// With the held directory that each was born below.
+    /// Unpublished inodes, each with the delegated directory below which it was made.
     unpublished: BTreeMap<Ino, Ino>,
-    /// The volume's closed groups: blocks in them move.
+    /// Closed groups of the volume; rebalance moves the blocks in them.
     closed: BTreeSet<GroupId>,
 }
 
@@ -79,10 +88,10 @@ fn read<T: DeserializeOwned>(kv: &MemoryKv, key: &[u8]) -> Option<T> {
     kv.get(key).map(|bytes| wire::decode(&bytes).expect("a record of the namespace is readable"))
 }
 
-/// An inode of which only this is known, for as long as a command is looked at.
+/// Returns placeholder attributes for an external inode, used while one command is applied.
 fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
     let time = Time::default();
-    // Two names: losing one does not end it here, whatever it does at the leader.
+    // Two names: after losing one, the inode still exists here, whatever happens to it at the leader.
     let nlink = 2;
     let (mode, uid, gid, size, held, rdev, version, extents) = Default::default();
     let (atime, mtime, ctime, crtime, parent) = (time, time, time, time, ino);
@@ -108,32 +117,32 @@ fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
 }
 
 impl DelegationSet {
-    /// Whether anything is held.
+    /// Returns whether no directory is delegated.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// The directories held.
+    /// Returns the delegated directories.
     pub fn held(&self) -> impl ExactSizeIterator<Item = Ino> + '_ {
         self.held.iter().copied()
     }
 
-    /// Records kept, as a measure of memory.
+    /// Returns the number of records kept, as a measure of memory.
     pub fn records(&self) -> usize {
         self.kv.0.len()
     }
 
-    /// Whether all that is to be known of an inode is known here.
+    /// Returns whether everything about an inode is known here: it is delegated or unpublished.
     pub fn is_mine(&self, ino: Ino) -> bool {
         self.held.contains(&ino) || self.unpublished.contains_key(&ino)
     }
 
-    /// Whether nobody else can know of an inode.
+    /// Returns whether no other session can know the inode.
     pub fn is_unpublished(&self, ino: Ino) -> bool {
         self.unpublished.contains_key(&ino)
     }
 
-    /// Whether all names of a directory are known here.
+    /// Returns whether all names of a directory are known here.
     fn knows(&self, dir: Ino) -> bool {
         self.held.contains(&dir)
             || self.unpublished.contains_key(&dir)
@@ -148,17 +157,18 @@ impl DelegationSet {
         read(&self.kv, &key::entry(parent, name))
     }
 
-    /// When an inode last changed, where that is known here.
+    /// Returns the time of an inode's last change, if it is known here.
     pub fn ctime(&self, ino: Ino) -> Option<Time> {
         self.attr(ino).map(|attr| attr.ctime)
     }
 
-    /// The held directory that an inode belongs to.
+    /// Returns the delegated directory of an inode: the inode itself, or the directory below which it was
+    /// made.
     pub fn home(&self, ino: Ino) -> Option<Ino> {
         if self.held.contains(&ino) { Some(ino) } else { self.unpublished.get(&ino).copied() }
     }
 
-    /// Takes in a directory that was delegated: as it is now, with all its names.
+    /// Adds a directory that was delegated, with its current attributes and names.
     pub fn take(
         &mut self,
         volume: &VolumeRecord,
@@ -166,7 +176,7 @@ impl DelegationSet {
         names: impl IntoIterator<Item = (Vec<u8>, Ino, FileKind)>,
     ) {
         self.keep_volume(volume);
-        // Numbers are given by who asks.
+        // Commands carry reserved inode numbers, so every number below the counter must pass.
         self.put(&key::counter("next-ino"), &u64::MAX);
         self.put(&key::inode(dir.ino), dir);
         for (name, ino, kind) in names {
@@ -175,7 +185,7 @@ impl DelegationSet {
         self.held.insert(dir.ino);
     }
 
-    /// The volume has other groups now.
+    /// Updates the volume's placement groups.
     pub fn volume_is(&mut self, volume: &VolumeRecord) {
         if !self.held.is_empty() {
             self.keep_volume(volume);
@@ -191,7 +201,7 @@ impl DelegationSet {
         self.kv.put(key, &wire::encode(value));
     }
 
-    /// What becomes of a command.
+    /// Returns where a command is decided.
     pub fn plan(&self, command: &Command) -> Decision {
         let here_if = |here: bool| if here { Decision::Local } else { Decision::Remote };
         match command {
@@ -218,7 +228,7 @@ impl DelegationSet {
             Command::SetAttr { ino, .. } => here_if(self.is_mine(*ino)),
             Command::Commit { ino, .. } | Command::Punch { ino, .. } => here_if(self.is_unpublished(*ino)),
             Command::SetXattr { ino, .. } | Command::RemoveXattr { ino, .. } => {
-                // The attributes that a held directory had before are not known.
+                // The extended attributes that a delegated directory had before are not known here.
                 if self.held.contains(ino) {
                     Decision::Return(vec![*ino])
                 } else {
@@ -233,7 +243,7 @@ impl DelegationSet {
         let moved = self.child(from.0, from.1);
         let (from_known, to_known) = (self.knows(from.0), self.knows(to.0));
         if !(from_known && to_known) {
-            // What is moved out can be reached by others from then on, and what is moved in is not known.
+            // Other sessions can reach an inode that moves out. An inode that moves in is not known here.
             let known = [(from_known, from.0), (to_known, to.0)].into_iter().find(|(known, _)| *known);
             return match known.and_then(|(_, dir)| self.home(dir)) {
                 Some(home) => Decision::Return(vec![home]),
@@ -245,13 +255,13 @@ impl DelegationSet {
             child.is_some_and(|(ino, kind)| kind == FileKind::Directory && !self.is_mine(ino))
         };
         let swaps = mode == RenameMode::Exchange;
-        // What lies below a directory that is not known here, and whether it is empty, the leader says.
+        // Only the leader knows the contents of an external directory and whether it is empty.
         let confirm = is_other_dir(there) || is_other_dir(moved) && (swaps || from.0 != to.0);
         if confirm { Decision::Confirm } else { Decision::Local }
     }
 
-    /// What to look up before a command that is the leader's alone: should it name a held directory, which the command ends or moves, that
-    /// is to be given back first.
+    /// Returns the lookups to make before a [`Decision::Remote`] command. If one of them finds a delegated
+    /// directory, the command would remove or move it, and the directory must be returned first.
     pub fn suspects(&self, command: &Command) -> Vec<Query> {
         let lookup = |parent: &Ino, name: &Name| Query::Lookup { parent: *parent, name: name.clone() };
         match command {
@@ -264,7 +274,8 @@ impl DelegationSet {
         }
     }
 
-    /// The inodes that a command is about: where one of them has changes under way it must wait for them.
+    /// Returns the inodes that a command concerns. If one of them has pending changes, the command must wait
+    /// for these.
     pub fn about(command: &Command) -> Vec<Ino> {
         match command {
             Command::Make { parent, .. } => vec![*parent],
@@ -283,7 +294,7 @@ impl DelegationSet {
         }
     }
 
-    /// As [`DelegationSet::about`], of a question.
+    /// Returns the inode that a query concerns. If it has pending changes, the query must wait for these.
     pub fn asked_about(query: &Query) -> Option<Ino> {
         match query {
             Query::Lookup { parent: ino, .. }
@@ -300,7 +311,8 @@ impl DelegationSet {
         }
     }
 
-    /// The *other* inodes that a command changes: their attributes here and at the leader differ until it is applied.
+    /// Returns the *external* inodes that a command changes. Their attributes here and at the leader differ
+    /// until the leader has applied the command.
     pub fn changes(&self, command: &Command) -> Vec<Ino> {
         let others = |children: &[Option<(Ino, FileKind)>]| {
             let inos = children.iter().flatten().map(|(ino, _)| *ino);
@@ -318,7 +330,8 @@ impl DelegationSet {
         }
     }
 
-    /// Does a command here, at a time that goes with it to the leader. A refusal has changed nothing, and the leader need not be told.
+    /// Applies a command here, with a time that the leader gets, too. A refused command has changed nothing,
+    /// and the leader need not get it.
     pub fn act(&mut self, time: Time, command: &Command) -> Applied {
         let stand_ins = self.put_stand_ins(command);
         let moved = match command {
@@ -326,7 +339,7 @@ impl DelegationSet {
             _ => None,
         };
         let request = Request { id: None, done_below: 0, time: Some(time), command: command.clone() };
-        // Nothing here is delegated to somebody else.
+        // No directory in this store is delegated to another session.
         let applied = apply(&mut self.kv, time, &request);
         for ino in stand_ins {
             self.kv.delete(&key::inode(ino));
@@ -352,7 +365,7 @@ impl DelegationSet {
         applied
     }
 
-    /// Takes in what the leader said of a command that had to be confirmed.
+    /// Applies the leader's outcome of a [`Decision::Confirm`] command.
     pub fn confirmed(&mut self, command: &Command, outcome: &Outcome) {
         if let (Command::Link { parent, name, .. }, Outcome::Attr(attr)) = (command, outcome)
             && self.child(*parent, name).is_some_and(|(ino, _)| ino == attr.ino)
@@ -361,7 +374,7 @@ impl DelegationSet {
         }
     }
 
-    /// Attributes, for as long as a command is looked at, of the others that it meets.
+    /// Writes placeholder attributes of the external inodes that a command meets, and returns these inodes.
     fn put_stand_ins(&mut self, command: &Command) -> Vec<Ino> {
         let mut wanted: Vec<(Ino, FileKind)> = Vec::new();
         let dir = match command {
@@ -378,7 +391,7 @@ impl DelegationSet {
             Command::Rename { parent, name, new_parent, new_name, .. } => {
                 wanted.extend(self.child(*parent, name));
                 wanted.extend(self.child(*new_parent, new_name));
-                // The way up ends above what is held.
+                // The search for ancestors ends above the delegated directories.
                 let above = self.held.iter().filter_map(|held| self.attr(*held));
                 wanted.extend(above.map(|held| (held.parent, FileKind::Directory)));
                 *parent
@@ -393,7 +406,7 @@ impl DelegationSet {
         wanted.into_iter().map(|(ino, _)| ino).collect()
     }
 
-    /// Answers, as far as that is known here.
+    /// Answers a query as far as the answer is known here.
     pub fn answer(&self, query: &Query) -> LocalAnswer {
         match query {
             Query::Lookup { parent, name } if self.knows(*parent) => match self.child(*parent, name) {
@@ -404,7 +417,7 @@ impl DelegationSet {
             Query::GetAttr { ino } | Query::Open { ino } if self.is_mine(*ino) => {
                 LocalAnswer::Complete(answer(&self.kv, query))
             }
-            // Blocks move without anybody's asking the holder.
+            // Rebalance moves blocks without recalling the delegation.
             Query::Layout { ino, .. } if self.is_unpublished(*ino) && !self.may_have_moved(*ino) => {
                 LocalAnswer::Complete(answer(&self.kv, query))
             }
@@ -417,7 +430,7 @@ impl DelegationSet {
         }
     }
 
-    /// Whether a file has blocks in groups that are closed by now.
+    /// Returns whether a file has blocks in groups that are closed.
     fn may_have_moved(&self, ino: Ino) -> bool {
         let mut any = false;
         if !self.closed.is_empty() {
@@ -430,8 +443,8 @@ impl DelegationSet {
         any
     }
 
-    /// The names of a directory, in order, after one; and whether there are more. None: they are not known here. Of those without attributes
-    /// only the number is known.
+    /// Returns the names of a directory after `after`, in order, and whether more follow. Returns `None` when
+    /// the names are not known here. Entries of external inodes have no attributes.
     pub fn list(&self, dir: Ino, after: Option<&[u8]>, limit: usize) -> Option<(Vec<Listed>, bool)> {
         if !self.knows(dir) {
             return None;
@@ -453,7 +466,8 @@ impl DelegationSet {
         Some((listed, more))
     }
 
-    /// What would not be born any more, were a directory given back: all that was born below it or can be reached through it.
+    /// Returns the inodes that a return of the directory would publish: unpublished inodes that were made
+    /// below it or can be reached through it.
     pub fn below(&self, dir: Ino) -> BTreeSet<Ino> {
         let mut found: BTreeSet<Ino> =
             self.unpublished.iter().filter(|(_, home)| **home == dir).map(|(ino, _)| *ino).collect();
@@ -471,7 +485,7 @@ impl DelegationSet {
         found
     }
 
-    /// Forgets a directory that is given back, and all that is below it.
+    /// Removes a directory that is returned, and all unpublished inodes below it.
     pub fn let_go(&mut self, dir: Ino) {
         for ino in self.below(dir) {
             self.forget(ino);
@@ -483,12 +497,13 @@ impl DelegationSet {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all directories and inodes.
     pub fn clear(&mut self) {
         *self = DelegationSet::default();
     }
 
-    /// Nobody here has a file open any more: if it has no name it is over.
+    /// Notes that no open file of this client refers to the inode any more. An unpublished inode without a
+    /// name ends with it.
     pub fn closed(&mut self, ino: Ino) {
         if self.unpublished.contains_key(&ino) && self.kv.get(&key::orphan(ino)).is_some() {
             self.forget(ino);

@@ -1,55 +1,58 @@
-//! The locks of one inode: who holds which bytes, who waits for which. Pure values; `apply` keeps them.
+//! The locks of one inode: the held locks and the waiters. These are pure values; `apply` stores them.
 //!
-//! Two kinds of locks, as on Linux: those of flock(2) belong to an open file and cover all of it, those of fcntl(2) belong to
-//! a process and cover bytes. They do not see each other.
+//! There are two kinds of locks, as on Linux. A lock of flock(2) belongs to an open file and covers all of
+//! it. A lock of fcntl(2) belongs to a process and covers a range of bytes. The kinds do not conflict with
+//! each other.
 //!
-//! Invariants ([`LockRecord::faults`]):
+//! Invariants ([`LockRecord::faults`]; `locks_are_what_a_model_of_bytes_says`):
 //! 1. Two locks of different owners that overlap are both shared.
-//! 2. Nothing that waits could be granted: what is free goes at once to who has waited longest.
+//! 2. No waiter could be granted its lock: a free range goes at once to the waiter that has waited longest.
 //!
-//! Fairness: who waits also keeps later waiters away, or a crowd of readers would keep a writer out for ever; but not one that holds
-//! a lock here already, for which the other may be waiting. A lock that is only tried for looks at what is held.
+//! Fairness: a waiter also blocks later waiters, because otherwise a stream of readers would keep a writer
+//! out for ever (`a_writer_is_not_kept_out_by_a_stream_of_readers`). An owner that already holds a lock here
+//! passes the waiters, because they may be waiting for that lock. A request without a queue number looks only
+//! at the held locks.
 //!
-//! Left out: deadlocks over several inodes (`apply` looks for them).
+//! Left out: deadlocks over several inodes, which `apply` detects.
 
 use rain_types::SessionId;
 use serde::{Deserialize, Serialize};
 
-/// Locks on one inode, and waiters, at most: what one record may hold.
+/// Largest number of held locks on one inode, and of waiters, so that one record stays small.
 pub const LOCKS_MAX: usize = 4096;
 
-/// Which locks see each other.
+/// The kind of a lock, which determines the locks that it can conflict with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LockKind {
-    /// flock(2): of an open file.
+    /// Lock of flock(2): owned by an open file.
     Flock,
-    /// fcntl(2): of a process, or of an open file (OFD).
+    /// Lock of fcntl(2): owned by a process, or by an open file (OFD).
     Record,
-    /// Whoever asks cannot tell: sees both.
+    /// Unknown to the asker: conflicts with both kinds.
     Either,
 }
 
 impl LockKind {
-    /// Whether locks of the two kinds can be in each other's way.
+    /// Returns whether locks of the two kinds can conflict.
     pub fn sees(self, other: LockKind) -> bool {
         self == other || self == LockKind::Either || other == LockKind::Either
     }
 }
 
-/// A lock, as one session asks for it.
+/// A lock, as a session asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
-    /// Of which kind.
+    /// Kind of the lock.
     pub kind: LockKind,
-    /// Whose, within the session: a number that the kernel gives.
+    /// Owner within the session: a number from the kernel.
     pub owner: u64,
-    /// Nobody else may have it, not even shared.
+    /// True for an exclusive lock, false for a shared one.
     pub exclusive: bool,
-    /// The first byte.
+    /// First byte.
     pub first: u64,
-    /// The last byte (`u64::MAX`: to the end, wherever that is).
+    /// Last byte; `u64::MAX`: to the end of the file, wherever that is.
     pub last: u64,
-    /// For people, and for `F_GETLK` on the same machine.
+    /// Process id, for people and for `F_GETLK` on the same machine.
     pub pid: u32,
 }
 
@@ -59,28 +62,28 @@ impl Lock {
     }
 }
 
-/// How it stands with a lock that was asked for.
+/// The state of a requested lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockState {
-    /// It is there.
+    /// The session holds the lock.
     Granted,
-    /// It is queued for.
+    /// The request is queued.
     Waiting,
-    /// Somebody holds one that is in the way.
+    /// The request was refused, because a conflicting lock is held.
     Held,
 }
 
-/// A lock with whose it is.
+/// A lock and the session that holds it or asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionLock {
-    /// Whose.
+    /// Session of the lock.
     pub session: SessionId,
-    /// What.
+    /// The lock.
     pub lock: Lock,
 }
 
 impl SessionLock {
-    /// Of one owner, in kinds that see each other.
+    /// Returns whether both have one owner and kinds that can conflict.
     fn same_owner(&self, other: &SessionLock) -> bool {
         self.session == other.session
             && self.lock.owner == other.lock.owner
@@ -95,53 +98,54 @@ impl SessionLock {
     }
 }
 
-/// One that waits.
+/// A queued request for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// The session's number for it.
+    /// The session's number for the request.
     pub ticket: u64,
-    /// What it waits for.
+    /// Requested lock.
     pub wanted: SessionLock,
 }
 
 /// All locks of an inode.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockRecord {
-    /// In the order in which they were granted.
+    /// Held locks in the order in which they were granted.
     pub held: Vec<SessionLock>,
-    /// In the order in which they came.
+    /// Queued requests in the order in which they came.
     pub waiting: Vec<Waiting>,
 }
 
 impl LockRecord {
-    /// Nobody holds or wants anything.
+    /// Returns whether the inode has neither held locks nor waiters.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty() && self.waiting.is_empty()
     }
 
-    /// Whether the record can take no more.
+    /// Returns whether the record has reached [`LOCKS_MAX`].
     pub fn is_full(&self) -> bool {
         self.held.len() >= LOCKS_MAX || self.waiting.len() >= LOCKS_MAX
     }
 
-    /// A held lock that is in the way.
+    /// Returns a held lock that conflicts with `lock`, if there is one.
     pub fn conflict(&self, session: SessionId, lock: &Lock) -> Option<SessionLock> {
         let wanted = SessionLock { session, lock: *lock };
         self.held.iter().find(|held| held.stands_in_the_way_of(&wanted)).copied()
     }
 
-    /// Whether a session's ticket still waits.
+    /// Returns whether the session's request with this ticket is still queued.
     pub fn is_waiting(&self, session: SessionId, ticket: u64) -> bool {
         self.waiting.iter().any(|one| one.wanted.session == session && one.ticket == ticket)
     }
 
-    /// Whether a session has anything here.
+    /// Returns whether a session holds a lock or waits for one here.
     pub fn has(&self, session: SessionId) -> bool {
         let waits = |one: &Waiting| one.wanted.session == session;
         self.held.iter().any(|held| held.session == session) || self.waiting.iter().any(waits)
     }
 
-    /// Whose locks a lock has to wait for: those that are held, and those that were queued before (all, for a new one).
+    /// Returns the locks that a request has to wait for: conflicting held locks, and conflicting requests
+    /// among the first `queued_before` of the queue. A new request passes the length of the queue or more.
     pub fn blockers(&self, wanted: &SessionLock, queued_before: usize) -> impl Iterator<Item = &SessionLock> {
         let wanted = *wanted;
         let holds = self.held.iter().any(|held| held.same_owner(&wanted));
@@ -150,17 +154,17 @@ impl LockRecord {
         held.chain(queue.iter().map(|one| &one.wanted)).filter(move |held| held.stands_in_the_way_of(&wanted))
     }
 
-    /// Asks for a lock. With a ticket it is queued for when it is not free.
+    /// Requests a lock. With a ticket the request is queued if the lock is not free.
     ///
-    /// A lock of flock(2) that changes its kind first lets the old one go, as on Linux: two that hold it shared and both want it
-    /// exclusive would wait for each other for ever.
+    /// A lock of flock(2) that changes between shared and exclusive releases the old lock first, as on Linux.
+    /// Otherwise two owners of a shared lock that both want it exclusive would wait for each other for ever.
     pub fn ask(&mut self, session: SessionId, lock: &Lock, ticket: Option<u64>) -> LockState {
         let wanted = SessionLock { session, lock: *lock };
         let held = self.conflict(session, lock).is_some();
         let queued = ticket.is_some() && self.blockers(&wanted, usize::MAX).next().is_some();
         if !held && !queued {
             self.take(&wanted);
-            // A weaker lock in place of a stronger one makes room.
+            // A shared lock in place of an exclusive one may let waiters pass.
             self.grant_waiting();
             return LockState::Granted;
         }
@@ -176,13 +180,13 @@ impl LockRecord {
         if self.is_waiting(session, ticket) { LockState::Waiting } else { LockState::Granted }
     }
 
-    /// Lets an owner's bytes go.
+    /// Releases an owner's locks on a range.
     pub fn release(&mut self, session: SessionId, lock: &Lock) {
         self.cut(&SessionLock { session, lock: *lock });
         self.grant_waiting();
     }
 
-    /// A waiter leaves; gives whether it was still waiting.
+    /// Removes a waiter; returns whether it was still queued.
     pub fn give_up(&mut self, session: SessionId, ticket: u64) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|one| one.wanted.session != session || one.ticket != ticket);
@@ -190,14 +194,14 @@ impl LockRecord {
         self.waiting.len() < before
     }
 
-    /// A session ends.
+    /// Removes all locks and waiters of a session that has ended.
     pub fn drop_session(&mut self, session: SessionId) {
         self.held.retain(|held| held.session != session);
         self.waiting.retain(|one| one.wanted.session != session);
         self.grant_waiting();
     }
 
-    /// Takes the owner's locks off the wanted bytes.
+    /// Removes the owner's locks from the range of `wanted`.
     fn cut(&mut self, wanted: &SessionLock) {
         let mut left = Vec::with_capacity(self.held.len() + 1);
         for held in &self.held {
@@ -217,7 +221,8 @@ impl LockRecord {
         self.held = left;
     }
 
-    /// Gives a lock that nothing is in the way of; it joins the owner's locks of the same strength that it touches.
+    /// Adds a lock without conflicts. It is merged with the owner's locks of the same strength that it
+    /// touches.
     fn take(&mut self, wanted: &SessionLock) {
         self.cut(wanted);
         let mut whole = *wanted;
@@ -246,12 +251,12 @@ impl LockRecord {
             }
             self.waiting.remove(at);
             self.take(&wanted);
-            // Its owner holds something now, which may let others of its owner pass, or make room.
+            // The owner's new lock may let its other requests pass, or may have replaced a stronger lock.
             at = 0;
         }
     }
 
-    /// What breaks the invariants.
+    /// Returns a description of each violation of the invariants.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (at, one) in self.held.iter().enumerate() {
@@ -344,10 +349,10 @@ mod tests {
         assert_eq!(locks.held.len(), 1);
     }
 
-    /// What somebody does: ask, try, release, give up, end.
+    /// A random action: request with and without a ticket, release, cancel, end of a session.
     type Step = (u8, u64, u64, bool, u64, u64);
 
-    /// One byte's lock: who, and whether alone.
+    /// The locks on one byte: owner, and whether exclusive.
     type Byte = Vec<((u64, u64), bool)>;
 
     fn bytes_of(locks: &LockRecord) -> Vec<Byte> {
@@ -362,8 +367,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model of single bytes: what is tried for is granted exactly when no byte of it is somebody else's, and gives
-        /// and takes exactly these bytes.
+        /// Compares the locks with a model of single bytes. A request without a ticket is granted exactly
+        /// when no byte of its range conflicts, and it adds and removes exactly these bytes.
         #[test]
         fn locks_are_what_a_model_of_bytes_says(
             steps in proptest::collection::vec((0u8..8, 1u64..4, 0u64..3, any::<bool>(), 0u64..20, 0u64..12), 1..80)
@@ -415,7 +420,7 @@ mod tests {
                 }
                 prop_assert_eq!(locks.faults(), Vec::<String>::new());
             }
-            // When all holders go, all waiters get their turn: nobody is forgotten.
+            // When all holders release, every waiter is granted in turn: none is forgotten.
             let mut rounds = 0;
             while let Some(held) = locks.held.first().copied() {
                 locks.release(held.session, &held.lock);

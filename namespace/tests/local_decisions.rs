@@ -1,8 +1,10 @@
-//! What a session decides by itself is what the leader decides later, whatever others do meanwhile.
+//! Goal: the holder of a delegation decides a command as the leader decides it later, whatever other sessions
+//! do in between.
 //!
-//! One session holds directories and sends its commands some time after it has acted on them; another works on the same tree, and
-//! recalls what it meets. Every outcome told early must be the leader's, and every answer given early must be what the leader answers
-//! once it has all commands.
+//! Method: one session holds delegations, applies commands and sends them some time later. Another session
+//! works on the same tree and recalls the directories that it meets. Every outcome that was acknowledged
+//! early must be the leader's outcome. Every answer that was given early must be the leader's answer once it
+//! has applied all commands.
 
 use proptest::prelude::*;
 use rain_namespace::apply;
@@ -19,20 +21,20 @@ use rain_namespace::record::{FileKind, Time, VolumeRecord};
 use rain_types::{BlockId, CodeSpec, Codec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 use std::collections::VecDeque;
 
-/// Small numbers that choose what a step is about.
+/// Small random numbers that choose the objects of a step.
 type Dice = (u8, u8, u8, u8, u8);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// The holder asks for a directory.
+    /// The holder asks for the delegation of a directory.
     Take(u8),
-    /// The holder's command.
+    /// The holder executes a command.
     Ours(Dice),
-    /// The holder's question.
+    /// The holder asks a query.
     Ask(Dice),
-    /// Some of what waits is sent.
+    /// The holder sends some of its pending commands.
     Send(u8),
-    /// The other's command, on what it can reach.
+    /// The other session executes a command on inodes that it can reach.
     Theirs(Dice),
 }
 
@@ -53,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Waiting {
     time: Time,
     command: Command,
-    /// What was told, and whether an *other* inode was in it.
+    /// The acknowledged outcome, and whether an *external* inode was part of it.
     told: Option<(Outcome, bool)>,
 }
 
@@ -62,13 +64,13 @@ struct World {
     holding: DelegationSet,
     waiting: VecDeque<Waiting>,
     volume: VolumeRecord,
-    /// The holder's session and the other's.
+    /// The holder's session, then the other session.
     sessions: [SessionId; 2],
     seqs: [u64; 2],
     clock: i64,
     next_ino: u64,
     next_block: u64,
-    /// What each has met.
+    /// Inodes that each session has met.
     known: [Vec<Ino>; 2],
     early: usize,
 }
@@ -165,7 +167,7 @@ impl World {
         self.holding.take(&self.volume, &attr, names);
     }
 
-    /// What the leader's state will be once it has everything.
+    /// Returns the leader's state after all pending commands.
     fn ahead(&self) -> MemoryKv {
         let mut kv = self.leader.clone();
         for (at, Waiting { time, command, .. }) in self.waiting.iter().enumerate() {
@@ -261,13 +263,13 @@ impl World {
                     let outcome = match acted {
                         Ok(outcome) => outcome,
                         Err(error) => {
-                            // Nobody is told of it: the leader must refuse it as well.
+                            // The refusal is not sent: the leader must refuse the command as well.
                             let mut ahead = ahead;
                             let id = Some(RequestId { session: self.sessions[0], seq: 1 << 40 });
                             let request =
                                 Request { id, done_below: 0, time: Some(time), command: command.clone() };
                             let really = apply(&mut ahead, time, &request);
-                            // Where an other inode has a part in it, more may be wrong at the leader.
+                            // With an external inode the leader may refuse for another reason.
                             let refused = if has_other || plan == Decision::Confirm {
                                 really.is_err()
                             } else {
@@ -286,7 +288,7 @@ impl World {
                         self.send_waiting(usize::MAX);
                         match self.send(0, Some(last.time), last.command) {
                             Ok(outcome) => self.holding.confirmed(&command, &outcome),
-                            // What was taken in is wrong: all is learned anew.
+                            // The local state is wrong after this refusal: every delegation is returned.
                             Err(_) => {
                                 for dir in self.holding.held().collect::<Vec<_>>() {
                                     self.give_back(dir);
@@ -371,7 +373,7 @@ impl World {
     }
 
     fn theirs(&mut self, dice: Dice) {
-        // Something more to know, by a walk from the root.
+        // A walk from the root finds more inodes.
         let mut at = self.volume.root;
         for die in [dice.1, dice.2, dice.3] {
             let name = vec![b'a' + die % 4];
@@ -413,7 +415,7 @@ proptest! {
         let mut world = World::new();
         let root = world.volume.root;
         if two {
-            // Two directories held side by side: things move between them.
+            // Two delegated directories side by side: inodes move between them.
             for (die, ino) in [(0, 1), (1, 2)] {
                 world.ours(world.directory(root, die));
                 world.take(world.known[0][ino]);

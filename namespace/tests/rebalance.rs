@@ -1,6 +1,6 @@
-//! What holds for nodes that come and go, and for the blocks that move with them.
+//! Nodes that are added, drained and removed, and the blocks that move with them.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 mod world;
@@ -25,10 +25,10 @@ fn a_node_is_known_by_its_folder_and_its_number_is_never_used_again() {
     };
     let register = |id, node| Command::RegisterNode { id: NodeId(id), node };
     assert_eq!(world.run(register(0, node("a", 1))), Ok(Outcome::Node(NodeId(65))));
-    // Asked again, and from another address: the same node.
+    // Registered again, and from another address: the same node.
     assert_eq!(world.run(register(0, node("a", 2))), Ok(Outcome::Node(NodeId(65))));
     assert_eq!(world.run(register(65, node("a", 3))), Ok(Outcome::Node(NodeId(65))));
-    // Another folder at its address or with its number is another node.
+    // Another folder at the node's address or with its number is another node.
     assert!(matches!(world.run(register(0, node("b", 3))), Err(NsError::Invalid(_))));
     assert!(matches!(world.run(register(65, node("b", 4))), Err(NsError::Invalid(_))));
     assert!(matches!(world.run(register(66, node("a", 3))), Err(NsError::Invalid(_))));
@@ -115,13 +115,14 @@ fn a_node_that_leaves_can_go_when_its_blocks_have_moved() {
     assert_eq!(world.groups_with(leaver), 1, "the closed group has blocks");
     assert!(is_invalid(world.run(Command::RemoveNode { id: leaver })));
 
-    // Pages of two, the second after the first's last.
+    // Pages of two; the second page starts after the last block of the first.
     let first = world.strays(None, 2);
     let second = world.strays(first.last(), 2);
     assert_eq!((first.len(), second.len()), (2, 1));
     let id = first[0].id;
     let moved = |from, to| Command::MoveBlocks { blocks: vec![MovedBlock { id, from, to }] };
-    // Not to itself, not to a group of another slot, not to one that there is not, not from where it is not.
+    // Refused: to its own group, to a group of another slot, to a group that does not exist, and from a wrong
+    // group.
     for (from, to) in
         [(GroupId(1), GroupId(1)), (GroupId(1), GroupId(0)), (GroupId(1), GroupId(99)), (to, to)]
     {
@@ -136,7 +137,7 @@ fn a_node_that_leaves_can_go_when_its_blocks_have_moved() {
     );
     assert_eq!(world.layout(file, 0).1[0].group, to, "readers are told the group of now");
 
-    // Who speaks of the block as it was is not heard.
+    // A report that names the block's old group is ignored.
     let shares = vec![SharesOf { block: id, group: GroupId(1), bits: 0b111 }];
     world.run(Command::MarkMissing { shares }).unwrap();
     assert_eq!(world.block(id).record.missing, 0);
@@ -148,7 +149,8 @@ fn a_node_that_leaves_can_go_when_its_blocks_have_moved() {
     assert_eq!(world.totals().shares_missing, 0);
     world.run(Command::RemoveNode { id: leaver }).unwrap();
 
-    // A mount that has not heard of it yet writes to the closed group: that is no fault, it moves again.
+    // A mount that does not know the new group yet writes to the closed one. That is allowed; the block moves
+    // again.
     world.commit(file, 9, &[(0, 1000)], 0b1).unwrap();
     assert_eq!(world.strays(None, 9).len(), 1);
 }
@@ -230,7 +232,7 @@ fn a_new_node_may_be_where_one_is_that_leaves() {
     let at: Vec<_> = nodes.iter().filter(|node| node.address == "h2:1").map(|node| node.id).collect();
     assert_eq!(at, [NodeId(65)]);
     assert_eq!(nodes[1].address, "");
-    // It may come back elsewhere.
+    // The node may come back at another address.
     let node = NodeSpec { address: "h99:1".into(), weight: 1, ..NodeSpec::default() };
     world.run(Command::RegisterNode { id: NodeId(2), node }).unwrap();
     let Ok(Answer::Nodes(nodes)) = answer(&world.kv, &Query::Nodes) else { panic!() };

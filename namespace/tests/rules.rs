@@ -1,7 +1,7 @@
-//! One rule a test: what POSIX, or the commands' own words, promise. `tests/model` compares whole runs; here
-//! stand the corners that random commands seldom meet.
+//! One rule a test: promises of POSIX or of the commands' documentation. `tests/model` compares whole runs;
+//! these tests cover the corners that random commands seldom meet.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 use rain_namespace::apply;
@@ -232,7 +232,7 @@ fn a_circle_of_waiters_is_refused_over_any_number_of_files() {
         assert!(matches!(waiting, Outcome::Lock { state: LockState::Waiting, .. }));
     }
     assert_eq!(wait(&mut world, 2, 0), Err(NsError::Deadlock));
-    // The last lets go, and the wait before it ends.
+    // The last one releases its lock, and the wait ends.
     world.as_session(sessions[2], 3, Command::Unlock { ino: files[2], lock }).unwrap();
     let ticket = answer(&world.kv, &Query::Ticket { ino: files[2], session: sessions[1], ticket: 1 });
     assert!(matches!(ticket, Ok(Answer::Ticket { waiting: false, .. })));
@@ -252,11 +252,11 @@ fn a_repeated_request_gives_its_first_result_and_old_results_go() {
     assert_eq!(results(&world), 3);
     world.numbered(4, 4, make(root, "g", FileKind::File)).unwrap();
     assert_eq!(results(&world), 1);
-    // A copy that the network kept back until nobody knows its result any more does not apply again.
+    // A copy that the network delayed until its result was forgotten does not apply again.
     world.run(unlink(root, "f")).unwrap();
     assert_eq!(world.numbered(1, 0, make(root, "f", FileKind::File)), Err(NsError::Answered(1)));
     assert_eq!(world.run(unlink(root, "f")), Err(NsError::NotFound));
-    // A request that claims to be done itself keeps its result all the same.
+    // A request whose `done_below` covers itself keeps its result.
     let made = world.numbered(5, 9, make(root, "h", FileKind::File));
     assert_eq!(world.numbered(5, 9, make(root, "h", FileKind::File)), made);
 }
@@ -382,7 +382,7 @@ fn blocks_with_the_least_margin_come_first() {
     for (seq, missing) in [(1, 0b1), (2, 0b111), (3, 0b11), (4, 0)] {
         world.commit(file, seq, &[(seq * 1000, 1000)], missing).unwrap();
     }
-    // One at a time, each after the last.
+    // Pages of one block, each after the last one.
     let missing = |world: &World| {
         let (mut after, mut found) = (None, Vec::new());
         loop {
@@ -501,7 +501,7 @@ fn a_volume_counts_its_inodes_and_bytes() {
     assert_eq!(answer(&world.kv, &Query::VolumeById { id: VolumeId(9) }), Err(NsError::NotFound));
 }
 
-/// Damages the store in one place and says whether the check sees it.
+/// Damages the store in one place and returns whether the check notices it.
 fn is_noticed(world: &World, damage: impl FnOnce(&mut MemoryKv)) -> bool {
     let mut kv = world.kv.clone();
     damage(&mut kv);
@@ -525,8 +525,8 @@ fn every_key_that_goes_missing_is_noticed_by_the_check() {
     world.as_session(session, 1, Command::Lock { ino: file, lock, ticket: None }).unwrap();
     assert_eq!(check(&world.kv), []);
     for key in world.kv.0.keys() {
-        // What nothing else counts: numbers given out, and nodes.
-        // And results of requests, which may go at any time; and how often places have changed.
+        // No other record counts these: counters of numbers, nodes, results of requests (which may be dropped
+        // at any time), and the version of the layout.
         let counted = key[0] != b'N'
             && key[0] != b'R'
             && ![&b"Cnext-"[..], b"Cplaces"].iter().any(|known| key.starts_with(known));

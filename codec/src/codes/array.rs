@@ -28,6 +28,7 @@ use crate::{Code, CodeError, Piece, RepairPlan, ShareRead, ShareSet, Verdict};
 
 /// Largest number of erasure patterns whose decode schedules are cached: all patterns of 16+2.
 const SCHEDULES_MAX: usize = 512;
+/// Largest number of repair plans that are cached.
 const PLANS_MAX: usize = 64;
 
 /// An XOR array code with its schedules.

@@ -35,6 +35,7 @@ use crate::{Code, CodeError};
 /// The name of the code.
 pub const NAME: &str = "bcode";
 
+/// Largest number of shares for which the code is offered.
 const SHARES_MAX: usize = 24;
 
 type Edge = (usize, usize);

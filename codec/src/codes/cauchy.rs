@@ -46,6 +46,7 @@ struct Field {
     polynomial: u32,
 }
 
+/// GF(2^4), for up to 16 shares.
 const GF16: Field = Field { w: 4, polynomial: 0x13 };
 /// GF(2^8) by the primitive polynomial whose elements are lightest.
 const GF256: Field = Field { w: 8, polynomial: 0x12d };

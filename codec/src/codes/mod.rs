@@ -20,8 +20,10 @@ use crate::{Code, CodeError};
 
 type Make = fn(usize, usize) -> Result<Arc<dyn Code>, CodeError>;
 
+/// Number of codes.
 const COUNT: usize = 9;
 
+/// The names, in the order of [`MAKERS`].
 const NAMES: [&str; COUNT] = [
     rdp::NAME,
     evenodd::NAME,
@@ -34,6 +36,7 @@ const NAMES: [&str; COUNT] = [
     small::PARITY,
 ];
 
+/// The constructors, in the order of [`NAMES`].
 const MAKERS: [Make; COUNT] = [
     rdp::make,
     evenodd::make,

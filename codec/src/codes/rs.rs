@@ -29,6 +29,7 @@ pub const NAME: &str = "rs";
 /// Bytes of each share that are processed at a time. With 4096 the tiles of all shares fit into the
 /// second-level cache, and mostly into the first.
 const TILE_BYTES: usize = 4096;
+/// Largest number of decode matrices that are cached.
 const MATRICES_MAX: usize = 256;
 
 pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {

@@ -12,6 +12,7 @@ pub const MIRROR: &str = "mirror";
 /// The name of single parity.
 pub const PARITY: &str = "parity";
 
+/// Largest number of shares: share indexes are 8 bits on the wire.
 const SHARES_MAX: usize = 255;
 
 pub(crate) fn make_mirror(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {

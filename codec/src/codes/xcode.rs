@@ -26,6 +26,7 @@ use crate::{Code, CodeError};
 /// The name of the code.
 pub const NAME: &str = "xcode";
 
+/// The primes for which the code is offered: arrays of larger ones have too many rows.
 const PRIMES: [usize; 8] = [3, 5, 7, 11, 13, 17, 19, 23];
 
 pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {

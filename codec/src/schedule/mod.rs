@@ -27,8 +27,8 @@ use crate::xor::Compiled;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-/// Largest number of pairs of sources for which shared sums are searched. For more the search is not worth its
-/// time.
+/// Largest number of pairs of sources for which shared sums are searched. For more the search is not worth
+/// its time.
 const PAIRS_MAX: usize = 5000;
 
 /// A list of operations: each target packet is the XOR of its sources. Column number `shares` stands for

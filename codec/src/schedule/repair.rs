@@ -21,8 +21,8 @@
 use super::{Bits, Schedule, Step, solve};
 use crate::geometry::Geometry;
 
-/// Visits after which the search by packet keeps the best result so far: twice what the largest array here can
-/// take.
+/// Visits after which the search by packet keeps the best result so far: twice what the largest array here
+/// can take.
 const VISITS_MAX: usize = 1 << 17;
 /// Largest number of equation sums that are considered: all sums of 16 equations.
 const SUMS_MAX: usize = 1 << 16;

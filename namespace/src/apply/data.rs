@@ -1,4 +1,4 @@
-//! A file's data: commits, holes, cuts. Blocks never change; what shows them does.
+//! File data: commits, holes and truncation. Blocks never change; only the extents that point to them do.
 
 use super::inode::{FILE_BYTES_MAX, check_time};
 use super::table::Table;
@@ -10,16 +10,16 @@ use crate::record::{Attr, BlockRecord, Extent, Time};
 use rain_types::{Ino, SessionId};
 use std::ops::ControlFlow;
 
-/// Files up to this length may be inline, bytes.
+/// Largest length of a file's inline data, bytes: one page.
 pub(super) const INLINE_BYTES_MAX: usize = 4096;
 
-/// Extents held in memory while many are cut.
+/// Largest number of extents in memory while a range is cut; a large file has millions.
 const CUT_AT_A_TIME: usize = 1024;
 
-/// The longest block, bytes.
+/// Largest length of a block, bytes.
 const BLOCK_BYTES_MAX: u32 = 1 << 20;
 
-/// New data as a commit brings it.
+/// The data of a commit.
 pub(super) struct Commit<'a> {
     pub(super) blocks: &'a [NewBlock],
     pub(super) extents: &'a [NewExtent],
@@ -33,7 +33,7 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, NsError> {
 }
 
 impl Commit<'_> {
-    /// Bytes of each block that its extents show; everything about the commit that needs no store is right.
+    /// Checks the commit as far as that needs no store. Returns the bytes of each block that its extents use.
     fn check(&self) -> Result<Vec<u64>, NsError> {
         let mut live = vec![0u64; self.blocks.len()];
         let mut stretches = Vec::with_capacity(self.extents.len());
@@ -144,7 +144,7 @@ impl Table<'_> {
                 ));
             }
             let shares = volume.code.n() as u32;
-            // Not shifted by `shares`: with 64 of them that would be past the width.
+            // The mask is shifted down, because a shift up by 64 shares would overflow.
             let all = u64::MAX >> (u64::BITS - shares);
             if block.missing & !all != 0 || shares - block.missing.count_ones() < u32::from(volume.code.k) {
                 return invalid(format!("block {} misses shares {:#b}", block.id, block.missing));
@@ -194,7 +194,7 @@ impl Table<'_> {
         self.count_volume(attr.volume, 0, bytes);
     }
 
-    /// Takes the bytes `from..to` away, from extents and inline data. The caller writes the attributes.
+    /// Removes the bytes `from..to` from extents and inline data. The caller writes the attributes.
     pub(super) fn cut(&mut self, attr: &mut Attr, from: u64, to: u64) {
         self.cut_extents(attr, from, to);
         let key = key::inline(attr.ino);
@@ -221,7 +221,7 @@ impl Table<'_> {
             return;
         }
         let mut from = from;
-        // Some at a time: a large file has millions.
+        // A limited number at a time: a large file has millions of extents.
         loop {
             let some = extents_over(self.kv, attr.ino, from, to, CUT_AT_A_TIME);
             let Some(last) = some.last() else { return };
@@ -251,8 +251,8 @@ impl Table<'_> {
     }
 }
 
-/// Extents that overlap a stretch, in order, at most so many. An extent begins at most a block's length before
-/// any byte it covers, so the scan begins there.
+/// Returns the extents that overlap a range, in order, at most `limit`. The scan begins a block's length
+/// before the range, because an extent is at most that long.
 pub(crate) fn extents_over<K: crate::kv::KvRead + ?Sized>(
     kv: &K,
     ino: Ino,

@@ -1,10 +1,12 @@
-//! What every command does. Checks come before writes: a refused command leaves nothing but its recorded result.
+//! The execution of every command. Checks come before writes, so a refused command leaves nothing except its
+//! recorded result.
 //!
-//! Invariants (held by [`crate::check`] after every step of the model test):
-//! 1. A directory's `size` is its number of entries, its `nlink` 2 plus its subdirectories.
+//! Invariants (held by [`crate::check`] after every step of `the_namespace_does_what_a_plain_tree_does`):
+//! 1. A directory's `size` is its number of entries, and its `nlink` is 2 plus its subdirectories.
 //! 2. A file's extents do not overlap; `extents` and `held` count them.
-//! 3. A block's `live` is the sum of the extents that use it; a block without any is garbage.
-//! 4. The counters (inodes and bytes of a volume, totals) equal what a scan would count.
+//! 3. A block's `live` is the sum of the extents that use it; a block without extents is garbage.
+//! 4. The counters (inodes and bytes of a volume, totals) equal the result of a scan.
+//! 5. A request applies once (`a_repeated_request_gives_its_first_result_and_old_results_go`).
 
 mod blocks;
 mod data;
@@ -29,8 +31,8 @@ pub(crate) use data::extents_over;
 pub(crate) use setup::groups_with;
 pub(crate) use table::counters;
 
-/// Applies one request at a time of its entry, once: a retried request gives its recorded result, and a late copy of
-/// one whose result the client has is refused.
+/// Applies one request of an entry. A retried request returns its recorded result. A late copy of a request
+/// whose result the client has is refused with `Answered`.
 pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
     let asker = request.id.map(|id| id.session);
     let mut table = Table::new(kv, request.time.unwrap_or(time), asker);
@@ -52,7 +54,7 @@ pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
         && let Some(mut session) = table.read::<SessionRecord>(&key::session(id.session))
     {
         table.kv.put(&key::result(id), &wire::encode(&applied));
-        // Its own result stays: the client has not seen it, whatever the request says.
+        // The request's own result stays, because the client has not seen it, whatever `done_below` says.
         let done_below = request.done_below.min(id.seq);
         if done_below > session.done_below {
             table.forget_results(id.session, session.done_below, done_below);
@@ -63,7 +65,7 @@ pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
     applied
 }
 
-/// Applies all requests of an entry in order.
+/// Applies all requests of an entry in order and returns their results.
 pub fn apply_entry(kv: &mut dyn KvTxn, entry: &Entry) -> Vec<Applied> {
     entry.requests.iter().map(|request| apply(kv, entry.time, request)).collect()
 }
@@ -117,10 +119,11 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
     }
 }
 
-/// Locks and delegations belong to sessions.
+/// Returns the request's session; fails when it has none. Locks and delegations belong to sessions.
 fn locker(request: &Request) -> Result<SessionId, NsError> {
     let id = request.id.ok_or_else(|| NsError::Invalid("a lock or a delegation needs a session".into()))?;
     Ok(id.session)
 }
 
+/// The result of a successful command without a value.
 const DONE: Applied = Ok(Outcome::Done);

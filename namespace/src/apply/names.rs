@@ -1,4 +1,4 @@
-//! Names: make, link, unlink, rename.
+//! Names: make, link, unlink, rename, and the end of unlinked files.
 
 use super::DONE;
 use super::inode::NAME_BYTES_MAX;
@@ -10,10 +10,12 @@ use crate::key;
 use crate::record::{Attr, FileKind, Time};
 use rain_types::{Ino, VolumeId};
 
+/// Largest length of a symlink's target, bytes: the longest path that Linux passes on.
 const TARGET_BYTES_MAX: usize = 4095;
+/// Largest number of links to one inode, as in ext4: programs expect the number to fit into 16 bits.
 const LINKS_MAX: u32 = 65_000;
 
-/// What a new inode is to be.
+/// The properties of a new inode.
 pub(super) struct New<'a> {
     pub(super) kind: FileKind,
     pub(super) mode: u16,
@@ -24,7 +26,7 @@ pub(super) struct New<'a> {
     pub(super) ino: Option<Ino>,
 }
 
-/// An inode as it begins.
+/// Returns the attributes of a new inode.
 pub(super) fn fresh(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> Attr {
     Attr {
         ino,
@@ -59,14 +61,15 @@ fn check_name(name: &[u8]) -> Result<(), NsError> {
 }
 
 impl Table<'_> {
-    /// A living directory for a new name.
+    /// Returns a directory in which the asker may change the name. Fails when the name is malformed or the
+    /// directory is delegated to another session.
     fn parent_for(&self, parent: Ino, name: &[u8]) -> Result<Attr, NsError> {
         check_name(name)?;
         self.check_delegation(parent)?;
         self.directory(parent)
     }
 
-    /// The number of a new inode.
+    /// Returns the number of a new inode: the reserved one, or the next.
     fn new_ino(&mut self, reserved: Option<Ino>) -> Result<Ino, NsError> {
         let Some(ino) = reserved else { return Ok(Ino::new(0, self.next(NEXT_INO))) };
         let next = self.read::<u64>(&key::counter(NEXT_INO)).unwrap_or(1);
@@ -76,7 +79,7 @@ impl Table<'_> {
         Ok(ino)
     }
 
-    /// A directory's entries have changed.
+    /// Updates a directory's counts, version and times after a change of its entries.
     fn touch_directory(&mut self, dir: &mut Attr, entries: i64, subdirectories: i32) {
         dir.size = dir.size.saturating_add_signed(entries);
         dir.nlink = dir.nlink.saturating_add_signed(subdirectories);
@@ -157,7 +160,8 @@ impl Table<'_> {
         Ok(Outcome::Attr(attr))
     }
 
-    /// Takes one name of what is no directory away from its count; gives whether it is an orphan now.
+    /// Removes one link of an inode that is no directory. Returns whether it is a file without a name now;
+    /// other inodes are freed.
     fn drop_link(&mut self, mut attr: Attr) -> bool {
         attr.nlink -= 1;
         attr.ctime = self.time;
@@ -172,7 +176,7 @@ impl Table<'_> {
         last_name_gone
     }
 
-    /// Nobody opens these orphans any more.
+    /// Seals unlinked files, so that no session opens them again.
     pub(super) fn seal(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
             let orphan = key::orphan(*ino);
@@ -183,7 +187,7 @@ impl Table<'_> {
         DONE
     }
 
-    /// Ends orphans.
+    /// Frees unlinked files.
     pub(super) fn free_orphans(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
             let orphan = key::orphan(*ino);
@@ -221,7 +225,7 @@ impl Table<'_> {
         Ok(Outcome::Removed { ino, last_name_gone: false })
     }
 
-    /// Whether `ino` is `dir` or lies above it.
+    /// Returns whether `ino` is `dir` or one of its ancestors.
     fn is_above(&self, ino: Ino, dir: &Attr) -> Result<bool, NsError> {
         let mut at = dir.clone();
         loop {
@@ -256,7 +260,7 @@ impl Table<'_> {
         }
         let is_dir = |attr: &Attr| attr.kind == FileKind::Directory;
         for directory in [Some(&moved), there.as_ref()].into_iter().flatten().filter(|attr| is_dir(attr)) {
-            // Its attributes, and whether it is empty, are for who has its names to say.
+            // The session to which it is delegated knows its attributes and whether it is empty.
             self.check_delegation(directory.ino)?;
         }
         let into_itself = || NsError::Invalid("a directory cannot go into itself".into());
@@ -294,7 +298,7 @@ impl Table<'_> {
         Ok(Outcome::Removed { ino, last_name_gone })
     }
 
-    /// Moves a name over nothing or over what is replaced; the replaced inode is the caller's to end.
+    /// Moves a name to a free name, or over a name that it replaces. The caller ends the replaced inode.
     fn move_name(
         &mut self,
         from: &Attr,
@@ -318,7 +322,7 @@ impl Table<'_> {
         self.settle(moved.clone(), to.ino);
     }
 
-    /// A moved inode knows its time, and a directory where it is.
+    /// Updates the change time of a moved inode, and the parent of a moved directory.
     fn settle(&mut self, mut moved: Attr, parent: Ino) {
         if moved.kind == FileKind::Directory {
             moved.parent = parent;

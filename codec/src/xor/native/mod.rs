@@ -112,9 +112,9 @@ impl Native {
         }
         if bytes > 0 {
             // SAFETY: the memory holds a function of this type (`assemble`), executable since `sealed`. It reads
-            // the list of pointers, and reads and writes only the first `bytes` bytes of touched shares. These were
-            // just checked to be that long, and are borrowed mutably. The vector level was detected, or the caller
-            // would not have it.
+            // the list of pointers, and reads and writes only the first `bytes` bytes of touched shares.
+            // These were just checked to be that long, and are borrowed mutably. The vector level was
+            // detected, or the caller would not have it.
             unsafe {
                 let entry = std::mem::transmute::<*const c_void, Entry>(self.memory.start.cast_const());
                 entry(pointers.as_ptr(), bytes);
