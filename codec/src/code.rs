@@ -33,7 +33,7 @@ pub struct Piece {
 /// The result of [`Code::verify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The shares are one consistent code word each.
+    /// The shares are consistent.
     Clean,
     /// Exactly one share is wrong, this one. Needs m >= 2. With more than m - 1 wrong shares the result may
     /// name an innocent share; a checksum, where there is one, decides.
