@@ -13,7 +13,7 @@
 
 use crate::geometry::Packet;
 use crate::schedule::Schedule;
-use crate::xor::scalar::Sum;
+use crate::xor::scalar::Accumulator;
 use crate::xor::{ROW_BYTES, Row, Stores};
 
 /// Runs `schedule` on the first `stripes` stripes. `shares` has one buffer for each column of the schedule.
@@ -42,7 +42,7 @@ pub(crate) fn run_portably(schedule: &Schedule, shares: &mut [&mut [u8]], stripe
 
 /// Runs a schedule that writes only scratch packets on every stripe. Calls `found` with the sums of each
 /// stripe in which at least one sum is not zero.
-pub(crate) fn find_nonzero(schedule: &Schedule, shares: &[&[u8]], mut found: impl FnMut(&[Sum])) {
+pub(crate) fn find_nonzero(schedule: &Schedule, shares: &[&[u8]], mut found: impl FnMut(&[Accumulator])) {
     let stripes = shares.iter().map(|share| share.len()).max().unwrap_or(0) / (schedule.rows() * ROW_BYTES);
     let columns: Vec<&[Row]> = shares.iter().map(|share| share.as_chunks().0).collect();
     let mut sums = Vec::with_capacity(schedule.scratch());
@@ -72,8 +72,8 @@ impl Base {
 }
 
 #[inline(always)]
-fn sum<C: AsRef<[Row]>>(sources: &[Packet], columns: &[C], base: Base) -> Sum {
-    let mut sum = Sum::ZERO;
+fn sum<C: AsRef<[Row]>>(sources: &[Packet], columns: &[C], base: Base) -> Accumulator {
+    let mut sum = Accumulator::ZERO;
     for &source in sources {
         sum.add(&columns[source.share()].as_ref()[base.row_of(source)]);
     }

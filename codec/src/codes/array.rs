@@ -22,7 +22,7 @@ use crate::exec;
 use crate::geometry::{Geometry, Packet};
 use crate::plan::CodeId;
 use crate::schedule::{Bits, Schedule, cheapest_repair, solve};
-use crate::xor::scalar::{Sum, add_bytes};
+use crate::xor::scalar::{Accumulator, add_bytes};
 use crate::xor::{ROW_BYTES, Stores};
 use crate::{Code, CodeError, Piece, RepairPlan, ShareRead, ShareSet, Verdict};
 
@@ -326,8 +326,8 @@ fn alibis(geometry: &Geometry, share: usize) -> Vec<Vec<usize>> {
     rows.into_iter().map(|(_, from)| from.iter().collect()).collect()
 }
 
-fn total(sums: &[Sum], which: &[usize]) -> Sum {
-    let mut total = Sum::ZERO;
+fn total(sums: &[Accumulator], which: &[usize]) -> Accumulator {
+    let mut total = Accumulator::ZERO;
     which.iter().for_each(|&i| total.add_sum(sums[i]));
     total
 }

@@ -49,7 +49,7 @@ pub struct Schedule {
 /// One operation found by a solver, by packet number. Numbers above those of the packets stand for helper
 /// sums.
 #[derive(Debug, Clone)]
-pub(crate) struct Step {
+pub(crate) struct XorStep {
     pub(crate) target: usize,
     pub(crate) sources: Bits,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Step {
 impl Schedule {
     /// Turns solved operations into a schedule. Targets in `kept` are written to their share, all others to
     /// scratch.
-    pub(crate) fn from_steps(geometry: &Geometry, steps: &[Step], kept: &Bits) -> Schedule {
+    pub(crate) fn from_steps(geometry: &Geometry, steps: &[XorStep], kept: &Bits) -> Schedule {
         let mut schedule = Schedule::empty(geometry);
         let mut place: Vec<Packet> = (0..geometry.packets()).map(|number| geometry.packet(number)).collect();
         for step in steps {
@@ -77,10 +77,10 @@ impl Schedule {
     /// result is computed at the first call and kept. Machine code does not use it, because it has better
     /// uses for registers.
     pub fn lean(&self) -> &Schedule {
-        self.lean.get_or_init(|| Box::new(self.shared()))
+        self.lean.get_or_init(|| Box::new(self.with_shared_sums()))
     }
 
-    fn shared(&self) -> Schedule {
+    fn with_shared_sums(&self) -> Schedule {
         let pairs: usize = self.ops().map(|(_, sources)| sources.len() * sources.len() / 2).sum();
         if pairs > PAIRS_MAX {
             return self.clone();

@@ -18,7 +18,7 @@
 //! `sums_of_equations_read_less_than_single_ones` and
 //! `every_plan_rebuilds_what_it_promises_from_what_it_names`.
 
-use super::{Bits, Schedule, Step, solve};
+use super::{Bits, Schedule, XorStep, solve};
 use crate::geometry::Geometry;
 
 /// Visits after which the search by packet keeps the best result so far: twice what the largest array here
@@ -42,9 +42,9 @@ pub(crate) fn cheapest_repair(geometry: &Geometry, unknown: &Bits, lost: &Bits) 
 }
 
 struct ByPacket {
-    choices: Vec<Vec<Step>>,
+    choices: Vec<Vec<XorStep>>,
     chosen: Vec<usize>,
-    best: Option<Vec<Step>>,
+    best: Option<Vec<XorStep>>,
     best_reads: usize,
     visits: usize,
 }
@@ -86,18 +86,18 @@ impl ByPacket {
 }
 
 /// Returns, for each lost packet, every equation in which it is the only unknown.
-fn choices(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Vec<Step>> {
+fn choices(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Vec<XorStep>> {
     let equations = geometry.equation_bits();
     let steps_for = |target| {
         let alone = equations.iter().filter(move |equation| equation.only_common(unknown) == Some(target));
         let steps = alone.map(|equation| {
             let mut sources = equation.clone();
             sources.remove(target);
-            Step { target, sources }
+            XorStep { target, sources }
         });
         steps.collect::<Vec<_>>()
     };
-    let mut choices: Vec<Vec<Step>> = lost.iter().map(steps_for).collect();
+    let mut choices: Vec<Vec<XorStep>> = lost.iter().map(steps_for).collect();
     // Packets with the fewest choices come first, so that the bound is tight early.
     choices.sort_by_key(Vec::len);
     choices
@@ -105,7 +105,7 @@ fn choices(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Vec<Step>> {
 
 /// A sum of equations whose only unknown packets are lost ones.
 #[derive(Clone)]
-struct Sum {
+struct EquationSum {
     /// The lost packets in the sum: bit i for the i-th.
     lost: u64,
     /// The known packets in the sum.
@@ -113,17 +113,17 @@ struct Sum {
 }
 
 struct BySum {
-    sums: Vec<Sum>,
+    sums: Vec<EquationSum>,
     /// Number of lost packets.
     wanted: usize,
     width: usize,
-    chosen: Vec<Sum>,
-    best: Option<Vec<Sum>>,
+    chosen: Vec<EquationSum>,
+    best: Option<Vec<EquationSum>>,
     best_reads: usize,
 }
 
 /// A candidate for the next sum.
-struct Next {
+struct Candidate {
     reads: usize,
     /// `lost` of the sum, reduced by the sums chosen before; not zero.
     lost: u64,
@@ -159,8 +159,11 @@ impl BySum {
             }
         }
         let packets: Vec<usize> = lost.iter().collect();
-        let step = |sum: Sum| Step { target: packets[sum.lost.trailing_zeros() as usize], sources: sum.read };
-        let steps: Vec<Step> = best.into_iter().map(step).collect();
+        let step = |sum: EquationSum| XorStep {
+            target: packets[sum.lost.trailing_zeros() as usize],
+            sources: sum.read,
+        };
+        let steps: Vec<XorStep> = best.into_iter().map(step).collect();
         Some(Schedule::from_steps(geometry, &steps, lost))
     }
 
@@ -187,17 +190,17 @@ impl BySum {
 
     /// Returns the sums that add the fewest packets to read and do not depend on the chosen sums, the best
     /// first.
-    fn cheapest(&self, read: &Bits, independent: &[u64]) -> Vec<Next> {
-        let mut best: Vec<Next> = Vec::with_capacity(self.width + 1);
+    fn cheapest(&self, read: &Bits, independent: &[u64]) -> Vec<Candidate> {
+        let mut best: Vec<Candidate> = Vec::with_capacity(self.width + 1);
         for (number, sum) in self.sums.iter().enumerate() {
             let lost = independent.iter().fold(sum.lost, |rest, chosen| rest.min(rest ^ chosen));
             let reads = read.united_len(&sum.read);
             let worst =
                 best.last().filter(|_| best.len() == self.width).map_or(self.best_reads, |next| next.reads);
-            let known = |next: &Next| next.lost == lost && next.reads == reads;
+            let known = |next: &Candidate| next.lost == lost && next.reads == reads;
             if lost != 0 && reads < worst && !best.iter().any(known) {
                 let at = best.partition_point(|next| next.reads <= reads);
-                best.insert(at, Next { reads, lost, sum: number });
+                best.insert(at, Candidate { reads, lost, sum: number });
                 best.truncate(self.width);
             }
         }
@@ -207,7 +210,7 @@ impl BySum {
 
 /// Returns the sums of equations that contain lost packets and otherwise only known packets: sums of one
 /// equation, of two, and so on, up to the number at which [`SUMS_MAX`] is reached.
-fn sums(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Sum> {
+fn sums(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<EquationSum> {
     let equations = geometry.equation_bits();
     let mut at_once = 0;
     let (mut all, mut of_so_many) = (0, 1);
@@ -229,7 +232,7 @@ fn sums(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Sum> {
         if of_lost != 0 && !sum.intersects(&gone) {
             let mut read = sum.clone();
             packets.iter().for_each(|packet| read.remove(*packet));
-            sums.push(Sum { lost: of_lost, read });
+            sums.push(EquationSum { lost: of_lost, read });
         }
     };
     add_sums(&equations, at_once, &Bits::new(geometry.packets()), &mut add);

@@ -15,11 +15,11 @@
 //!
 //! Left out: the search for the shortest program (NP-hard); sharing sums between steps ([`Schedule::lean`]).
 
-use super::{Bits, Schedule, Step};
+use super::{Bits, Schedule, XorStep};
 use crate::geometry::Geometry;
 
 /// An equation during elimination, split into unknown packets and the rest.
-struct Row {
+struct OpenEquation {
     unknown: Bits,
     /// The known packets of the equation, and the syndromes that were added to it.
     sources: Bits,
@@ -41,11 +41,11 @@ pub(crate) fn solve(geometry: &Geometry, unknown: &Bits, wanted: &Bits) -> Optio
     // Number `packets + i` is the syndrome of the i-th pivot. Without other unknowns the syndrome is the
     // packet itself.
     let numbers = packets + unknown.len();
-    let row = |equation: Bits| Row {
+    let row = |equation: Bits| OpenEquation {
         unknown: Bits::of(packets, equation.common(unknown)),
         sources: Bits::of(numbers, equation.iter().filter(|packet| !unknown.contains(*packet))),
     };
-    let mut rows: Vec<Row> = geometry.equation_bits().into_iter().map(row).collect();
+    let mut rows: Vec<OpenEquation> = geometry.equation_bits().into_iter().map(row).collect();
     let mut pivots: Vec<Pivot> = Vec::new();
     loop {
         rows.retain(|row| row.unknown.len() > 0);
@@ -67,12 +67,12 @@ pub(crate) fn solve(geometry: &Geometry, unknown: &Bits, wanted: &Bits) -> Optio
     let (mut syndromes, mut made) = (Vec::new(), Vec::new());
     for (number, pivot) in pivots.into_iter().enumerate() {
         if pivot.others.len() == 0 {
-            syndromes.push(Step { target: pivot.packet, sources: pivot.sources });
+            syndromes.push(XorStep { target: pivot.packet, sources: pivot.sources });
             continue;
         }
         let sources = Bits::of(numbers, pivot.others.iter().chain([packets + number]));
-        made.push(Step { target: pivot.packet, sources });
-        syndromes.push(Step { target: packets + number, sources: pivot.sources });
+        made.push(XorStep { target: pivot.packet, sources });
+        syndromes.push(XorStep { target: packets + number, sources: pivot.sources });
     }
     let steps = syndromes.into_iter().chain(made.into_iter().rev()).collect();
     Some(Schedule::from_steps(geometry, &needed(steps, wanted, numbers), wanted))
@@ -81,7 +81,7 @@ pub(crate) fn solve(geometry: &Geometry, unknown: &Bits, wanted: &Bits) -> Optio
 /// Returns the next pivot: an equation with the fewest unknowns, and in it the packet that is in the fewest
 /// equations. Of equal packets, one that is not wanted comes first, so that nothing else has to make it; then
 /// the lighter equation.
-fn lightest(rows: &[Row], wanted: &Bits, packets: usize) -> Option<(usize, usize)> {
+fn lightest(rows: &[OpenEquation], wanted: &Bits, packets: usize) -> Option<(usize, usize)> {
     let fewest = rows.iter().map(|row| row.unknown.len()).min()?;
     let mut uses = vec![0usize; packets];
     rows.iter().flat_map(|row| row.unknown.iter()).for_each(|packet| uses[packet] += 1);
@@ -105,9 +105,9 @@ fn determined(pivots: &[Pivot], packets: usize) -> Bits {
 }
 
 /// Returns the steps that `wanted` depends on.
-fn needed(steps: Vec<Step>, wanted: &Bits, numbers: usize) -> Vec<Step> {
+fn needed(steps: Vec<XorStep>, wanted: &Bits, numbers: usize) -> Vec<XorStep> {
     let mut used = Bits::of(numbers, wanted.iter());
-    let mut kept: Vec<Step> = Vec::with_capacity(steps.len());
+    let mut kept: Vec<XorStep> = Vec::with_capacity(steps.len());
     for step in steps.into_iter().rev() {
         if used.contains(step.target) {
             used.unite(&step.sources);

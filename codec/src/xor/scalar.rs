@@ -6,11 +6,11 @@ use super::Row;
 
 /// A sum of packets, kept in registers.
 #[derive(Clone, Copy)]
-pub(crate) struct Sum([u64; 8]);
+pub(crate) struct Accumulator([u64; 8]);
 
-impl Sum {
+impl Accumulator {
     /// The sum of no packets.
-    pub(crate) const ZERO: Sum = Sum([0; 8]);
+    pub(crate) const ZERO: Accumulator = Accumulator([0; 8]);
 
     /// Adds a packet to the sum.
     #[inline(always)]
@@ -22,7 +22,7 @@ impl Sum {
     }
 
     /// Adds another sum to this one.
-    pub(crate) fn add_sum(&mut self, other: Sum) {
+    pub(crate) fn add_sum(&mut self, other: Accumulator) {
         self.0.iter_mut().zip(other.0).for_each(|(sum, word)| *sum ^= word);
     }
 
@@ -56,7 +56,7 @@ mod tests {
     fn sums_are_bytewise_xor() {
         let a: Row = std::array::from_fn(|i| i as u8 * 3);
         let b: Row = std::array::from_fn(|i| (i as u8).wrapping_mul(7) ^ 0x5a);
-        let mut sum = Sum::ZERO;
+        let mut sum = Accumulator::ZERO;
         assert!(sum.is_zero());
         sum.add(&a);
         sum.add(&b);

@@ -76,13 +76,13 @@ pub(crate) struct Program {
 
 /// Sums that are computed together, each in a register.
 struct Pass {
-    sums: Vec<Sum>,
+    sums: Vec<RegisterSum>,
     /// Number of registers of the sums, from register 0 on.
     registers: usize,
 }
 
 /// One sum of a pass: packets from memory and earlier sums of the same pass.
-struct Sum {
+struct RegisterSum {
     /// Packet to which the sum is stored; `None`: only other sums use it.
     target: Option<Packet>,
     register: u8,
@@ -112,10 +112,10 @@ impl Program {
     /// Runs the program on one stripe without machine code.
     #[cfg(test)]
     pub(crate) fn interpret(&self, columns: &mut [Vec<Row>], stripe: usize, rows: usize) {
-        use crate::xor::scalar::Sum;
+        use crate::xor::scalar::Accumulator;
         let mut registers = [[0xee; 64]; 32];
         let add = |rows: &[&Row]| {
-            let mut sum = Sum::ZERO;
+            let mut sum = Accumulator::ZERO;
             rows.iter().for_each(|row| sum.add(row));
             let mut row = [0; 64];
             sum.store(&mut row);
@@ -215,7 +215,7 @@ fn passes(schedule: &Schedule, registers_max: usize, keep_scratch: bool) -> Vec<
         let sums = sums.iter().map(|source| register_of[source]).collect();
         register_of.insert(target, register);
         let target = (!is_scratch(target)).then_some(target);
-        pass.sums.push(Sum { target, register, packets, sums });
+        pass.sums.push(RegisterSum { target, register, packets, sums });
     }
     passes
 }

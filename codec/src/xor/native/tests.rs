@@ -4,7 +4,7 @@ use super::program::{Machine, Program};
 use super::{Native, levels};
 use crate::exec;
 use crate::geometry::{Geometry, Packet};
-use crate::schedule::{Bits, Schedule, Step};
+use crate::schedule::{Bits, Schedule, XorStep};
 use crate::xor::{Row, Stores};
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn schedule() -> impl Strategy<Value = Schedule> {
                 for target in &targets {
                     let chosen = made.iter().copied().filter(|_| next() % 64 < u64::from(density));
                     let sources = Bits::of(shares * rows, chosen.collect::<Vec<_>>());
-                    steps.push(Step { target: *target, sources });
+                    steps.push(XorStep { target: *target, sources });
                     made.push(*target);
                 }
                 let kept = targets.iter().copied().filter(|target| !scratch || target % 3 > 0);
@@ -115,10 +115,10 @@ fn a_dense_matrix_costs_a_quarter_of_an_instruction_a_cell() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 31 == 1
     };
-    let steps: Vec<Step> = (40..56)
+    let steps: Vec<XorStep> = (40..56)
         .map(|target| {
             let sources = (0..40).filter(|_| half()).collect::<Vec<_>>();
-            Step { target, sources: Bits::of(56, sources) }
+            XorStep { target, sources: Bits::of(56, sources) }
         })
         .collect();
     let schedule = Schedule::from_steps(&geometry, &steps, &Bits::of(56, 40..56));
