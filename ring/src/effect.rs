@@ -2,7 +2,7 @@
 
 use crate::durable::Durable;
 use crate::epoch::{Epoch, Fence, Stamp};
-use crate::message::{Denial, LeaderLease, Message};
+use crate::message::{CallerState, Denial, Message};
 use crate::shared::Notice;
 use crate::token::{Member, View};
 use rain_types::NodeId;
@@ -57,12 +57,12 @@ pub enum Effect {
     /// This node has left the ring; it has no further effects.
     Left,
     /// A step of the protocol, for logs and counters.
-    Step(Step),
+    Step(ProtocolStep),
 }
 
 /// A step of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum ProtocolStep {
     /// The node took the token: EATING.
     Took(Stamp),
     /// The node passed the token: HUNGRY.
@@ -84,7 +84,7 @@ pub enum Step {
         /// Epoch that it wants to found.
         epoch: Epoch,
         /// State of the caller.
-        leader_lease: LeaderLease,
+        caller_state: CallerState,
     },
     /// The node granted a call.
     Granted {

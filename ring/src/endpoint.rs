@@ -7,10 +7,10 @@
 //!    contact.
 //! 3. Times are only recorded (`recent`, `Counts`); no decision depends on them.
 
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
-use crate::message::LeaderLease;
+use crate::message::CallerState;
 use crate::node::{Input, Node, Phase};
 use crate::paths;
 use crate::shared::Notice;
@@ -51,7 +51,7 @@ pub enum Event {
     Peers(BTreeMap<NodeId, u8>),
     /// An input for the node: [`Input::Eligible`], [`Input::About`], [`Input::AcquireMaster`],
     /// [`Input::ReleaseMaster`] or [`Input::Leave`].
-    Tell(Input),
+    Input(Input),
 }
 
 /// An action for the driver. Commands are executed in order.
@@ -66,12 +66,12 @@ pub enum Command {
     /// Make this state durable, then report [`Event::Persisted`].
     Persist(Durable),
     /// Notify the users of the ring.
-    Tell(Request),
+    Notify(Notification),
 }
 
 /// A notification for the users of the ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum Notification {
     /// The view has changed.
     View(View),
     /// A link has changed.
@@ -85,7 +85,7 @@ pub enum Request {
     /// The node has left the ring; the driver can stop.
     Left,
     /// A step of the protocol.
-    Step(Step),
+    Step(ProtocolStep),
 }
 
 /// Numbers of packets on the wire; their bytes are not counted.
@@ -142,7 +142,7 @@ pub struct Endpoint {
     took_at: Option<Duration>,
     /// Time between the last two tokens.
     round: Option<Duration>,
-    leader_lease: LeaderLease,
+    caller_state: CallerState,
 }
 
 impl Endpoint {
@@ -159,7 +159,7 @@ impl Endpoint {
             recent: VecDeque::new(),
             took_at: None,
             round: None,
-            leader_lease: LeaderLease::Starving,
+            caller_state: CallerState::Starving,
         }
     }
 
@@ -198,15 +198,15 @@ impl Endpoint {
         match event {
             Event::Start => {
                 self.ping(now, out);
-                self.tell(now, Input::Start, out);
+                self.feed(now, Input::Start, out);
             }
             Event::Packet(envelope) => self.packet(now, envelope, out),
             Event::Fired(Clock::Ping) => self.ping(now, out),
-            Event::Fired(Clock::Node(timer)) => self.tell(now, Input::Timer(timer), out),
+            Event::Fired(Clock::Node(timer)) => self.feed(now, Input::Timer(timer), out),
             Event::Refused(path) => self.refused(now, path, out),
-            Event::Persisted(durable) => self.tell(now, Input::Persisted(durable), out),
+            Event::Persisted(durable) => self.feed(now, Input::Persisted(durable), out),
             Event::Peers(peers) => self.watch(now, peers, out),
-            Event::Tell(input) => self.tell(now, input, out),
+            Event::Input(input) => self.feed(now, input, out),
         }
     }
 
@@ -218,7 +218,7 @@ impl Endpoint {
         self.links.watch(peers.iter().flat_map(links));
         let contacts = peers.keys().copied().collect();
         self.peers = peers;
-        self.tell(now, Input::Contacts(contacts), out);
+        self.feed(now, Input::Contacts(contacts), out);
     }
 
     fn ping(&mut self, now: Duration, out: &mut Vec<Command>) {
@@ -231,7 +231,7 @@ impl Endpoint {
             let envelope = Envelope { from, to: path.peer, link: path.link, body: Body::Ping(ping) };
             out.push(Command::Transmit(envelope));
         }
-        self.changed(now, changes, out);
+        self.links_changed(now, changes, out);
     }
 
     fn packet(&mut self, now: Duration, envelope: Envelope, out: &mut Vec<Command>) {
@@ -245,12 +245,12 @@ impl Endpoint {
             Body::Ping(ping) => {
                 self.counts.received.pings += 1;
                 let mut changes = Vec::new();
-                self.links.hear(Path { peer: from.node, link }, from.incarnation, ping, &mut changes);
-                self.changed(now, changes, out);
+                self.links.receive(Path { peer: from.node, link }, from.incarnation, ping, &mut changes);
+                self.links_changed(now, changes, out);
             }
             Body::Ring(message) => {
                 self.counts.received.ring += 1;
-                self.tell(now, Input::Message { from, message }, out);
+                self.feed(now, Input::Message { from, message }, out);
             }
         }
     }
@@ -260,24 +260,24 @@ impl Endpoint {
         self.refused.insert(path);
         let peer = path.peer;
         if (0..links).all(|link| self.refused.contains(&Path { peer, link })) && links > 0 {
-            self.tell(now, Input::Unreachable(peer), out);
+            self.feed(now, Input::Unreachable(peer), out);
         }
     }
 
-    fn changed(&mut self, now: Duration, changes: Vec<LinkChange>, out: &mut Vec<Command>) {
+    fn links_changed(&mut self, now: Duration, changes: Vec<LinkChange>, out: &mut Vec<Command>) {
         for change in changes {
             let state = if change.up { "up" } else { "down" };
             self.note(now, format!("link {} to node {} is {state}", change.path.link, change.path.peer));
-            out.push(Command::Tell(Request::Link(change)));
+            out.push(Command::Notify(Notification::Link(change)));
             let before = self.reachable.insert(change.path.peer, change.reachable);
             if before != Some(change.reachable) {
                 let input = Input::Link { peer: change.path.peer, up: change.reachable };
-                self.tell(now, input, out);
+                self.feed(now, input, out);
             }
         }
     }
 
-    fn tell(&mut self, now: Duration, input: Input, out: &mut Vec<Command>) {
+    fn feed(&mut self, now: Duration, input: Input, out: &mut Vec<Command>) {
         let mut effects = Vec::new();
         self.node.handle(input, &mut effects);
         for effect in effects {
@@ -288,18 +288,18 @@ impl Endpoint {
                 Effect::Persist(durable) => out.push(Command::Persist(durable)),
                 Effect::View(view) => {
                     self.note(now, describe(&view));
-                    out.push(Command::Tell(Request::View(view)));
+                    out.push(Command::Notify(Notification::View(view)));
                 }
-                Effect::Notice(notice) => out.push(Command::Tell(Request::Notice(notice))),
-                Effect::Master(fence) => out.push(Command::Tell(Request::Master(fence))),
-                Effect::MasterLost => out.push(Command::Tell(Request::MasterLost)),
+                Effect::Notice(notice) => out.push(Command::Notify(Notification::Notice(notice))),
+                Effect::Master(fence) => out.push(Command::Notify(Notification::Master(fence))),
+                Effect::MasterLost => out.push(Command::Notify(Notification::MasterLost)),
                 Effect::Left => {
                     out.push(Command::Cancel(Clock::Ping));
-                    out.push(Command::Tell(Request::Left));
+                    out.push(Command::Notify(Notification::Left));
                 }
                 Effect::Step(step) => {
                     self.count(now, &step);
-                    out.push(Command::Tell(Request::Step(step)));
+                    out.push(Command::Notify(Notification::Step(step)));
                 }
             }
         }
@@ -317,41 +317,41 @@ impl Endpoint {
         }
     }
 
-    fn count(&mut self, now: Duration, step: &Step) {
+    fn count(&mut self, now: Duration, step: &ProtocolStep) {
         match step {
-            Step::Took(_) => {
+            ProtocolStep::Took(_) => {
                 self.counts.tokens += 1;
                 self.round = self.took_at.map(|before| now.saturating_sub(before));
                 self.took_at = Some(now);
             }
-            Step::PassFailed { to } => {
+            ProtocolStep::PassFailed { to } => {
                 self.counts.passes_failed += 1;
                 self.note(now, format!("node {to} did not take the token"));
             }
-            Step::Starves => {
+            ProtocolStep::Starves => {
                 self.counts.starved += 1;
                 self.note(now, "the token has not come; calling 911".into());
             }
-            Step::Called { leader_lease, .. } => self.leader_lease = *leader_lease,
-            Step::Founded(stamp) => {
-                if self.leader_lease == LeaderLease::Starving {
+            ProtocolStep::Called { caller_state, .. } => self.caller_state = *caller_state,
+            ProtocolStep::Founded(stamp) => {
+                if self.caller_state == CallerState::Starving {
                     self.counts.regenerated += 1;
                 } else {
                     self.counts.reformed += 1;
                 }
                 self.note(now, format!("made the token anew: {stamp}"));
             }
-            Step::StaleToken { from, stamp } => {
+            ProtocolStep::StaleToken { from, stamp } => {
                 self.counts.stale += 1;
                 self.note(now, format!("a stale token {stamp} from node {from} was dropped"));
             }
-            Step::Nonsense { .. } => self.counts.nonsense += 1,
-            Step::Passed { .. }
-            | Step::Granted { .. }
-            | Step::Denied { .. }
-            | Step::Refused { .. }
-            | Step::Applied(_)
-            | Step::Synced { .. } => {}
+            ProtocolStep::Nonsense { .. } => self.counts.nonsense += 1,
+            ProtocolStep::Passed { .. }
+            | ProtocolStep::Granted { .. }
+            | ProtocolStep::Denied { .. }
+            | ProtocolStep::Refused { .. }
+            | ProtocolStep::Applied(_)
+            | ProtocolStep::Synced { .. } => {}
         }
     }
 

@@ -33,7 +33,7 @@ pub fn views_agree(nodes: &[&Node]) -> bool {
 pub fn mirrors_agree(nodes: &[&Node]) -> bool {
     let synced: Vec<_> = nodes.iter().filter(|node| node.is_synced()).map(|node| node.shared()).collect();
     synced.iter().enumerate().all(|(at, mirror)| {
-        let same = |other: &&&crate::shared::Shared| other.place() == mirror.place();
+        let same = |other: &&&crate::shared::SharedData| other.position() == mirror.position();
         synced[at + 1..].iter().filter(same).all(|other| other == mirror)
     })
 }

@@ -73,14 +73,14 @@
 //! | `GCM_acquireMasterLock`, `GCM_releaseMasterLock` | [`Input::AcquireMaster`], [`Input::ReleaseMaster`]; [`Effect::Master`] with a [`Fence`] |
 //! | `GCM_sendReliableMessage` | [`Change::Message`]: to all members, in one order |
 //! | `GCM_sendUnreliableMessage` | none: a program that can bear lost messages uses its own sockets |
-//! | `GDM_SharedData_new`, `_delete`, `_read`, `_write` | [`Change::Create`], [`Change::Delete`], [`Shared::item`], [`Change::Write`] and [`Change::Patch`] |
+//! | `GDM_SharedData_new`, `_delete`, `_read`, `_write` | [`Change::Create`], [`Change::Delete`], [`SharedData::item`], [`Change::Write`] and [`Change::Patch`] |
 //! | `GDM_registerNewDataCallback`, `_DeletedData` | [`Notice::Created`], [`Notice::Written`], [`Notice::Deleted`] |
 //! | `GDM_Lock_create`, `_destroy`, `_acquire`, `_release` | [`Change::CreateLock`], [`Change::DestroyLock`], [`Change::Lock`], [`Change::Unlock`]; [`Notice::Locked`] |
 //! | `GDM_Lock_wait` | the driver waits for [`Notice::Locked`] |
 //! | transactions | [`Change::Transaction`] |
 //! | `GDM_genUniqueID` | [`Node::unique_id`] |
-//! | `TM_getLogicalTime` | the token's [`Stamp`]; the log index ([`Shared::applied`]) |
-//! | `TM_addTarget`, `TM_unicastReliableMessage`, `TM_registerChannelInfo` | the driver, and [`paths`] for its choice of addresses; [`Step::PassFailed`] reports a pass that fails on all addresses |
+//! | `TM_getLogicalTime` | the token's [`Stamp`]; the log index ([`SharedData::applied`]) |
+//! | `TM_addTarget`, `TM_unicastReliableMessage`, `TM_registerChannelInfo` | the driver, and [`paths`] for its choice of addresses; [`ProtocolStep::PassFailed`] reports a pass that fails on all addresses |
 //!
 //! # Left out
 //!
@@ -104,15 +104,15 @@ mod token;
 pub mod wire;
 
 pub use durable::Durable;
-pub use effect::{Effect, Step, Timer};
+pub use effect::{Effect, ProtocolStep, Timer};
 pub use eligible::{Configuration, Eligible};
-pub use endpoint::{Clock, Command, Counts, Endpoint, Event, History, Request, Traffic};
+pub use endpoint::{Clock, Command, Counts, Endpoint, Event, History, Notification, Traffic};
 pub use epoch::{Epoch, Fence, Stamp};
-pub use log::{Content, Entry, LogWindow, Place};
-pub use message::{Call, Denial, Deny, Grant, LeaderLease, Message};
+pub use log::{Content, Entry, LogPosition, LogWindow};
+pub use message::{Call, CallerState, Denial, Deny, Grant, Message};
 pub use node::{Input, Node, OutboxFull, Phase, Rules};
 pub use settings::{Detection, Settings, SettingsError};
 pub use shared::{
-    Bytes, Change, ITEMS_MAX, Item, LockState, NAME_BYTES_MAX, Notice, Refused, Shared, VALUE_BYTES_MAX,
+    Bytes, Change, ITEMS_MAX, Item, LockState, NAME_BYTES_MAX, Notice, Refused, SharedData, VALUE_BYTES_MAX,
 };
 pub use token::{About, Member, Rank, Report, Token, View};

@@ -55,12 +55,12 @@ impl Default for LinkSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Link {
     seq: u32,
-    heard: u32,
+    received: u32,
     acked: u32,
     missed: u32,
     hit: u32,
     transitions: u64,
-    theirs: u64,
+    peer_transitions: u64,
 }
 
 impl Link {
@@ -80,28 +80,28 @@ impl Link {
         self.missed = self.missed.saturating_add(1);
         if self.missed > settings.misses {
             self.hit = 0;
-            if self.is_up() && self.transitions < self.theirs + settings.slack {
+            if self.is_up() && self.transitions < self.peer_transitions + settings.slack {
                 self.transitions += 1;
             }
         }
-        Ping { to_incarnation: 0, seq: self.seq, ack: self.heard, transitions: self.transitions }
+        Ping { to_incarnation: 0, seq: self.seq, ack: self.received, transitions: self.transitions }
     }
 
     /// Processes a ping of the other end.
-    pub fn hear(&mut self, ping: Ping, settings: LinkSettings) {
-        if ping.seq <= self.heard {
+    pub fn receive(&mut self, ping: Ping, settings: LinkSettings) {
+        if ping.seq <= self.received {
             return;
         }
-        self.heard = ping.seq;
-        self.theirs = self.theirs.max(ping.transitions);
+        self.received = ping.seq;
+        self.peer_transitions = self.peer_transitions.max(ping.transitions);
         // This end follows every transition of the other end.
-        let follows = self.theirs > self.transitions;
-        self.transitions = self.transitions.max(self.theirs);
+        let follows = self.peer_transitions > self.transitions;
+        self.transitions = self.transitions.max(self.peer_transitions);
         if ping.ack > self.acked && ping.ack <= self.seq {
             self.acked = ping.ack;
             self.missed = 0;
             self.hit = self.hit.saturating_add(1);
-            let ahead = self.transitions - self.theirs;
+            let ahead = self.transitions - self.peer_transitions;
             if !follows && !self.is_up() && self.hit >= settings.hits && ahead + 2 <= settings.slack {
                 self.transitions += 1;
             }
@@ -120,7 +120,7 @@ pub struct Path {
 
 /// A link and the incarnation of the other node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-struct Known {
+struct WatchedLink {
     incarnation: u64,
     link: Link,
 }
@@ -141,7 +141,7 @@ pub struct LinkChange {
 pub struct Links {
     me: Member,
     settings: LinkSettings,
-    links: BTreeMap<Path, Known>,
+    links: BTreeMap<Path, WatchedLink>,
 }
 
 impl Links {
@@ -163,27 +163,27 @@ impl Links {
         let paths: Vec<Path> = self.links.keys().copied().collect();
         for path in paths {
             let settings = self.settings;
-            let known = self.links.get_mut(&path).expect("it is a key");
-            let before = known.link.is_up();
-            let ping = Ping { to_incarnation: known.incarnation, ..known.link.tick(settings) };
+            let watched = self.links.get_mut(&path).expect("it is a key");
+            let before = watched.link.is_up();
+            let ping = Ping { to_incarnation: watched.incarnation, ..watched.link.tick(settings) };
             pings.push((path, ping));
             self.note(path, before, changes);
         }
     }
 
     /// Processes a ping that came over a link. `incarnation` is that of the sender.
-    pub fn hear(&mut self, path: Path, incarnation: u64, ping: Ping, changes: &mut Vec<LinkChange>) {
-        let Some(known) = self.links.get_mut(&path) else { return };
-        let before = known.link.is_up();
-        if incarnation < known.incarnation {
+    pub fn receive(&mut self, path: Path, incarnation: u64, ping: Ping, changes: &mut Vec<LinkChange>) {
+        let Some(watched) = self.links.get_mut(&path) else { return };
+        let before = watched.link.is_up();
+        if incarnation < watched.incarnation {
             return;
         }
-        if incarnation > known.incarnation {
-            *known = Known { incarnation, link: Link::default() };
+        if incarnation > watched.incarnation {
+            *watched = WatchedLink { incarnation, link: Link::default() };
         }
         // A ping to an earlier incarnation of this node says nothing about this one.
         if ping.to_incarnation == self.me.incarnation {
-            known.link.hear(ping, self.settings);
+            watched.link.receive(ping, self.settings);
         }
         self.note(path, before, changes);
     }
@@ -197,13 +197,13 @@ impl Links {
 
     /// Returns whether a link is Up.
     pub fn is_up(&self, path: Path) -> bool {
-        self.links.get(&path).is_some_and(|known| known.link.is_up())
+        self.links.get(&path).is_some_and(|watched| watched.link.is_up())
     }
 
     /// Returns for each link to a node whether it is Up, by the link's number.
     pub fn states(&self, peer: NodeId) -> Vec<bool> {
         let of = self.links.range(Path { peer, link: 0 }..=Path { peer, link: u8::MAX });
-        of.map(|(_, known)| known.link.is_up()).collect()
+        of.map(|(_, watched)| watched.link.is_up()).collect()
     }
 
     /// Returns whether any link to a node is Up.
@@ -213,6 +213,6 @@ impl Links {
 
     /// Returns all links with their states and numbers of transitions.
     pub fn all(&self) -> impl Iterator<Item = (Path, bool, u64)> + '_ {
-        self.links.iter().map(|(path, known)| (*path, known.link.is_up(), known.link.transitions))
+        self.links.iter().map(|(path, watched)| (*path, watched.link.is_up(), watched.link.transitions))
     }
 }

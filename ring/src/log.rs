@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// A position in the log. The epoch is part of it, because an abandoned ring may have had another entry at
 /// the same index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Place {
+pub struct LogPosition {
     /// Index of the entry, from 1; 0 is before the first.
     pub index: u64,
     /// Epoch of the entry.
@@ -82,10 +82,10 @@ impl LogWindow {
     }
 
     /// Returns a summary of the log: its base, and the last entry of each epoch.
-    pub fn runs(&self) -> Vec<Place> {
-        let mut runs = vec![Place { index: self.base, epoch: self.base_epoch }];
+    pub fn runs(&self) -> Vec<LogPosition> {
+        let mut runs = vec![LogPosition { index: self.base, epoch: self.base_epoch }];
         for (at, entry) in self.entries.iter().enumerate() {
-            let place = Place { index: self.base + 1 + at as u64, epoch: entry.epoch };
+            let place = LogPosition { index: self.base + 1 + at as u64, epoch: entry.epoch };
             match runs.last_mut() {
                 Some(last) if at > 0 && last.epoch == entry.epoch => *last = place,
                 _ => runs.push(place),
@@ -97,7 +97,7 @@ impl LogWindow {
     /// Returns the last index up to which another log, given by its runs, equals this one; `None` if the
     /// windows have nothing in common. Two logs that share an entry of one index and epoch are equal up to
     /// it, because the holders of one token append the entries one after the other.
-    pub fn common(&self, runs: &[Place]) -> Option<u64> {
+    pub fn common(&self, runs: &[LogPosition]) -> Option<u64> {
         for at in (0..runs.len()).rev() {
             let from = if at == 0 { runs[0].index } else { runs[at - 1].index + 1 };
             let last = runs[at].index.min(self.last());

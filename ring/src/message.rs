@@ -3,7 +3,7 @@
 
 use crate::eligible::Configuration;
 use crate::epoch::{Epoch, Stamp};
-use crate::log::Place;
+use crate::log::LogPosition;
 use crate::shared::Bytes;
 use crate::token::{About, Member, Rank, Token};
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,7 @@ impl Message {
 
 /// The state in which a node calls 911.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum LeaderLease {
+pub enum CallerState {
     /// The node has not seen the token for `starving_after`.
     Starving,
     /// The node holds the token and wants other members.
@@ -91,7 +91,7 @@ pub struct Call {
     /// Epoch that the caller wants to found.
     pub epoch: Epoch,
     /// State of the caller.
-    pub leader_lease: LeaderLease,
+    pub caller_state: CallerState,
     /// Stamp of the caller's last copy of the token; zero for none.
     pub copy: Stamp,
     /// Stamp of the newest primary token that the caller has held.
@@ -110,7 +110,7 @@ pub struct Grant {
     /// Stamp of the newest primary token that the sender has held.
     pub lineage: Stamp,
     /// Summary of the sender's log: [`LogWindow::runs`](crate::LogWindow::runs).
-    pub log: Vec<Place>,
+    pub log: Vec<LogPosition>,
     /// The sender's report of itself.
     pub about: About,
 }

@@ -12,7 +12,7 @@
 //!
 //! Left out: history, permissions, and quotas; the caller decides who may write and how much.
 
-use crate::log::{Content, Entry, Place};
+use crate::log::{Content, Entry, LogPosition};
 use crate::token::Member;
 use rain_types::NodeId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -239,22 +239,22 @@ pub struct LockState {
 
 /// The mirror of the shared data on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct Shared {
-    applied: Place,
+pub struct SharedData {
+    applied: LogPosition,
     items: BTreeMap<String, Item>,
     locks: BTreeMap<String, LockState>,
     /// For each origin, its newest incarnation and the id of its last applied change.
     done: BTreeMap<NodeId, (u64, u64)>,
 }
 
-impl Shared {
+impl SharedData {
     /// Returns the log index of the last applied entry.
     pub fn applied(&self) -> u64 {
         self.applied.index
     }
 
     /// Returns the position of the last applied entry.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn position(&self) -> LogPosition {
         self.applied
     }
 
@@ -281,7 +281,7 @@ impl Shared {
     /// Applies the next committed entry. [`Notice::Done`] reports the changes of `me`.
     pub(crate) fn apply(&mut self, index: u64, entry: &Entry, me: Member, out: &mut Vec<Notice>) {
         assert_eq!(index, self.applied.index + 1, "entries are applied in order");
-        self.applied = Place { index, epoch: entry.epoch };
+        self.applied = LogPosition { index, epoch: entry.epoch };
         match &entry.content {
             Content::View(members) => {
                 self.enter(index, members, out);
@@ -334,8 +334,8 @@ impl Shared {
     }
 
     /// Returns a copy of the items and locks that these changes name.
-    fn part(&self, changes: &[Change]) -> Shared {
-        let mut part = Shared::default();
+    fn part(&self, changes: &[Change]) -> SharedData {
+        let mut part = SharedData::default();
         for change in changes {
             match change {
                 Change::Create { key, .. }
@@ -489,7 +489,7 @@ mod tests {
 
     #[derive(Default)]
     struct Mirror {
-        shared: Shared,
+        shared: SharedData,
         ids: BTreeMap<Member, u64>,
     }
 

@@ -49,7 +49,7 @@ impl State {
             for end in 0..2 {
                 let sent = state.tick(end, settings);
                 if works {
-                    state.ends[1 - end].hear(ping(sent), settings);
+                    state.ends[1 - end].receive(ping(sent), settings);
                 }
             }
             let right = state.ends.iter().all(|end| end.is_up() == works);
@@ -86,7 +86,7 @@ impl Model for Ends {
             }
             Action::Deliver(packet) => {
                 next.network.remove(&packet);
-                next.ends[packet.0].hear(ping(packet), self.settings);
+                next.ends[packet.0].receive(ping(packet), self.settings);
             }
         }
         let cost = (0..2).map(|end| next.ends[end].transitions() - before[end]).max().unwrap_or(0);

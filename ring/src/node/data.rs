@@ -1,10 +1,10 @@
 //! The token's cargo: copying, committing and applying the log, and fetching a snapshot of the shared data.
 
 use super::Node;
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::log::{Content, Entry, LogWindow};
 use crate::message::Message;
-use crate::shared::{Bytes, Change, Shared};
+use crate::shared::{Bytes, Change, SharedData};
 use crate::token::Member;
 use crate::wire;
 use rain_types::NodeId;
@@ -66,7 +66,7 @@ pub(super) struct Sync {
 
 /// The snapshot that was last sent, kept for the next part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct SnapshotKept {
+pub(super) struct SentSnapshot {
     index: u64,
     bytes: Vec<u8>,
 }
@@ -182,10 +182,10 @@ impl Node {
         if !self.is_synced() || self.shared.applied() < need {
             return;
         }
-        let fits = |kept: &SnapshotKept| kept.index >= need;
+        let fits = |kept: &SentSnapshot| kept.index >= need;
         if !self.snapshot.as_ref().is_some_and(fits) {
             self.snapshot =
-                Some(SnapshotKept { index: self.shared.applied(), bytes: wire::encode(&self.shared) });
+                Some(SentSnapshot { index: self.shared.applied(), bytes: wire::encode(&self.shared) });
         }
         let kept = self.snapshot.as_ref().expect("just made");
         let total = kept.bytes.len() as u64;
@@ -219,13 +219,13 @@ impl Node {
         if (sync.bytes.len() as u64) < total {
             return self.ask_snapshot(out);
         }
-        match wire::decode::<Shared>(&sync.bytes) {
+        match wire::decode::<SharedData>(&sync.bytes) {
             Ok(shared) if shared.applied() == index => {
                 self.log = std::mem::take(&mut sync.log);
                 self.shared = shared;
                 self.snapshot = None;
                 self.end_sync(out);
-                out.push(Effect::Step(Step::Synced { index }));
+                out.push(Effect::Step(ProtocolStep::Synced { index }));
                 self.apply_committed(out);
             }
             _ => {

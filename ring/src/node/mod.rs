@@ -17,15 +17,15 @@ mod recovery;
 mod turn;
 
 use crate::durable::Durable;
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::eligible::{Configuration, Eligible};
 use crate::epoch::{Epoch, Fence, Stamp};
 use crate::log::{Entry, LogWindow};
 use crate::message::Message;
 use crate::settings::Settings;
-use crate::shared::{Change, Shared};
+use crate::shared::{Change, SharedData};
 use crate::token::{About, Member, Rank, Report, Token, View};
-use data::{Outbox, SnapshotKept, Sync};
+use data::{Outbox, SentSnapshot, Sync};
 use rain_types::NodeId;
 use recovery::Calling;
 use std::collections::BTreeSet;
@@ -138,9 +138,9 @@ pub struct Node {
     log: LogWindow,
     /// Base of the token's log.
     base: u64,
-    shared: Shared,
+    shared: SharedData,
     sync: Option<Sync>,
-    snapshot: Option<SnapshotKept>,
+    snapshot: Option<SentSnapshot>,
     outbox: Outbox,
     applicants: BTreeSet<Member>,
     foreign: BTreeSet<NodeId>,
@@ -181,7 +181,7 @@ impl Node {
             lineage: Stamp::default(),
             log: LogWindow::default(),
             base: 0,
-            shared: Shared::default(),
+            shared: SharedData::default(),
             sync: None,
             snapshot: None,
             outbox: Outbox::default(),
@@ -249,7 +249,7 @@ impl Node {
     }
 
     /// Returns the mirror of the shared data.
-    pub fn shared(&self) -> &Shared {
+    pub fn shared(&self) -> &SharedData {
         &self.shared
     }
 
@@ -460,5 +460,5 @@ impl Node {
 }
 
 fn nonsense(from: Member, why: &'static str, out: &mut Vec<Effect>) {
-    out.push(Effect::Step(Step::Nonsense { from: from.node, why }));
+    out.push(Effect::Step(ProtocolStep::Nonsense { from: from.node, why }));
 }

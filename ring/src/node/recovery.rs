@@ -8,10 +8,10 @@
 //! `a_token_lost_with_its_holder_is_made_again`.
 
 use super::{Master, Node, Phase, nonsense};
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::{Epoch, Stamp};
 use crate::log::{Content, Entry, LogWindow};
-use crate::message::{Call, Denial, Deny, Grant, LeaderLease, Message};
+use crate::message::{Call, CallerState, Denial, Deny, Grant, Message};
 use crate::settings::Detection;
 use crate::token::{Member, Rank, Report, Token, View};
 use rain_types::NodeId;
@@ -22,7 +22,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Calling {
     epoch: Epoch,
-    leader_lease: LeaderLease,
+    caller_state: CallerState,
     tries: u32,
     asked: BTreeSet<NodeId>,
     /// Nodes whose answers are waited for until the last attempt.
@@ -39,13 +39,13 @@ impl Node {
         self.lose_master(out);
         if self.phase != Phase::Starving {
             self.phase = Phase::Starving;
-            out.push(Effect::Step(Step::Starves));
+            out.push(Effect::Step(ProtocolStep::Starves));
         }
         self.allegiance = Rank::default();
-        self.call(LeaderLease::Starving, out);
+        self.call(CallerState::Starving, out);
     }
 
-    pub(super) fn call(&mut self, leader_lease: LeaderLease, out: &mut Vec<Effect>) {
+    pub(super) fn call(&mut self, caller_state: CallerState, out: &mut Vec<Effect>) {
         // The last number can be used again if no ring was founded with it and no node has promised a higher
         // one.
         let again = self.promised.founder == self.me.node
@@ -60,11 +60,11 @@ impl Node {
         }
         let epoch = Epoch { number, founder: self.me.node };
         self.promised = epoch;
-        let (asked, needed) = self.whom_to_ask(leader_lease);
-        out.push(Effect::Step(Step::Called { epoch, leader_lease }));
+        let (asked, needed) = self.whom_to_ask(caller_state);
+        out.push(Effect::Step(ProtocolStep::Called { epoch, caller_state }));
         self.calling = Some(Calling {
             epoch,
-            leader_lease,
+            caller_state,
             tries: 0,
             asked,
             needed,
@@ -82,19 +82,19 @@ impl Node {
         self.settings.retry_after + self.settings.ack_timeout * before.min(16) / 4
     }
 
-    fn whom_to_ask(&self, leader_lease: LeaderLease) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+    fn whom_to_ask(&self, caller_state: CallerState) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
         let leaving = |node: &NodeId| self.report(*node).is_some_and(|report| report.leaving);
         let view = self.view().into_iter().flat_map(|view| &view.members).map(|member| member.node);
         let members: BTreeSet<NodeId> = view.filter(|node| *node != self.me.node && !leaving(node)).collect();
-        let others: BTreeSet<NodeId> = match leader_lease {
-            LeaderLease::Holder => self.applicants_to_call(),
-            LeaderLease::Starving => {
+        let others: BTreeSet<NodeId> = match caller_state {
+            CallerState::Holder => self.applicants_to_call(),
+            CallerState::Starving => {
                 self.known().into_iter().filter(|node| *node != self.me.node && !leaving(node)).collect()
             }
         };
         let asked: BTreeSet<NodeId> = members.union(&others).copied().collect();
         let needed =
-            if leader_lease == LeaderLease::Starving && !members.is_empty() { &members } else { &asked };
+            if caller_state == CallerState::Starving && !members.is_empty() { &members } else { &asked };
         let needed = needed.iter().copied().filter(|node| self.is_expected(*node)).collect();
         (asked, needed)
     }
@@ -103,7 +103,7 @@ impl Node {
         let Some(calling) = &self.calling else { return };
         let call = Call {
             epoch: calling.epoch,
-            leader_lease: calling.leader_lease,
+            caller_state: calling.caller_state,
             copy: self.stamp(),
             lineage: self.lineage,
             rank: self.view().map_or(Rank::default(), View::rank),
@@ -135,17 +135,17 @@ impl Node {
         }
         // The node calls again, with a higher number or with the learned configuration.
         self.outbid = self.outbid.max(calling.epoch.number + 1);
-        match calling.leader_lease {
-            LeaderLease::Holder => self.call(LeaderLease::Holder, out),
+        match calling.caller_state {
+            CallerState::Holder => self.call(CallerState::Holder, out),
             // Another node may be about to found a ring: a node with a higher promise is not outbid at once.
-            LeaderLease::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
+            CallerState::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
         }
     }
 
     pub(super) fn call_late(&mut self, out: &mut Vec<Effect>) {
         let Some(calling) = &mut self.calling else {
             if matches!(self.phase, Phase::Starving) {
-                self.call(LeaderLease::Starving, out);
+                self.call(CallerState::Starving, out);
             } else if self.is_eating() {
                 self.end_turn(out);
             }
@@ -181,7 +181,7 @@ impl Node {
             self.phase = Phase::Hungry;
             out.push(Effect::Cancel(Timer::Turn));
             out.push(Effect::Set(Timer::Starve, self.settings.starving_after));
-            out.push(Effect::Step(Step::Granted { to: from.node, epoch: call.epoch }));
+            out.push(Effect::Step(ProtocolStep::Granted { to: from.node, epoch: call.epoch }));
         }
         let grant = Grant {
             epoch: call.epoch,
@@ -208,32 +208,32 @@ impl Node {
         let same_view = self.copy.is_some()
             && call.copy.epoch == held.epoch
             && self.view().is_some_and(|view| view.members.contains(&from));
-        match call.leader_lease {
-            LeaderLease::Holder if same_view => {
+        match call.caller_state {
+            CallerState::Holder if same_view => {
                 if call.copy < held {
                     return Some(Denial::NewerCopy);
                 }
             }
-            LeaderLease::Holder => {
+            CallerState::Holder => {
                 if follows && call.rank <= self.allegiance {
                     return Some(Denial::Outranked);
                 }
             }
-            LeaderLease::Starving if in_a_ring && same_view => {
+            CallerState::Starving if in_a_ring && same_view => {
                 if call.copy < held && self.rules.newest_copy_founds {
                     return Some(Denial::NewerCopy);
                 }
             }
-            LeaderLease::Starving if in_a_ring => {
+            CallerState::Starving if in_a_ring => {
                 if !self.is_known(from.node) {
                     nonsense(from, "asks to join, and is not known", out);
                 } else if self.applicants.insert(from) {
-                    out.push(Effect::Step(Step::Applied(from)));
+                    out.push(Effect::Step(ProtocolStep::Applied(from)));
                 }
                 return Some(Denial::Joining);
             }
             // All nodes without a ring use one order, so that one of them is first.
-            LeaderLease::Starving => {
+            CallerState::Starving => {
                 if (call.lineage, call.copy) < (self.lineage, held) && self.rules.newest_copy_founds {
                     return Some(Denial::NewerCopy);
                 }
@@ -243,7 +243,7 @@ impl Node {
     }
 
     fn deny(&mut self, from: Member, epoch: Epoch, why: Denial, out: &mut Vec<Effect>) {
-        out.push(Effect::Step(Step::Denied { to: from.node, epoch, why }));
+        out.push(Effect::Step(ProtocolStep::Denied { to: from.node, epoch, why }));
         let configuration = self.asked.configuration.clone();
         let deny = Deny { epoch, why, promised: self.promised, configuration };
         out.push(self.send(from.node, Message::Deny(Box::new(deny))));
@@ -263,7 +263,7 @@ impl Node {
         if deny.epoch != calling.epoch || !calling.asked.contains(&from.node) {
             return;
         }
-        out.push(Effect::Step(Step::Refused { by: from.node, why: deny.why }));
+        out.push(Effect::Step(ProtocolStep::Refused { by: from.node, why: deny.why }));
         match deny.why {
             Denial::Promised | Denial::Configuration => {
                 calling.objections.insert(from.node);
@@ -298,7 +298,7 @@ impl Node {
         let configuration = &self.asked.configuration;
         let eligible = configuration.pending.as_ref().unwrap_or(&configuration.installed).clone();
         let mut token = Token { stamp, view, eligible, reports, log: None };
-        out.push(Effect::Step(Step::Founded(stamp)));
+        out.push(Effect::Step(ProtocolStep::Founded(stamp)));
         if primary {
             let mut window = self.log.clone();
             let content = Content::View(token.view.members.clone());

@@ -5,9 +5,9 @@
 
 use super::recovery::remembers;
 use super::{Master, Node, Phase, nonsense};
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::{Epoch, Stamp};
-use crate::message::{LeaderLease, Message};
+use crate::message::{CallerState, Message};
 use crate::token::{Member, Token};
 use rain_types::NodeId;
 use std::collections::BTreeSet;
@@ -31,7 +31,7 @@ impl Node {
             return;
         }
         if stamp.epoch < self.promised {
-            out.push(Effect::Step(Step::StaleToken { from: from.node, stamp }));
+            out.push(Effect::Step(ProtocolStep::StaleToken { from: from.node, stamp }));
             out.push(self.send(from.node, Message::TokenNack { stamp, promised: self.promised }));
             return;
         }
@@ -71,7 +71,7 @@ impl Node {
         self.phase = Phase::Eating;
         self.allegiance = token.view.rank();
         out.push(Effect::Cancel(Timer::Starve));
-        out.push(Effect::Step(Step::Took(token.stamp)));
+        out.push(Effect::Step(ProtocolStep::Took(token.stamp)));
         let window = token.log.take();
         if fresh {
             let members: BTreeSet<Member> = token.view.members.iter().copied().collect();
@@ -148,7 +148,7 @@ impl Node {
             return self.leave(out);
         }
         if !self.leaving && self.wants_other_members() {
-            return self.call(LeaderLease::Holder, out);
+            return self.call(CallerState::Holder, out);
         }
         self.pass(out);
     }
@@ -214,7 +214,7 @@ impl Node {
         token.log = token.view.primary.then(|| self.carried().after(self.base));
         let (to, stamp, attempt) = (passing.to, token.stamp, passing.attempt);
         if attempt == 0 {
-            out.push(Effect::Step(Step::Passed { to, stamp }));
+            out.push(Effect::Step(ProtocolStep::Passed { to, stamp }));
         }
         out.push(Effect::Send { to, message: Message::Token(Box::new(token)), attempt });
         out.push(Effect::Set(Timer::Pass, self.settings.ack_timeout));
@@ -258,7 +258,7 @@ impl Node {
         let to = passing.to;
         self.passing = None;
         self.suspects.insert(to);
-        out.push(Effect::Step(Step::PassFailed { to }));
+        out.push(Effect::Step(ProtocolStep::PassFailed { to }));
         if self.rules.failed_pass_calls {
             self.starve(out);
         } else {

@@ -11,7 +11,7 @@
 
 use rain_ring::{
     Bytes, Change, Configuration, Detection, Durable, Effect, Eligible, Entry, Epoch, Input, Member, Message,
-    Node, Phase, Rules, Settings, Step, Timer, invariants,
+    Node, Phase, ProtocolStep, Rules, Settings, Timer, invariants,
 };
 use rain_types::NodeId;
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -101,7 +101,7 @@ impl Ring {
                         world.went_back |= view.epoch < world.views[at];
                         world.views[at] = view.epoch;
                     }
-                    Effect::Step(Step::Founded(stamp)) => world.regenerated |= stamp.seq > 4,
+                    Effect::Step(ProtocolStep::Founded(stamp)) => world.regenerated |= stamp.seq > 4,
                     _ => {}
                 }
             }
