@@ -213,7 +213,7 @@ fn read_directory(kv: &dyn KvRead, dir: Ino, after: Option<&[u8]>, limit: u32) -
 
 fn volume(kv: &dyn KvRead, id: VolumeId) -> Result<VolumeRecord, NsError> {
     let mut record: VolumeRecord = read(kv, &key::volume(id)).ok_or(NsError::NotFound)?;
-    (record.inodes, record.held) = read(kv, &key::volume_counts(id)).unwrap_or_default();
+    (record.inodes, record.stored_bytes) = read(kv, &key::volume_counts(id)).unwrap_or_default();
     Ok(record)
 }
 

@@ -144,8 +144,8 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
         found.expect(|| about("orphan records"), u64::from(attr.nlink == 0), last_name_gone);
         let extents = found.extents.get(&ino).cloned().unwrap_or_default();
         let inline = kv.get(&key::inline(ino)).map_or(0, |inline| inline.len() as u64);
-        let held = extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline;
-        found.expect(|| about("bytes held"), attr.held, held);
+        let stored_bytes = extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline;
+        found.expect(|| about("stored bytes"), attr.stored_bytes, stored_bytes);
         found.expect(|| about("extents"), attr.extents, extents.len() as u64);
         let overlap = extents.windows(2).any(|pair| pair[0].end() > pair[1].offset);
         found.expect(|| about("overlap of extents"), false, overlap);
@@ -265,7 +265,7 @@ fn check_volumes(kv: &dyn KvRead, found: &mut Found) {
     for attr in found.inodes.values() {
         let counts = counted.entry(attr.volume).or_default();
         counts.0 += 1;
-        counts.1 += attr.held;
+        counts.1 += attr.stored_bytes;
     }
     let mut recorded = BTreeMap::new();
     kv.scan(b"U", b"V", &mut |key, value| {

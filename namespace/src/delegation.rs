@@ -93,7 +93,7 @@ fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
     let time = Time::default();
     // Two names: after losing one, the inode still exists here, whatever happens to it at the leader.
     let nlink = 2;
-    let (mode, uid, gid, size, held, rdev, version, extents) = Default::default();
+    let (mode, uid, gid, size, stored_bytes, rdev, version, extents) = Default::default();
     let (atime, mtime, ctime, crtime, parent) = (time, time, time, time, ino);
     Attr {
         ino,
@@ -104,7 +104,7 @@ fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
         gid,
         nlink,
         size,
-        held,
+        stored_bytes,
         rdev,
         atime,
         mtime,

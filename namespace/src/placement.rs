@@ -189,7 +189,7 @@ mod tests {
             root: Ino(1),
             groups,
             inodes: 0,
-            held: 0,
+            stored_bytes: 0,
             created: Time::default(),
         };
         assert_eq!(plan_following(&volume, &nodes), Some(Vec::new()));

@@ -52,7 +52,7 @@ pub struct Attr {
     /// Length in bytes of a file or of a symlink's target; number of entries of a directory.
     pub size: u64,
     /// Bytes of data in extents and inline; holes do not count.
-    pub held: u64,
+    pub stored_bytes: u64,
     /// Device number of a device.
     pub rdev: u32,
     /// Last access. Only creation and utimens set it.
@@ -139,7 +139,7 @@ pub struct VolumeRecord {
     /// Number of inodes.
     pub inodes: u64,
     /// Bytes of user data in extents and inline.
-    pub held: u64,
+    pub stored_bytes: u64,
     /// Time of creation.
     pub created: Time,
 }

@@ -62,7 +62,7 @@ fn attr() -> Attr {
         gid: 1001,
         nlink: 2,
         size: 1 << 40,
-        held: 4097,
+        stored_bytes: 4097,
         rdev: 5,
         atime: TIME,
         mtime: Time { secs: 1, nanos: 2 },
@@ -85,7 +85,7 @@ fn volume() -> VolumeRecord {
             Group { slot: 300, nodes: vec![NodeId(2)] },
         ],
         inodes: 10,
-        held: 20,
+        stored_bytes: 20,
         created: TIME,
     }
 }

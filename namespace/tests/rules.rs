@@ -171,7 +171,7 @@ fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
     assert_eq!(world.run(link(file, root, "g")), Err(NsError::NotFound));
     world.commit(file, 1, &[(0, 900)], 0).unwrap();
     world.run(set_attr(file, size(500))).unwrap();
-    assert_eq!((world.attr(file).nlink, world.attr(file).held), (0, 500));
+    assert_eq!((world.attr(file).nlink, world.attr(file).stored_bytes), (0, 500));
     world.run(Command::EndSession { session }).unwrap();
     assert_eq!(world.attr(file).size, 500, "others may have it open");
     let orphans = |after| answer(&world.kv, &Query::UnlinkedFiles { after, limit: 9 });
@@ -269,12 +269,12 @@ fn a_sparse_file_of_5_tib_costs_what_its_data_costs() {
     world.run(set_attr(file, size(end))).unwrap();
     world.commit(file, 1, &[(end - 1000, 1000), (1 << 40, 500)], 0).unwrap();
     let attr = world.attr(file);
-    assert_eq!((attr.size, attr.held, attr.extents), (end, 1500, 2));
+    assert_eq!((attr.size, attr.stored_bytes, attr.extents), (end, 1500, 2));
     assert_eq!(world.layout(file, (1 << 40) + 499).1.len(), 2, "an extent that covers the byte is included");
     assert_eq!(world.layout(file, (1 << 40) + 500).1.len(), 1);
     let keys = world.kv.0.len();
     world.run(Command::Punch { ino: file, offset: 1 << 30, len: 4 << 40 }).unwrap();
-    assert_eq!(world.attr(file).held, 1000);
+    assert_eq!(world.attr(file).stored_bytes, 1000);
     assert!(world.kv.0.len() <= keys);
 }
 
@@ -312,7 +312,7 @@ fn inline_pieces_are_for_files_without_extents_and_end_by_4096() {
     world.commit(file, 1, &[(0, 10)], 0).unwrap();
     assert_eq!(world.run(inline(file, 0, b"x")), Err(NsError::NotInline));
     assert_eq!(world.layout(file, 0).0.len(), 4096, "it stays as the lowest layer");
-    assert_eq!(world.attr(file).held, 4106);
+    assert_eq!(world.attr(file).stored_bytes, 4106);
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn a_volume_counts_its_inodes_and_bytes() {
     world.run(inline(file, 0, b"123")).unwrap();
     world.commit(file, 1, &[(0, 700)], 0).unwrap();
     let counts = |world: &World| match answer(&world.kv, &Query::Volume { name: "one".into() }) {
-        Ok(Answer::Volumes(volumes)) => (volumes[0].inodes, volumes[0].held),
+        Ok(Answer::Volumes(volumes)) => (volumes[0].inodes, volumes[0].stored_bytes),
         other => panic!("{other:?}"),
     };
     assert_eq!(counts(&world), (3, 703));

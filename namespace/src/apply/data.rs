@@ -109,7 +109,7 @@ impl Table<'_> {
             self.cut_extents(&mut attr, extent.offset, extent.end());
             self.write(&key::extent(ino, extent.offset), &extent);
             attr.extents += 1;
-            self.hold(&mut attr, i64::from(extent.len));
+            self.add_stored_bytes(&mut attr, i64::from(extent.len));
             attr.size = attr.size.max(extent.end());
         }
         self.patch_inline(&mut attr, commit.inline);
@@ -169,7 +169,7 @@ impl Table<'_> {
             inline[from..to].copy_from_slice(&piece.data);
         }
         attr.size = attr.size.max(inline.len() as u64);
-        self.hold(attr, (inline.len() - before) as i64);
+        self.add_stored_bytes(attr, (inline.len() - before) as i64);
         self.kv.put(&key, &inline);
     }
 
@@ -189,8 +189,8 @@ impl Table<'_> {
         self.put_attr(attr);
     }
 
-    fn hold(&mut self, attr: &mut Attr, bytes: i64) {
-        attr.held = attr.held.saturating_add_signed(bytes);
+    fn add_stored_bytes(&mut self, attr: &mut Attr, bytes: i64) {
+        attr.stored_bytes = attr.stored_bytes.saturating_add_signed(bytes);
         self.count_volume(attr.volume, 0, bytes);
     }
 
@@ -205,7 +205,7 @@ impl Table<'_> {
         }
         if to >= len {
             inline.truncate(from as usize);
-            self.hold(attr, from as i64 - len as i64);
+            self.add_stored_bytes(attr, from as i64 - len as i64);
         } else {
             inline[from as usize..to as usize].fill(0);
         }
@@ -246,7 +246,7 @@ impl Table<'_> {
             left_bytes += left.len;
         }
         let gone = old.len - left_bytes;
-        self.hold(attr, -i64::from(gone));
+        self.add_stored_bytes(attr, -i64::from(gone));
         self.unshow(old.block, gone.into());
     }
 }

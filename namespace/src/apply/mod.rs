@@ -3,7 +3,7 @@
 //!
 //! Invariants (held by [`crate::check`] after every step of `the_namespace_does_what_a_plain_tree_does`):
 //! 1. A directory's `size` is its number of entries, and its `nlink` is 2 plus its subdirectories.
-//! 2. A file's extents do not overlap; `extents` and `held` count them.
+//! 2. A file's extents do not overlap; `extents` and `stored_bytes` count them.
 //! 3. A block's `live` is the sum of the extents that use it; a block without extents is garbage.
 //! 4. The counters (inodes and bytes of a volume, totals) equal the result of a scan.
 //! 5. A request applies once (`a_repeated_request_gives_its_first_result_and_old_results_go`).

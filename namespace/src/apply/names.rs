@@ -37,7 +37,7 @@ pub(super) fn fresh(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> A
         gid: 0,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
         size: 0,
-        held: 0,
+        stored_bytes: 0,
         rdev: 0,
         atime: time,
         mtime: time,

@@ -193,7 +193,7 @@ impl Table<'_> {
             root: root.ino,
             groups,
             inodes: 0,
-            held: 0,
+            stored_bytes: 0,
             created: self.time,
         };
         self.put_attr(&root);

@@ -58,10 +58,16 @@ impl<'a> Table<'a> {
             let now = self.read::<u64>(&key::counter(name)).unwrap_or(0);
             self.write(&key::counter(name), &now.saturating_add_signed(change));
         }
-        for (volume, (inodes, held)) in volumes.into_iter().filter(|(_, change)| *change != (0, 0)) {
+        for (volume, (inodes, stored_bytes)) in volumes.into_iter().filter(|(_, change)| *change != (0, 0)) {
             let key = key::volume_counts(volume);
-            let (had, held_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
-            self.write(&key, &(had.saturating_add_signed(inodes), held_before.saturating_add_signed(held)));
+            let (inodes_before, bytes_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
+            self.write(
+                &key,
+                &(
+                    inodes_before.saturating_add_signed(inodes),
+                    bytes_before.saturating_add_signed(stored_bytes),
+                ),
+            );
         }
     }
 
@@ -122,9 +128,9 @@ impl<'a> Table<'a> {
     }
 
     /// Adds to a volume's counts of inodes and of stored bytes.
-    pub(super) fn count_volume(&mut self, volume: VolumeId, inodes: i64, held: i64) {
+    pub(super) fn count_volume(&mut self, volume: VolumeId, inodes: i64, stored_bytes: i64) {
         let counts = self.tally.volumes.entry(volume).or_default();
-        *counts = (counts.0 + inodes, counts.1 + held);
+        *counts = (counts.0 + inodes, counts.1 + stored_bytes);
     }
 
     pub(super) fn volume(&self, id: VolumeId) -> VolumeRecord {

@@ -463,7 +463,11 @@ impl World {
                 }
             }
             FileKind::File => {
-                assert_eq!((attr.size, attr.held), (node.bytes.len() as u64, node.held()), "file {ino}");
+                assert_eq!(
+                    (attr.size, attr.stored_bytes),
+                    (node.bytes.len() as u64, node.held()),
+                    "file {ino}"
+                );
                 let expected: Vec<u8> = (0..node.bytes.len())
                     .map(|at| if node.bytes[at].1 == 0 { node.below[at] } else { node.bytes[at].0 })
                     .collect();
