@@ -72,7 +72,7 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
         Query::Blocks { ids } => {
             if ids.len() > ROWS_MAX {
                 return Err(NsError::Invalid(format!(
-                    "{} blocks in one question, at most {ROWS_MAX}",
+                    "{} blocks in one query, at most {ROWS_MAX}",
                     ids.len()
                 )));
             }
@@ -100,7 +100,9 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
                 Query::Lookup { parent, .. } => Some(*parent),
                 Query::ReadDirectory { dir, .. } => Some(*dir),
                 Query::As { .. } => {
-                    return Err(NsError::Invalid("a question within a frame in a frame".into()));
+                    return Err(NsError::Invalid(
+                        "a query on behalf of a session contains another such query".into(),
+                    ));
                 }
                 _ => None,
             };

@@ -11,7 +11,7 @@ pub enum NsError {
     #[error("no such file or directory")]
     NotFound,
     /// The name exists.
-    #[error("the name exists already")]
+    #[error("the name exists")]
     Exists,
     /// The command needs a directory.
     #[error("not a directory")]
@@ -38,31 +38,31 @@ pub enum NsError {
     Stale,
     /// Inline write to a file whose data has moved into blocks. The client reads the layout again and writes
     /// blocks.
-    #[error("the file is no longer inline")]
+    #[error("the file's data has moved from its inode to blocks; read its layout again")]
     NotInline,
     /// The extended attribute does not exist.
     #[error("no such extended attribute")]
     NoAttribute,
     /// The value of an extended attribute is over 64 KiB, or all of an inode's together are over 1 MiB.
-    #[error("the extended attributes are too large")]
+    #[error("the extended attributes are too large: at most 64 KiB each, 1 MiB in all")]
     AttributesTooLarge,
     /// The inode would get more than 65,000 links.
-    #[error("too many links")]
+    #[error("too many links: at most 65000 to one file or directory")]
     TooManyLinks,
     /// The file would be longer than 2^63 - 1 bytes.
-    #[error("the file would be too large")]
+    #[error("the file would be longer than 2^63 - 1 bytes")]
     FileTooLarge,
     /// The session has ended and its leases are gone. The client opens a new session and does the work again.
     #[error("session {0} has ended")]
     SessionEnded(rain_types::SessionId),
     /// The cluster has too few nodes for the volume's code.
-    #[error("code {code} needs {needed} nodes, the cluster has {have}")]
+    #[error("code {code} needs {needed} nodes that take shares, the cluster has {have}")]
     TooFewNodes {
         /// Code of the volume.
         code: String,
         /// Nodes that the code needs: n.
         needed: u32,
-        /// Eligible nodes that take shares.
+        /// Eligible nodes that take shares (no witness, not draining).
         have: u32,
     },
     /// The operation is never allowed, such as a second name for a directory.
@@ -72,16 +72,16 @@ pub enum NsError {
     #[error("the two names are in different volumes")]
     CrossVolume,
     /// The bytes are no command, query or record of this version.
-    #[error("not understood: {0}")]
+    #[error("malformed bytes: {0}")]
     Malformed(String),
     /// The request is a late copy of one whose result the client has. It must not apply again.
     #[error("request {0} was answered before")]
     Answered(u64),
     /// Waiting for the lock would be a deadlock: its holder waits for a lock of the asker.
-    #[error("waiting for this lock would be a deadlock")]
+    #[error("waiting for this lock would cause a deadlock")]
     Deadlock,
     /// The file has too many locks, or too many waiters for locks.
-    #[error("too many locks on this file")]
+    #[error("too many locks or waiters on this file: at most 4096")]
     TooManyLocks,
     /// The directory's names belong to another session. The client recalls the directory, waits, and asks
     /// again.

@@ -261,20 +261,20 @@ impl LockRecord {
         let mut faults = Vec::new();
         for (at, one) in self.held.iter().enumerate() {
             if one.lock.first > one.lock.last {
-                faults.push(format!("no bytes: {one:?}"));
+                faults.push(format!("a lock without bytes: {one:?}"));
             }
             for other in &self.held[..at] {
                 if other.stands_in_the_way_of(one) {
-                    faults.push(format!("{other:?} and {one:?}"));
+                    faults.push(format!("conflicting locks: {other:?} and {one:?}"));
                 }
                 if other.same_owner(one) && other.lock.overlaps(&one.lock) {
-                    faults.push(format!("twice: {other:?} and {one:?}"));
+                    faults.push(format!("overlapping locks of one owner: {other:?} and {one:?}"));
                 }
             }
         }
         for (at, one) in self.waiting.iter().enumerate() {
             if self.blockers(&one.wanted, at).next().is_none() {
-                faults.push(format!("waits for nothing: {one:?}"));
+                faults.push(format!("a waiter without a conflicting lock: {one:?}"));
             }
         }
         faults

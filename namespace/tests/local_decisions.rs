@@ -56,12 +56,12 @@ struct Waiting {
     time: Time,
     command: Command,
     /// The acknowledged outcome, and whether an *external* inode was part of it.
-    told: Option<(Outcome, bool)>,
+    acknowledged: Option<(Outcome, bool)>,
 }
 
 struct World {
     leader: MemoryKv,
-    holding: DelegationSet,
+    delegations: DelegationSet,
     waiting: VecDeque<Waiting>,
     volume: VolumeRecord,
     /// The holder's session, then the other session.
@@ -106,7 +106,7 @@ impl World {
         let root = volumes[0].root;
         World {
             leader,
-            holding: DelegationSet::default(),
+            delegations: DelegationSet::default(),
             waiting: VecDeque::new(),
             volume: volumes[0].clone(),
             sessions,
@@ -134,27 +134,27 @@ impl World {
 
     fn send_waiting(&mut self, count: usize) {
         for _ in 0..count.min(self.waiting.len()) {
-            let Waiting { time, command, told } = self.waiting.pop_front().expect("counted");
+            let Waiting { time, command, acknowledged } = self.waiting.pop_front().expect("counted");
             let applied = self.send(0, Some(time), command.clone());
-            let Some((told, has_other)) = told else { continue };
-            match (&told, &applied) {
+            let Some((acknowledged, has_other)) = acknowledged else { continue };
+            match (&acknowledged, &applied) {
                 (Outcome::Removed { ino, .. }, Ok(Outcome::Removed { ino: really, .. })) if has_other => {
                     assert_eq!(ino, really, "{command:?}");
                 }
-                _ => assert_eq!(applied, Ok(told), "{command:?}"),
+                _ => assert_eq!(applied, Ok(acknowledged), "{command:?}"),
             }
         }
     }
 
     fn give_back(&mut self, dir: Ino) {
         self.send_waiting(usize::MAX);
-        self.holding.let_go(dir);
+        self.delegations.let_go(dir);
         let done = self.send(0, None, Command::ReturnDelegations { dirs: vec![dir] });
         assert_eq!(done, Ok(Outcome::Done));
     }
 
     fn take(&mut self, dir: Ino) {
-        if self.holding.is_mine(dir) {
+        if self.delegations.is_mine(dir) {
             return;
         }
         self.send_waiting(usize::MAX);
@@ -164,7 +164,7 @@ impl World {
             panic!("a directory that was just delegated")
         };
         let names = entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind));
-        self.holding.take(&self.volume, &attr, names);
+        self.delegations.take(&self.volume, &attr, names);
     }
 
     /// Returns the leader's state after all pending commands.
@@ -249,17 +249,17 @@ impl World {
         let mut tries = 0;
         loop {
             tries += 1;
-            assert!(tries < 10, "{command:?} comes to no end: {:?}", self.holding.plan(&command));
-            match self.holding.plan(&command) {
+            assert!(tries < 10, "{command:?} comes to no end: {:?}", self.delegations.plan(&command));
+            match self.delegations.plan(&command) {
                 Decision::Return(dirs) => dirs.into_iter().for_each(|dir| self.give_back(dir)),
                 plan @ (Decision::Local | Decision::Confirm) => {
                     if matches!(command, Command::Make { ino: None, .. }) {
                         return;
                     }
-                    let has_other = !self.holding.changes(&command).is_empty();
+                    let has_other = !self.delegations.changes(&command).is_empty();
                     let time = self.now();
                     let ahead = self.ahead();
-                    let acted = self.holding.act(time, &command);
+                    let acted = self.delegations.act(time, &command);
                     let outcome = match acted {
                         Ok(outcome) => outcome,
                         Err(error) => {
@@ -281,16 +281,16 @@ impl World {
                     };
                     self.early += 1;
                     self.meet(0, &outcome);
-                    let told = (plan == Decision::Local).then_some((outcome, has_other));
-                    self.waiting.push_back(Waiting { time, command: command.clone(), told });
+                    let acknowledged = (plan == Decision::Local).then_some((outcome, has_other));
+                    self.waiting.push_back(Waiting { time, command: command.clone(), acknowledged });
                     if plan == Decision::Confirm {
                         let last = self.waiting.pop_back().expect("just pushed");
                         self.send_waiting(usize::MAX);
                         match self.send(0, Some(last.time), last.command) {
-                            Ok(outcome) => self.holding.confirmed(&command, &outcome),
+                            Ok(outcome) => self.delegations.confirmed(&command, &outcome),
                             // The local state is wrong after this refusal: every delegation is returned.
                             Err(_) => {
-                                for dir in self.holding.held().collect::<Vec<_>>() {
+                                for dir in self.delegations.held().collect::<Vec<_>>() {
                                     self.give_back(dir);
                                 }
                             }
@@ -299,14 +299,13 @@ impl World {
                     return;
                 }
                 Decision::Remote => {
-                    let held: Vec<Ino> = self.holding.held().collect();
-                    let named =
-                        self.holding.suspects(&command).into_iter().filter_map(|query| {
-                            match answer(&self.leader, &query) {
-                                Ok(Answer::Attr(attr)) if held.contains(&attr.ino) => Some(attr.ino),
-                                _ => None,
-                            }
-                        });
+                    let held: Vec<Ino> = self.delegations.held().collect();
+                    let named = self.delegations.suspects(&command).into_iter().filter_map(|query| {
+                        match answer(&self.leader, &query) {
+                            Ok(Answer::Attr(attr)) if held.contains(&attr.ino) => Some(attr.ino),
+                            _ => None,
+                        }
+                    });
                     let named: Vec<Ino> = named.collect();
                     if !named.is_empty() {
                         named.into_iter().for_each(|dir| self.give_back(dir));
@@ -352,7 +351,7 @@ impl World {
         };
         let ahead = self.ahead();
         let expected = answer(&ahead, &query);
-        match self.holding.answer(&query) {
+        match self.delegations.answer(&query) {
             LocalAnswer::Complete(answered) => assert_eq!(&answered, &expected, "{query:?}"),
             LocalAnswer::Partial(other) => {
                 assert_eq!(&answer(&ahead, &other), &expected, "{query:?} as {other:?}");
@@ -360,7 +359,7 @@ impl World {
             LocalAnswer::Unknown => {}
         }
         if let Query::ReadDirectory { dir, after, limit } = &query
-            && let Some((listed, more)) = self.holding.list(*dir, after.as_deref(), *limit as usize)
+            && let Some((listed, more)) = self.delegations.list(*dir, after.as_deref(), *limit as usize)
         {
             let Ok(Answer::Directory { entries, more: really }) = expected else { panic!("{expected:?}") };
             assert_eq!(more, really);
@@ -387,7 +386,7 @@ impl World {
             }
             let Ok(Answer::Attr(attr)) = answered else { break };
             self.meet(1, &Outcome::Attr(attr.clone()));
-            assert!(!self.holding.is_unpublished(attr.ino), "the other has found {}", attr.ino);
+            assert!(!self.delegations.is_unpublished(attr.ino), "the other has found {}", attr.ino);
             at = attr.ino;
         }
         let command = self.command(1, dice);
@@ -408,7 +407,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_told_early_is_what_the_leader_says_later(
+    fn what_is_acknowledged_early_is_what_the_leader_says_later(
         two in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
