@@ -78,11 +78,13 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
             }
             Answer::Blocks(ids.iter().filter_map(|id| block(kv, *id)).collect())
         }
-        Query::Open { ino } => match read(kv, &key::orphan(*ino)) {
+        Query::Open { ino } => match read(kv, &key::unlinked(*ino)) {
             Some(true) => return Err(NsError::Stale),
             _ => Answer::Attr(attr(kv, *ino)?),
         },
-        Query::UnlinkedFiles { after, limit } => Answer::UnlinkedFiles(orphans(kv, *after, rows(*limit))),
+        Query::UnlinkedFiles { after, limit } => {
+            Answer::UnlinkedFiles(unlinked_files(kv, *after, rows(*limit)))
+        }
         Query::Ticket { ino, session, ticket } => {
             if kv.get(&key::session(*session)).is_none() {
                 return Err(NsError::SessionEnded(*session));
@@ -286,8 +288,8 @@ fn locks(kv: &dyn KvRead, ino: Ino) -> LockRecord {
     read(kv, &key::locks(ino)).unwrap_or_default()
 }
 
-fn orphans(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino, bool)> {
-    let from = after.map_or_else(|| b"O".to_vec(), |ino| key::orphan(Ino(ino.0.saturating_add(1))));
+fn unlinked_files(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino, bool)> {
+    let from = after.map_or_else(|| b"O".to_vec(), |ino| key::unlinked(Ino(ino.0.saturating_add(1))));
     let mut found = Vec::new();
     kv.scan(&from, &key::after_prefix(b"O"), &mut |key, value| {
         let sealed = wire::decode(value).expect("a record of the namespace is readable");

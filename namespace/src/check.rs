@@ -120,10 +120,10 @@ pub fn check(kv: &dyn KvRead) -> Vec<Violation> {
 }
 
 fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
-    let mut orphans: BTreeMap<Ino, u64> = BTreeMap::new();
+    let mut unlinked: BTreeMap<Ino, u64> = BTreeMap::new();
     kv.scan(b"O", b"P", &mut |key, _| {
         if let Some(ino) = key::last_number(key) {
-            *orphans.entry(Ino(ino)).or_default() += 1;
+            *unlinked.entry(Ino(ino)).or_default() += 1;
         }
         ControlFlow::Continue(())
     });
@@ -140,8 +140,8 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
             continue;
         }
         found.expect(|| about("links"), u64::from(attr.nlink), names);
-        let last_name_gone = orphans.get(&ino).copied().unwrap_or(0);
-        found.expect(|| about("orphan records"), u64::from(attr.nlink == 0), last_name_gone);
+        let last_name_gone = unlinked.get(&ino).copied().unwrap_or(0);
+        found.expect(|| about("records of unlinked files"), u64::from(attr.nlink == 0), last_name_gone);
         let extents = found.extents.get(&ino).cloned().unwrap_or_default();
         let inline = kv.get(&key::inline(ino)).map_or(0, |inline| inline.len() as u64);
         let stored_bytes = extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline;
@@ -157,7 +157,7 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
     let strays: Vec<Ino> = found
         .extents
         .keys()
-        .chain(orphans.keys())
+        .chain(unlinked.keys())
         .filter(|ino| !found.inodes.contains_key(ino))
         .copied()
         .collect();

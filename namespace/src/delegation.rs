@@ -505,7 +505,7 @@ impl DelegationSet {
     /// Notes that no open file of this client refers to the inode any more. An unpublished inode without a
     /// name ends with it.
     pub fn closed(&mut self, ino: Ino) {
-        if self.unpublished.contains_key(&ino) && self.kv.get(&key::orphan(ino)).is_some() {
+        if self.unpublished.contains_key(&ino) && self.kv.get(&key::unlinked(ino)).is_some() {
             self.forget(ino);
         }
     }
@@ -527,7 +527,7 @@ impl DelegationSet {
         for prefix in [key::entry(ino, b""), key::xattr(ino, b""), extents[..9].to_vec()] {
             self.delete_all(&prefix);
         }
-        for key in [key::inode(ino), key::inline(ino), key::target(ino), key::orphan(ino)] {
+        for key in [key::inode(ino), key::inline(ino), key::target(ino), key::unlinked(ino)] {
             self.kv.delete(&key);
         }
         self.unpublished.remove(&ino);

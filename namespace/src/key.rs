@@ -66,7 +66,7 @@ pub fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
 }
 
 /// Table O: a file without a name, which may still be open. Value: whether it is sealed.
-pub fn orphan(ino: Ino) -> Vec<u8> {
+pub fn unlinked(ino: Ino) -> Vec<u8> {
     key(b'O', &[&ino.0.to_be_bytes()])
 }
 

@@ -90,7 +90,7 @@ impl SessionLock {
             && self.lock.kind.sees(other.lock.kind)
     }
 
-    fn stands_in_the_way_of(&self, wanted: &SessionLock) -> bool {
+    fn conflicts_with(&self, wanted: &SessionLock) -> bool {
         !self.same_owner(wanted)
             && self.lock.kind.sees(wanted.lock.kind)
             && (self.lock.exclusive || wanted.lock.exclusive)
@@ -130,7 +130,7 @@ impl LockRecord {
     /// Returns a held lock that conflicts with `lock`, if there is one.
     pub fn conflict(&self, session: SessionId, lock: &Lock) -> Option<SessionLock> {
         let wanted = SessionLock { session, lock: *lock };
-        self.held.iter().find(|held| held.stands_in_the_way_of(&wanted)).copied()
+        self.held.iter().find(|held| held.conflicts_with(&wanted)).copied()
     }
 
     /// Returns whether the session's request with this ticket is still queued.
@@ -151,25 +151,25 @@ impl LockRecord {
         let holds = self.held.iter().any(|held| held.same_owner(&wanted));
         let queue = if holds { &[] } else { &self.waiting[..queued_before.min(self.waiting.len())] };
         let held = self.held.iter();
-        held.chain(queue.iter().map(|one| &one.wanted)).filter(move |held| held.stands_in_the_way_of(&wanted))
+        held.chain(queue.iter().map(|one| &one.wanted)).filter(move |held| held.conflicts_with(&wanted))
     }
 
     /// Requests a lock. With a ticket the request is queued if the lock is not free.
     ///
     /// A lock of flock(2) that changes between shared and exclusive releases the old lock first, as on Linux.
     /// Otherwise two owners of a shared lock that both want it exclusive would wait for each other for ever.
-    pub fn ask(&mut self, session: SessionId, lock: &Lock, ticket: Option<u64>) -> LockState {
+    pub fn request(&mut self, session: SessionId, lock: &Lock, ticket: Option<u64>) -> LockState {
         let wanted = SessionLock { session, lock: *lock };
         let held = self.conflict(session, lock).is_some();
         let queued = ticket.is_some() && self.blockers(&wanted, usize::MAX).next().is_some();
         if !held && !queued {
-            self.take(&wanted);
+            self.add(&wanted);
             // A shared lock in place of an exclusive one may let waiters pass.
             self.grant_waiting();
             return LockState::Granted;
         }
         if lock.kind == LockKind::Flock {
-            self.cut(&wanted);
+            self.remove_range(&wanted);
         }
         let Some(ticket) = ticket else {
             self.grant_waiting();
@@ -182,12 +182,12 @@ impl LockRecord {
 
     /// Releases an owner's locks on a range.
     pub fn release(&mut self, session: SessionId, lock: &Lock) {
-        self.cut(&SessionLock { session, lock: *lock });
+        self.remove_range(&SessionLock { session, lock: *lock });
         self.grant_waiting();
     }
 
     /// Removes a waiter; returns whether it was still queued.
-    pub fn give_up(&mut self, session: SessionId, ticket: u64) -> bool {
+    pub fn cancel_wait(&mut self, session: SessionId, ticket: u64) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|one| one.wanted.session != session || one.ticket != ticket);
         self.grant_waiting();
@@ -202,7 +202,7 @@ impl LockRecord {
     }
 
     /// Removes the owner's locks from the range of `wanted`.
-    fn cut(&mut self, wanted: &SessionLock) {
+    fn remove_range(&mut self, wanted: &SessionLock) {
         let mut left = Vec::with_capacity(self.held.len() + 1);
         for held in &self.held {
             if !held.same_owner(wanted) || !held.lock.overlaps(&wanted.lock) {
@@ -223,8 +223,8 @@ impl LockRecord {
 
     /// Adds a lock without conflicts. It is merged with the owner's locks of the same strength that it
     /// touches.
-    fn take(&mut self, wanted: &SessionLock) {
-        self.cut(wanted);
+    fn add(&mut self, wanted: &SessionLock) {
+        self.remove_range(wanted);
         let mut whole = *wanted;
         let touches = |held: &SessionLock, whole: &SessionLock| {
             held.session == whole.session
@@ -250,7 +250,7 @@ impl LockRecord {
                 continue;
             }
             self.waiting.remove(at);
-            self.take(&wanted);
+            self.add(&wanted);
             // The owner's new lock may let its other requests pass, or may have replaced a stronger lock.
             at = 0;
         }
@@ -264,7 +264,7 @@ impl LockRecord {
                 faults.push(format!("a lock without bytes: {one:?}"));
             }
             for other in &self.held[..at] {
-                if other.stands_in_the_way_of(one) {
+                if other.conflicts_with(one) {
                     faults.push(format!("conflicting locks: {other:?} and {one:?}"));
                 }
                 if other.same_owner(one) && other.lock.overlaps(&one.lock) {
@@ -300,22 +300,22 @@ mod tests {
     #[test]
     fn the_two_kinds_do_not_see_each_other_and_who_cannot_tell_sees_both() {
         let mut locks = LockRecord::default();
-        assert_eq!(locks.ask(S, &flock(1, true), None), LockState::Granted);
-        assert_eq!(locks.ask(OTHER, &lock(1, true, 0, u64::MAX), None), LockState::Granted);
+        assert_eq!(locks.request(S, &flock(1, true), None), LockState::Granted);
+        assert_eq!(locks.request(OTHER, &lock(1, true, 0, u64::MAX), None), LockState::Granted);
         let either = Lock { kind: LockKind::Either, ..flock(9, false) };
-        assert_eq!(locks.ask(OTHER, &either, None), LockState::Held);
+        assert_eq!(locks.request(OTHER, &either, None), LockState::Held);
         locks.release(S, &flock(1, false));
-        assert_eq!(locks.ask(OTHER, &either, None), LockState::Held);
+        assert_eq!(locks.request(OTHER, &either, None), LockState::Held);
         locks.release(OTHER, &lock(1, false, 0, u64::MAX));
-        assert_eq!(locks.ask(OTHER, &either, None), LockState::Granted);
+        assert_eq!(locks.request(OTHER, &either, None), LockState::Granted);
     }
 
     #[test]
     fn a_writer_is_not_kept_out_by_a_stream_of_readers() {
         let mut locks = LockRecord::default();
-        assert_eq!(locks.ask(S, &flock(1, false), None), LockState::Granted);
-        assert_eq!(locks.ask(S, &flock(2, true), Some(7)), LockState::Waiting);
-        assert_eq!(locks.ask(S, &flock(3, false), Some(8)), LockState::Waiting, "behind the writer");
+        assert_eq!(locks.request(S, &flock(1, false), None), LockState::Granted);
+        assert_eq!(locks.request(S, &flock(2, true), Some(7)), LockState::Waiting);
+        assert_eq!(locks.request(S, &flock(3, false), Some(8)), LockState::Waiting, "behind the writer");
         locks.release(S, &flock(1, false));
         assert!(!locks.is_waiting(S, 7) && locks.is_waiting(S, 8));
         locks.release(S, &flock(2, false));
@@ -325,11 +325,11 @@ mod tests {
     #[test]
     fn two_that_share_and_both_want_it_alone_do_not_wait_for_ever() {
         let mut locks = LockRecord::default();
-        locks.ask(S, &flock(1, false), None);
-        locks.ask(OTHER, &flock(1, false), None);
-        assert_eq!(locks.ask(S, &flock(1, true), Some(1)), LockState::Waiting);
+        locks.request(S, &flock(1, false), None);
+        locks.request(OTHER, &flock(1, false), None);
+        assert_eq!(locks.request(S, &flock(1, true), Some(1)), LockState::Waiting);
         assert_eq!(
-            locks.ask(OTHER, &flock(1, true), Some(1)),
+            locks.request(OTHER, &flock(1, true), Some(1)),
             LockState::Granted,
             "the first let its shared lock go while it waits"
         );
@@ -340,10 +340,10 @@ mod tests {
     #[test]
     fn an_ended_session_makes_room_and_a_waiter_that_left_gets_nothing() {
         let mut locks = LockRecord::default();
-        locks.ask(S, &lock(1, true, 0, 9), None);
-        assert_eq!(locks.ask(OTHER, &lock(5, true, 5, 20), Some(1)), LockState::Waiting);
-        assert_eq!(locks.ask(OTHER, &lock(6, true, 0, 3), Some(2)), LockState::Waiting);
-        assert!(locks.give_up(OTHER, 2) && !locks.give_up(OTHER, 2));
+        locks.request(S, &lock(1, true, 0, 9), None);
+        assert_eq!(locks.request(OTHER, &lock(5, true, 5, 20), Some(1)), LockState::Waiting);
+        assert_eq!(locks.request(OTHER, &lock(6, true, 0, 3), Some(2)), LockState::Waiting);
+        assert!(locks.cancel_wait(OTHER, 2) && !locks.cancel_wait(OTHER, 2));
         locks.drop_session(S);
         assert!(!locks.has(S) && !locks.is_waiting(OTHER, 1));
         assert_eq!(locks.held.len(), 1);
@@ -386,7 +386,7 @@ mod tests {
                             byte.iter().all(|(of, alone)| *of == (session, owner) || !(*alone || exclusive))
                         });
                         let waited = !locks.waiting.is_empty();
-                        let state = locks.ask(who, &wanted, None);
+                        let state = locks.request(who, &wanted, None);
                         prop_assert_eq!(state == LockState::Granted, free);
                         if free {
                             for byte in &mut model[range] {
@@ -401,7 +401,7 @@ mod tests {
                     }
                     3 | 4 => {
                         tickets += 1;
-                        locks.ask(who, &wanted, Some(tickets));
+                        locks.request(who, &wanted, Some(tickets));
                     }
                     5 => {
                         let waited = !locks.waiting.is_empty();
@@ -414,7 +414,7 @@ mod tests {
                         }
                     }
                     6 => {
-                        locks.give_up(who, tickets);
+                        locks.cancel_wait(who, tickets);
                     }
                     _ => locks.drop_session(who),
                 }

@@ -353,7 +353,7 @@ fn keys(lines: &mut Lines) {
         ("inline", key::inline(INO)),
         ("target", key::target(INO)),
         ("xattr", key::xattr(INO, b"name")),
-        ("orphan", key::orphan(INO)),
+        ("unlinked", key::unlinked(INO)),
         ("locks", key::locks(INO)),
         ("locked_by", key::locked_by(SessionId(300), INO)),
         ("delegation", key::delegation(INO)),

@@ -162,7 +162,7 @@ fn names_stay_in_their_volume_and_directories_have_one() {
 }
 
 #[test]
-fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
+fn an_unlinked_file_is_whole_until_it_is_freed_and_gets_no_new_name() {
     let mut world = World::new();
     let (root, session) = (world.root, world.session);
     let file = world.made(root, "f", FileKind::File);
@@ -174,9 +174,9 @@ fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
     assert_eq!((world.attr(file).nlink, world.attr(file).stored_bytes), (0, 500));
     world.run(Command::EndSession { session }).unwrap();
     assert_eq!(world.attr(file).size, 500, "others may have it open");
-    let orphans = |after| answer(&world.kv, &Query::UnlinkedFiles { after, limit: 9 });
-    assert_eq!(orphans(None), Ok(Answer::UnlinkedFiles(vec![(file, false)])));
-    assert_eq!(orphans(Some(file)), Ok(Answer::UnlinkedFiles(vec![])));
+    let unlinked = |after| answer(&world.kv, &Query::UnlinkedFiles { after, limit: 9 });
+    assert_eq!(unlinked(None), Ok(Answer::UnlinkedFiles(vec![(file, false)])));
+    assert_eq!(unlinked(Some(file)), Ok(Answer::UnlinkedFiles(vec![])));
     assert!(answer(&world.kv, &Query::Open { ino: file }).is_ok(), "its name was there a moment ago");
     world.run(Command::Seal { inos: vec![root, file] }).unwrap();
     assert_eq!(answer(&world.kv, &Query::Open { ino: file }), Err(NsError::Stale));

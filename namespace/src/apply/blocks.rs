@@ -52,7 +52,7 @@ impl Table<'_> {
     }
 
     /// Removes `bytes` from a block's live bytes; a block without live bytes becomes garbage.
-    pub(super) fn unshow(&mut self, id: BlockId, bytes: u64) {
+    pub(super) fn release_bytes(&mut self, id: BlockId, bytes: u64) {
         let mut record = self.block(id).expect("an extent's block is there");
         record.live = record.live.checked_sub(bytes).expect("a block shows at least what its extents show");
         if record.live > 0 {

@@ -247,7 +247,7 @@ impl Table<'_> {
         }
         let gone = old.len - left_bytes;
         self.add_stored_bytes(attr, -i64::from(gone));
-        self.unshow(old.block, gone.into());
+        self.release_bytes(old.block, gone.into());
     }
 }
 

@@ -49,7 +49,7 @@ impl Table<'_> {
         DONE
     }
 
-    pub(super) fn give_back(&mut self, dirs: &[Ino], session: SessionId) -> Applied {
+    pub(super) fn return_delegations(&mut self, dirs: &[Ino], session: SessionId) -> Applied {
         for dir in dirs {
             if self.delegation(*dir).is_some_and(|record| record.session == session) {
                 self.end_delegation(*dir);

@@ -57,7 +57,7 @@ impl Table<'_> {
         if ticket.is_some() && lock.kind != LockKind::Flock {
             self.check_deadlock(&locks, &SessionLock { session, lock: *lock })?;
         }
-        let state = locks.ask(session, lock, ticket);
+        let state = locks.request(session, lock, ticket);
         self.put_locks(ino, &locks, session);
         Ok(Outcome::Lock { session, state, attr })
     }
@@ -69,10 +69,10 @@ impl Table<'_> {
         DONE
     }
 
-    pub(super) fn give_up(&mut self, ino: Ino, session: SessionId, ticket: u64) -> Applied {
+    pub(super) fn cancel_lock_wait(&mut self, ino: Ino, session: SessionId, ticket: u64) -> Applied {
         let attr = self.attr(ino)?;
         let mut locks = self.locks(ino);
-        let state = if locks.give_up(session, ticket) { LockState::Held } else { LockState::Granted };
+        let state = if locks.cancel_wait(session, ticket) { LockState::Held } else { LockState::Granted };
         self.put_locks(ino, &locks, session);
         Ok(Outcome::Lock { session, state, attr })
     }

@@ -83,7 +83,7 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::EndSession { session } => table.end_session(*session),
         Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino } => {
             let (kind, mode, uid, gid, rdev) = (*kind, *mode, *uid, *gid, *rdev);
-            let new = names::New { kind, mode, uid, gid, rdev, target, ino: *ino };
+            let new = names::NewInode { kind, mode, uid, gid, rdev, target, ino: *ino };
             table.make(*parent, name, &new, *or_existing)
         }
         Command::Link { ino, parent, name } => table.link(*ino, *parent, name),
@@ -103,24 +103,26 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         }
         Command::Punch { ino, offset, len } => table.punch(*ino, *offset, *len),
         Command::Seal { inos } => table.seal(inos),
-        Command::Free { inos } => table.free_orphans(inos),
+        Command::Free { inos } => table.free_unlinked(inos),
         Command::MarkMissing { shares } => table.mark(shares, true),
         Command::MarkPresent { shares } => table.mark(shares, false),
         Command::MoveBlocks { blocks } => table.move_blocks(blocks),
         Command::Reclaimed { shares } => table.reclaimed(shares),
-        Command::Lock { ino, lock, ticket } => table.lock(*ino, locker(request)?, lock, *ticket),
-        Command::Unlock { ino, lock } => table.unlock(*ino, locker(request)?, lock),
-        Command::CancelLockWait { ino, ticket } => table.give_up(*ino, locker(request)?, *ticket),
-        Command::Delegate { dir } => table.delegate(*dir, locker(request)?),
+        Command::Lock { ino, lock, ticket } => table.lock(*ino, session_of(request)?, lock, *ticket),
+        Command::Unlock { ino, lock } => table.unlock(*ino, session_of(request)?, lock),
+        Command::CancelLockWait { ino, ticket } => {
+            table.cancel_lock_wait(*ino, session_of(request)?, *ticket)
+        }
+        Command::Delegate { dir } => table.delegate(*dir, session_of(request)?),
         Command::Recall { dir } => table.recall(*dir),
-        Command::ReturnDelegations { dirs } => table.give_back(dirs, locker(request)?),
-        Command::RevokeDelegation { dir, session } => table.give_back(&[*dir], *session),
+        Command::ReturnDelegations { dirs } => table.return_delegations(dirs, session_of(request)?),
+        Command::RevokeDelegation { dir, session } => table.return_delegations(&[*dir], *session),
         Command::ReserveInos { count } => table.reserve_inos(*count),
     }
 }
 
 /// Returns the request's session; fails when it has none. Locks and delegations belong to sessions.
-fn locker(request: &Request) -> Result<SessionId, NsError> {
+fn session_of(request: &Request) -> Result<SessionId, NsError> {
     let id = request.id.ok_or_else(|| NsError::Invalid("a lock or a delegation needs a session".into()))?;
     Ok(id.session)
 }

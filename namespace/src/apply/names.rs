@@ -16,7 +16,7 @@ const TARGET_BYTES_MAX: usize = 4095;
 const LINKS_MAX: u32 = 65_000;
 
 /// The properties of a new inode.
-pub(super) struct New<'a> {
+pub(super) struct NewInode<'a> {
     pub(super) kind: FileKind,
     pub(super) mode: u16,
     pub(super) uid: u32,
@@ -27,7 +27,7 @@ pub(super) struct New<'a> {
 }
 
 /// Returns the attributes of a new inode.
-pub(super) fn fresh(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> Attr {
+pub(super) fn new_attr(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> Attr {
     Attr {
         ino,
         volume,
@@ -88,7 +88,13 @@ impl Table<'_> {
         self.put_attr(dir);
     }
 
-    pub(super) fn make(&mut self, parent: Ino, name: &[u8], new: &New<'_>, or_existing: bool) -> Applied {
+    pub(super) fn make(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        new: &NewInode<'_>,
+        or_existing: bool,
+    ) -> Applied {
         let mut dir = self.parent_for(parent, name)?;
         if let Some(ino) = self.entry(parent, name) {
             let there = self.attr(ino)?;
@@ -112,7 +118,7 @@ impl Table<'_> {
         if is_dir && dir.nlink >= LINKS_MAX {
             return Err(NsError::TooManyLinks);
         }
-        let mut attr = fresh(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
+        let mut attr = new_attr(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
         (attr.mode, attr.uid, attr.gid) = (new.mode & 0o7777, new.uid, new.gid);
         if dir.mode & 0o2000 != 0 {
             attr.gid = dir.gid;
@@ -167,7 +173,7 @@ impl Table<'_> {
         attr.ctime = self.time;
         let last_name_gone = attr.nlink == 0 && attr.kind == FileKind::File;
         if last_name_gone {
-            self.write(&key::orphan(attr.ino), &false);
+            self.write(&key::unlinked(attr.ino), &false);
         } else if attr.nlink == 0 {
             self.free(&attr);
             return false;
@@ -179,20 +185,20 @@ impl Table<'_> {
     /// Seals unlinked files, so that no session opens them again.
     pub(super) fn seal(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
-            let orphan = key::orphan(*ino);
-            if self.kv.get(&orphan).is_some() {
-                self.write(&orphan, &true);
+            let unlinked = key::unlinked(*ino);
+            if self.kv.get(&unlinked).is_some() {
+                self.write(&unlinked, &true);
             }
         }
         DONE
     }
 
     /// Frees unlinked files.
-    pub(super) fn free_orphans(&mut self, inos: &[Ino]) -> Applied {
+    pub(super) fn free_unlinked(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
-            let orphan = key::orphan(*ino);
-            if self.kv.get(&orphan).is_some() {
-                self.kv.delete(&orphan);
+            let unlinked = key::unlinked(*ino);
+            if self.kv.get(&unlinked).is_some() {
+                self.kv.delete(&unlinked);
                 self.free(&self.attr(*ino)?);
             }
         }
@@ -319,11 +325,11 @@ impl Table<'_> {
             self.touch_directory(&mut from.clone(), -1, -gone);
             self.touch_directory(&mut to.clone(), new_entries, came);
         }
-        self.settle(moved.clone(), to.ino);
+        self.update_moved(moved.clone(), to.ino);
     }
 
     /// Updates the change time of a moved inode, and the parent of a moved directory.
-    fn settle(&mut self, mut moved: Attr, parent: Ino) {
+    fn update_moved(&mut self, mut moved: Attr, parent: Ino) {
         if moved.kind == FileKind::Directory {
             moved.parent = parent;
         }
@@ -342,7 +348,7 @@ impl Table<'_> {
             self.touch_directory(&mut from.clone(), 0, -shift);
             self.touch_directory(&mut to.clone(), 0, shift);
         }
-        self.settle(moved, to.ino);
-        self.settle(there, from.ino);
+        self.update_moved(moved, to.ino);
+        self.update_moved(there, from.ino);
     }
 }

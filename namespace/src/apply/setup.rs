@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::table::counters::{NEXT_INO, NEXT_NODE, NEXT_SESSION, NEXT_VOLUME, PLACES};
-use super::{DONE, names::fresh};
+use super::{DONE, names::new_attr};
 use crate::command::{Applied, NodeSpec, Outcome};
 use crate::error::NsError;
 use crate::key;
@@ -183,7 +183,7 @@ impl Table<'_> {
         let id = VolumeId(self.next(NEXT_VOLUME) as u32);
         let groups = placement::plan_groups(id, code.n(), &nodes, groups);
         let groups = groups.into_iter().zip(0..).map(|(nodes, slot)| Group { slot, nodes }).collect();
-        let mut root = fresh(Ino::new(0, self.next(NEXT_INO)), id, FileKind::Directory, self.time);
+        let mut root = new_attr(Ino::new(0, self.next(NEXT_INO)), id, FileKind::Directory, self.time);
         (root.uid, root.gid, root.mode) = (uid, gid, mode & 0o7777);
         root.parent = root.ino;
         let record = VolumeRecord {
