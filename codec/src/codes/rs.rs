@@ -65,9 +65,9 @@ impl Rs {
 
     /// Returns the coefficients of the `lost` shares over the k shares `sources`; both are ascending.
     ///
-    /// Let x be the lost data and p the parity among the sources, which is as many shares as x. Then `A x = p
-    /// + B d`, where A and B are the coefficients of p over the lost data and over the present data d. So `x
-    /// = A^-1 p + A^-1 B d`, and a lost parity share follows from d and x.
+    /// Let x be the lost data and p the parity among the sources, which is as many shares as x. Then
+    /// `A x = p + B d`, where A and B are the coefficients of p over the lost data and over the present data d.
+    /// So `x = A^-1 p + A^-1 B d`, and a lost parity share follows from d and x.
     fn decode_matrix(&self, sources: ShareSet, lost: ShareSet) -> Vec<Vec<u8>> {
         let k = self.id.k;
         let missing: Vec<usize> = (0..k).filter(|&share| !sources.contains(share)).collect();
