@@ -19,8 +19,8 @@
 //!    *external* inode.
 //! 2. The answer of [`DelegationSet::answer`] is the leader's answer once it has applied every earlier
 //!    command.
-//! 3. After [`DelegationSet::let_go`] no inode that other sessions can reach through that directory counts as
-//!    unpublished.
+//! 3. After [`DelegationSet::return_directory`] no inode that other sessions can reach through that directory
+//!    counts as unpublished.
 //!
 //! Left out: sending, waiting, and the decision when to ask for a delegation; the client's write-back does
 //! these.
@@ -40,10 +40,10 @@ use std::ops::ControlFlow;
 /// Where a command is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Here: [`DelegationSet::act`] returns the outcome, and the leader gets the command later.
+    /// Here: [`DelegationSet::apply_locally`] returns the outcome, and the leader gets the command later.
     Local,
-    /// By the leader, in order: [`DelegationSet::act`] applies the command here, and the leader confirms the
-    /// outcome.
+    /// By the leader, in order: [`DelegationSet::apply_locally`] applies the command here, and the leader
+    /// confirms the outcome.
     Confirm,
     /// By the leader alone: the command changes nothing that is known here.
     Remote,
@@ -77,11 +77,11 @@ pub enum LocalAnswer {
 #[derive(Debug, Clone, Default)]
 pub struct DelegationSet {
     kv: MemoryKv,
-    held: BTreeSet<Ino>,
+    delegated: BTreeSet<Ino>,
     /// Unpublished inodes, each with the delegated directory below which it was made.
     unpublished: BTreeMap<Ino, Ino>,
     /// Closed groups of the volume; rebalance moves the blocks in them.
-    closed: BTreeSet<GroupId>,
+    closed_groups: BTreeSet<GroupId>,
 }
 
 fn read<T: DeserializeOwned>(kv: &MemoryKv, key: &[u8]) -> Option<T> {
@@ -89,7 +89,7 @@ fn read<T: DeserializeOwned>(kv: &MemoryKv, key: &[u8]) -> Option<T> {
 }
 
 /// Returns placeholder attributes for an external inode, used while one command is applied.
-fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
+fn placeholder(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
     let time = Time::default();
     // Two names: after losing one, the inode still exists here, whatever happens to it at the leader.
     let nlink = 2;
@@ -119,12 +119,12 @@ fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
 impl DelegationSet {
     /// Returns whether no directory is delegated.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.delegated.is_empty()
     }
 
     /// Returns the delegated directories.
-    pub fn held(&self) -> impl ExactSizeIterator<Item = Ino> + '_ {
-        self.held.iter().copied()
+    pub fn delegated(&self) -> impl ExactSizeIterator<Item = Ino> + '_ {
+        self.delegated.iter().copied()
     }
 
     /// Returns the number of records kept, as a measure of memory.
@@ -133,8 +133,8 @@ impl DelegationSet {
     }
 
     /// Returns whether everything about an inode is known here: it is delegated or unpublished.
-    pub fn is_mine(&self, ino: Ino) -> bool {
-        self.held.contains(&ino) || self.unpublished.contains_key(&ino)
+    pub fn is_fully_known(&self, ino: Ino) -> bool {
+        self.delegated.contains(&ino) || self.unpublished.contains_key(&ino)
     }
 
     /// Returns whether no other session can know the inode.
@@ -143,8 +143,8 @@ impl DelegationSet {
     }
 
     /// Returns whether all names of a directory are known here.
-    fn knows(&self, dir: Ino) -> bool {
-        self.held.contains(&dir)
+    fn knows_all_names(&self, dir: Ino) -> bool {
+        self.delegated.contains(&dir)
             || self.unpublished.contains_key(&dir)
                 && self.attr(dir).is_some_and(|attr| attr.kind == FileKind::Directory)
     }
@@ -164,12 +164,12 @@ impl DelegationSet {
 
     /// Returns the delegated directory of an inode: the inode itself, or the directory below which it was
     /// made.
-    pub fn home(&self, ino: Ino) -> Option<Ino> {
-        if self.held.contains(&ino) { Some(ino) } else { self.unpublished.get(&ino).copied() }
+    pub fn delegated_ancestor(&self, ino: Ino) -> Option<Ino> {
+        if self.delegated.contains(&ino) { Some(ino) } else { self.unpublished.get(&ino).copied() }
     }
 
     /// Adds a directory that was delegated, with its current attributes and names.
-    pub fn take(
+    pub fn add_directory(
         &mut self,
         volume: &VolumeRecord,
         dir: &Attr,
@@ -182,19 +182,19 @@ impl DelegationSet {
         for (name, ino, kind) in names {
             self.put(&key::entry(dir.ino, &name), &(ino, kind));
         }
-        self.held.insert(dir.ino);
+        self.delegated.insert(dir.ino);
     }
 
     /// Updates the volume's placement groups.
-    pub fn volume_is(&mut self, volume: &VolumeRecord) {
-        if !self.held.is_empty() {
+    pub fn update_volume(&mut self, volume: &VolumeRecord) {
+        if !self.delegated.is_empty() {
             self.keep_volume(volume);
         }
     }
 
     fn keep_volume(&mut self, volume: &VolumeRecord) {
         self.put(&key::volume(volume.id), volume);
-        self.closed = volume.closed_groups().into_iter().map(|(group, _)| group).collect();
+        self.closed_groups = volume.closed_groups().into_iter().map(|(group, _)| group).collect();
     }
 
     fn put<T: serde::Serialize>(&mut self, key: &[u8], value: &T) {
@@ -202,34 +202,36 @@ impl DelegationSet {
     }
 
     /// Returns where a command is decided.
-    pub fn plan(&self, command: &Command) -> Decision {
+    pub fn decide(&self, command: &Command) -> Decision {
         let here_if = |here: bool| if here { Decision::Local } else { Decision::Remote };
         match command {
             Command::Make { parent, name, or_existing, .. } => match self.child(*parent, name) {
-                _ if !self.knows(*parent) => Decision::Remote,
-                Some((ino, FileKind::File)) if *or_existing && !self.is_mine(ino) => Decision::Confirm,
+                _ if !self.knows_all_names(*parent) => Decision::Remote,
+                Some((ino, FileKind::File)) if *or_existing && !self.is_fully_known(ino) => Decision::Confirm,
                 _ => Decision::Local,
             },
-            Command::Unlink { parent, .. } => here_if(self.knows(*parent)),
+            Command::Unlink { parent, .. } => here_if(self.knows_all_names(*parent)),
             Command::RemoveDirectory { parent, name } => match self.child(*parent, name) {
-                _ if !self.knows(*parent) => Decision::Remote,
-                Some((ino, FileKind::Directory)) if !self.is_mine(ino) => Decision::Confirm,
+                _ if !self.knows_all_names(*parent) => Decision::Remote,
+                Some((ino, FileKind::Directory)) if !self.is_fully_known(ino) => Decision::Confirm,
                 _ => Decision::Local,
             },
-            Command::Link { ino, parent, .. } => match (self.knows(*parent), self.home(*ino)) {
-                (true, Some(_)) => Decision::Local,
-                (true, None) => Decision::Confirm,
-                (false, Some(home)) => Decision::Return(vec![home]),
-                (false, None) => Decision::Remote,
-            },
-            Command::Rename { parent, name, new_parent, new_name, mode } => {
-                self.plan_rename((*parent, name), (*new_parent, new_name), *mode)
+            Command::Link { ino, parent, .. } => {
+                match (self.knows_all_names(*parent), self.delegated_ancestor(*ino)) {
+                    (true, Some(_)) => Decision::Local,
+                    (true, None) => Decision::Confirm,
+                    (false, Some(ancestor)) => Decision::Return(vec![ancestor]),
+                    (false, None) => Decision::Remote,
+                }
             }
-            Command::SetAttr { ino, .. } => here_if(self.is_mine(*ino)),
+            Command::Rename { parent, name, new_parent, new_name, mode } => {
+                self.decide_rename((*parent, name), (*new_parent, new_name), *mode)
+            }
+            Command::SetAttr { ino, .. } => here_if(self.is_fully_known(*ino)),
             Command::Commit { ino, .. } | Command::Punch { ino, .. } => here_if(self.is_unpublished(*ino)),
             Command::SetXattr { ino, .. } | Command::RemoveXattr { ino, .. } => {
                 // The extended attributes that a delegated directory had before are not known here.
-                if self.held.contains(ino) {
+                if self.delegated.contains(ino) {
                     Decision::Return(vec![*ino])
                 } else {
                     here_if(self.is_unpublished(*ino))
@@ -239,20 +241,20 @@ impl DelegationSet {
         }
     }
 
-    fn plan_rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Decision {
+    fn decide_rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Decision {
         let moved = self.child(from.0, from.1);
-        let (from_known, to_known) = (self.knows(from.0), self.knows(to.0));
+        let (from_known, to_known) = (self.knows_all_names(from.0), self.knows_all_names(to.0));
         if !(from_known && to_known) {
             // Other sessions can reach an inode that moves out. An inode that moves in is not known here.
             let known = [(from_known, from.0), (to_known, to.0)].into_iter().find(|(known, _)| *known);
-            return match known.and_then(|(_, dir)| self.home(dir)) {
-                Some(home) => Decision::Return(vec![home]),
+            return match known.and_then(|(_, dir)| self.delegated_ancestor(dir)) {
+                Some(ancestor) => Decision::Return(vec![ancestor]),
                 None => Decision::Remote,
             };
         }
         let there = self.child(to.0, to.1);
         let is_other_dir = |child: Option<(Ino, FileKind)>| {
-            child.is_some_and(|(ino, kind)| kind == FileKind::Directory && !self.is_mine(ino))
+            child.is_some_and(|(ino, kind)| kind == FileKind::Directory && !self.is_fully_known(ino))
         };
         let swaps = mode == RenameMode::Exchange;
         // Only the leader knows the contents of an external directory and whether it is empty.
@@ -262,10 +264,10 @@ impl DelegationSet {
 
     /// Returns the lookups to make before a [`Decision::Remote`] command. If one of them finds a delegated
     /// directory, the command would remove or move it, and the directory must be returned first.
-    pub fn suspects(&self, command: &Command) -> Vec<Query> {
+    pub fn lookups_before(&self, command: &Command) -> Vec<Query> {
         let lookup = |parent: &Ino, name: &Name| Query::Lookup { parent: *parent, name: name.clone() };
         match command {
-            _ if self.held.is_empty() => Vec::new(),
+            _ if self.delegated.is_empty() => Vec::new(),
             Command::RemoveDirectory { parent, name } => vec![lookup(parent, name)],
             Command::Rename { parent, name, new_parent, new_name, .. } => {
                 vec![lookup(parent, name), lookup(new_parent, new_name)]
@@ -276,7 +278,7 @@ impl DelegationSet {
 
     /// Returns the inodes that a command concerns. If one of them has pending changes, the command must wait
     /// for these.
-    pub fn about(command: &Command) -> Vec<Ino> {
+    pub fn affected_inodes(command: &Command) -> Vec<Ino> {
         match command {
             Command::Make { parent, .. } => vec![*parent],
             Command::Unlink { parent, .. } | Command::RemoveDirectory { parent, .. } => vec![*parent],
@@ -295,7 +297,7 @@ impl DelegationSet {
     }
 
     /// Returns the inode that a query concerns. If it has pending changes, the query must wait for these.
-    pub fn asked_about(query: &Query) -> Option<Ino> {
+    pub fn queried_inode(query: &Query) -> Option<Ino> {
         match query {
             Query::Lookup { parent: ino, .. }
             | Query::ReadDirectory { dir: ino, .. }
@@ -313,10 +315,10 @@ impl DelegationSet {
 
     /// Returns the *external* inodes that a command changes. Their attributes here and at the leader differ
     /// until the leader has applied the command.
-    pub fn changes(&self, command: &Command) -> Vec<Ino> {
+    pub fn changed_external_inodes(&self, command: &Command) -> Vec<Ino> {
         let others = |children: &[Option<(Ino, FileKind)>]| {
             let inos = children.iter().flatten().map(|(ino, _)| *ino);
-            inos.filter(|ino| !self.is_mine(*ino)).collect()
+            inos.filter(|ino| !self.is_fully_known(*ino)).collect()
         };
         match command {
             Command::Unlink { parent, name } | Command::RemoveDirectory { parent, name } => {
@@ -332,8 +334,8 @@ impl DelegationSet {
 
     /// Applies a command here, with a time that the leader gets, too. A refused command has changed nothing,
     /// and the leader need not get it.
-    pub fn act(&mut self, time: Time, command: &Command) -> Applied {
-        let stand_ins = self.put_stand_ins(command);
+    pub fn apply_locally(&mut self, time: Time, command: &Command) -> Applied {
+        let placeholders = self.put_placeholders(command);
         let moved = match command {
             Command::Rename { parent, name, .. } => self.child(*parent, name).map(|(ino, _)| ino),
             _ => None,
@@ -341,24 +343,24 @@ impl DelegationSet {
         let request = Request { id: None, done_below: 0, time: Some(time), command: command.clone() };
         // No directory in this store is delegated to another session.
         let applied = apply(&mut self.kv, time, &request);
-        for ino in stand_ins {
+        for ino in placeholders {
             self.kv.delete(&key::inode(ino));
         }
         match (&applied, command) {
             (Ok(Outcome::Attr(attr)), Command::Make { parent, .. }) => {
-                if let Some(home) = self.home(*parent)
+                if let Some(ancestor) = self.delegated_ancestor(*parent)
                     && self.attr(attr.ino).is_some()
                 {
-                    self.unpublished.entry(attr.ino).or_insert(home);
+                    self.unpublished.entry(attr.ino).or_insert(ancestor);
                 }
             }
             (Ok(Outcome::Removed { ino, .. }), _) if self.attr(*ino).is_none() => {
                 self.unpublished.remove(ino);
-                self.held.remove(ino);
+                self.delegated.remove(ino);
             }
             _ => {}
         }
-        debug_assert!(moved.is_none_or(|moved| self.is_mine(moved) == self.attr(moved).is_some()));
+        debug_assert!(moved.is_none_or(|moved| self.is_fully_known(moved) == self.attr(moved).is_some()));
         for letter in [b"G", b"S"] {
             self.delete_all(letter);
         }
@@ -366,7 +368,7 @@ impl DelegationSet {
     }
 
     /// Applies the leader's outcome of a [`Decision::Confirm`] command.
-    pub fn confirmed(&mut self, command: &Command, outcome: &Outcome) {
+    pub fn confirm(&mut self, command: &Command, outcome: &Outcome) {
         if let (Command::Link { parent, name, .. }, Outcome::Attr(attr)) = (command, outcome)
             && self.child(*parent, name).is_some_and(|(ino, _)| ino == attr.ino)
         {
@@ -375,7 +377,7 @@ impl DelegationSet {
     }
 
     /// Writes placeholder attributes of the external inodes that a command meets, and returns these inodes.
-    fn put_stand_ins(&mut self, command: &Command) -> Vec<Ino> {
+    fn put_placeholders(&mut self, command: &Command) -> Vec<Ino> {
         let mut wanted: Vec<(Ino, FileKind)> = Vec::new();
         let dir = match command {
             Command::Make { parent, name, .. }
@@ -392,8 +394,8 @@ impl DelegationSet {
                 wanted.extend(self.child(*parent, name));
                 wanted.extend(self.child(*new_parent, new_name));
                 // The search for ancestors ends above the delegated directories.
-                let above = self.held.iter().filter_map(|held| self.attr(*held));
-                wanted.extend(above.map(|held| (held.parent, FileKind::Directory)));
+                let above = self.delegated.iter().filter_map(|dir| self.attr(*dir));
+                wanted.extend(above.map(|dir| (dir.parent, FileKind::Directory)));
                 *parent
             }
             _ => return Vec::new(),
@@ -401,7 +403,7 @@ impl DelegationSet {
         let volume = self.attr(dir).map(|attr| attr.volume).unwrap_or_default();
         wanted.retain(|(ino, _)| self.attr(*ino).is_none());
         for (ino, kind) in &wanted {
-            self.put(&key::inode(*ino), &stand_in(*ino, *kind, volume));
+            self.put(&key::inode(*ino), &placeholder(*ino, *kind, volume));
         }
         wanted.into_iter().map(|(ino, _)| ino).collect()
     }
@@ -409,12 +411,16 @@ impl DelegationSet {
     /// Answers a query as far as the answer is known here.
     pub fn answer(&self, query: &Query) -> LocalAnswer {
         match query {
-            Query::Lookup { parent, name } if self.knows(*parent) => match self.child(*parent, name) {
-                Some((ino, _)) if !self.is_mine(ino) => LocalAnswer::Partial(Query::GetAttr { ino }),
-                None if name == b".." => LocalAnswer::Unknown,
-                _ => LocalAnswer::Complete(answer(&self.kv, query)),
-            },
-            Query::GetAttr { ino } | Query::Open { ino } if self.is_mine(*ino) => {
+            Query::Lookup { parent, name } if self.knows_all_names(*parent) => {
+                match self.child(*parent, name) {
+                    Some((ino, _)) if !self.is_fully_known(ino) => {
+                        LocalAnswer::Partial(Query::GetAttr { ino })
+                    }
+                    None if name == b".." => LocalAnswer::Unknown,
+                    _ => LocalAnswer::Complete(answer(&self.kv, query)),
+                }
+            }
+            Query::GetAttr { ino } | Query::Open { ino } if self.is_fully_known(*ino) => {
                 LocalAnswer::Complete(answer(&self.kv, query))
             }
             // Rebalance moves blocks without recalling the delegation.
@@ -433,10 +439,10 @@ impl DelegationSet {
     /// Returns whether a file has blocks in groups that are closed.
     fn may_have_moved(&self, ino: Ino) -> bool {
         let mut any = false;
-        if !self.closed.is_empty() {
+        if !self.closed_groups.is_empty() {
             self.kv.scan(&key::extent(ino, 0), &key::extent(ino, u64::MAX), &mut |_, value| {
                 let extent: Extent = wire::decode(value).expect("an extent is readable");
-                any = self.closed.contains(&extent.group);
+                any = self.closed_groups.contains(&extent.group);
                 if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         }
@@ -446,7 +452,7 @@ impl DelegationSet {
     /// Returns the names of a directory after `after`, in order, and whether more follow. Returns `None` when
     /// the names are not known here. Entries of external inodes have no attributes.
     pub fn list(&self, dir: Ino, after: Option<&[u8]>, limit: usize) -> Option<(Vec<Listed>, bool)> {
-        if !self.knows(dir) {
+        if !self.knows_all_names(dir) {
             return None;
         }
         let prefix = key::entry(dir, b"");
@@ -459,7 +465,7 @@ impl DelegationSet {
                 return ControlFlow::Break(());
             }
             let (ino, _): (Ino, FileKind) = wire::decode(value).expect("an entry is readable");
-            let attr = if self.is_mine(ino) { self.attr(ino) } else { None };
+            let attr = if self.is_fully_known(ino) { self.attr(ino) } else { None };
             listed.push(Listed { name: key[prefix.len()..].to_vec(), ino, attr });
             ControlFlow::Continue(())
         });
@@ -468,9 +474,9 @@ impl DelegationSet {
 
     /// Returns the inodes that a return of the directory would publish: unpublished inodes that were made
     /// below it or can be reached through it.
-    pub fn below(&self, dir: Ino) -> BTreeSet<Ino> {
+    pub fn published_by_return(&self, dir: Ino) -> BTreeSet<Ino> {
         let mut found: BTreeSet<Ino> =
-            self.unpublished.iter().filter(|(_, home)| **home == dir).map(|(ino, _)| *ino).collect();
+            self.unpublished.iter().filter(|(_, ancestor)| **ancestor == dir).map(|(ino, _)| *ino).collect();
         let mut to_look: Vec<Ino> = found.iter().copied().chain([dir]).collect();
         while let Some(next) = to_look.pop() {
             let prefix = key::entry(next, b"");
@@ -486,13 +492,13 @@ impl DelegationSet {
     }
 
     /// Removes a directory that is returned, and all unpublished inodes below it.
-    pub fn let_go(&mut self, dir: Ino) {
-        for ino in self.below(dir) {
+    pub fn return_directory(&mut self, dir: Ino) {
+        for ino in self.published_by_return(dir) {
             self.forget(ino);
         }
-        self.held.remove(&dir);
+        self.delegated.remove(&dir);
         self.forget(dir);
-        if self.held.is_empty() {
+        if self.delegated.is_empty() {
             *self = DelegationSet::default();
         }
     }
@@ -504,7 +510,7 @@ impl DelegationSet {
 
     /// Notes that no open file of this client refers to the inode any more. An unpublished inode without a
     /// name ends with it.
-    pub fn closed(&mut self, ino: Ino) {
+    pub fn last_close(&mut self, ino: Ino) {
         if self.unpublished.contains_key(&ino) && self.kv.get(&key::unlinked(ino)).is_some() {
             self.forget(ino);
         }

@@ -148,13 +148,13 @@ impl World {
 
     fn give_back(&mut self, dir: Ino) {
         self.send_waiting(usize::MAX);
-        self.delegations.let_go(dir);
+        self.delegations.return_directory(dir);
         let done = self.send(0, None, Command::ReturnDelegations { dirs: vec![dir] });
         assert_eq!(done, Ok(Outcome::Done));
     }
 
     fn take(&mut self, dir: Ino) {
-        if self.delegations.is_mine(dir) {
+        if self.delegations.is_fully_known(dir) {
             return;
         }
         self.send_waiting(usize::MAX);
@@ -164,7 +164,7 @@ impl World {
             panic!("a directory that was just delegated")
         };
         let names = entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind));
-        self.delegations.take(&self.volume, &attr, names);
+        self.delegations.add_directory(&self.volume, &attr, names);
     }
 
     /// Returns the leader's state after all pending commands.
@@ -249,17 +249,17 @@ impl World {
         let mut tries = 0;
         loop {
             tries += 1;
-            assert!(tries < 10, "{command:?} comes to no end: {:?}", self.delegations.plan(&command));
-            match self.delegations.plan(&command) {
+            assert!(tries < 10, "{command:?} comes to no end: {:?}", self.delegations.decide(&command));
+            match self.delegations.decide(&command) {
                 Decision::Return(dirs) => dirs.into_iter().for_each(|dir| self.give_back(dir)),
                 plan @ (Decision::Local | Decision::Confirm) => {
                     if matches!(command, Command::Make { ino: None, .. }) {
                         return;
                     }
-                    let has_other = !self.delegations.changes(&command).is_empty();
+                    let has_other = !self.delegations.changed_external_inodes(&command).is_empty();
                     let time = self.now();
                     let ahead = self.ahead();
-                    let acted = self.delegations.act(time, &command);
+                    let acted = self.delegations.apply_locally(time, &command);
                     let outcome = match acted {
                         Ok(outcome) => outcome,
                         Err(error) => {
@@ -287,10 +287,10 @@ impl World {
                         let last = self.waiting.pop_back().expect("just pushed");
                         self.send_waiting(usize::MAX);
                         match self.send(0, Some(last.time), last.command) {
-                            Ok(outcome) => self.delegations.confirmed(&command, &outcome),
+                            Ok(outcome) => self.delegations.confirm(&command, &outcome),
                             // The local state is wrong after this refusal: every delegation is returned.
                             Err(_) => {
-                                for dir in self.delegations.held().collect::<Vec<_>>() {
+                                for dir in self.delegations.delegated().collect::<Vec<_>>() {
                                     self.give_back(dir);
                                 }
                             }
@@ -299,13 +299,14 @@ impl World {
                     return;
                 }
                 Decision::Remote => {
-                    let held: Vec<Ino> = self.delegations.held().collect();
-                    let named = self.delegations.suspects(&command).into_iter().filter_map(|query| {
-                        match answer(&self.leader, &query) {
-                            Ok(Answer::Attr(attr)) if held.contains(&attr.ino) => Some(attr.ino),
-                            _ => None,
-                        }
-                    });
+                    let held: Vec<Ino> = self.delegations.delegated().collect();
+                    let named =
+                        self.delegations.lookups_before(&command).into_iter().filter_map(
+                            |query| match answer(&self.leader, &query) {
+                                Ok(Answer::Attr(attr)) if held.contains(&attr.ino) => Some(attr.ino),
+                                _ => None,
+                            },
+                        );
                     let named: Vec<Ino> = named.collect();
                     if !named.is_empty() {
                         named.into_iter().for_each(|dir| self.give_back(dir));

@@ -186,8 +186,8 @@ fn a_node_stays_where_there_are_too_few_others_and_until_it_leaves_after_all() {
 #[test]
 fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
     let mut world = World::new();
-    let mut holding = DelegationSet::default();
-    holding.take(&world.volume_record(), &world.attr(world.root), []);
+    let mut delegations = DelegationSet::default();
+    delegations.add_directory(&world.volume_record(), &world.attr(world.root), []);
     let ino = Some(Ino(77));
     let Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, .. } =
         make(world.root, "f", FileKind::File)
@@ -196,7 +196,7 @@ fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
     };
     let make = Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino };
     let file = Ino(77);
-    holding.act(Time { secs: 1, nanos: 0 }, &make).expect("made here");
+    delegations.apply_locally(Time { secs: 1, nanos: 0 }, &make).expect("made here");
     let id = BlockId { session: world.session, seq: 1 };
     let commit = Command::Commit {
         ino: file,
@@ -206,15 +206,15 @@ fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
         size_at_least: 0,
         mtime: None,
     };
-    holding.act(Time { secs: 2, nanos: 0 }, &commit).expect("committed here");
+    delegations.apply_locally(Time { secs: 2, nanos: 0 }, &commit).expect("committed here");
     let layout = Query::Layout { ino: file, from: 0, limit: 9 };
-    assert!(matches!(holding.answer(&layout), LocalAnswer::Complete(Ok(Answer::Layout { .. }))));
+    assert!(matches!(delegations.answer(&layout), LocalAnswer::Complete(Ok(Answer::Layout { .. }))));
     let leaver = world.volume_record().nodes_of(GroupId(1)).unwrap()[0];
     world.run(Command::SetDraining { id: leaver, draining: true }).unwrap();
     world.run(Command::Regroup { volume: VolumeId(1) }).unwrap();
-    holding.volume_is(&world.volume_record());
-    assert_eq!(holding.answer(&layout), LocalAnswer::Unknown);
-    assert!(matches!(holding.answer(&Query::GetAttr { ino: file }), LocalAnswer::Complete(_)));
+    delegations.update_volume(&world.volume_record());
+    assert_eq!(delegations.answer(&layout), LocalAnswer::Unknown);
+    assert!(matches!(delegations.answer(&Query::GetAttr { ino: file }), LocalAnswer::Complete(_)));
 }
 
 #[test]
