@@ -101,7 +101,7 @@ impl State {
         if self.dirs.len() >= DIRS_MAX && !self.dirs.contains_key(&ino) {
             // What is not remembered is asked for once more.
             let delegations = &self.delegations;
-            self.dirs.retain(|ino, dir| dir.busy > 0 || dir.being_taken || delegations.is_mine(*ino));
+            self.dirs.retain(|ino, dir| dir.busy > 0 || dir.being_taken || delegations.is_fully_known(*ino));
         }
         self.dirs.entry(ino).or_insert_with(|| Dir::new(now))
     }
@@ -116,12 +116,12 @@ impl State {
             Command::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
             _ => return None,
         };
-        if self.delegations.held().len() >= HELD_MAX || self.delegations.records() > RECORDS_MAX {
+        if self.delegations.delegated().len() >= HELD_MAX || self.delegations.records() > RECORDS_MAX {
             return None;
         }
         let now = Instant::now();
         for parent in parents {
-            let mine = self.delegations.is_mine(parent);
+            let mine = self.delegations.is_fully_known(parent);
             let dir = self.dir(parent);
             if now.duration_since(dir.last) > WARM_FOR {
                 dir.changes = 0;
@@ -169,10 +169,10 @@ impl Drop for Busy<'_> {
 impl Writeback {
     /// The leader is about to be asked for a command; none: something has changed since that was decided.
     pub(super) fn enter(&self, command: &Command) -> Option<Busy<'_>> {
-        let inos = DelegationSet::about(command);
+        let inos = DelegationSet::affected_inodes(command);
         let mut state = self.state();
         let decided = rain_namespace::delegation::Decision::Remote;
-        if inos.iter().any(|ino| state.is_being_taken(*ino)) || state.delegations.plan(command) != decided {
+        if inos.iter().any(|ino| state.is_being_taken(*ino)) || state.delegations.decide(command) != decided {
             return None;
         }
         for ino in &inos {
@@ -280,7 +280,7 @@ impl Volume {
         if state.delegations.is_empty() {
             state.heard = asked;
         }
-        state.delegations.take(self.places().record(), attr, names);
+        state.delegations.add_directory(self.places().record(), attr, names);
         state.dir(attr.ino).taken = Some(Instant::now());
         count(&self.cluster.counters.delegations_taken);
         true
@@ -304,9 +304,9 @@ impl Volume {
             let mut state = self.writeback.state();
             let mut below = Vec::new();
             for dir in dirs.iter().copied() {
-                let held = state.delegations.held().any(|held| held == dir);
+                let held = state.delegations.delegated().any(|held| held == dir);
                 if held && state.returning.insert(dir) {
-                    below.extend(state.delegations.below(dir));
+                    below.extend(state.delegations.published_by_return(dir));
                     mine.push(dir);
                 }
             }
@@ -327,7 +327,7 @@ impl Volume {
         let due = {
             let mut state = self.writeback.state();
             for dir in &returning.dirs {
-                state.delegations.let_go(*dir);
+                state.delegations.return_directory(*dir);
             }
             state.pushed
         };
@@ -383,7 +383,7 @@ impl Volume {
     pub(super) fn forget_all(self: &Arc<Self>) {
         let dirs: Vec<Ino> = {
             let mut state = self.writeback.state();
-            let held: Vec<Ino> = state.delegations.held().collect();
+            let held: Vec<Ino> = state.delegations.delegated().collect();
             state.delegations.clear();
             // Those that are being given back already are somebody else's to tell.
             held.into_iter().filter(|dir| state.returning.insert(*dir)).collect()
@@ -405,7 +405,7 @@ impl Volume {
         let recalled: Vec<Ino> = {
             let mut state = self.writeback.state();
             state.heard = state.heard.max(asked);
-            let held: Vec<Ino> = state.delegations.held().collect();
+            let held: Vec<Ino> = state.delegations.delegated().collect();
             let now = Instant::now();
             for dir in &held {
                 let is_told = told.iter().any(|(there, _)| there == dir);
@@ -413,7 +413,7 @@ impl Volume {
                 let meant = state.dir(*dir).taken.is_some_and(|taken| taken < asked);
                 if !is_told && meant && !state.returning.contains(dir) {
                     tracing::warn!(%dir, "a directory was taken back");
-                    state.delegations.let_go(*dir);
+                    state.delegations.return_directory(*dir);
                 }
             }
             let wanted = |(dir, recalled): &&(Ino, bool)| {
@@ -436,9 +436,10 @@ impl Volume {
 
     fn idle(&self) -> Vec<Ino> {
         let state = self.writeback.state();
-        let full = state.delegations.held().len() >= HELD_MAX || state.delegations.records() > RECORDS_MAX;
+        let full =
+            state.delegations.delegated().len() >= HELD_MAX || state.delegations.records() > RECORDS_MAX;
         if full || state.queue.is_empty() && state.used.elapsed() > IDLE {
-            state.delegations.held().collect()
+            state.delegations.delegated().collect()
         } else {
             Vec::new()
         }

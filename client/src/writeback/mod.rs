@@ -177,7 +177,7 @@ enum Step {
 impl Writeback {
     /// The volume has other groups now.
     pub(crate) fn volume_is(&self, volume: &VolumeRecord) {
-        self.state().delegations.volume_is(volume);
+        self.state().delegations.update_volume(volume);
     }
 
     pub(crate) fn new() -> Writeback {
@@ -246,7 +246,7 @@ impl Writeback {
 
     /// Nobody here has a file open any more.
     pub(crate) fn closed(&self, ino: Ino) {
-        self.state().delegations.closed(ino);
+        self.state().delegations.last_close(ino);
     }
 
     /// What is queued is sent at once, as long as this is kept.
@@ -302,14 +302,14 @@ impl State {
 
     /// Acts on a command that is decided here, or else says what is in its way.
     fn step(&mut self, command: &mut Command, how: &How, drained: bool, may_take: bool) -> Step {
-        let about = DelegationSet::about(command);
+        let about = DelegationSet::affected_inodes(command);
         if let Some(ended) = how.bound.filter(|bound| *bound != self.session) {
             return Step::Refused(NsError::SessionEnded(ended));
         }
         if about.iter().any(|ino| self.is_being_taken(*ino)) {
             return Step::Later;
         }
-        let plan = self.delegations.plan(command);
+        let plan = self.delegations.decide(command);
         match plan {
             Decision::Return(dirs) => {
                 // From a directory that is held to one that is worth to be.
@@ -321,7 +321,7 @@ impl State {
                     return Step::Drain(due);
                 }
                 let dir = if may_take { self.worth_taking(command) } else { None };
-                return dir.map_or_else(|| Step::Ask(self.delegations.suspects(command)), Step::Take);
+                return dir.map_or_else(|| Step::Ask(self.delegations.lookups_before(command)), Step::Take);
             }
             Decision::Local | Decision::Confirm => {}
         }
@@ -332,7 +332,9 @@ impl State {
             return Step::Failed(full.clone());
         }
         let is_full = self.queue.len() >= QUEUE_MAX || self.queue_bytes >= QUEUE_BYTES_MAX;
-        let goes = |ino: &Ino| self.delegations.home(*ino).is_some_and(|home| self.returning.contains(&home));
+        let goes = |ino: &Ino| {
+            self.delegations.delegated_ancestor(*ino).is_some_and(|home| self.returning.contains(&home))
+        };
         if !self.is_fresh() || names && about.iter().any(goes) || is_full {
             return Step::Later;
         }
@@ -343,8 +345,8 @@ impl State {
         let time = how.time.unwrap_or_else(now);
         let time =
             about.first().and_then(|ino| self.delegations.ctime(*ino)).map_or(time, |last| time.max(last));
-        let changes = self.delegations.changes(command);
-        let acted: Applied = self.delegations.act(time, command);
+        let changes = self.delegations.changed_external_inodes(command);
+        let acted: Applied = self.delegations.apply_locally(time, command);
         let outcome = match acted {
             Ok(outcome) => outcome,
             Err(refused) => return Step::Refused(refused),
@@ -436,7 +438,7 @@ impl Volume {
         let mut named = Vec::new();
         for query in suspects {
             if let Ok(Answer::Attr(attr)) = self.cluster.query(&query).await
-                && self.writeback.state().delegations.held().any(|held| held == attr.ino)
+                && self.writeback.state().delegations.delegated().any(|held| held == attr.ino)
             {
                 named.push(attr.ino);
             }
@@ -467,10 +469,10 @@ impl Volume {
                     LocalAnswer::Complete(_) => None,
                     LocalAnswer::Partial(other) => {
                         query = other;
-                        Some(state.due(&Vec::from_iter(DelegationSet::asked_about(&query))))
+                        Some(state.due(&Vec::from_iter(DelegationSet::queried_inode(&query))))
                     }
                     LocalAnswer::Unknown => {
-                        Some(state.due(&Vec::from_iter(DelegationSet::asked_about(&query))))
+                        Some(state.due(&Vec::from_iter(DelegationSet::queried_inode(&query))))
                     }
                 }
             };
