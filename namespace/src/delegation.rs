@@ -508,8 +508,8 @@ impl DelegationSet {
         *self = DelegationSet::default();
     }
 
-    /// Notes that no open file of this client refers to the inode any more. An unpublished inode without a
-    /// name ends with it.
+    /// Notes that this client has the inode open in no file. An unpublished inode without a name ends with
+    /// it.
     pub fn last_close(&mut self, ino: Ino) {
         if self.unpublished.contains_key(&ino) && self.kv.get(&key::unlinked(ino)).is_some() {
             self.forget(ino);
