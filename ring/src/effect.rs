@@ -1,9 +1,9 @@
 //! The effects of a node: actions for its driver and notifications for the users of the ring.
 
+use crate::change::Notice;
 use crate::durable::Durable;
 use crate::epoch::{Epoch, Fence, Stamp};
 use crate::message::{CallerState, Denial, Message};
-use crate::shared::Notice;
 use crate::token::{Member, View};
 use rain_types::NodeId;
 use std::time::Duration;

@@ -7,13 +7,13 @@
 //!    contact.
 //! 3. Times are only recorded (`recent`, `Counts`); no decision depends on them.
 
+use crate::change::Notice;
 use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
 use crate::message::CallerState;
 use crate::node::{Input, Node, Phase};
 use crate::paths;
-use crate::shared::Notice;
 use crate::token::View;
 use crate::wire::{Body, Envelope};
 use crate::{Durable, Settings};

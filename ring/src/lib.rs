@@ -87,6 +87,7 @@
 //! Sockets, clocks, disks and encryption, which the driver has; the meaning of a load index; more than a
 //! hundred nodes (rings of rings: `docs/ring.md`).
 
+mod change;
 mod durable;
 mod effect;
 mod eligible;
@@ -103,6 +104,7 @@ mod shared;
 mod token;
 pub mod wire;
 
+pub use change::{Bytes, Change, NAME_BYTES_MAX, Notice, Refused, VALUE_BYTES_MAX};
 pub use durable::Durable;
 pub use effect::{Effect, ProtocolStep, Timer};
 pub use eligible::{Configuration, Eligible};
@@ -112,7 +114,5 @@ pub use log::{Content, Entry, LogPosition, LogWindow};
 pub use message::{Call, CallerState, Denial, Deny, Grant, Message};
 pub use node::{Input, Node, OutboxFull, Phase, Rules};
 pub use settings::{Detection, Settings, SettingsError};
-pub use shared::{
-    Bytes, Change, ITEMS_MAX, Item, LockState, NAME_BYTES_MAX, Notice, Refused, SharedData, VALUE_BYTES_MAX,
-};
+pub use shared::{ITEMS_MAX, Item, LockState, SharedData};
 pub use token::{About, Member, Rank, Report, Token, View};

@@ -9,8 +9,8 @@
 //! Held by `what_two_logs_have_in_common_is_found`, `a_window_replaces_what_comes_after_its_base`, and the
 //! property "what is committed stays" of `ring/tests/model`.
 
+use crate::change::Change;
 use crate::epoch::Epoch;
-use crate::shared::Change;
 use crate::token::Member;
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};

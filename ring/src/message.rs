@@ -1,10 +1,10 @@
 //! The messages between nodes of a ring. Messages are unicast; each may be lost, duplicated, delayed or
 //! reordered.
 
+use crate::change::Bytes;
 use crate::eligible::Configuration;
 use crate::epoch::{Epoch, Stamp};
 use crate::log::LogPosition;
-use crate::shared::Bytes;
 use crate::token::{About, Member, Rank, Token};
 use serde::{Deserialize, Serialize};
 

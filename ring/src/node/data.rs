@@ -1,10 +1,11 @@
 //! The token's cargo: copying, committing and applying the log, and fetching a snapshot of the shared data.
 
 use super::Node;
+use crate::change::{Bytes, Change};
 use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::log::{Content, Entry, LogWindow};
 use crate::message::Message;
-use crate::shared::{Bytes, Change, SharedData};
+use crate::shared::SharedData;
 use crate::token::Member;
 use crate::wire;
 use rain_types::NodeId;

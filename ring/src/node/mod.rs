@@ -16,6 +16,7 @@ mod data;
 mod recovery;
 mod turn;
 
+use crate::change::Change;
 use crate::durable::Durable;
 use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::eligible::{Configuration, Eligible};
@@ -23,7 +24,7 @@ use crate::epoch::{Epoch, Fence, Stamp};
 use crate::log::{Entry, LogWindow};
 use crate::message::Message;
 use crate::settings::Settings;
-use crate::shared::{Change, SharedData};
+use crate::shared::SharedData;
 use crate::token::{About, Member, Rank, Report, Token, View};
 use data::{Outbox, SentSnapshot, Sync};
 use rain_types::NodeId;
