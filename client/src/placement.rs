@@ -167,7 +167,7 @@ mod tests {
             root: Ino(1),
             groups: groups.iter().map(group).collect(),
             inodes: 0,
-            held: 0,
+            stored_bytes: 0,
             created: Time::default(),
         };
         Groups::new(record).expect("usable")

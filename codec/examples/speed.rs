@@ -1,8 +1,8 @@
 //! A quick look at the speed of the codes, one thread: `cargo run --release -p rain-codec --example speed`.
 //!
-//! GB/s of user data, blocks of 1 MiB: *warm* does one block over and over, *cold* goes round 64 of them,
-//! which no cache holds. The better of several turns, since others use the machine. A first look, not the
-//! benchmark.
+//! The figures are GB/s of user data in blocks of 1 MiB: *warm* encodes one block again and again, *cold*
+//! goes round 64 blocks, which no cache holds. Each figure is the best of several turns, since other programs
+//! use the machine, too. This is a first look, not the benchmark.
 
 #![allow(clippy::print_stdout)]
 
@@ -59,7 +59,7 @@ fn blocks(code: &dyn Code, count: usize) -> Result<Vec<Shares>, CodeError> {
     Ok(vec![shares; count])
 }
 
-/// GB/s of user data, the best turn.
+/// Returns GB/s of user data in the best turn.
 fn speed(blocks: &mut [Shares], work: Work<'_>) -> Result<f64, CodeError> {
     let mut best: f64 = 0.0;
     for _ in 0..TURNS {

@@ -1,6 +1,11 @@
-//! A small bounded map behind a lock, for what is costly to work out and always comes out the same: schedules
-//! and matrices by erasure pattern. The oldest entry goes when it is full, but for the very first few, which stay and are found without
-//! a lock: a machine that reads around a lost node meets the same patterns again and again. Not a cache of data.
+//! A bounded map for values that are expensive to compute and always come out the same: schedules and
+//! matrices by erasure pattern.
+//!
+//! The first [`FIRST`] values stay for good and are found without a lock: a machine that reads around a lost
+//! node needs the same few patterns again and again. Later values live behind a lock; a full map drops its
+//! oldest value (`a_full_cache_drops_the_oldest_keeps_the_first_and_goes_on_answering`).
+//!
+//! Left out: file data. This is not a block cache.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -11,10 +16,10 @@ struct Entries<K, V> {
     oldest_first: VecDeque<K>,
 }
 
-/// Values that stay.
+/// Number of values that are never dropped: enough for the few patterns of a lost node, and quick to search.
 const FIRST: usize = 8;
 
-/// At most `capacity` values by key, and the first few.
+/// A map of at most `capacity` values, plus the first [`FIRST`] values.
 pub(crate) struct Cache<K, V> {
     capacity: usize,
     first: [OnceLock<(K, V)>; FIRST],
@@ -27,8 +32,9 @@ impl<K: Copy + Ord, V: Clone> Cache<K, V> {
         Cache { capacity, first: std::array::from_fn(|_| OnceLock::new()), entries: RwLock::new(entries) }
     }
 
-    /// What `then` does with the value for `key`, which is made by `make` when it is not there. No lock is held while making, so that
-    /// one slow pattern holds up no other; two threads may then make the same, which does no harm.
+    /// Returns the result of `then` on the value for `key`; `make` makes the value if the cache does not have
+    /// it. Fails when `make` fails. No lock is held during `make`, so one slow pattern delays no other. Two
+    /// threads may then make the same value, which does no harm.
     pub(crate) fn with<R, E>(
         &self,
         key: K,
@@ -40,8 +46,7 @@ impl<K: Copy + Ord, V: Clone> Cache<K, V> {
                 return Ok(then(value));
             }
         }
-        // A panic cannot leave the entries half-written in a way that matters, so a poisoned lock is still
-        // good.
+        // A panic cannot leave the entries in a harmful state, so a poisoned lock is still usable.
         let known = self.entries.read().unwrap_or_else(PoisonError::into_inner).map.get(&key).cloned();
         let value = match known {
             Some(value) => value,
@@ -54,7 +59,7 @@ impl<K: Copy + Ord, V: Clone> Cache<K, V> {
         Ok(then(&value))
     }
 
-    /// The value for `key`.
+    /// Returns the value for `key`; `make` makes it if the cache does not have it. Fails when `make` fails.
     pub(crate) fn get_or_make<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
         self.with(key, make, V::clone)
     }

@@ -1,90 +1,98 @@
-//! [`Code`]: what every erasure code here can do, and the words for it.
+//! [`Code`]: the interface of every erasure code, and its terms.
 //!
-//! A **share** is cut into **stripes**, and a stripe into **rows** (the papers' packets). One stripe of all n
-//! shares is one code word, so equal stripe-aligned ranges of the shares are a smaller block's shares in
-//! their own right: a partial read decodes only what it read. Where a block's data lies in the shares is for
-//! [`Code::locate`] alone to say: in a horizontal code the first k shares are the data, in a vertical one
-//! (X-Code, B-Code) every share holds some rows of data and some of parity.
+//! A **share** is cut into **stripes**, and a stripe into **rows** (the papers' packets). The same stripe of
+//! all n shares is one code word. So equal stripe-aligned ranges of the shares are themselves the shares of a
+//! smaller block, and a partial read decodes only the range that it read
+//! (`any_range_of_stripes_decodes_alone`).
 //!
-//! Left out: headers, checksums and whether a share is to be believed; those are the share store's business.
+//! Only [`Code::locate`] knows the positions of a block's data in the shares (`locate_is_a_bijection`). In a
+//! horizontal code the first k shares are the data. In a vertical code (X-Code, B-Code) every share has some
+//! rows of data and some of parity.
+//!
+//! Left out: headers, checksums and the decision whether a share is trustworthy, which belong to the share
+//! store.
 
 use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::{CodeError, RepairPlan, ShareSet, Stores};
 
-/// A run of a block's bytes that is also a run of one share.
+/// A range of a block's bytes that is contiguous in one share, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// The share.
     pub share: usize,
-    /// Where in the share it begins.
+    /// Offset in the share, bytes.
     pub share_offset: usize,
-    /// Where in the block it begins.
+    /// Offset in the block, bytes.
     pub block_offset: usize,
-    /// Bytes.
+    /// Length, bytes.
     pub len: usize,
 }
 
-/// What [`Code::verify`] found.
+/// The result of [`Code::verify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The shares belong together.
+    /// The shares are consistent.
     Clean,
-    /// They would, if this one share were another. It takes m >= 2 to tell which. (With more than m - 1 wrong
-    /// shares the answer may name an innocent one; a checksum decides where there is one.)
+    /// Exactly one share is wrong, this one. Needs m >= 2. With more than m - 1 wrong shares the result may
+    /// name an innocent share; a checksum, where there is one, decides.
     WrongShare(usize),
-    /// They do not, and no single share explains it.
+    /// The shares are inconsistent, and no single share explains it.
     Inconsistent,
 }
 
-/// An erasure code (n, k): a block becomes n shares, and any k of them give it back.
+/// An erasure code (n, k): it turns a block into n shares, and any k of the shares restore the block.
 ///
 /// All shares of a block have the same length, a multiple of [`stripe_bytes`](Code::stripe_bytes). Buffers
 /// are passed as n slices in the order of the shares. An operation that fails has written nothing.
 pub trait Code: Send + Sync + Debug {
-    /// The name by which [`by_name`](crate::by_name) finds it.
+    /// Returns the name by which [`by_name`](crate::by_name) finds the code.
     fn name(&self) -> &'static str;
 
-    /// Shares that suffice.
+    /// Returns the number of shares that suffice to restore a block.
     fn k(&self) -> usize;
 
-    /// Shares that may be lost.
+    /// Returns the number of shares that may be lost.
     fn m(&self) -> usize;
 
-    /// Shares of a block.
+    /// Returns the number of shares of a block.
     fn n(&self) -> usize {
         self.k() + self.m()
     }
 
-    /// Rows of a share in one stripe; what a [`RepairPlan`] counts in.
+    /// Returns the number of rows of one share in one stripe; a [`RepairPlan`] counts in rows.
     fn rows(&self) -> usize;
 
-    /// Bytes of a share that one code word spans. Any range of the shares that starts and ends on a multiple
-    /// of it is a sequence of code words of its own: it can be encoded, verified and reconstructed alone.
+    /// Returns the number of bytes of one share in one code word. Any range of the shares that starts and
+    /// ends on a multiple of it is a sequence of whole code words: it can be encoded, verified and
+    /// reconstructed alone.
     fn stripe_bytes(&self) -> usize;
 
-    /// Length of each share of a block of this many bytes: a multiple of `stripe_bytes`; 0 for 0.
+    /// Returns the length of each share of a block of this many bytes: a multiple of `stripe_bytes`, and 0
+    /// for 0.
     fn share_bytes(&self, block_bytes: usize) -> usize;
 
-    /// Where the bytes `range` of a block lie in its shares: pieces in block order, each one run of one
-    /// share. What of `range` lies past the block is passed over.
+    /// Returns the positions of the bytes `range` of a block in its shares, in block order; each piece lies
+    /// in one share. The part of `range` past the end of the block is ignored.
     ///
-    /// In a horizontal code, data share i holds the block's bytes from i*S to (i+1)*S, S being `share_bytes`,
-    /// padded with zeros at the end.
+    /// In a horizontal code, data share i holds the block's bytes from i*S to (i+1)*S, padded with zeros at
+    /// the end; S is `share_bytes`.
     fn locate(&self, block_bytes: usize, range: Range<usize>) -> Vec<Piece>;
 
-    /// Fills in the parity. `shares` are n buffers of equal length, with the data placed as `locate` says and
-    /// zeros where no data is.
+    /// Computes the parity. `shares` are n buffers of equal length, with the data at the positions of
+    /// `locate` and zeros in the other data bytes. Fails when the buffers do not fit the code.
     fn encode(&self, shares: &mut [&mut [u8]]) -> Result<(), CodeError> {
         self.encode_with(shares, Stores::Cached)
     }
 
-    /// [`encode`](Code::encode), with a word on how the parity is written. Codes that have one way only ignore it.
+    /// Computes the parity like [`encode`](Code::encode); `stores` selects the store instructions. Codes
+    /// without a choice ignore it.
     fn encode_with(&self, shares: &mut [&mut [u8]], stores: Stores) -> Result<(), CodeError>;
 
-    /// Fills every share of `wanted` that is not in `present` from those that are; at least k must be
-    /// present. Writes to no other share. The buffers of shares in neither set may be empty.
+    /// Computes every share of `wanted` that is not in `present` from the shares in `present`. Writes to no
+    /// other share. The buffers of shares in neither set may be empty. Fails when fewer than k shares are
+    /// present, or when the buffers do not fit the code.
     fn reconstruct(
         &self,
         shares: &mut [&mut [u8]],
@@ -94,7 +102,7 @@ pub trait Code: Send + Sync + Debug {
         self.reconstruct_with(shares, present, wanted, Stores::Cached)
     }
 
-    /// [`reconstruct`](Code::reconstruct), with a word on how the shares are written.
+    /// Computes shares like [`reconstruct`](Code::reconstruct); `stores` selects the store instructions.
     fn reconstruct_with(
         &self,
         shares: &mut [&mut [u8]],
@@ -103,14 +111,15 @@ pub trait Code: Send + Sync + Debug {
         stores: Stores,
     ) -> Result<(), CodeError>;
 
-    /// Checks n complete shares, and finds the wrong one where the code can (m >= 2).
+    /// Checks n complete shares and finds a single wrong one where the code can (m >= 2). Fails when the
+    /// buffers do not fit the code.
     fn verify(&self, shares: &[&[u8]]) -> Result<Verdict, CodeError>;
 
     /// Carries a change of data into the parity. `delta` is old XOR new of the bytes from `offset` on in
-    /// share `share`, which must be data, not parity; no alignment is asked of it. Only the parity bytes that
-    /// depend on it are touched: the data itself is the caller's to write, before or after. An empty buffer
-    /// stands for a share that is held elsewhere and is passed over, so a node that holds one parity share
-    /// can apply a delta to it alone.
+    /// share `share`; it needs no alignment. Only the parity bytes that depend on the change are written. The
+    /// caller writes the data itself, before or after. An empty buffer stands for a share that is stored
+    /// elsewhere and is skipped, so a node with one parity share can apply a delta to it alone. Fails when
+    /// the bytes are parity or lie outside the share.
     fn update(
         &self,
         share: usize,
@@ -119,16 +128,16 @@ pub trait Code: Send + Sync + Debug {
         shares: &mut [&mut [u8]],
     ) -> Result<(), CodeError>;
 
-    /// Which rows of which available shares suffice to make the `lost` shares again, as few bytes as the code
-    /// knows how.
+    /// Returns the rows of available shares that suffice to make the `lost` shares, with as few bytes read as
+    /// the code can. Fails when fewer than k shares are available.
     fn repair_plan(&self, lost: ShareSet, available: ShareSet) -> Result<RepairPlan, CodeError>;
 
-    /// Makes the shares that `plan` promises. Reads only the rows that it names; the buffers of shares that
-    /// it neither reads nor makes may be empty.
+    /// Makes the lost shares of `plan`. Reads only the rows that the plan names. The buffers of shares that
+    /// it neither reads nor makes may be empty. Fails when another code made the plan.
     fn reconstruct_from_plan(&self, plan: &RepairPlan, shares: &mut [&mut [u8]]) -> Result<(), CodeError>;
 
-    /// Places a block's bytes into n buffers of `share_bytes(block.len())` zeros, ready for
-    /// [`encode`](Code::encode).
+    /// Copies a block's bytes into n buffers of `share_bytes(block.len())` zeros, ready for
+    /// [`encode`](Code::encode). Fails when a buffer has another length.
     fn split(&self, block: &[u8], shares: &mut [&mut [u8]]) -> Result<(), CodeError> {
         check_full(shares.iter().map(|share| share.len()), self.n(), self.share_bytes(block.len()))?;
         for piece in self.locate(block.len(), 0..block.len()) {
@@ -138,8 +147,8 @@ pub trait Code: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Takes a block's bytes out of the shares that hold data; the inverse of [`split`](Code::split). The
-    /// buffers of shares that hold none of it may be empty.
+    /// Copies a block's bytes out of the data shares; the inverse of [`split`](Code::split). The buffers of
+    /// shares without data of the block may be empty. Fails when a buffer that is needed has another length.
     fn join(&self, shares: &[&[u8]], block: &mut [u8]) -> Result<(), CodeError> {
         let pieces = self.locate(block.len(), 0..block.len());
         let needed: ShareSet = pieces.iter().map(|piece| piece.share).collect();
@@ -158,8 +167,8 @@ pub trait Code: Send + Sync + Debug {
     }
 }
 
-/// Checks that there are n buffers and that those in `used` are equally long, in whole stripes. Returns their
-/// length.
+/// Checks that there are n buffers and that the buffers in `used` have the same length, in whole stripes.
+/// Returns that length.
 pub(crate) fn check_lengths(
     lens: impl ExactSizeIterator<Item = usize>,
     n: usize,
@@ -171,7 +180,7 @@ pub(crate) fn check_lengths(
     }
     let mut expected = None;
     for (share, len) in lens.enumerate() {
-        // Most lengths are as expected, and need no look at `used`.
+        // Most lengths are as expected and need no lookup in `used`.
         if expected != Some(len) && used.contains(share) {
             match expected {
                 None => expected = Some(len),
@@ -202,7 +211,7 @@ fn check_full(
     Ok(())
 }
 
-/// Checks that the sets name only shares of the code, and that at least `k` are in `present`.
+/// Checks that the sets name only shares of the code, and that at least `k` shares are in `present`.
 pub(crate) fn check_sets(present: ShareSet, wanted: ShareSet, n: usize, k: usize) -> Result<(), CodeError> {
     if let Some(share) = present.union(wanted).minus(ShareSet::all(n)).iter().next() {
         return Err(CodeError::NoSuchShare { share, n });
@@ -213,8 +222,8 @@ pub(crate) fn check_sets(present: ShareSet, wanted: ShareSet, n: usize, k: usize
     Ok(())
 }
 
-/// Checks the arguments of [`Code::update`]: the change must lie in the share. Returns the length of the
-/// buffers that are not empty, or `None` when all are.
+/// Checks the arguments of [`Code::update`]: the change must lie within the share. Returns the length of the
+/// buffers that are not empty, or `None` when all are empty.
 pub(crate) fn check_update(
     share: usize,
     offset: usize,

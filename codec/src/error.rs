@@ -1,21 +1,21 @@
-//! [`CodeError`]: what a caller can get wrong, or lose too much of, with the values.
+//! [`CodeError`]: every reason for which a code refuses a call, with the values that caused it.
 
 use thiserror::Error;
 
 use crate::ShareSet;
 
-/// Why a code could not be made, or could not do what was asked. Nothing has been written to any buffer then.
+/// The reason why a code does not exist or refused a call. The call has written to no buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CodeError {
-    /// No code has this name.
+    /// No code has the given name.
     #[error("there is no code {name:?}; there are {}", known.join(", "))]
     UnknownCode {
         /// The name given.
         name: String,
-        /// The names there are.
+        /// The names of all codes.
         known: &'static [&'static str],
     },
-    /// The code exists, but not with these numbers.
+    /// The code exists, but not for this k and m.
     #[error("code {code} cannot be k={k}, m={m}: it needs {rule}; the codes are {}", known.join(", "))]
     Geometry {
         /// The code's name.
@@ -24,85 +24,85 @@ pub enum CodeError {
         k: usize,
         /// Parity shares asked for.
         m: usize,
-        /// The rule that is broken.
+        /// The rule that k and m break.
         rule: &'static str,
-        /// The names of the codes there are.
+        /// The names of all codes.
         known: &'static [&'static str],
     },
-    /// The wrong number of buffers.
+    /// The caller passed the wrong number of buffers.
     #[error("{given} share buffers were given, the code has {expected}")]
     ShareCount {
-        /// Buffers given.
+        /// Number of buffers passed.
         given: usize,
-        /// Shares of the code.
+        /// Number of shares of the code.
         expected: usize,
     },
-    /// Buffers of different lengths.
+    /// Two buffers have different lengths.
     #[error("share {share} has {len} bytes, others have {expected}")]
     ShareLength {
-        /// The share that differs from those before it.
+        /// The share whose length differs from the lengths before it.
         share: usize,
-        /// Its length.
+        /// Length of this share, bytes.
         len: usize,
-        /// The length of those before it.
+        /// Length of the shares before it, bytes.
         expected: usize,
     },
-    /// Buffers that end within a stripe.
+    /// The buffers end within a stripe.
     #[error("shares of {len} bytes are not whole stripes of {stripe_bytes} bytes")]
     PartialStripe {
-        /// The length of the buffers.
+        /// Length of the buffers, bytes.
         len: usize,
-        /// What it must be a multiple of.
+        /// Length of a stripe, bytes; the buffers must be a multiple of it.
         stripe_bytes: usize,
     },
-    /// A set names a share that the code has not.
+    /// A set names a share that the code does not have.
     #[error("share {share} was named, the code has shares 0 to {}", n - 1)]
     NoSuchShare {
-        /// The share.
+        /// The share that was named.
         share: usize,
-        /// How many the code has.
+        /// Number of shares of the code.
         n: usize,
     },
-    /// Too much is lost.
+    /// More shares are lost than the code survives.
     #[error("{} shares are there ({present}), {needed} are needed", present.len())]
     TooFewShares {
-        /// The shares that are there.
+        /// The available shares.
         present: ShareSet,
-        /// How many must be.
+        /// Number of shares that the code needs.
         needed: usize,
     },
-    /// The code's equations do not determine what was asked for: the code is not MDS for this loss.
+    /// The code's equations do not determine the wanted shares: the code is not MDS for this loss.
     #[error("shares {wanted} do not follow from {present}")]
     Undetermined {
-        /// The shares that are there.
+        /// The available shares.
         present: ShareSet,
-        /// The shares that were asked for.
+        /// The wanted shares.
         wanted: ShareSet,
     },
-    /// An update outside the share.
+    /// An update reaches past the end of the share.
     #[error("an update of {len} bytes at {offset} reaches past a share of {share_bytes} bytes")]
     UpdateOutside {
-        /// Where it begins.
+        /// First byte of the update.
         offset: usize,
-        /// How long it is.
+        /// Length of the update, bytes.
         len: usize,
-        /// The length of the share.
+        /// Length of the share, bytes.
         share_bytes: usize,
     },
-    /// An update of bytes that hold no data.
+    /// An update addresses bytes of parity.
     #[error("byte {offset} of share {share} is parity, not data")]
     NotData {
-        /// The share.
+        /// The share of the update.
         share: usize,
-        /// The byte in it.
+        /// The first byte that is parity.
         offset: usize,
     },
-    /// A plan of another code.
+    /// Another code made the repair plan.
     #[error("the plan is for {plan}, the code is {code}")]
     ForeignPlan {
-        /// The code the plan was made by.
+        /// The code that made the plan.
         plan: String,
-        /// The code that was to execute it.
+        /// The code that was asked to execute it.
         code: String,
     },
 }

@@ -1,24 +1,30 @@
-//! Runs a [`Schedule`] over all the stripes of a block's shares.
+//! The executor: runs a [`Schedule`] over all stripes of a block's shares.
 //!
-//! Where the machine lets code be made, [`xor`](crate::xor) has made some for the schedule; else a stripe is the tile: its packets (1.5 KiB for RDP 4+2) are read from memory once and are in the
-//! first-level cache for every operation after the first that uses them. Each target is summed up in
-//! registers and written once. Knows nothing of codes, and so serves them all; what instructions do the work
-//! is for [`xor`](crate::xor) to say.
+//! Machine code from [`xor`](crate::xor) runs the schedule where the system allows it. Otherwise the portable
+//! executor works one stripe at a time: the packets of a stripe (1.5 KiB for RDP 4+2) are read from memory
+//! once and then stay in the first-level cache for every later operation. Each target is summed in registers
+//! and written once.
+//!
+//! Invariant: both ways write the same bytes (`machine_code_does_what_schedules_say`,
+//! `the_portable_executor_encodes_and_decodes_every_code`).
+//!
+//! Left out: codes (the executor knows only schedules, so it serves all of them) and instructions
+//! ([`xor`](crate::xor) chooses them).
 
 use crate::geometry::Packet;
 use crate::schedule::Schedule;
-use crate::xor::scalar::Sum;
+use crate::xor::scalar::Accumulator;
 use crate::xor::{ROW_BYTES, Row, Stores};
 
-/// Runs `schedule` on the first `stripes` stripes. `shares` are as many as it has columns; those that it uses
-/// have that many stripes, which the caller has checked.
+/// Runs `schedule` on the first `stripes` stripes. `shares` has one buffer for each column of the schedule.
+/// The caller has checked that every buffer that the schedule uses has that many stripes.
 pub(crate) fn run(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize, stores: Stores) {
     if !schedule.compiled().run(schedule, shares, stripes, stores) {
         run_portably(schedule.lean(), shares, stripes);
     }
 }
 
-/// The same without machine code.
+/// Runs `schedule` like [`run`], without machine code.
 pub(crate) fn run_portably(schedule: &Schedule, shares: &mut [&mut [u8]], stripes: usize) {
     assert_eq!(shares.len(), schedule.shares(), "a schedule is run on the shares it was made for");
     let mut scratch = vec![[0; ROW_BYTES]; schedule.scratch()];
@@ -34,9 +40,9 @@ pub(crate) fn run_portably(schedule: &Schedule, shares: &mut [&mut [u8]], stripe
     }
 }
 
-/// Runs a schedule that writes only scratch on every stripe, and shows the sums of each stripe in which one
-/// is not zero.
-pub(crate) fn find_nonzero(schedule: &Schedule, shares: &[&[u8]], mut found: impl FnMut(&[Sum])) {
+/// Runs a schedule that writes only scratch packets on every stripe. Calls `found` with the sums of each
+/// stripe in which at least one sum is not zero.
+pub(crate) fn find_nonzero(schedule: &Schedule, shares: &[&[u8]], mut found: impl FnMut(&[Accumulator])) {
     let stripes = shares.iter().map(|share| share.len()).max().unwrap_or(0) / (schedule.rows() * ROW_BYTES);
     let columns: Vec<&[Row]> = shares.iter().map(|share| share.as_chunks().0).collect();
     let mut sums = Vec::with_capacity(schedule.scratch());
@@ -50,7 +56,7 @@ pub(crate) fn find_nonzero(schedule: &Schedule, shares: &[&[u8]], mut found: imp
     }
 }
 
-/// Where a stripe's packets begin in the columns of shares. Scratch begins at 0 in every stripe.
+/// The row at which a stripe begins in the columns of shares. Scratch begins at row 0 in every stripe.
 #[derive(Clone, Copy)]
 struct Base {
     shares: usize,
@@ -66,8 +72,8 @@ impl Base {
 }
 
 #[inline(always)]
-fn sum<C: AsRef<[Row]>>(sources: &[Packet], columns: &[C], base: Base) -> Sum {
-    let mut sum = Sum::ZERO;
+fn sum<C: AsRef<[Row]>>(sources: &[Packet], columns: &[C], base: Base) -> Accumulator {
+    let mut sum = Accumulator::ZERO;
     for &source in sources {
         sum.add(&columns[source.share()].as_ref()[base.row_of(source)]);
     }
@@ -82,7 +88,7 @@ mod tests {
     use crate::geometry::Geometry;
     use crate::{Code, ShareSet};
 
-    /// Where there is machine code the portable executor is used for nothing else.
+    /// On machines with machine code, only `verify` and this test use the portable executor.
     #[test]
     fn the_portable_executor_encodes_and_decodes_every_code() {
         let geometries: [(usize, Geometry); 9] = [

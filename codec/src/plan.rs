@@ -1,28 +1,29 @@
-//! [`RepairPlan`]: what to read to make lost shares again, and how.
+//! [`RepairPlan`]: the rows to read in order to make lost shares, and the schedule that makes them.
 //!
-//! A plan names rows (packets) of each stripe, the same in every stripe, so one plan serves shares of any
-//! length. A source sends only the rows that are named ([`RepairPlan::pack`]); the repairer spreads them into
-//! a buffer of the share's length ([`RepairPlan::unpack`]) and lets the code execute the plan
-//! ([`Code::reconstruct_from_plan`](crate::Code::reconstruct_from_plan)), which looks at no other byte.
+//! A plan names rows (packets) of each stripe. The rows are the same in every stripe, so one plan serves
+//! shares of any length. A source sends only the named rows ([`RepairPlan::pack`]). The repairing node
+//! spreads them into a buffer of the share's length ([`RepairPlan::unpack`]) and executes the plan
+//! ([`Code::reconstruct_from_plan`](crate::Code::reconstruct_from_plan)), which reads no other byte
+//! (`every_plan_rebuilds_what_it_promises_from_what_it_names`).
 //!
-//! Where shares come from (the nearest node, the least loaded) is the caller's choice, made by what it passes
-//! as available.
+//! Left out: the choice of sources (the nearest node, the least loaded one). The caller makes it by the set
+//! of available shares that it passes.
 
 use std::sync::Arc;
 
 use crate::schedule::Schedule;
 use crate::{CodeError, ShareSet};
 
-/// Which rows of one share a plan reads.
+/// The rows of one share that a plan reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareRead {
     /// The share.
     pub share: usize,
-    /// Rows of each of its stripes, ascending.
+    /// The rows of each stripe, ascending.
     pub rows: Vec<usize>,
 }
 
-/// What to read to make lost shares again; from [`Code::repair_plan`](crate::Code::repair_plan).
+/// The rows to read in order to make lost shares; [`Code::repair_plan`](crate::Code::repair_plan) returns it.
 #[derive(Debug, Clone)]
 pub struct RepairPlan {
     pub(crate) code: CodeId,
@@ -30,11 +31,11 @@ pub struct RepairPlan {
     pub(crate) reads: Vec<ShareRead>,
     pub(crate) rows: usize,
     pub(crate) row_bytes: usize,
-    /// How an array code executes it; codes over a field go by `lost` and `reads`.
+    /// The schedule of an array code; codes over a field need only `lost` and `reads`.
     pub(crate) schedule: Option<Arc<Schedule>>,
 }
 
-/// Tells codes apart, so that a plan is executed by the code that made it.
+/// The identity of a code, so that only the code that made a plan executes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CodeId {
     pub(crate) name: &'static str,
@@ -43,7 +44,7 @@ pub(crate) struct CodeId {
 }
 
 impl CodeId {
-    /// Refuses a plan that another code made.
+    /// Fails when another code made the plan.
     pub(crate) fn check(self, plan: &RepairPlan) -> Result<(), CodeError> {
         if plan.code == self {
             return Ok(());
@@ -53,11 +54,12 @@ impl CodeId {
     }
 }
 
-/// Some rows of each stripe, out of whole stripes `bytes` of `stripe_rows` rows of `row_bytes`, one after the other: what a node that
-/// holds a share sends, without knowing the code.
+/// Returns the given rows of each stripe of `bytes`, one after the other. `bytes` are whole stripes of
+/// `stripe_rows` rows of `row_bytes`. A node that stores a share uses this to send rows without knowing the
+/// code.
 ///
 /// # Panics
-/// When `bytes` are not whole stripes, or a stripe has no such row.
+/// When `bytes` are not whole stripes, or when a row number is not below `stripe_rows`.
 pub fn pack_rows(bytes: &[u8], row_bytes: usize, stripe_rows: usize, rows: &[usize]) -> Vec<u8> {
     let stripe_bytes = row_bytes * stripe_rows;
     assert!(bytes.len().is_multiple_of(stripe_bytes), "{} bytes are not whole stripes", bytes.len());
@@ -71,47 +73,49 @@ pub fn pack_rows(bytes: &[u8], row_bytes: usize, stripe_rows: usize, rows: &[usi
 }
 
 impl RepairPlan {
-    /// The shares it makes.
+    /// Returns the shares that the plan makes.
     pub fn lost(&self) -> ShareSet {
         self.lost
     }
 
-    /// What it reads, by share, ascending. Shares of which nothing is read are not listed.
+    /// Returns the rows that the plan reads, by share, ascending. Shares that it does not read are not
+    /// listed.
     pub fn reads(&self) -> &[ShareRead] {
         &self.reads
     }
 
-    /// The shares it reads from.
+    /// Returns the shares that the plan reads.
     pub fn sources(&self) -> ShareSet {
         self.reads.iter().map(|read| read.share).collect()
     }
 
-    /// Bytes of a row.
+    /// Returns the length of a row, bytes.
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 
-    /// Bytes of each share that one stripe takes.
+    /// Returns the length of a stripe of one share, bytes.
     pub fn stripe_bytes(&self) -> usize {
         self.rows * self.row_bytes
     }
 
-    /// Rows read for each stripe, over all shares.
+    /// Returns the number of rows read for each stripe, over all shares.
     pub fn rows_per_stripe(&self) -> usize {
         self.reads.iter().map(|read| read.rows.len()).sum()
     }
 
-    /// Bytes read for each stripe, over all shares.
+    /// Returns the number of bytes read for each stripe, over all shares.
     pub fn bytes_per_stripe(&self) -> usize {
         self.rows_per_stripe() * self.row_bytes
     }
 
-    /// Bytes read in all, for shares of this many bytes.
+    /// Returns the number of bytes read in all, for shares of `share_bytes`.
     pub fn bytes(&self, share_bytes: usize) -> usize {
         share_bytes / self.stripe_bytes() * self.bytes_per_stripe()
     }
 
-    /// The rows that the plan reads of `share`, out of its whole stripes `bytes`, one after the other.
+    /// Returns the rows of `share` that the plan reads, one after the other. `bytes` are whole stripes of the
+    /// share.
     ///
     /// # Panics
     /// When `bytes` are not whole stripes.
@@ -119,16 +123,16 @@ impl RepairPlan {
         pack_rows(bytes, self.row_bytes, self.rows, self.rows_of(share))
     }
 
-    /// Rows of a stripe of each share.
+    /// Returns the number of rows in a stripe of one share.
     pub fn stripe_rows(&self) -> usize {
         self.rows
     }
 
-    /// The inverse of [`RepairPlan::pack`]: puts rows where they were in the share. Other bytes of `bytes`
-    /// stay.
+    /// Puts packed rows back to their positions in the share; the inverse of [`RepairPlan::pack`]. Other
+    /// bytes of `bytes` stay unchanged.
     ///
     /// # Panics
-    /// When `packed` is not what `pack` gives for a share of the length of `bytes`.
+    /// When `packed` does not have the length that `pack` gives for a share of the length of `bytes`.
     pub fn unpack(&self, share: usize, packed: &[u8], bytes: &mut [u8]) {
         let rows = self.rows_of(share);
         let stripes = bytes.len() / self.stripe_bytes();
@@ -141,7 +145,8 @@ impl RepairPlan {
         }
     }
 
-    /// The rows of each stripe that it reads of a share, ascending; none of a share that it does not read.
+    /// Returns the rows of each stripe that the plan reads of a share, ascending; empty for a share that it
+    /// does not read.
     pub fn rows_of(&self, share: usize) -> &[usize] {
         self.reads.iter().find(|read| read.share == share).map_or(&[], |read| &read.rows)
     }

@@ -1,10 +1,11 @@
-//! [`ShareSet`]: which of a block's shares, as a bit set that is `Copy`.
+//! [`ShareSet`]: a set of a block's shares, as a bit set that is `Copy`.
 //!
-//! Invariant: members are below [`ShareSet::CAPACITY`]; a code never has more shares than that.
+//! Invariant: every member is below [`ShareSet::CAPACITY`]; no code has more shares than that
+//! (`sets_behave_like_sets_across_words`).
 
 use std::fmt;
 
-/// A set of share indexes, each below 256.
+/// A set of share indexes. Every index is below 256.
 ///
 /// ```
 /// use rain_codec::ShareSet;
@@ -16,12 +17,12 @@ use std::fmt;
 pub struct ShareSet([u64; 4]);
 
 impl ShareSet {
-    /// How many shares can be told apart.
+    /// Largest number of shares that a set can represent: one bit each of four words.
     pub const CAPACITY: usize = 256;
-    /// No share.
+    /// The empty set.
     pub const EMPTY: ShareSet = ShareSet([0; 4]);
 
-    /// The shares `0..n`.
+    /// Returns the set of the shares `0..n`.
     ///
     /// # Panics
     /// When `n` is above [`ShareSet::CAPACITY`].
@@ -34,12 +35,12 @@ impl ShareSet {
         }))
     }
 
-    /// Bit i of `bits` says whether share i is a member.
+    /// Returns the set in which share i is a member if bit i of `bits` is set.
     pub const fn from_bits_u64(bits: u64) -> ShareSet {
         ShareSet([bits, 0, 0, 0])
     }
 
-    /// The inverse of [`ShareSet::from_bits_u64`]; `None` when a member is 64 or above.
+    /// Returns the inverse of [`ShareSet::from_bits_u64`]; `None` when a member is 64 or above.
     pub const fn to_bits_u64(self) -> Option<u64> {
         match self.0 {
             [bits, 0, 0, 0] => Some(bits),
@@ -47,7 +48,7 @@ impl ShareSet {
         }
     }
 
-    /// Is this share a member?
+    /// Returns whether `share` is a member.
     pub fn contains(self, share: usize) -> bool {
         share < Self::CAPACITY && self.0[share / 64] >> (share % 64) & 1 == 1
     }
@@ -61,14 +62,14 @@ impl ShareSet {
         self.0[share / 64] |= 1 << (share % 64);
     }
 
-    /// Takes a share out, if it is a member.
+    /// Removes a share; a share that is not a member is ignored.
     pub fn remove(&mut self, share: usize) {
         if share < Self::CAPACITY {
             self.0[share / 64] &= !(1 << (share % 64));
         }
     }
 
-    /// This set and one share more.
+    /// Returns this set with `share` added.
     ///
     /// # Panics
     /// When `share` is not below [`ShareSet::CAPACITY`].
@@ -78,59 +79,59 @@ impl ShareSet {
         self
     }
 
-    /// This set but for one share.
+    /// Returns this set with `share` removed.
     #[must_use]
     pub fn without(mut self, share: usize) -> ShareSet {
         self.remove(share);
         self
     }
 
-    /// The members of either.
+    /// Returns the shares that are in at least one of the two sets.
     #[must_use]
     pub fn union(self, other: ShareSet) -> ShareSet {
         ShareSet(std::array::from_fn(|i| self.0[i] | other.0[i]))
     }
 
-    /// The members of both.
+    /// Returns the shares that are in both sets.
     #[must_use]
     pub fn intersection(self, other: ShareSet) -> ShareSet {
         ShareSet(std::array::from_fn(|i| self.0[i] & other.0[i]))
     }
 
-    /// The members of this set that are not in `other`.
+    /// Returns the members of this set that are not in `other`.
     #[must_use]
     pub fn minus(self, other: ShareSet) -> ShareSet {
         ShareSet(std::array::from_fn(|i| self.0[i] & !other.0[i]))
     }
 
-    /// The `count` lowest members, or all when there are fewer.
+    /// Returns the `count` lowest members, or all members when there are fewer.
     #[must_use]
     pub fn lowest(self, count: usize) -> ShareSet {
         self.iter().take(count).collect()
     }
 
-    /// Is every member also in `other`?
+    /// Returns whether every member is also in `other`.
     pub fn is_subset(self, other: ShareSet) -> bool {
         self.minus(other).is_empty()
     }
 
-    /// How many members.
+    /// Returns the number of members.
     pub fn len(self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Has it no member?
+    /// Returns whether the set has no member.
     pub fn is_empty(self) -> bool {
         self == Self::EMPTY
     }
 
-    /// The members, ascending.
+    /// Returns the members in ascending order.
     pub fn iter(self) -> Iter {
         Iter(self)
     }
 }
 
-/// The members of a [`ShareSet`], ascending.
+/// An iterator over the members of a [`ShareSet`], ascending.
 #[derive(Debug, Clone)]
 pub struct Iter(ShareSet);
 

@@ -1,4 +1,6 @@
-//! Answers to queries, from one consistent state. Nothing here writes.
+//! Answers to queries, read from one consistent state.
+//!
+//! Left out: writes; [`crate::apply()`] makes them.
 
 use crate::apply::{counters, extents_over, groups_with};
 use crate::error::NsError;
@@ -14,7 +16,8 @@ use rain_types::{BlockId, GroupId, Ino, SessionId, VolumeId};
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
 
-/// Rows an answer has at most.
+/// Largest number of rows in one answer, so that an answer fits into one message. Clients ask again for the
+/// rest.
 const ROWS_MAX: usize = 4096;
 
 fn read<T: DeserializeOwned>(kv: &dyn KvRead, key: &[u8]) -> Option<T> {
@@ -25,7 +28,7 @@ fn rows(limit: u32) -> usize {
     (limit as usize).clamp(1, ROWS_MAX)
 }
 
-/// Answers a query.
+/// Answers a query. Fails with the error that the client gets.
 pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
     Ok(match query {
         Query::Lookup { parent, name } => Answer::Attr(lookup(kv, *parent, name)?),
@@ -69,17 +72,19 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
         Query::Blocks { ids } => {
             if ids.len() > ROWS_MAX {
                 return Err(NsError::Invalid(format!(
-                    "{} blocks in one question, at most {ROWS_MAX}",
+                    "{} blocks in one query, at most {ROWS_MAX}",
                     ids.len()
                 )));
             }
             Answer::Blocks(ids.iter().filter_map(|id| block(kv, *id)).collect())
         }
-        Query::Open { ino } => match read(kv, &key::orphan(*ino)) {
+        Query::Open { ino } => match read(kv, &key::unlinked(*ino)) {
             Some(true) => return Err(NsError::Stale),
             _ => Answer::Attr(attr(kv, *ino)?),
         },
-        Query::UnlinkedFiles { after, limit } => Answer::UnlinkedFiles(orphans(kv, *after, rows(*limit))),
+        Query::UnlinkedFiles { after, limit } => {
+            Answer::UnlinkedFiles(unlinked_files(kv, *after, rows(*limit)))
+        }
         Query::Ticket { ino, session, ticket } => {
             if kv.get(&key::session(*session)).is_none() {
                 return Err(NsError::SessionEnded(*session));
@@ -97,7 +102,9 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
                 Query::Lookup { parent, .. } => Some(*parent),
                 Query::ReadDirectory { dir, .. } => Some(*dir),
                 Query::As { .. } => {
-                    return Err(NsError::Invalid("a question within a frame in a frame".into()));
+                    return Err(NsError::Invalid(
+                        "a query on behalf of a session contains another such query".into(),
+                    ));
                 }
                 _ => None,
             };
@@ -179,7 +186,7 @@ fn layout(kv: &dyn KvRead, ino: Ino, from: u64, limit: u32) -> Answered {
     extents.truncate(limit);
     let mut last: Option<(BlockId, GroupId)> = None;
     for extent in &mut extents {
-        // A block has many extents only where it was cut to pieces; then they follow each other.
+        // A block has several extents only where it was cut. These extents follow each other.
         let known = last.filter(|(block, _)| *block == extent.block).map(|(_, group)| group);
         let now = known.or_else(|| block(kv, extent.block).map(|entry| entry.record.group));
         extent.group = now.unwrap_or(extent.group);
@@ -210,7 +217,7 @@ fn read_directory(kv: &dyn KvRead, dir: Ino, after: Option<&[u8]>, limit: u32) -
 
 fn volume(kv: &dyn KvRead, id: VolumeId) -> Result<VolumeRecord, NsError> {
     let mut record: VolumeRecord = read(kv, &key::volume(id)).ok_or(NsError::NotFound)?;
-    (record.inodes, record.held) = read(kv, &key::volume_counts(id)).unwrap_or_default();
+    (record.inodes, record.stored_bytes) = read(kv, &key::volume_counts(id)).unwrap_or_default();
     Ok(record)
 }
 
@@ -281,8 +288,8 @@ fn locks(kv: &dyn KvRead, ino: Ino) -> LockRecord {
     read(kv, &key::locks(ino)).unwrap_or_default()
 }
 
-fn orphans(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino, bool)> {
-    let from = after.map_or_else(|| b"O".to_vec(), |ino| key::orphan(Ino(ino.0.saturating_add(1))));
+fn unlinked_files(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino, bool)> {
+    let from = after.map_or_else(|| b"O".to_vec(), |ino| key::unlinked(Ino(ino.0.saturating_add(1))));
     let mut found = Vec::new();
     kv.scan(&from, &key::after_prefix(b"O"), &mut |key, value| {
         let sealed = wire::decode(value).expect("a record of the namespace is readable");

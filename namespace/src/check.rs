@@ -1,5 +1,9 @@
-//! A check of everything: whether the records agree with each other. For tests after every step, and for a
-//! check of a whole namespace by people. Holds all inodes and extents in memory while it runs.
+//! A consistency check of the whole namespace: whether the records agree with each other. Tests run it after
+//! every step, and administrators on a whole namespace. It keeps all inodes and extents in memory while it
+//! runs.
+//!
+//! Held by `every_key_that_goes_missing_is_noticed_by_the_check` and
+//! `what_is_in_a_wrong_place_is_noticed_by_the_check`.
 
 mod records;
 
@@ -14,14 +18,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 
-/// Two records that do not agree.
+/// A disagreement between two records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// What it is about.
+    /// The checked property.
     pub about: String,
-    /// What the record says.
+    /// The value in the record.
     pub recorded: String,
-    /// What the rest says.
+    /// The value that follows from the other records.
     pub counted: String,
 }
 
@@ -38,7 +42,7 @@ struct Found {
     names: BTreeMap<Ino, u64>,
     entries: BTreeMap<Ino, u64>,
     subdirectories: BTreeMap<Ino, u64>,
-    /// The directory that names each directory.
+    /// For each directory, the directory that has its name.
     named_in: BTreeMap<Ino, Ino>,
     extents: BTreeMap<Ino, Vec<Extent>>,
     shown: BTreeMap<BlockId, u64>,
@@ -75,7 +79,7 @@ fn ino_in(key: &[u8]) -> Ino {
     Ino(key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
-/// Checks everything. Reads the whole namespace.
+/// Checks the whole namespace and returns the violations. Reads every record.
 pub fn check(kv: &dyn KvRead) -> Vec<Violation> {
     let mut found = Found::default();
     each(kv, b'I', |_, attr: Attr| {
@@ -116,10 +120,10 @@ pub fn check(kv: &dyn KvRead) -> Vec<Violation> {
 }
 
 fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
-    let mut orphans: BTreeMap<Ino, u64> = BTreeMap::new();
+    let mut unlinked: BTreeMap<Ino, u64> = BTreeMap::new();
     kv.scan(b"O", b"P", &mut |key, _| {
         if let Some(ino) = key::last_number(key) {
-            *orphans.entry(Ino(ino)).or_default() += 1;
+            *unlinked.entry(Ino(ino)).or_default() += 1;
         }
         ControlFlow::Continue(())
     });
@@ -136,12 +140,12 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
             continue;
         }
         found.expect(|| about("links"), u64::from(attr.nlink), names);
-        let last_name_gone = orphans.get(&ino).copied().unwrap_or(0);
-        found.expect(|| about("orphan records"), u64::from(attr.nlink == 0), last_name_gone);
+        let last_name_gone = unlinked.get(&ino).copied().unwrap_or(0);
+        found.expect(|| about("records of unlinked files"), u64::from(attr.nlink == 0), last_name_gone);
         let extents = found.extents.get(&ino).cloned().unwrap_or_default();
         let inline = kv.get(&key::inline(ino)).map_or(0, |inline| inline.len() as u64);
-        let held = extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline;
-        found.expect(|| about("bytes held"), attr.held, held);
+        let stored_bytes = extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline;
+        found.expect(|| about("stored bytes"), attr.stored_bytes, stored_bytes);
         found.expect(|| about("extents"), attr.extents, extents.len() as u64);
         let overlap = extents.windows(2).any(|pair| pair[0].end() > pair[1].offset);
         found.expect(|| about("overlap of extents"), false, overlap);
@@ -153,7 +157,7 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
     let strays: Vec<Ino> = found
         .extents
         .keys()
-        .chain(orphans.keys())
+        .chain(unlinked.keys())
         .filter(|ino| !found.inodes.contains_key(ino))
         .copied()
         .collect();
@@ -162,8 +166,8 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
     }
 }
 
-/// Every directory hangs, over directories that name it, on a root. Together with the count of each file's
-/// names this says that nothing is out of reach.
+/// Checks that every directory is reachable from a root. Together with the count of each file's names this
+/// shows that every inode with a name is reachable.
 fn check_tree(found: &mut Found) {
     let mut reached: BTreeSet<Ino> = BTreeSet::new();
     let mut children: BTreeMap<Ino, Vec<Ino>> = BTreeMap::new();
@@ -238,7 +242,8 @@ fn check_blocks(kv: &dyn KvRead, found: &mut Found) {
     }
 }
 
-/// An extent says of its block what the block's record says (but for the group, from which the block may have moved), and stays within it.
+/// Checks that each extent agrees with the record of its block and lies within the block. The group may
+/// differ, because the block may have moved.
 fn check_extents(kv: &dyn KvRead, found: &mut Found) {
     for (ino, extents) in std::mem::take(&mut found.extents) {
         let volume = found.inodes.get(&ino).map(|attr| attr.volume);
@@ -260,7 +265,7 @@ fn check_volumes(kv: &dyn KvRead, found: &mut Found) {
     for attr in found.inodes.values() {
         let counts = counted.entry(attr.volume).or_default();
         counts.0 += 1;
-        counts.1 += attr.held;
+        counts.1 += attr.stored_bytes;
     }
     let mut recorded = BTreeMap::new();
     kv.scan(b"U", b"V", &mut |key, value| {

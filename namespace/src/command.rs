@@ -1,11 +1,11 @@
 //! The commands: every change of the namespace, as a value.
 //!
-//! One encoding serves the wire, the log and, later, Raft: a command is written once, by the client, and
-//! the same bytes are replayed. So variants are only ever appended, never reordered
-//! (`tests/golden.rs` holds the bytes).
+//! A client encodes a command once. The same bytes go over the wire, into the log, and through its replay.
 //!
-//! Invariant: a command and the [`crate::record::Time`] of its entry decide its outcome. Nothing in
-//! `apply` reads a clock, a random number or the order of a hash map.
+//! Invariants:
+//! 1. Variants are only appended, never reordered (`tests/golden.rs` holds the bytes).
+//! 2. The store, the command and the [`crate::record::Time`] of its entry decide the outcome. `apply` reads
+//!    no clock, no random number, and no hash map in its order (`the_namespace_does_what_a_plain_tree_does`).
 
 use crate::error::NsError;
 use crate::lock::{Lock, LockState};
@@ -13,73 +13,75 @@ use crate::record::{Attr, FileKind, Time};
 use rain_types::{BlockId, CodeSpec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
-/// A name in a directory: 1 to 255 bytes, any but `/` and 0, not `.` or `..`.
+/// A name in a directory: 1 to 255 bytes except `/` and 0, and neither `.` nor `..`.
 pub type Name = Vec<u8>;
 
-/// One entry of the log: what a proposer gathered.
+/// One entry of the log: the requests that a proposer gathered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The proposer's clock when it gathered them.
+    /// The proposer's clock at that time.
     pub time: Time,
-    /// In the order they apply.
+    /// Requests in the order in which they apply.
     pub requests: Vec<Request>,
 }
 
-/// A command with what makes it apply once.
+/// A command with the request id by which it applies exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Who asks, and which of their requests this is; none for what may be repeated (internal commands).
+    /// Session and number of the request; `None` for internal commands, which may be repeated.
     pub id: Option<RequestId>,
-    /// The client has the results of all its requests below this number: their records can go.
+    /// The client has the results of all its requests below this number, so their records can be dropped.
     pub done_below: u64,
-    /// When it happened, by the asker's clock; none: the entry's time. What was done behind the caller keeps the time that the caller saw.
+    /// Time of the change by the client's clock; `None`: the entry's time. A change that was acknowledged
+    /// early keeps the time that the application saw.
     pub time: Option<Time>,
-    /// What to do.
+    /// The command.
     pub command: Command,
 }
 
 impl Request {
-    /// A command of no session, which may be repeated.
+    /// Returns a request that belongs to no session and may be repeated.
     pub fn internal(command: Command) -> Request {
         Request { id: None, done_below: 0, time: None, command }
     }
 }
 
-/// What a node says of itself.
+/// The properties of a node, as the node reports them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
-    /// `host:port`.
+    /// Address, `host:port`.
     pub address: String,
-    /// Failure domain, empty for its own.
+    /// Failure domain; empty: the node is a domain of its own.
     pub domain: String,
-    /// 1 or more.
+    /// Relative capacity for placement, at least 1.
     pub weight: u32,
-    /// It votes and keeps no shares.
+    /// True for a witness: it votes and stores no shares.
     pub witness: bool,
-    /// The mark of its data folder: random, made with the folder. Empty where nobody looks (tests).
+    /// Random identity of the data folder, made with the folder. Empty in tests that do not check it.
     pub folder: String,
-    /// Where it is reached, too, over other networks, `host:port`.
+    /// Further addresses of the node on other networks, `host:port`.
     pub others: Vec<String>,
 }
 
 /// A change of the namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// A node joins the eligible set, or tells a new address. Known by its data folder, it keeps its number; a number with
-    /// another folder is refused: what that node had promised is lost. Outcome: `Node`.
+    /// Registers a node as eligible, or updates its address. A node is identified by its data folder and
+    /// keeps its number. A known number with another folder is refused, because the promises of the node were
+    /// in the old folder. Outcome: `Node`.
     RegisterNode {
-        /// Number; 0: the next that was never used.
+        /// Node number; 0: the next number that was never used.
         id: NodeId,
-        /// What it is.
+        /// Properties of the node.
         node: NodeSpec,
     },
-    /// A new volume over the eligible nodes. Outcome: `Volume`.
+    /// Creates a volume over the eligible nodes. Outcome: `Volume`.
     CreateVolume {
-        /// 1 to 64 of letters, digits, `-`, `_`, `.`; not starting with a dot.
+        /// Name: 1 to 64 of letters, digits, `-`, `_`, `.`; the first is not a dot.
         name: String,
-        /// Its code.
+        /// Erasure code.
         code: CodeSpec,
-        /// How many placement groups, 1 to 4096.
+        /// Number of placement groups, 1 to 4096.
         groups: u32,
         /// Owner of the root directory.
         uid: u32,
@@ -88,26 +90,27 @@ pub enum Command {
         /// Mode of the root directory.
         mode: u16,
     },
-    /// A client begins. Outcome: `Session`.
+    /// Opens a session for a client. Outcome: `Session`.
     OpenSession {
-        /// For people.
+        /// Description for people.
         label: String,
     },
-    /// A client ends, or was silent for too long: its locks go, its request results are dropped, and its later
-    /// commands refused with `SessionEnded`. Outcome: `Done`, also when it had ended.
+    /// Ends a session, at the client's request or because it was not renewed in time. Its locks, delegations
+    /// and request results are dropped. Its later commands are refused with `SessionEnded`. Outcome: `Done`,
+    /// also when it had ended before.
     EndSession {
-        /// Which.
+        /// Session to end.
         session: SessionId,
     },
-    /// A new file, directory, symlink or special file. Outcome: `Attr`.
+    /// Creates a file, directory, symlink or special file. Outcome: `Attr`.
     Make {
-        /// Where.
+        /// Parent directory.
         parent: Ino,
-        /// Under what name.
+        /// Name in the parent.
         name: Name,
-        /// What.
+        /// Kind of the inode.
         kind: FileKind,
-        /// Permission bits (umask applied by the caller). A set-gid parent passes its group on.
+        /// Permission bits; the caller has applied the umask. A set-gid parent passes its group on.
         mode: u16,
         /// Owner.
         uid: u32,
@@ -115,201 +118,214 @@ pub enum Command {
         gid: u32,
         /// Device number.
         rdev: u32,
-        /// Target of a symlink, 1 to 4095 bytes; empty otherwise.
+        /// Target of a symlink, 1 to 4095 bytes; empty for other kinds.
         target: Vec<u8>,
-        /// A file only: when the name is taken by a file, give that instead of `Exists`.
+        /// For files: return an existing file of this name instead of `Exists`.
         or_existing: bool,
-        /// Its number, one that was reserved and not used; none: the next.
+        /// Inode number, reserved and not used before; `None`: the next number.
         ino: Option<Ino>,
     },
-    /// Another name for a file. Outcome: `Attr` of the file.
+    /// Gives a file another name. Outcome: `Attr` of the file.
     Link {
-        /// The file; not a directory.
+        /// File; a directory is refused.
         ino: Ino,
-        /// Where.
+        /// Parent directory.
         parent: Ino,
-        /// Name.
+        /// Name in the parent.
         name: Name,
     },
-    /// A name goes. A file without a name is an orphan until `Free`: somebody may have it open. Outcome: `Removed`.
+    /// Removes a name. A file that loses its last name stays until `Free`, because clients may have it open.
+    /// Outcome: `Removed`.
     Unlink {
-        /// Where.
+        /// Parent directory.
         parent: Ino,
-        /// Name.
+        /// Name in the parent.
         name: Name,
     },
-    /// An empty directory goes. Outcome: `Removed`.
+    /// Removes an empty directory. Outcome: `Removed`.
     RemoveDirectory {
-        /// Where.
+        /// Parent directory.
         parent: Ino,
-        /// Name.
+        /// Name in the parent.
         name: Name,
     },
-    /// A name moves. Outcome: `Removed` for what was replaced (ino 0: nothing).
+    /// Moves a name. Outcome: `Removed` with the replaced inode; 0 when no inode was replaced.
     Rename {
-        /// From where.
+        /// Old parent directory.
         parent: Ino,
         /// Old name.
         name: Name,
-        /// To where.
+        /// New parent directory.
         new_parent: Ino,
         /// New name.
         new_name: Name,
-        /// What to do with an existing new name.
+        /// Treatment of an existing new name.
         mode: RenameMode,
     },
-    /// Attributes change. A size makes the file shorter (extents trimmed) or longer (a hole). Outcome: `Attr`.
+    /// Changes attributes. A new size cuts the file (extents are trimmed) or extends it by a hole. Outcome:
+    /// `Attr`.
     SetAttr {
-        /// Which.
+        /// Inode.
         ino: Ino,
-        /// What changes.
+        /// Attributes to change.
         change: AttrChange,
     },
-    /// An extended attribute is set. Outcome: `Done`.
+    /// Sets an extended attribute. Outcome: `Done`.
     SetXattr {
-        /// Of which.
+        /// Inode.
         ino: Ino,
-        /// Name, 1 to 255 bytes.
+        /// Name of the attribute, 1 to 255 bytes.
         name: Name,
         /// Value, up to 64 KiB.
         value: Vec<u8>,
-        /// Whether it must or must not be there.
+        /// Whether the attribute must or must not exist.
         mode: XattrMode,
     },
-    /// An extended attribute goes. Outcome: `Done`.
+    /// Removes an extended attribute. Outcome: `Done`.
     RemoveXattr {
-        /// Of which.
+        /// Inode.
         ino: Ino,
-        /// Name.
+        /// Name of the attribute.
         name: Name,
     },
-    /// New data of a file: blocks whose shares are durable, and where they show. Overlapped older extents
-    /// are trimmed. Outcome: `Attr`.
+    /// Commits new data of a file: blocks whose shares are durable, and their extents. Older extents that
+    /// overlap are trimmed. Outcome: `Attr`.
     Commit {
-        /// Of which file (an orphan too).
+        /// File; a file without a name is allowed.
         ino: Ino,
         /// New blocks.
         blocks: Vec<NewBlock>,
-        /// Where in the file they show; they do not overlap each other.
+        /// Extents of the new blocks; they do not overlap each other.
         extents: Vec<NewExtent>,
-        /// Pieces of inline data: only for a file without extents, none past 4096 (else `NotInline`).
+        /// Pieces of inline data: only for a file without extents, and not past byte 4096 (else `NotInline`).
         inline: Vec<InlinePiece>,
-        /// The file is at least this long afterwards.
+        /// Minimum size of the file afterwards.
         size_at_least: u64,
-        /// When the contents changed, by the caller's clock; none: the entry's time.
+        /// Time of the change of the contents by the caller's clock; `None`: the entry's time.
         mtime: Option<Time>,
     },
-    /// A stretch becomes a hole; the size stays. Outcome: `Attr`.
+    /// Turns a range of a file into a hole; the size stays. Outcome: `Attr`.
     Punch {
-        /// Of which file.
+        /// File.
         ino: Ino,
-        /// From where.
+        /// First byte.
         offset: u64,
-        /// How much.
+        /// Length in bytes.
         len: u64,
     },
-    /// UnlinkedFiles that nobody has open are freed. Outcome: `Done`.
+    /// Frees unlinked files that no client has open. Outcome: `Done`.
     Free {
-        /// Which; those that are no orphans are passed over.
+        /// Files; those that have a name are skipped.
         inos: Vec<Ino>,
     },
-    /// Shares were found lost or damaged. Blocks that are gone or in another group are passed over. Outcome: `Done`.
+    /// Reports lost or damaged shares. Blocks that do not exist or are in another group are skipped. Outcome:
+    /// `Done`.
     MarkMissing {
-        /// Those that are missing.
+        /// The missing shares.
         shares: Vec<SharesOf>,
     },
-    /// Shares were made again and are durable. Blocks that are gone or in another group are passed over. Outcome: `Done`.
+    /// Reports shares that were made again and are durable. Blocks that do not exist or are in another group
+    /// are skipped. Outcome: `Done`.
     MarkPresent {
-        /// Those that are there.
+        /// The present shares.
         shares: Vec<SharesOf>,
     },
-    /// Shares of garbage were deleted; a block without any left is forgotten. Outcome: `Done`.
+    /// Reports deleted shares of garbage; the record of a block without remaining shares is dropped. Outcome:
+    /// `Done`.
     Reclaimed {
-        /// Blocks with the bits of the shares that are gone.
+        /// Blocks with the bits of the deleted shares.
         shares: Vec<(BlockId, u64)>,
     },
-    /// A node leaves the eligible set; refused while an open group of a volume has it, or a closed one that still has blocks. Outcome: `Done`.
+    /// Removes a node from the eligible nodes. Refused while an open group of a volume contains it, or a
+    /// closed group that still has blocks. Outcome: `Done`.
     RemoveNode {
-        /// Which.
+        /// Node to remove.
         id: NodeId,
     },
-    /// A lock on a file, for the request's session. Outcome: `Lock`.
+    /// Requests a lock on a file for the request's session. Outcome: `Lock`.
     Lock {
-        /// On which inode.
+        /// Inode.
         ino: Ino,
-        /// What is asked for.
+        /// Lock to acquire.
         lock: Lock,
-        /// Queue for it under this number of the session when it is not free; none: only say so.
+        /// Queue for the lock under this number of the session if it is not free; `None`: do not queue.
         ticket: Option<u64>,
     },
-    /// Locks of the request's session go. Outcome: `Done`, also when there are none.
+    /// Releases locks of the request's session. Outcome: `Done`, also when it has none.
     Unlock {
-        /// On which inode.
+        /// Inode.
         ino: Ino,
-        /// Whose, and which bytes; whether it is exclusive does not matter.
+        /// Owner and range to release; `exclusive` is ignored.
         lock: Lock,
     },
-    /// The request's session waits for a lock no more. Outcome: `Lock`: `Granted` if it has come meanwhile, else `Held`.
+    /// Cancels the wait for a lock. Outcome: `Lock` with `Granted` if the lock was granted in the meantime,
+    /// else `Held`.
     CancelLockWait {
-        /// On which inode.
+        /// Inode.
         ino: Ino,
-        /// As it was queued.
+        /// Number under which the lock was queued.
         ticket: u64,
     },
-    /// UnlinkedFiles are opened no more by those who have not opened them yet. Outcome: `Done`.
+    /// Seals unlinked files: sessions that have not opened them yet cannot open them. Outcome: `Done`.
     Seal {
-        /// Which; those that are no orphans are passed over.
+        /// Files; those that have a name are skipped.
         inos: Vec<Ino>,
     },
-    /// The names of a directory become the request's session's alone ([`crate::holding`]). Outcome: `Attr` of the directory.
+    /// Delegates the names of a directory to the request's session ([`crate::delegation`]). Outcome: `Attr`
+    /// of the directory.
     Delegate {
-        /// Which.
+        /// Directory.
         dir: Ino,
     },
-    /// Somebody else wants a directory: who has it is to give it back. Outcome: `Done`, also when nobody has it.
+    /// Asks the delegate of a directory to return it. Outcome: `Done`, also when the directory is not
+    /// delegated.
     Recall {
-        /// Which.
+        /// Directory.
         dir: Ino,
     },
-    /// The request's session gives directories back. Outcome: `Done`; those that it has not are passed over.
+    /// Returns directories that are delegated to the request's session. Outcome: `Done`; other directories
+    /// are skipped.
     ReturnDelegations {
-        /// Which.
+        /// Directories.
         dirs: Vec<Ino>,
     },
-    /// A directory is taken from a session that does not give it back. Outcome: `Done`, also when it has it no more.
+    /// Ends a delegation that the session does not return. Outcome: `Done`, also when the session does not
+    /// have the directory.
     RevokeDelegation {
-        /// Which.
+        /// Directory.
         dir: Ino,
-        /// From whom.
+        /// Session that has the directory.
         session: SessionId,
     },
-    /// Inode numbers for what the asker will make. Outcome: `Reserved`.
+    /// Reserves inode numbers for the sender. Outcome: `Reserved`.
     ReserveInos {
-        /// How many, 1 to 65,536.
+        /// Number of inode numbers, 1 to 65,536.
         count: u32,
     },
-    /// A node is to go, or stays after all. Outcome: `Done`.
+    /// Starts or stops draining a node. Outcome: `Done`.
     SetDraining {
-        /// Which.
+        /// Node.
         id: NodeId,
-        /// Whether it is to go.
+        /// True to drain the node, false to keep it.
         draining: bool,
     },
-    /// Opens the groups that a volume's nodes ask for by now ([`crate::placement::plan_following`]). Outcome: `Done`.
+    /// Opens the groups that the volume needs on the current nodes ([`crate::placement::plan_following`]).
+    /// Outcome: `Done`.
     Regroup {
-        /// Which.
+        /// Volume.
         volume: VolumeId,
     },
-    /// Blocks move to the open groups of their slots: the shares whose nodes differ are durable there. Blocks that are gone, or not in the
-    /// group named, or whose slot has another open group by now, are passed over. Outcome: `Done`.
+    /// Moves blocks to the open groups of their slots; the shares on differing nodes are durable there. A
+    /// block is skipped when it does not exist, is not in the named group, or its slot has got another open
+    /// group. Outcome: `Done`.
     MoveBlocks {
-        /// Which, at most 4096.
+        /// Blocks, at most 4096.
         blocks: Vec<MovedBlock>,
     },
 }
 
 impl Command {
-    /// Whether somebody may wait for it: for a lock, for a directory, or for the word that one is wanted back.
+    /// Returns whether the command can end a client's wait: for a lock, for a directory, or for a recall.
     pub fn may_grant(&self) -> bool {
         matches!(
             self,
@@ -325,148 +341,149 @@ impl Command {
     }
 }
 
-/// What `Rename` does with an existing new name.
+/// Treatment of an existing new name by `Rename`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RenameMode {
-    /// Replaces it, as rename(2).
+    /// Replace it, as rename(2) does.
     Replace,
-    /// Refuses with `Exists` (RENAME_NOREPLACE).
+    /// Refuse with `Exists` (RENAME_NOREPLACE).
     NoReplace,
-    /// Swaps the two (RENAME_EXCHANGE).
+    /// Swap the two names (RENAME_EXCHANGE).
     Exchange,
 }
 
-/// Whether `SetXattr` makes or replaces.
+/// Whether `SetXattr` may create or replace an attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum XattrMode {
-    /// Either.
+    /// Create or replace it.
     Any,
-    /// `Exists` if it is there (XATTR_CREATE).
+    /// Create it; `Exists` if it exists (XATTR_CREATE).
     Create,
-    /// `NoAttribute` if it is not (XATTR_REPLACE).
+    /// Replace it; `NoAttribute` if it does not exist (XATTR_REPLACE).
     Replace,
 }
 
-/// A time to set.
+/// A new value of a time attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimeChange {
     /// The entry's time.
     Now,
-    /// This one.
+    /// The given time.
     At(Time),
 }
 
-/// What `SetAttr` changes; `ctime` becomes the entry's time.
+/// The attributes that `SetAttr` changes; `None` leaves an attribute as it is. `ctime` becomes the entry's
+/// time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttrChange {
     /// Permission bits.
     pub mode: Option<u16>,
-    /// Owner. A change of owner or group clears set-id bits of a file unless `mode` is given too.
+    /// Owner. A change of owner or group clears the set-id bits of a file, unless `mode` is set, too.
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
     /// Length of a file.
     pub size: Option<u64>,
-    /// Access time.
+    /// Time of last access.
     pub atime: Option<TimeChange>,
-    /// Modification time. A change of size sets it to the entry's time when it is not given.
+    /// Time of last modification. A change of size sets it to the entry's time unless it is given.
     pub mtime: Option<TimeChange>,
 }
 
-/// Shares of a block, as it lies in a group.
+/// Shares of a block in a placement group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharesOf {
-    /// Which block.
+    /// Block.
     pub block: BlockId,
-    /// The group that it was in for whoever speaks.
+    /// Group of the block, as far as the reporter knows.
     pub group: GroupId,
-    /// Which shares: bit i for share i.
+    /// Shares: bit i for share i.
     pub bits: u64,
 }
 
-/// A block that moves.
+/// A block that rebalance has moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MovedBlock {
-    /// Which.
+    /// Block.
     pub id: BlockId,
-    /// From which group.
+    /// Old group.
     pub from: GroupId,
-    /// To which: the open group of the same slot.
+    /// New group: the open group of the same slot.
     pub to: GroupId,
 }
 
-/// A block that a commit brings.
+/// A block that a commit adds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewBlock {
-    /// Its id, of the committing session.
+    /// Block id; its session is the committing one.
     pub id: BlockId,
-    /// Its group in the file's volume.
+    /// Placement group in the file's volume.
     pub group: GroupId,
-    /// Bytes, 1 to 1 MiB.
+    /// Length in bytes, 1 to 1 MiB.
     pub len: u32,
-    /// Shares that could not be placed: bit i for share i.
+    /// Shares that could not be stored: bit i for share i.
     pub missing: u64,
 }
 
-/// Where a part of a new block shows.
+/// A part of a new block and its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewExtent {
-    /// In the file, bytes.
+    /// First byte in the file.
     pub offset: u64,
-    /// Bytes, not 0.
+    /// Length in bytes, not 0.
     pub len: u32,
-    /// Index into the commit's `blocks`.
+    /// Block, as an index into the commit's `blocks`.
     pub block: u32,
-    /// In the block, bytes.
+    /// First byte in the block.
     pub block_offset: u32,
 }
 
 /// A piece of inline data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InlinePiece {
-    /// In the file, bytes.
+    /// First byte in the file.
     pub offset: u32,
-    /// What is there now.
+    /// New bytes.
     pub data: Vec<u8>,
 }
 
-/// What a command gave.
+/// The result of a successful command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It is done.
+    /// Success without a value.
     Done,
-    /// The inode as it is now.
+    /// The inode after the command.
     Attr(Attr),
-    /// The name is gone.
+    /// A name was removed.
     Removed {
-        /// What the name meant.
+        /// Inode that the name pointed to.
         ino: Ino,
-        /// Whether the inode is an orphan now.
+        /// True when the inode is a file without any name left.
         last_name_gone: bool,
     },
-    /// A session's number.
+    /// Number of the new session.
     Session(SessionId),
-    /// The new volume.
+    /// Number of the new volume.
     Volume(VolumeId),
-    /// The node's number.
+    /// Number of the node.
     Node(NodeId),
-    /// How it stands with the lock.
+    /// State of a lock.
     Lock {
-        /// Whose it is.
+        /// Session of the lock.
         session: SessionId,
-        /// How it stands.
+        /// State of the lock.
         state: LockState,
-        /// The inode as it is now: what was written under the lock before is in it.
+        /// The inode after the command; it includes everything that was written under earlier locks.
         attr: Attr,
     },
-    /// Inode numbers that nobody else will use.
+    /// Reserved inode numbers, which no other session will use.
     Reserved {
-        /// The first.
+        /// First number.
         first: Ino,
-        /// How many.
+        /// Number of inode numbers.
         count: u32,
     },
 }
 
-/// A command's result, as it is recorded and sent.
+/// The result of a command, as it is recorded and sent.
 pub type Applied = Result<Outcome, NsError>;

@@ -1,21 +1,29 @@
-//! What a session decides by itself in directories that are delegated to it: its own small part of the namespace, under the same
-//! functions, ahead of the leader.
+//! [`DelegationSet`]: the directories that are delegated to a session, and the commands that the session
+//! decides itself.
 //!
-//! While a directory is delegated ([`crate::command::Command::Delegate`]) nobody else changes or looks up its names. So its holder can
-//! say at once what a command on them gives, tell the program, and send the command later, in order ("behind the caller", as local
-//! filesystems do; Ceph's asynchronous directory operations and NFS's directory delegations are relatives). Three kinds of inodes:
+//! While a directory is delegated ([`crate::command::Command::Delegate`]) no other session changes or looks
+//! up its names. So the holder of the delegation computes the outcome of a command with the namespace's own
+//! functions, acknowledges it early, and sends the command to the leader later, in order. Local filesystems
+//! write back in this way; Ceph's asynchronous directory operations and NFS's directory delegations are
+//! relatives. There are three kinds of inodes:
 //!
-//! - **held**: the delegated directories. All their names are known here, and their attributes are.
-//! - **born**: made here below a held directory and known to nobody else, since every way to them leads through it. Everything about
-//!   them is known here.
-//! - others: what a held directory named before. Of them only names and kinds are known; their attributes are the leader's to tell.
+//! - **delegated**: the delegated directories. Their attributes and all their names are known here.
+//! - **unpublished**: inodes that were made here below a delegated directory. No other session knows them,
+//!   because every path to them leads through that directory. Everything about them is known here.
+//! - **external**: inodes that a delegated directory named before. Only their names and kinds are known here;
+//!   the leader knows their attributes.
 //!
-//! Invariants, held by `tests/holding.rs` against a namespace that applies the same commands later:
-//! 1. What [`Decision::Local`] gives is what the leader will give, but for what became of an *other* inode.
-//! 2. What [`DelegationSet::answer`] gives is what the leader will answer once it has applied every command before.
-//! 3. After [`DelegationSet::let_go`] nothing that others can reach through that directory is taken for born.
+//! Invariants, which `what_is_acknowledged_early_is_what_the_leader_says_later` holds against a namespace
+//! that applies the same commands later:
+//! 1. The outcome of a [`Decision::Local`] command is the leader's later outcome, except for the state of an
+//!    *external* inode.
+//! 2. The answer of [`DelegationSet::answer`] is the leader's answer once it has applied every earlier
+//!    command.
+//! 3. After [`DelegationSet::return_directory`] no inode that other sessions can reach through that directory
+//!    counts as unpublished.
 //!
-//! It leaves out sending, waiting, and when to ask for a directory: the client does that.
+//! Left out: sending, waiting, and the decision when to ask for a delegation; the client's write-back does
+//! these.
 
 use crate::apply::apply;
 use crate::command::{Applied, Command, Name, Outcome, RenameMode, Request};
@@ -29,62 +37,63 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-/// What becomes of a command.
+/// Where a command is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// [`DelegationSet::act`] says the outcome; the leader is told later.
+    /// Here: [`DelegationSet::apply_locally`] returns the outcome, and the leader gets the command later.
     Local,
-    /// [`DelegationSet::act`] takes it in; the outcome is the leader's to say, in its turn.
+    /// By the leader, in order: [`DelegationSet::apply_locally`] applies the command here, and the leader
+    /// confirms the outcome.
     Confirm,
-    /// It changes nothing that is known here: the leader's alone.
+    /// By the leader alone: the command changes nothing that is known here.
     Remote,
-    /// These must be given back first.
+    /// By the leader, after these directories are returned.
     Return(Vec<Ino>),
 }
 
-/// A name in a directory.
+/// A name in a directory, as far as it is known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Name.
+    /// Name in the directory.
     pub name: Name,
-    /// What it names.
+    /// Inode of the name.
     pub ino: Ino,
-    /// If that is known here.
+    /// Attributes, if they are known here.
     pub attr: Option<Attr>,
 }
 
-/// What is known of a question.
+/// The part of an answer that is known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAnswer {
-    /// The answer.
+    /// The whole answer.
     Complete(Answered),
-    /// Part of it; the leader knows the rest, if it is asked this.
+    /// A part of the answer; the leader knows the rest, and gives it for this query.
     Partial(Query),
-    /// Nothing.
+    /// No part of the answer.
     Unknown,
 }
 
-/// Directories held, and what was made in them.
+/// The delegated directories of a session, and the unpublished inodes below them.
 #[derive(Debug, Clone, Default)]
 pub struct DelegationSet {
     kv: MemoryKv,
-    held: BTreeSet<Ino>,
-    /// With the held directory that each was born below.
+    delegated: BTreeSet<Ino>,
+    /// Unpublished inodes, each with the delegated directory below which it was made.
     unpublished: BTreeMap<Ino, Ino>,
-    /// The volume's closed groups: blocks in them move.
-    closed: BTreeSet<GroupId>,
+    /// Closed groups of the volume; rebalance moves the blocks in them.
+    closed_groups: BTreeSet<GroupId>,
 }
 
 fn read<T: DeserializeOwned>(kv: &MemoryKv, key: &[u8]) -> Option<T> {
     kv.get(key).map(|bytes| wire::decode(&bytes).expect("a record of the namespace is readable"))
 }
 
-/// An inode of which only this is known, for as long as a command is looked at.
-fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
+/// Returns placeholder attributes for an external inode, used while one command is applied.
+fn placeholder(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
     let time = Time::default();
-    // Two names: losing one does not end it here, whatever it does at the leader.
+    // Two names: after losing one, the inode still exists here, whatever happens to it at the leader.
     let nlink = 2;
-    let (mode, uid, gid, size, held, rdev, version, extents) = Default::default();
+    let (mode, uid, gid, size, stored_bytes, rdev, version, extents) = Default::default();
     let (atime, mtime, ctime, crtime, parent) = (time, time, time, time, ino);
     Attr {
         ino,
@@ -95,7 +104,7 @@ fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
         gid,
         nlink,
         size,
-        held,
+        stored_bytes,
         rdev,
         atime,
         mtime,
@@ -108,34 +117,34 @@ fn stand_in(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
 }
 
 impl DelegationSet {
-    /// Whether anything is held.
+    /// Returns whether no directory is delegated.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.delegated.is_empty()
     }
 
-    /// The directories held.
-    pub fn held(&self) -> impl ExactSizeIterator<Item = Ino> + '_ {
-        self.held.iter().copied()
+    /// Returns the delegated directories.
+    pub fn delegated(&self) -> impl ExactSizeIterator<Item = Ino> + '_ {
+        self.delegated.iter().copied()
     }
 
-    /// Records kept, as a measure of memory.
+    /// Returns the number of records kept, as a measure of memory.
     pub fn records(&self) -> usize {
         self.kv.0.len()
     }
 
-    /// Whether all that is to be known of an inode is known here.
-    pub fn is_mine(&self, ino: Ino) -> bool {
-        self.held.contains(&ino) || self.unpublished.contains_key(&ino)
+    /// Returns whether everything about an inode is known here: it is delegated or unpublished.
+    pub fn is_fully_known(&self, ino: Ino) -> bool {
+        self.delegated.contains(&ino) || self.unpublished.contains_key(&ino)
     }
 
-    /// Whether nobody else can know of an inode.
+    /// Returns whether no other session can know the inode.
     pub fn is_unpublished(&self, ino: Ino) -> bool {
         self.unpublished.contains_key(&ino)
     }
 
-    /// Whether all names of a directory are known here.
-    fn knows(&self, dir: Ino) -> bool {
-        self.held.contains(&dir)
+    /// Returns whether all names of a directory are known here.
+    fn knows_all_names(&self, dir: Ino) -> bool {
+        self.delegated.contains(&dir)
             || self.unpublished.contains_key(&dir)
                 && self.attr(dir).is_some_and(|attr| attr.kind == FileKind::Directory)
     }
@@ -148,78 +157,81 @@ impl DelegationSet {
         read(&self.kv, &key::entry(parent, name))
     }
 
-    /// When an inode last changed, where that is known here.
+    /// Returns the time of an inode's last change, if it is known here.
     pub fn ctime(&self, ino: Ino) -> Option<Time> {
         self.attr(ino).map(|attr| attr.ctime)
     }
 
-    /// The held directory that an inode belongs to.
-    pub fn home(&self, ino: Ino) -> Option<Ino> {
-        if self.held.contains(&ino) { Some(ino) } else { self.unpublished.get(&ino).copied() }
+    /// Returns the delegated directory of an inode: the inode itself, or the directory below which it was
+    /// made.
+    pub fn delegated_ancestor(&self, ino: Ino) -> Option<Ino> {
+        if self.delegated.contains(&ino) { Some(ino) } else { self.unpublished.get(&ino).copied() }
     }
 
-    /// Takes in a directory that was delegated: as it is now, with all its names.
-    pub fn take(
+    /// Adds a directory that was delegated, with its current attributes and names.
+    pub fn add_directory(
         &mut self,
         volume: &VolumeRecord,
         dir: &Attr,
         names: impl IntoIterator<Item = (Vec<u8>, Ino, FileKind)>,
     ) {
         self.keep_volume(volume);
-        // Numbers are given by who asks.
+        // Commands carry reserved inode numbers, so every number below the counter must pass.
         self.put(&key::counter("next-ino"), &u64::MAX);
         self.put(&key::inode(dir.ino), dir);
         for (name, ino, kind) in names {
             self.put(&key::entry(dir.ino, &name), &(ino, kind));
         }
-        self.held.insert(dir.ino);
+        self.delegated.insert(dir.ino);
     }
 
-    /// The volume has other groups now.
-    pub fn volume_is(&mut self, volume: &VolumeRecord) {
-        if !self.held.is_empty() {
+    /// Updates the volume's placement groups.
+    pub fn update_volume(&mut self, volume: &VolumeRecord) {
+        if !self.delegated.is_empty() {
             self.keep_volume(volume);
         }
     }
 
     fn keep_volume(&mut self, volume: &VolumeRecord) {
         self.put(&key::volume(volume.id), volume);
-        self.closed = volume.closed_groups().into_iter().map(|(group, _)| group).collect();
+        self.closed_groups = volume.closed_groups().into_iter().map(|(group, _)| group).collect();
     }
 
     fn put<T: serde::Serialize>(&mut self, key: &[u8], value: &T) {
         self.kv.put(key, &wire::encode(value));
     }
 
-    /// What becomes of a command.
-    pub fn plan(&self, command: &Command) -> Decision {
+    /// Returns where a command is decided.
+    pub fn decide(&self, command: &Command) -> Decision {
         let here_if = |here: bool| if here { Decision::Local } else { Decision::Remote };
         match command {
             Command::Make { parent, name, or_existing, .. } => match self.child(*parent, name) {
-                _ if !self.knows(*parent) => Decision::Remote,
-                Some((ino, FileKind::File)) if *or_existing && !self.is_mine(ino) => Decision::Confirm,
+                _ if !self.knows_all_names(*parent) => Decision::Remote,
+                Some((ino, FileKind::File)) if *or_existing && !self.is_fully_known(ino) => Decision::Confirm,
                 _ => Decision::Local,
             },
-            Command::Unlink { parent, .. } => here_if(self.knows(*parent)),
+            Command::Unlink { parent, .. } => here_if(self.knows_all_names(*parent)),
             Command::RemoveDirectory { parent, name } => match self.child(*parent, name) {
-                _ if !self.knows(*parent) => Decision::Remote,
-                Some((ino, FileKind::Directory)) if !self.is_mine(ino) => Decision::Confirm,
+                _ if !self.knows_all_names(*parent) => Decision::Remote,
+                Some((ino, FileKind::Directory)) if !self.is_fully_known(ino) => Decision::Confirm,
                 _ => Decision::Local,
             },
-            Command::Link { ino, parent, .. } => match (self.knows(*parent), self.home(*ino)) {
-                (true, Some(_)) => Decision::Local,
-                (true, None) => Decision::Confirm,
-                (false, Some(home)) => Decision::Return(vec![home]),
-                (false, None) => Decision::Remote,
-            },
-            Command::Rename { parent, name, new_parent, new_name, mode } => {
-                self.plan_rename((*parent, name), (*new_parent, new_name), *mode)
+            Command::Link { ino, parent, .. } => {
+                match (self.knows_all_names(*parent), self.delegated_ancestor(*ino)) {
+                    (true, Some(_)) => Decision::Local,
+                    (true, None) => Decision::Confirm,
+                    (false, Some(ancestor)) => Decision::Return(vec![ancestor]),
+                    (false, None) => Decision::Remote,
+                }
             }
-            Command::SetAttr { ino, .. } => here_if(self.is_mine(*ino)),
+            Command::Rename { parent, name, new_parent, new_name, mode } => {
+                self.decide_rename((*parent, name), (*new_parent, new_name), *mode)
+            }
+            Command::SetAttr { ino, .. } => here_if(self.is_fully_known(*ino)),
             Command::Commit { ino, .. } | Command::Punch { ino, .. } => here_if(self.is_unpublished(*ino)),
             Command::SetXattr { ino, .. } | Command::RemoveXattr { ino, .. } => {
-                // The attributes that a held directory had before are not known.
-                if self.held.contains(ino) {
+                // The extended attributes that a delegated directory had before are not known here.
+                if self.delegated.contains(ino) {
                     Decision::Return(vec![*ino])
                 } else {
                     here_if(self.is_unpublished(*ino))
@@ -229,33 +241,33 @@ impl DelegationSet {
         }
     }
 
-    fn plan_rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Decision {
+    fn decide_rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Decision {
         let moved = self.child(from.0, from.1);
-        let (from_known, to_known) = (self.knows(from.0), self.knows(to.0));
+        let (from_known, to_known) = (self.knows_all_names(from.0), self.knows_all_names(to.0));
         if !(from_known && to_known) {
-            // What is moved out can be reached by others from then on, and what is moved in is not known.
+            // Other sessions can reach an inode that moves out. An inode that moves in is not known here.
             let known = [(from_known, from.0), (to_known, to.0)].into_iter().find(|(known, _)| *known);
-            return match known.and_then(|(_, dir)| self.home(dir)) {
-                Some(home) => Decision::Return(vec![home]),
+            return match known.and_then(|(_, dir)| self.delegated_ancestor(dir)) {
+                Some(ancestor) => Decision::Return(vec![ancestor]),
                 None => Decision::Remote,
             };
         }
         let there = self.child(to.0, to.1);
         let is_other_dir = |child: Option<(Ino, FileKind)>| {
-            child.is_some_and(|(ino, kind)| kind == FileKind::Directory && !self.is_mine(ino))
+            child.is_some_and(|(ino, kind)| kind == FileKind::Directory && !self.is_fully_known(ino))
         };
         let swaps = mode == RenameMode::Exchange;
-        // What lies below a directory that is not known here, and whether it is empty, the leader says.
+        // Only the leader knows the contents of an external directory and whether it is empty.
         let confirm = is_other_dir(there) || is_other_dir(moved) && (swaps || from.0 != to.0);
         if confirm { Decision::Confirm } else { Decision::Local }
     }
 
-    /// What to look up before a command that is the leader's alone: should it name a held directory, which the command ends or moves, that
-    /// is to be given back first.
-    pub fn suspects(&self, command: &Command) -> Vec<Query> {
+    /// Returns the lookups to make before a [`Decision::Remote`] command. If one of them finds a delegated
+    /// directory, the command would remove or move it, and the directory must be returned first.
+    pub fn lookups_before(&self, command: &Command) -> Vec<Query> {
         let lookup = |parent: &Ino, name: &Name| Query::Lookup { parent: *parent, name: name.clone() };
         match command {
-            _ if self.held.is_empty() => Vec::new(),
+            _ if self.delegated.is_empty() => Vec::new(),
             Command::RemoveDirectory { parent, name } => vec![lookup(parent, name)],
             Command::Rename { parent, name, new_parent, new_name, .. } => {
                 vec![lookup(parent, name), lookup(new_parent, new_name)]
@@ -264,8 +276,9 @@ impl DelegationSet {
         }
     }
 
-    /// The inodes that a command is about: where one of them has changes under way it must wait for them.
-    pub fn about(command: &Command) -> Vec<Ino> {
+    /// Returns the inodes that a command concerns. If one of them has pending changes, the command must wait
+    /// for these.
+    pub fn affected_inodes(command: &Command) -> Vec<Ino> {
         match command {
             Command::Make { parent, .. } => vec![*parent],
             Command::Unlink { parent, .. } | Command::RemoveDirectory { parent, .. } => vec![*parent],
@@ -283,8 +296,8 @@ impl DelegationSet {
         }
     }
 
-    /// As [`DelegationSet::about`], of a question.
-    pub fn asked_about(query: &Query) -> Option<Ino> {
+    /// Returns the inode that a query concerns. If it has pending changes, the query must wait for these.
+    pub fn queried_inode(query: &Query) -> Option<Ino> {
         match query {
             Query::Lookup { parent: ino, .. }
             | Query::ReadDirectory { dir: ino, .. }
@@ -300,11 +313,12 @@ impl DelegationSet {
         }
     }
 
-    /// The *other* inodes that a command changes: their attributes here and at the leader differ until it is applied.
-    pub fn changes(&self, command: &Command) -> Vec<Ino> {
+    /// Returns the *external* inodes that a command changes. Their attributes here and at the leader differ
+    /// until the leader has applied the command.
+    pub fn changed_external_inodes(&self, command: &Command) -> Vec<Ino> {
         let others = |children: &[Option<(Ino, FileKind)>]| {
             let inos = children.iter().flatten().map(|(ino, _)| *ino);
-            inos.filter(|ino| !self.is_mine(*ino)).collect()
+            inos.filter(|ino| !self.is_fully_known(*ino)).collect()
         };
         match command {
             Command::Unlink { parent, name } | Command::RemoveDirectory { parent, name } => {
@@ -318,42 +332,43 @@ impl DelegationSet {
         }
     }
 
-    /// Does a command here, at a time that goes with it to the leader. A refusal has changed nothing, and the leader need not be told.
-    pub fn act(&mut self, time: Time, command: &Command) -> Applied {
-        let stand_ins = self.put_stand_ins(command);
+    /// Applies a command here, with a time that the leader gets, too. A refused command has changed nothing,
+    /// and the leader need not get it.
+    pub fn apply_locally(&mut self, time: Time, command: &Command) -> Applied {
+        let placeholders = self.put_placeholders(command);
         let moved = match command {
             Command::Rename { parent, name, .. } => self.child(*parent, name).map(|(ino, _)| ino),
             _ => None,
         };
         let request = Request { id: None, done_below: 0, time: Some(time), command: command.clone() };
-        // Nothing here is delegated to somebody else.
+        // No directory in this store is delegated to another session.
         let applied = apply(&mut self.kv, time, &request);
-        for ino in stand_ins {
+        for ino in placeholders {
             self.kv.delete(&key::inode(ino));
         }
         match (&applied, command) {
             (Ok(Outcome::Attr(attr)), Command::Make { parent, .. }) => {
-                if let Some(home) = self.home(*parent)
+                if let Some(ancestor) = self.delegated_ancestor(*parent)
                     && self.attr(attr.ino).is_some()
                 {
-                    self.unpublished.entry(attr.ino).or_insert(home);
+                    self.unpublished.entry(attr.ino).or_insert(ancestor);
                 }
             }
             (Ok(Outcome::Removed { ino, .. }), _) if self.attr(*ino).is_none() => {
                 self.unpublished.remove(ino);
-                self.held.remove(ino);
+                self.delegated.remove(ino);
             }
             _ => {}
         }
-        debug_assert!(moved.is_none_or(|moved| self.is_mine(moved) == self.attr(moved).is_some()));
+        debug_assert!(moved.is_none_or(|moved| self.is_fully_known(moved) == self.attr(moved).is_some()));
         for letter in [b"G", b"S"] {
             self.delete_all(letter);
         }
         applied
     }
 
-    /// Takes in what the leader said of a command that had to be confirmed.
-    pub fn confirmed(&mut self, command: &Command, outcome: &Outcome) {
+    /// Applies the leader's outcome of a [`Decision::Confirm`] command.
+    pub fn confirm(&mut self, command: &Command, outcome: &Outcome) {
         if let (Command::Link { parent, name, .. }, Outcome::Attr(attr)) = (command, outcome)
             && self.child(*parent, name).is_some_and(|(ino, _)| ino == attr.ino)
         {
@@ -361,8 +376,8 @@ impl DelegationSet {
         }
     }
 
-    /// Attributes, for as long as a command is looked at, of the others that it meets.
-    fn put_stand_ins(&mut self, command: &Command) -> Vec<Ino> {
+    /// Writes placeholder attributes of the external inodes that a command meets, and returns these inodes.
+    fn put_placeholders(&mut self, command: &Command) -> Vec<Ino> {
         let mut wanted: Vec<(Ino, FileKind)> = Vec::new();
         let dir = match command {
             Command::Make { parent, name, .. }
@@ -378,9 +393,9 @@ impl DelegationSet {
             Command::Rename { parent, name, new_parent, new_name, .. } => {
                 wanted.extend(self.child(*parent, name));
                 wanted.extend(self.child(*new_parent, new_name));
-                // The way up ends above what is held.
-                let above = self.held.iter().filter_map(|held| self.attr(*held));
-                wanted.extend(above.map(|held| (held.parent, FileKind::Directory)));
+                // The search for ancestors ends above the delegated directories.
+                let above = self.delegated.iter().filter_map(|dir| self.attr(*dir));
+                wanted.extend(above.map(|dir| (dir.parent, FileKind::Directory)));
                 *parent
             }
             _ => return Vec::new(),
@@ -388,23 +403,27 @@ impl DelegationSet {
         let volume = self.attr(dir).map(|attr| attr.volume).unwrap_or_default();
         wanted.retain(|(ino, _)| self.attr(*ino).is_none());
         for (ino, kind) in &wanted {
-            self.put(&key::inode(*ino), &stand_in(*ino, *kind, volume));
+            self.put(&key::inode(*ino), &placeholder(*ino, *kind, volume));
         }
         wanted.into_iter().map(|(ino, _)| ino).collect()
     }
 
-    /// Answers, as far as that is known here.
+    /// Answers a query as far as the answer is known here.
     pub fn answer(&self, query: &Query) -> LocalAnswer {
         match query {
-            Query::Lookup { parent, name } if self.knows(*parent) => match self.child(*parent, name) {
-                Some((ino, _)) if !self.is_mine(ino) => LocalAnswer::Partial(Query::GetAttr { ino }),
-                None if name == b".." => LocalAnswer::Unknown,
-                _ => LocalAnswer::Complete(answer(&self.kv, query)),
-            },
-            Query::GetAttr { ino } | Query::Open { ino } if self.is_mine(*ino) => {
+            Query::Lookup { parent, name } if self.knows_all_names(*parent) => {
+                match self.child(*parent, name) {
+                    Some((ino, _)) if !self.is_fully_known(ino) => {
+                        LocalAnswer::Partial(Query::GetAttr { ino })
+                    }
+                    None if name == b".." => LocalAnswer::Unknown,
+                    _ => LocalAnswer::Complete(answer(&self.kv, query)),
+                }
+            }
+            Query::GetAttr { ino } | Query::Open { ino } if self.is_fully_known(*ino) => {
                 LocalAnswer::Complete(answer(&self.kv, query))
             }
-            // Blocks move without anybody's asking the holder.
+            // Rebalance moves blocks without recalling the delegation.
             Query::Layout { ino, .. } if self.is_unpublished(*ino) && !self.may_have_moved(*ino) => {
                 LocalAnswer::Complete(answer(&self.kv, query))
             }
@@ -417,23 +436,23 @@ impl DelegationSet {
         }
     }
 
-    /// Whether a file has blocks in groups that are closed by now.
+    /// Returns whether a file has blocks in groups that are closed.
     fn may_have_moved(&self, ino: Ino) -> bool {
         let mut any = false;
-        if !self.closed.is_empty() {
+        if !self.closed_groups.is_empty() {
             self.kv.scan(&key::extent(ino, 0), &key::extent(ino, u64::MAX), &mut |_, value| {
                 let extent: Extent = wire::decode(value).expect("an extent is readable");
-                any = self.closed.contains(&extent.group);
+                any = self.closed_groups.contains(&extent.group);
                 if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         }
         any
     }
 
-    /// The names of a directory, in order, after one; and whether there are more. None: they are not known here. Of those without attributes
-    /// only the number is known.
+    /// Returns the names of a directory after `after`, in order, and whether more follow. Returns `None` when
+    /// the names are not known here. Entries of external inodes have no attributes.
     pub fn list(&self, dir: Ino, after: Option<&[u8]>, limit: usize) -> Option<(Vec<Listed>, bool)> {
-        if !self.knows(dir) {
+        if !self.knows_all_names(dir) {
             return None;
         }
         let prefix = key::entry(dir, b"");
@@ -446,17 +465,18 @@ impl DelegationSet {
                 return ControlFlow::Break(());
             }
             let (ino, _): (Ino, FileKind) = wire::decode(value).expect("an entry is readable");
-            let attr = if self.is_mine(ino) { self.attr(ino) } else { None };
+            let attr = if self.is_fully_known(ino) { self.attr(ino) } else { None };
             listed.push(Listed { name: key[prefix.len()..].to_vec(), ino, attr });
             ControlFlow::Continue(())
         });
         Some((listed, more))
     }
 
-    /// What would not be born any more, were a directory given back: all that was born below it or can be reached through it.
-    pub fn below(&self, dir: Ino) -> BTreeSet<Ino> {
+    /// Returns the inodes that a return of the directory would publish: unpublished inodes that were made
+    /// below it or can be reached through it.
+    pub fn published_by_return(&self, dir: Ino) -> BTreeSet<Ino> {
         let mut found: BTreeSet<Ino> =
-            self.unpublished.iter().filter(|(_, home)| **home == dir).map(|(ino, _)| *ino).collect();
+            self.unpublished.iter().filter(|(_, ancestor)| **ancestor == dir).map(|(ino, _)| *ino).collect();
         let mut to_look: Vec<Ino> = found.iter().copied().chain([dir]).collect();
         while let Some(next) = to_look.pop() {
             let prefix = key::entry(next, b"");
@@ -471,26 +491,27 @@ impl DelegationSet {
         found
     }
 
-    /// Forgets a directory that is given back, and all that is below it.
-    pub fn let_go(&mut self, dir: Ino) {
-        for ino in self.below(dir) {
+    /// Removes a directory that is returned, and all unpublished inodes below it.
+    pub fn return_directory(&mut self, dir: Ino) {
+        for ino in self.published_by_return(dir) {
             self.forget(ino);
         }
-        self.held.remove(&dir);
+        self.delegated.remove(&dir);
         self.forget(dir);
-        if self.held.is_empty() {
+        if self.delegated.is_empty() {
             *self = DelegationSet::default();
         }
     }
 
-    /// Forgets everything.
+    /// Removes all directories and inodes.
     pub fn clear(&mut self) {
         *self = DelegationSet::default();
     }
 
-    /// Nobody here has a file open any more: if it has no name it is over.
-    pub fn closed(&mut self, ino: Ino) {
-        if self.unpublished.contains_key(&ino) && self.kv.get(&key::orphan(ino)).is_some() {
+    /// Notes that this client has the inode open in no file. An unpublished inode without a name ends with
+    /// it.
+    pub fn last_close(&mut self, ino: Ino) {
+        if self.unpublished.contains_key(&ino) && self.kv.get(&key::unlinked(ino)).is_some() {
             self.forget(ino);
         }
     }
@@ -512,7 +533,7 @@ impl DelegationSet {
         for prefix in [key::entry(ino, b""), key::xattr(ino, b""), extents[..9].to_vec()] {
             self.delete_all(&prefix);
         }
-        for key in [key::inode(ino), key::inline(ino), key::target(ino), key::orphan(ino)] {
+        for key in [key::inode(ino), key::inline(ino), key::target(ino), key::unlinked(ino)] {
             self.kv.delete(&key);
         }
         self.unpublished.remove(&ino);

@@ -1,28 +1,28 @@
-//! Why the namespace refuses a command or cannot answer a query. Variants map one to one to an errno in
-//! `rain-fuse` and to a gRPC status in `storaged`.
+//! The reasons for which the namespace refuses a command or a query. Each variant maps to one errno in
+//! `rain-fuse` and to one gRPC status in `storaged`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A refusal. It is part of a command's result, so it is recorded and repeated like any other result.
+/// A refusal. A command's refusal is its result: it is recorded, and a retried request gets it again.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum NsError {
-    /// No such entry, inode, attribute's holder, volume or node.
+    /// The entry, inode, volume or node does not exist.
     #[error("no such file or directory")]
     NotFound,
-    /// The name is taken.
-    #[error("the name exists already")]
+    /// The name exists.
+    #[error("the name exists")]
     Exists,
-    /// A directory was needed.
+    /// The command needs a directory.
     #[error("not a directory")]
     NotDirectory,
-    /// A directory is not allowed here.
+    /// The command is not possible on a directory.
     #[error("is a directory")]
     IsDirectory,
     /// The directory has entries.
     #[error("the directory is not empty")]
     NotEmpty,
-    /// A name over 255 bytes or a symlink target over 4095.
+    /// The name has more than 255 bytes, or the symlink target more than 4095.
     #[error("the name is too long: {bytes} bytes, at most {limit}")]
     NameTooLong {
         /// Length given.
@@ -30,64 +30,66 @@ pub enum NsError {
         /// Length allowed.
         limit: u64,
     },
-    /// The command makes no sense: an empty name, a slash in a name, a move into itself.
+    /// The arguments make no sense: an empty name, a slash in a name, a move of a directory into itself.
     #[error("invalid argument: {0}")]
     Invalid(String),
-    /// The inode is gone or was replaced since the caller looked.
+    /// The inode was freed or replaced after the caller looked it up.
     #[error("the file is gone (stale inode)")]
     Stale,
-    /// An inline write to a file whose data is in blocks by now; look again and write blocks.
-    #[error("the file is no longer inline")]
+    /// Inline write to a file whose data has moved into blocks. The client reads the layout again and writes
+    /// blocks.
+    #[error("the file's data has moved from its inode to blocks; read its layout again")]
     NotInline,
-    /// No such extended attribute.
+    /// The extended attribute does not exist.
     #[error("no such extended attribute")]
     NoAttribute,
-    /// An extended attribute over 64 KiB, or over 1 MiB of them on one inode.
-    #[error("the extended attributes are too large")]
+    /// The value of an extended attribute is over 64 KiB, or all of an inode's together are over 1 MiB.
+    #[error("the extended attributes are too large: at most 64 KiB each, 1 MiB in all")]
     AttributesTooLarge,
-    /// More than 65,000 links to one inode.
-    #[error("too many links")]
+    /// The inode would get more than 65,000 links.
+    #[error("too many links: at most 65000 to one file or directory")]
     TooManyLinks,
-    /// A file over 2^63 - 1 bytes.
-    #[error("the file would be too large")]
+    /// The file would be longer than 2^63 - 1 bytes.
+    #[error("the file would be longer than 2^63 - 1 bytes")]
     FileTooLarge,
-    /// The session was ended, its leases are gone: open a new one and do the work again.
+    /// The session has ended and its leases are gone. The client opens a new session and does the work again.
     #[error("session {0} has ended")]
     SessionEnded(rain_types::SessionId),
-    /// Not enough nodes for a volume's code.
-    #[error("code {code} needs {needed} nodes, the cluster has {have}")]
+    /// The cluster has too few nodes for the volume's code.
+    #[error("code {code} needs {needed} nodes that take shares, the cluster has {have}")]
     TooFewNodes {
-        /// The code asked for.
+        /// Code of the volume.
         code: String,
-        /// n.
+        /// Nodes that the code needs: n.
         needed: u32,
-        /// Eligible nodes.
+        /// Eligible nodes that take shares (no witness, not draining).
         have: u32,
     },
-    /// Not allowed for anybody: another name for a directory.
+    /// The operation is never allowed, such as a second name for a directory.
     #[error("not permitted: {0}")]
     NotPermitted(String),
     /// The two names are in different volumes.
     #[error("the two names are in different volumes")]
     CrossVolume,
-    /// Bytes that are no command, query or record of this version.
-    #[error("not understood: {0}")]
+    /// The bytes are no command, query or record of this version.
+    #[error("malformed bytes: {0}")]
     Malformed(String),
-    /// A copy of a request that was answered, come late: nobody waits for it, and it must not apply again.
+    /// The request is a late copy of one whose result the client has. It must not apply again.
     #[error("request {0} was answered before")]
     Answered(u64),
-    /// Waiting for the lock would never end: its holder waits for one of ours.
-    #[error("waiting for this lock would be a deadlock")]
+    /// Waiting for the lock would be a deadlock: its holder waits for a lock of the asker.
+    #[error("waiting for this lock would cause a deadlock")]
     Deadlock,
-    /// Too many locks on one file, or too many that wait.
-    #[error("too many locks on this file")]
+    /// The file has too many locks, or too many waiters for locks.
+    #[error("too many locks or waiters on this file: at most 4096")]
     TooManyLocks,
-    /// The directory's names are another session's for now: recall it, wait, and ask again.
+    /// The directory's names belong to another session. The client recalls the directory, waits, and asks
+    /// again.
     #[error("the directory {dir} is delegated to session {session}")]
     Delegated {
-        /// Which.
+        /// Directory.
         dir: rain_types::Ino,
-        /// Whose it is.
+        /// Session to which it is delegated.
         session: rain_types::SessionId,
     },
 }

@@ -1,11 +1,13 @@
-//! The arithmetic of extents: what is left of one when a stretch of the file is taken away, and a map of them
-//! for caches. `apply` and clients trim by the same function.
+//! Arithmetic of extents: the remains of an extent when a range of the file is removed, and a map of extents
+//! for caches. `apply` and the clients trim with the same function.
+//!
+//! Invariant: the extents of a map never overlap (`a_map_shows_what_was_put_in_last`).
 
 use crate::record::Extent;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What is left of an extent before and after the bytes `from..to`.
+/// Returns the remains of an extent before and after the bytes `from..to`.
 pub fn without(extent: &Extent, from: u64, to: u64) -> [Option<Extent>; 2] {
     let before = (extent.offset < from)
         .then(|| Extent { len: (extent.end().min(from) - extent.offset) as u32, ..*extent });
@@ -17,38 +19,38 @@ pub fn without(extent: &Extent, from: u64, to: u64) -> [Option<Extent>; 2] {
     [before, after]
 }
 
-/// A stretch of a file: in a block, or in none.
+/// A range of a file: data in a block, or a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// In a block.
+    /// Data in a block.
     Data(Extent),
-    /// In none: what is below shows (inline data, else zeros).
+    /// No block: the range reads as inline data, else as zeros.
     Hole {
-        /// Where it starts, bytes.
+        /// First byte in the file.
         offset: u64,
-        /// Bytes, never 0.
+        /// Length in bytes, never 0.
         len: u64,
     },
 }
 
-/// Extents by offset, never overlapping.
+/// Extents by offset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExtentMap {
     extents: BTreeMap<u64, Extent>,
 }
 
 impl ExtentMap {
-    /// How many.
+    /// Returns the number of extents.
     pub fn len(&self) -> usize {
         self.extents.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the map has no extent.
     pub fn is_empty(&self) -> bool {
         self.extents.is_empty()
     }
 
-    /// The extents that overlap a range, in order, untrimmed.
+    /// Returns the extents that overlap a range, in order, untrimmed.
     pub fn overlapping(&self, range: Range<u64>) -> Vec<Extent> {
         let first = self.extents.range(..=range.start).next_back().map_or(range.start, |(offset, _)| *offset);
         if first >= range.end {
@@ -61,7 +63,7 @@ impl ExtentMap {
             .collect()
     }
 
-    /// What covers `range`, cut to it, in order and without a gap: extents and holes.
+    /// Returns the extents and holes that cover `range`, cut to it, in order and without a gap.
     pub fn range(&self, range: Range<u64>) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut at = range.start;
@@ -82,13 +84,13 @@ impl ExtentMap {
         pieces
     }
 
-    /// Puts an extent in; what it overlaps is trimmed.
+    /// Adds an extent; extents that it overlaps are trimmed.
     pub fn insert(&mut self, extent: Extent) {
         self.punch(extent.offset, extent.end());
         self.extents.insert(extent.offset, extent);
     }
 
-    /// Takes the bytes `from..to` away.
+    /// Removes the bytes `from..to`.
     pub fn punch(&mut self, from: u64, to: u64) {
         for old in self.overlapping(from..to) {
             self.extents.remove(&old.offset);
@@ -98,7 +100,7 @@ impl ExtentMap {
         }
     }
 
-    /// Takes everything from `size` on away.
+    /// Removes all bytes from `size` on.
     pub fn truncate(&mut self, size: u64) {
         self.punch(size, u64::MAX);
     }
@@ -124,7 +126,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against one number for each byte: the block and the place in it.
+        /// Compares the map with an array of bytes, each with its block and its offset in the block.
         #[test]
         fn a_map_shows_what_was_put_in_last(
             steps in prop::collection::vec((0u64..300, 1u32..100, 0u8..4), 1..40),

@@ -1,22 +1,22 @@
 //! The ordered transactional store that the namespace's functions run over.
 //!
-//! The namespace never sees what is below: a tree in memory in its own tests and in simulation, an
-//! embedded store with a memtable in `storaged`, a distributed engine one day.
+//! The namespace does not know which store it runs on: a tree in memory in tests and in simulation, or an
+//! embedded store with a memtable in `storaged`.
 
 use std::ops::ControlFlow;
 
-/// Told each pair of a scan in order; breaks when it has enough.
+/// A visitor that a scan calls with each pair in order; it breaks when it needs no more pairs.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
-/// Reading. Keys and values are bytes; order is by bytes.
+/// Read access. Keys and values are bytes; the order is by bytes.
 pub trait KvRead {
-    /// The value of a key.
+    /// Returns the value of a key; `None` when the key does not exist.
     fn get(&self, key: &[u8]) -> Option<Vec<u8>>;
 
     /// Visits the pairs with `from <= key < to` in order until `visit` breaks.
     fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>);
 
-    /// Whether any pair lies in `from <= key < to`.
+    /// Returns whether any pair lies in `from <= key < to`.
     fn any(&self, from: &[u8], to: &[u8]) -> bool {
         let mut found = false;
         self.scan(from, to, &mut |_, _| {
@@ -27,16 +27,16 @@ pub trait KvRead {
     }
 }
 
-/// Reading and writing within one command. The caller makes a whole entry's writes durable together;
-/// a refused command writes nothing (checks come before writes in every command).
+/// Read and write access within one command. The caller makes all writes of a log entry durable together. A
+/// refused command writes nothing, because every command checks before it writes.
 pub trait KvTxn: KvRead {
-    /// Sets a key.
+    /// Sets the value of a key.
     fn put(&mut self, key: &[u8], value: &[u8]);
-    /// Removes a key; a key that is not there is no error.
+    /// Removes a key. Removing a key that does not exist is no error.
     fn delete(&mut self, key: &[u8]);
 }
 
-/// A store in memory: the reference, for tests and simulation.
+/// A store in memory: the reference implementation, for tests and simulation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryKv(pub std::collections::BTreeMap<Vec<u8>, Vec<u8>>);
 

@@ -1,10 +1,17 @@
 //! The namespace: every filesystem operation as a deterministic function over an ordered store.
 //!
-//! - [`command::Command`] changes it, [`apply`] says how; [`query::Query`] asks, [`query::answer`] answers.
-//! - [`holding::DelegationSet`]: what a session may decide by itself, in directories that are delegated to it.
-//! - [`kv::KvTxn`] is all it needs of the world.
+//! - [`command::Command`] is a change, and [`apply()`] executes it. [`query::Query`] is a question, and
+//!   [`query::answer`] answers it.
+//! - [`delegation::DelegationSet`] decides commands on directories that are delegated to one session.
+//! - [`kv::KvTxn`] is the only interface to the outside.
 //!
-//! It knows nothing of clocks, randomness, tasks, sockets, disks, the ring or Raft.
+//! Invariants:
+//! 1. The store, the commands and their times decide every outcome
+//!    (`the_namespace_does_what_a_plain_tree_does`).
+//! 2. The records agree with each other after every command ([`mod@check`], in the model test).
+//! 3. The encodings do not change (`tests/golden.rs`).
+//!
+//! Left out: clocks, randomness, tasks, sockets, disks, the ring and Raft.
 
 mod answer;
 mod apply;

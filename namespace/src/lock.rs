@@ -1,55 +1,58 @@
-//! The locks of one inode: who holds which bytes, who waits for which. Pure values; `apply` keeps them.
+//! The locks of one inode: the held locks and the waiters. These are pure values; `apply` stores them.
 //!
-//! Two kinds of locks, as on Linux: those of flock(2) belong to an open file and cover all of it, those of fcntl(2) belong to
-//! a process and cover bytes. They do not see each other.
+//! There are two kinds of locks, as on Linux. A lock of flock(2) belongs to an open file and covers all of
+//! it. A lock of fcntl(2) belongs to a process and covers a range of bytes. The kinds do not conflict with
+//! each other.
 //!
-//! Invariants ([`LockRecord::faults`]):
+//! Invariants ([`LockRecord::faults`]; `locks_are_what_a_model_of_bytes_says`):
 //! 1. Two locks of different owners that overlap are both shared.
-//! 2. Nothing that waits could be granted: what is free goes at once to who has waited longest.
+//! 2. No waiter could be granted its lock: a free range goes at once to the waiter that has waited longest.
 //!
-//! Fairness: who waits also keeps later waiters away, or a crowd of readers would keep a writer out for ever; but not one that holds
-//! a lock here already, for which the other may be waiting. A lock that is only tried for looks at what is held.
+//! Fairness: a waiter also blocks later waiters, because otherwise a stream of readers would keep a writer
+//! out for ever (`a_writer_is_not_kept_out_by_a_stream_of_readers`). An owner that already holds a lock here
+//! passes the waiters, because they may be waiting for that lock. A request without a queue number looks only
+//! at the held locks.
 //!
-//! Left out: deadlocks over several inodes (`apply` looks for them).
+//! Left out: deadlocks over several inodes, which `apply` detects.
 
 use rain_types::SessionId;
 use serde::{Deserialize, Serialize};
 
-/// Locks on one inode, and waiters, at most: what one record may hold.
+/// Largest number of held locks on one inode, and of waiters, so that one record stays small.
 pub const LOCKS_MAX: usize = 4096;
 
-/// Which locks see each other.
+/// The kind of a lock, which determines the locks that it can conflict with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LockKind {
-    /// flock(2): of an open file.
+    /// Lock of flock(2): owned by an open file.
     Flock,
-    /// fcntl(2): of a process, or of an open file (OFD).
+    /// Lock of fcntl(2): owned by a process, or by an open file (OFD).
     Record,
-    /// Whoever asks cannot tell: sees both.
+    /// Unknown to the asker: conflicts with both kinds.
     Either,
 }
 
 impl LockKind {
-    /// Whether locks of the two kinds can be in each other's way.
+    /// Returns whether locks of the two kinds can conflict.
     pub fn sees(self, other: LockKind) -> bool {
         self == other || self == LockKind::Either || other == LockKind::Either
     }
 }
 
-/// A lock, as one session asks for it.
+/// A lock, as a session asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
-    /// Of which kind.
+    /// Kind of the lock.
     pub kind: LockKind,
-    /// Whose, within the session: a number that the kernel gives.
+    /// Owner within the session: a number from the kernel.
     pub owner: u64,
-    /// Nobody else may have it, not even shared.
+    /// True for an exclusive lock, false for a shared one.
     pub exclusive: bool,
-    /// The first byte.
+    /// First byte.
     pub first: u64,
-    /// The last byte (`u64::MAX`: to the end, wherever that is).
+    /// Last byte; `u64::MAX`: to the end of the file, wherever that is.
     pub last: u64,
-    /// For people, and for `F_GETLK` on the same machine.
+    /// Process id, for people and for `F_GETLK` on the same machine.
     pub pid: u32,
 }
 
@@ -59,35 +62,35 @@ impl Lock {
     }
 }
 
-/// How it stands with a lock that was asked for.
+/// The state of a requested lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockState {
-    /// It is there.
+    /// The session holds the lock.
     Granted,
-    /// It is queued for.
+    /// The request is queued.
     Waiting,
-    /// Somebody holds one that is in the way.
+    /// The request was refused, because a conflicting lock is held.
     Held,
 }
 
-/// A lock with whose it is.
+/// A lock and the session that holds it or asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionLock {
-    /// Whose.
+    /// Session of the lock.
     pub session: SessionId,
-    /// What.
+    /// The lock.
     pub lock: Lock,
 }
 
 impl SessionLock {
-    /// Of one owner, in kinds that see each other.
+    /// Returns whether both have one owner and kinds that can conflict.
     fn same_owner(&self, other: &SessionLock) -> bool {
         self.session == other.session
             && self.lock.owner == other.lock.owner
             && self.lock.kind.sees(other.lock.kind)
     }
 
-    fn stands_in_the_way_of(&self, wanted: &SessionLock) -> bool {
+    fn conflicts_with(&self, wanted: &SessionLock) -> bool {
         !self.same_owner(wanted)
             && self.lock.kind.sees(wanted.lock.kind)
             && (self.lock.exclusive || wanted.lock.exclusive)
@@ -95,77 +98,78 @@ impl SessionLock {
     }
 }
 
-/// One that waits.
+/// A queued request for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// The session's number for it.
+    /// The session's number for the request.
     pub ticket: u64,
-    /// What it waits for.
+    /// Requested lock.
     pub wanted: SessionLock,
 }
 
 /// All locks of an inode.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockRecord {
-    /// In the order in which they were granted.
+    /// Held locks in the order in which they were granted.
     pub held: Vec<SessionLock>,
-    /// In the order in which they came.
+    /// Queued requests in the order in which they came.
     pub waiting: Vec<Waiting>,
 }
 
 impl LockRecord {
-    /// Nobody holds or wants anything.
+    /// Returns whether the inode has neither held locks nor waiters.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty() && self.waiting.is_empty()
     }
 
-    /// Whether the record can take no more.
+    /// Returns whether the record has reached [`LOCKS_MAX`].
     pub fn is_full(&self) -> bool {
         self.held.len() >= LOCKS_MAX || self.waiting.len() >= LOCKS_MAX
     }
 
-    /// A held lock that is in the way.
+    /// Returns a held lock that conflicts with `lock`, if there is one.
     pub fn conflict(&self, session: SessionId, lock: &Lock) -> Option<SessionLock> {
         let wanted = SessionLock { session, lock: *lock };
-        self.held.iter().find(|held| held.stands_in_the_way_of(&wanted)).copied()
+        self.held.iter().find(|held| held.conflicts_with(&wanted)).copied()
     }
 
-    /// Whether a session's ticket still waits.
+    /// Returns whether the session's request with this ticket is still queued.
     pub fn is_waiting(&self, session: SessionId, ticket: u64) -> bool {
         self.waiting.iter().any(|one| one.wanted.session == session && one.ticket == ticket)
     }
 
-    /// Whether a session has anything here.
+    /// Returns whether a session holds a lock or waits for one here.
     pub fn has(&self, session: SessionId) -> bool {
         let waits = |one: &Waiting| one.wanted.session == session;
         self.held.iter().any(|held| held.session == session) || self.waiting.iter().any(waits)
     }
 
-    /// Whose locks a lock has to wait for: those that are held, and those that were queued before (all, for a new one).
+    /// Returns the locks that a request has to wait for: conflicting held locks, and conflicting requests
+    /// among the first `queued_before` of the queue. A new request passes the length of the queue or more.
     pub fn blockers(&self, wanted: &SessionLock, queued_before: usize) -> impl Iterator<Item = &SessionLock> {
         let wanted = *wanted;
         let holds = self.held.iter().any(|held| held.same_owner(&wanted));
         let queue = if holds { &[] } else { &self.waiting[..queued_before.min(self.waiting.len())] };
         let held = self.held.iter();
-        held.chain(queue.iter().map(|one| &one.wanted)).filter(move |held| held.stands_in_the_way_of(&wanted))
+        held.chain(queue.iter().map(|one| &one.wanted)).filter(move |held| held.conflicts_with(&wanted))
     }
 
-    /// Asks for a lock. With a ticket it is queued for when it is not free.
+    /// Requests a lock. With a ticket the request is queued if the lock is not free.
     ///
-    /// A lock of flock(2) that changes its kind first lets the old one go, as on Linux: two that hold it shared and both want it
-    /// exclusive would wait for each other for ever.
-    pub fn ask(&mut self, session: SessionId, lock: &Lock, ticket: Option<u64>) -> LockState {
+    /// A lock of flock(2) that changes between shared and exclusive releases the old lock first, as on Linux.
+    /// Otherwise two owners of a shared lock that both want it exclusive would wait for each other for ever.
+    pub fn request(&mut self, session: SessionId, lock: &Lock, ticket: Option<u64>) -> LockState {
         let wanted = SessionLock { session, lock: *lock };
         let held = self.conflict(session, lock).is_some();
         let queued = ticket.is_some() && self.blockers(&wanted, usize::MAX).next().is_some();
         if !held && !queued {
-            self.take(&wanted);
-            // A weaker lock in place of a stronger one makes room.
+            self.add(&wanted);
+            // A shared lock in place of an exclusive one may let waiters pass.
             self.grant_waiting();
             return LockState::Granted;
         }
         if lock.kind == LockKind::Flock {
-            self.cut(&wanted);
+            self.remove_range(&wanted);
         }
         let Some(ticket) = ticket else {
             self.grant_waiting();
@@ -176,29 +180,29 @@ impl LockRecord {
         if self.is_waiting(session, ticket) { LockState::Waiting } else { LockState::Granted }
     }
 
-    /// Lets an owner's bytes go.
+    /// Releases an owner's locks on a range.
     pub fn release(&mut self, session: SessionId, lock: &Lock) {
-        self.cut(&SessionLock { session, lock: *lock });
+        self.remove_range(&SessionLock { session, lock: *lock });
         self.grant_waiting();
     }
 
-    /// A waiter leaves; gives whether it was still waiting.
-    pub fn give_up(&mut self, session: SessionId, ticket: u64) -> bool {
+    /// Removes a waiter; returns whether it was still queued.
+    pub fn cancel_wait(&mut self, session: SessionId, ticket: u64) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|one| one.wanted.session != session || one.ticket != ticket);
         self.grant_waiting();
         self.waiting.len() < before
     }
 
-    /// A session ends.
+    /// Removes all locks and waiters of a session that has ended.
     pub fn drop_session(&mut self, session: SessionId) {
         self.held.retain(|held| held.session != session);
         self.waiting.retain(|one| one.wanted.session != session);
         self.grant_waiting();
     }
 
-    /// Takes the owner's locks off the wanted bytes.
-    fn cut(&mut self, wanted: &SessionLock) {
+    /// Removes the owner's locks from the range of `wanted`.
+    fn remove_range(&mut self, wanted: &SessionLock) {
         let mut left = Vec::with_capacity(self.held.len() + 1);
         for held in &self.held {
             if !held.same_owner(wanted) || !held.lock.overlaps(&wanted.lock) {
@@ -217,9 +221,10 @@ impl LockRecord {
         self.held = left;
     }
 
-    /// Gives a lock that nothing is in the way of; it joins the owner's locks of the same strength that it touches.
-    fn take(&mut self, wanted: &SessionLock) {
-        self.cut(wanted);
+    /// Adds a lock without conflicts. It is merged with the owner's locks of the same strength that it
+    /// touches.
+    fn add(&mut self, wanted: &SessionLock) {
+        self.remove_range(wanted);
         let mut whole = *wanted;
         let touches = |held: &SessionLock, whole: &SessionLock| {
             held.session == whole.session
@@ -245,31 +250,31 @@ impl LockRecord {
                 continue;
             }
             self.waiting.remove(at);
-            self.take(&wanted);
-            // Its owner holds something now, which may let others of its owner pass, or make room.
+            self.add(&wanted);
+            // The owner's new lock may let its other requests pass, or may have replaced a stronger lock.
             at = 0;
         }
     }
 
-    /// What breaks the invariants.
+    /// Returns a description of each violation of the invariants.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (at, one) in self.held.iter().enumerate() {
             if one.lock.first > one.lock.last {
-                faults.push(format!("no bytes: {one:?}"));
+                faults.push(format!("a lock without bytes: {one:?}"));
             }
             for other in &self.held[..at] {
-                if other.stands_in_the_way_of(one) {
-                    faults.push(format!("{other:?} and {one:?}"));
+                if other.conflicts_with(one) {
+                    faults.push(format!("conflicting locks: {other:?} and {one:?}"));
                 }
                 if other.same_owner(one) && other.lock.overlaps(&one.lock) {
-                    faults.push(format!("twice: {other:?} and {one:?}"));
+                    faults.push(format!("overlapping locks of one owner: {other:?} and {one:?}"));
                 }
             }
         }
         for (at, one) in self.waiting.iter().enumerate() {
             if self.blockers(&one.wanted, at).next().is_none() {
-                faults.push(format!("waits for nothing: {one:?}"));
+                faults.push(format!("a waiter without a conflicting lock: {one:?}"));
             }
         }
         faults
@@ -295,22 +300,22 @@ mod tests {
     #[test]
     fn the_two_kinds_do_not_see_each_other_and_who_cannot_tell_sees_both() {
         let mut locks = LockRecord::default();
-        assert_eq!(locks.ask(S, &flock(1, true), None), LockState::Granted);
-        assert_eq!(locks.ask(OTHER, &lock(1, true, 0, u64::MAX), None), LockState::Granted);
+        assert_eq!(locks.request(S, &flock(1, true), None), LockState::Granted);
+        assert_eq!(locks.request(OTHER, &lock(1, true, 0, u64::MAX), None), LockState::Granted);
         let either = Lock { kind: LockKind::Either, ..flock(9, false) };
-        assert_eq!(locks.ask(OTHER, &either, None), LockState::Held);
+        assert_eq!(locks.request(OTHER, &either, None), LockState::Held);
         locks.release(S, &flock(1, false));
-        assert_eq!(locks.ask(OTHER, &either, None), LockState::Held);
+        assert_eq!(locks.request(OTHER, &either, None), LockState::Held);
         locks.release(OTHER, &lock(1, false, 0, u64::MAX));
-        assert_eq!(locks.ask(OTHER, &either, None), LockState::Granted);
+        assert_eq!(locks.request(OTHER, &either, None), LockState::Granted);
     }
 
     #[test]
     fn a_writer_is_not_kept_out_by_a_stream_of_readers() {
         let mut locks = LockRecord::default();
-        assert_eq!(locks.ask(S, &flock(1, false), None), LockState::Granted);
-        assert_eq!(locks.ask(S, &flock(2, true), Some(7)), LockState::Waiting);
-        assert_eq!(locks.ask(S, &flock(3, false), Some(8)), LockState::Waiting, "behind the writer");
+        assert_eq!(locks.request(S, &flock(1, false), None), LockState::Granted);
+        assert_eq!(locks.request(S, &flock(2, true), Some(7)), LockState::Waiting);
+        assert_eq!(locks.request(S, &flock(3, false), Some(8)), LockState::Waiting, "behind the writer");
         locks.release(S, &flock(1, false));
         assert!(!locks.is_waiting(S, 7) && locks.is_waiting(S, 8));
         locks.release(S, &flock(2, false));
@@ -320,11 +325,11 @@ mod tests {
     #[test]
     fn two_that_share_and_both_want_it_alone_do_not_wait_for_ever() {
         let mut locks = LockRecord::default();
-        locks.ask(S, &flock(1, false), None);
-        locks.ask(OTHER, &flock(1, false), None);
-        assert_eq!(locks.ask(S, &flock(1, true), Some(1)), LockState::Waiting);
+        locks.request(S, &flock(1, false), None);
+        locks.request(OTHER, &flock(1, false), None);
+        assert_eq!(locks.request(S, &flock(1, true), Some(1)), LockState::Waiting);
         assert_eq!(
-            locks.ask(OTHER, &flock(1, true), Some(1)),
+            locks.request(OTHER, &flock(1, true), Some(1)),
             LockState::Granted,
             "the first let its shared lock go while it waits"
         );
@@ -335,19 +340,19 @@ mod tests {
     #[test]
     fn an_ended_session_makes_room_and_a_waiter_that_left_gets_nothing() {
         let mut locks = LockRecord::default();
-        locks.ask(S, &lock(1, true, 0, 9), None);
-        assert_eq!(locks.ask(OTHER, &lock(5, true, 5, 20), Some(1)), LockState::Waiting);
-        assert_eq!(locks.ask(OTHER, &lock(6, true, 0, 3), Some(2)), LockState::Waiting);
-        assert!(locks.give_up(OTHER, 2) && !locks.give_up(OTHER, 2));
+        locks.request(S, &lock(1, true, 0, 9), None);
+        assert_eq!(locks.request(OTHER, &lock(5, true, 5, 20), Some(1)), LockState::Waiting);
+        assert_eq!(locks.request(OTHER, &lock(6, true, 0, 3), Some(2)), LockState::Waiting);
+        assert!(locks.cancel_wait(OTHER, 2) && !locks.cancel_wait(OTHER, 2));
         locks.drop_session(S);
         assert!(!locks.has(S) && !locks.is_waiting(OTHER, 1));
         assert_eq!(locks.held.len(), 1);
     }
 
-    /// What somebody does: ask, try, release, give up, end.
+    /// A random action: request with and without a ticket, release, cancel, end of a session.
     type Step = (u8, u64, u64, bool, u64, u64);
 
-    /// One byte's lock: who, and whether alone.
+    /// The locks on one byte: owner, and whether exclusive.
     type Byte = Vec<((u64, u64), bool)>;
 
     fn bytes_of(locks: &LockRecord) -> Vec<Byte> {
@@ -362,8 +367,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model of single bytes: what is tried for is granted exactly when no byte of it is somebody else's, and gives
-        /// and takes exactly these bytes.
+        /// Compares the locks with a model of single bytes. A request without a ticket is granted exactly
+        /// when no byte of its range conflicts, and it adds and removes exactly these bytes.
         #[test]
         fn locks_are_what_a_model_of_bytes_says(
             steps in proptest::collection::vec((0u8..8, 1u64..4, 0u64..3, any::<bool>(), 0u64..20, 0u64..12), 1..80)
@@ -381,7 +386,7 @@ mod tests {
                             byte.iter().all(|(of, alone)| *of == (session, owner) || !(*alone || exclusive))
                         });
                         let waited = !locks.waiting.is_empty();
-                        let state = locks.ask(who, &wanted, None);
+                        let state = locks.request(who, &wanted, None);
                         prop_assert_eq!(state == LockState::Granted, free);
                         if free {
                             for byte in &mut model[range] {
@@ -396,7 +401,7 @@ mod tests {
                     }
                     3 | 4 => {
                         tickets += 1;
-                        locks.ask(who, &wanted, Some(tickets));
+                        locks.request(who, &wanted, Some(tickets));
                     }
                     5 => {
                         let waited = !locks.waiting.is_empty();
@@ -409,13 +414,13 @@ mod tests {
                         }
                     }
                     6 => {
-                        locks.give_up(who, tickets);
+                        locks.cancel_wait(who, tickets);
                     }
                     _ => locks.drop_session(who),
                 }
                 prop_assert_eq!(locks.faults(), Vec::<String>::new());
             }
-            // When all holders go, all waiters get their turn: nobody is forgotten.
+            // When all holders release, every waiter is granted in turn: none is forgotten.
             let mut rounds = 0;
             while let Some(held) = locks.held.first().copied() {
                 locks.release(held.session, &held.lock);

@@ -1,22 +1,36 @@
-//! Where shares go: placement groups by weighted rendezvous hashing over nodes and their failure domains.
+//! Placement: the nodes of a volume's placement groups, by weighted rendezvous hashing over nodes and failure
+//! domains.
 //!
-//! For every group each node draws a number from blake3(volume, group, node); the n best form the group, one of
-//! each failure domain first. A new node wins its fair part of the groups and nothing else moves. A weight
-//! scales the draw as in Schindelhauer and Schomaker (2005): score = -ln(u) / weight, smallest first; the
-//! logarithm is taken in integers, so that every machine computes the same.
+//! For every group each node draws a number from blake3(volume, group, node). The n nodes with the best draws
+//! form the group; the first of each failure domain come first. A weight scales the draw (Schindelhauer,
+//! Schomaker: Weighted Distributed Hash Tables, SPAA 2005): score = -ln(u) / weight, smallest first.
+//!
+//! Invariants:
+//! 1. Every machine computes the same groups: the logarithm uses integers only (`the_logarithm_is_right`).
+//! 2. A new node wins its fair part of the groups, and nothing else moves
+//!    (`a_new_node_takes_its_part_and_nothing_else_moves`).
+//! 3. A group uses every failure domain before it uses one twice
+//!    (`failure_domains_are_used_before_any_is_used_twice`).
+//! 4. A node that stays in a slot keeps its share index
+//!    (`who_stays_keeps_its_place_and_who_leaves_is_in_no_group`).
+//!
+//! Left out: moving the blocks, which rebalance in `storaged` does.
 
 use crate::record::{Group, NodeRecord, VolumeRecord};
 use rain_types::{NodeId, VolumeId};
 use std::collections::BTreeMap;
 
-/// The groups of a volume: each the ordered nodes of shares 0 to n. There must be at least n nodes.
+/// Returns the groups of a new volume, each as the ordered nodes of shares 0 to n.
+///
+/// # Panics
+/// When there are fewer than n nodes.
 pub fn plan_groups(volume: VolumeId, n: usize, nodes: &[NodeRecord], count: u32) -> Vec<Vec<NodeId>> {
     assert!(nodes.len() >= n, "{} nodes for groups of {n}", nodes.len());
     (0..count).map(|group| plan_group(volume, group, n, nodes)).collect()
 }
 
-/// The groups that must be opened so that a volume's shares are where its nodes now have them; empty when all is well. None: there are too
-/// few nodes that take shares.
+/// Returns the groups to open so that the volume's shares are placed by the current nodes; empty when the
+/// groups are right. Returns `None` when too few nodes take shares.
 pub fn plan_following(volume: &VolumeRecord, nodes: &[NodeRecord]) -> Option<Vec<Group>> {
     let nodes: Vec<NodeRecord> = nodes.iter().filter(|node| node.takes_shares()).cloned().collect();
     let n = volume.code.n();
@@ -32,7 +46,8 @@ pub fn plan_following(volume: &VolumeRecord, nodes: &[NodeRecord]) -> Option<Vec
     Some(open.iter().filter_map(|id| following(&volume.groups[id.0 as usize])).collect())
 }
 
-/// The nodes `wanted` in an order in which those that were there before keep their places: only the shares of those that go move.
+/// Returns the nodes `wanted` in an order in which nodes of `before` keep their share index, so that only the
+/// shares of removed nodes move.
 fn keeping_places(before: &[NodeId], wanted: &[NodeId]) -> Vec<NodeId> {
     let mut new = wanted.iter().filter(|node| !before.contains(node));
     let place =
@@ -40,7 +55,7 @@ fn keeping_places(before: &[NodeId], wanted: &[NodeId]) -> Vec<NodeId> {
     before.iter().map(place).collect()
 }
 
-/// The shares whose nodes differ between two groups: bit i for share i.
+/// Returns the shares whose nodes differ between two groups: bit i for share i.
 pub fn moving(from: &[NodeId], to: &[NodeId]) -> u64 {
     let differ = from.iter().zip(to).enumerate().filter(|(_, (from, to))| from != to);
     differ.fold(0, |bits, (index, _)| bits | 1 << index)
@@ -50,7 +65,7 @@ fn plan_group(volume: VolumeId, group: u32, n: usize, nodes: &[NodeRecord]) -> V
     let mut scored: Vec<(u64, &NodeRecord)> =
         nodes.iter().map(|node| (score(volume, group, node), node)).collect();
     scored.sort_by_key(|(score, node)| (*score, node.id));
-    // Round r takes nodes that are the r-th of their domain: domains are used evenly.
+    // Round r takes the r-th node of each domain, so that domains are used evenly.
     let mut used: BTreeMap<&str, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, u64, NodeId)> = Vec::with_capacity(scored.len());
     for (score, node) in scored {
@@ -66,12 +81,13 @@ fn plan_group(volume: VolumeId, group: u32, n: usize, nodes: &[NodeRecord]) -> V
     ranked.sort_unstable();
     let mut chosen: Vec<(u64, NodeId)> =
         ranked.into_iter().take(n).map(|(_, score, id)| (score, id)).collect();
-    // The order decides who holds data and who parity: by the draw, so that it spreads evenly too.
+    // The order decides which nodes store data and which parity. The draw decides it, so that the roles
+    // spread evenly, too.
     chosen.sort_unstable();
     chosen.into_iter().map(|(_, id)| id).collect()
 }
 
-/// -ln(u) / weight in fixed point, u being uniform in (0, 1].
+/// Returns -ln(u) / weight in fixed point, for u uniform in (0, 1].
 fn score(volume: VolumeId, group: u32, node: &NodeRecord) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for part in [volume.0, group, node.id.0] {
@@ -82,11 +98,11 @@ fn score(volume: VolumeId, group: u32, node: &NodeRecord) -> u64 {
     minus_log2(draw.max(1)) / u64::from(node.weight.max(1))
 }
 
-/// -log2(x / 2^64) with 48 bits after the point, by repeated squaring in integers.
+/// Returns -log2(x / 2^64) with 48 bits after the point, by repeated squaring in integers.
 fn minus_log2(x: u64) -> u64 {
     const FRACTION_BITS: u32 = 48;
     let zeros = x.leading_zeros();
-    // The mantissa as 1.63 fixed point.
+    // The mantissa in 1.63 fixed point.
     let mut mantissa = x << zeros;
     let mut fraction = 0u64;
     for _ in 0..FRACTION_BITS {
@@ -99,7 +115,7 @@ fn minus_log2(x: u64) -> u64 {
             mantissa = (square >> 63) as u64;
         }
     }
-    // log2(x) = 63 - zeros + fraction; the answer is 64 less that.
+    // log2(x) = 63 - zeros + fraction; the result is 64 minus that.
     ((u64::from(zeros) + 1) << FRACTION_BITS) - fraction
 }
 
@@ -173,7 +189,7 @@ mod tests {
             root: Ino(1),
             groups,
             inodes: 0,
-            held: 0,
+            stored_bytes: 0,
             created: Time::default(),
         };
         assert_eq!(plan_following(&volume, &nodes), Some(Vec::new()));

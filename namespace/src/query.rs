@@ -1,5 +1,6 @@
-//! The queries: everything that can be asked of the namespace, as a value, and the answers. Answering reads
-//! one consistent state and changes nothing. The encoding is the commands' (postcard, variants appended).
+//! The queries: every question about the namespace, as a value, and the answers. A query reads one consistent
+//! state and changes nothing. The encoding is that of the commands: postcard, variants only appended
+//! (`tests/golden.rs`).
 
 pub use crate::answer::answer;
 use crate::command::Name;
@@ -12,54 +13,54 @@ use serde::{Deserialize, Serialize};
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
-    /// A name in a directory (`.` and `..` too). Answer: `Attr`.
+    /// A name in a directory (also `.` and `..`). Answer: `Attr`.
     Lookup {
-        /// Where.
+        /// Parent directory.
         parent: Ino,
-        /// Name.
+        /// Name in the parent.
         name: Name,
     },
-    /// An inode. Answer: `Attr`.
+    /// The attributes of an inode. Answer: `Attr`.
     GetAttr {
-        /// Which.
+        /// Inode.
         ino: Ino,
     },
-    /// What a reader needs first: attributes, inline data, and the extents from an offset on. Answer: `Layout`.
+    /// The attributes, the inline data and the extents of a file, for a reader. Answer: `Layout`.
     Layout {
-        /// Which file.
+        /// File.
         ino: Ino,
-        /// First byte wanted; an extent that covers it is included.
+        /// First byte of interest; an extent that covers it is included.
         from: u64,
-        /// At most so many extents (the namespace's own limit is 4096).
+        /// Largest number of extents (the service's own limit is 4096).
         limit: u32,
     },
-    /// A symlink's target. Answer: `Bytes`.
+    /// The target of a symlink. Answer: `Bytes`.
     ReadLink {
-        /// Which.
+        /// Symlink.
         ino: Ino,
     },
-    /// Names of a directory in byte order, without `.` and `..`. Answer: `Directory`.
+    /// The names in a directory in byte order, without `.` and `..`. Answer: `Directory`.
     ReadDirectory {
-        /// Which.
+        /// Directory.
         dir: Ino,
-        /// After this name; none: from the start.
+        /// Start after this name; `None`: from the first.
         after: Option<Name>,
-        /// At most so many (the namespace's own limit is 4096).
+        /// Largest number of names (the service's own limit is 4096).
         limit: u32,
     },
-    /// One extended attribute. Answer: `Bytes`.
+    /// An extended attribute. Answer: `Bytes`.
     GetXattr {
-        /// Of which.
+        /// Inode.
         ino: Ino,
-        /// Name.
+        /// Name of the attribute.
         name: Name,
     },
-    /// The names of the extended attributes. Answer: `Names`.
+    /// The names of all extended attributes. Answer: `Names`.
     ListXattr {
-        /// Of which.
+        /// Inode.
         ino: Ino,
     },
-    /// A volume by name. Answer: `Volumes` with one.
+    /// A volume by name. Answer: `Volumes` with one element.
     Volume {
         /// Name.
         name: String,
@@ -72,117 +73,120 @@ pub enum Query {
     Sessions,
     /// Blocks with missing shares, least margin first. Answer: `Blocks`.
     Missing {
-        /// After this place in the list ([`crate::repair::position`]); none: from the start.
+        /// Start after this position in the list ([`crate::repair::position`]); `None`: from the first.
         after: Option<(u8, BlockId)>,
-        /// At most so many (the namespace's own limit is 4096).
+        /// Largest number of blocks (the service's own limit is 4096).
         limit: u32,
     },
     /// Blocks that await deletion. Answer: `Garbage`.
     Garbage {
-        /// After this one.
+        /// Start after this block; `None`: from the first.
         after: Option<BlockId>,
-        /// At most so many (the namespace's own limit is 4096).
+        /// Largest number of blocks (the service's own limit is 4096).
         limit: u32,
     },
-    /// What is known of these blocks; those that no extent uses are left out. Answer: `Blocks`.
+    /// The records of blocks; blocks that no extent uses are left out. Answer: `Blocks`.
     Blocks {
-        /// Which, at most 4096.
+        /// Blocks, at most 4096.
         ids: Vec<BlockId>,
     },
-    /// Whether a session is open. Answer: `Sessions` with one or none.
+    /// A session, if it is open. Answer: `Sessions` with one element or none.
     Session {
-        /// Which.
+        /// Session.
         session: SessionId,
     },
     /// Counts over the whole namespace. Answer: `Totals`.
     Totals,
-    /// A volume by number. Answer: `Volumes` with one.
+    /// A volume by number. Answer: `Volumes` with one element.
     VolumeById {
-        /// Number.
+        /// Volume number.
         id: VolumeId,
     },
-    /// Files without a name, by number. Answer: `UnlinkedFiles`.
+    /// Unlinked files by number. Answer: `UnlinkedFiles`.
     UnlinkedFiles {
-        /// After this one.
+        /// Start after this file; `None`: from the first.
         after: Option<Ino>,
-        /// At most so many (the namespace's own limit is 4096).
+        /// Largest number of files (the service's own limit is 4096).
         limit: u32,
     },
-    /// Whether a lock that a session queued for has been granted. Answer: `Ticket`.
+    /// Whether a queued lock has been granted. Answer: `Ticket`.
     Ticket {
-        /// On which inode.
+        /// Inode.
         ino: Ino,
-        /// Whose.
+        /// Session that queued for the lock.
         session: SessionId,
-        /// As it was queued.
+        /// Number under which the lock was queued.
         ticket: u64,
     },
-    /// What stands in the way of a lock. Answer: `Conflict`.
+    /// A held lock that conflicts with a lock. Answer: `Conflict`.
     Conflict {
-        /// On which inode.
+        /// Inode.
         ino: Ino,
-        /// Whose it would be.
+        /// Session that would ask for the lock.
         session: SessionId,
-        /// What would be asked for.
+        /// Lock to test.
         lock: Lock,
     },
-    /// An inode, to open it: refused where it is sealed. Answer: `Attr`.
+    /// An inode that the client is about to open; refused with `Stale` when it is sealed. Answer: `Attr`.
     Open {
-        /// Which.
+        /// Inode.
         ino: Ino,
     },
-    /// A question of a session: refused with `Delegated` where it is about names that are another's. Without this frame the state is
-    /// answered from as it is.
+    /// A question on behalf of a session. Refused with `Delegated` when it concerns the names of a directory
+    /// that is delegated to another session. Without this frame the state is read as it is.
     As {
-        /// Who asks; 0 for nobody's session.
+        /// Session that asks; 0 for none.
         session: SessionId,
-        /// What.
+        /// Question.
         query: Box<Query>,
     },
-    /// Who has a directory. An answer may be waited for until nobody has. Answer: `Delegation`.
+    /// The session to which a directory is delegated. The client may wait for an answer until no session has
+    /// it. Answer: `Delegation`.
     Delegation {
-        /// Which.
+        /// Directory.
         dir: Ino,
     },
-    /// Which directories a session has. An answer may be waited for until one is wanted back. Answer: `Delegations`.
+    /// The directories that are delegated to a session. The client may wait for an answer until one is
+    /// recalled. Answer: `Delegations`.
     Delegations {
-        /// Whose.
+        /// Session.
         session: SessionId,
     },
-    /// All directories that are wanted back, in order of their numbers. Answer: `Recalled`.
+    /// All recalled directories by number. Answer: `Recalled`.
     Recalled {
-        /// At most so many (the namespace's own limit is 4096).
+        /// Largest number of directories (the service's own limit is 4096).
         limit: u32,
     },
-    /// Blocks in closed groups, which are to move, by volume, group and number. Answer: `Blocks`.
+    /// Blocks in closed groups, which rebalance has to move, by volume, group and number. Answer: `Blocks`.
     Strays {
-        /// After this one, as it was in this volume and group; none: from the start.
+        /// Start after this block at this volume and group; `None`: from the first.
         after: Option<(VolumeId, GroupId, BlockId)>,
-        /// At most so many (the namespace's own limit is 4096).
+        /// Largest number of blocks (the service's own limit is 4096).
         limit: u32,
     },
-    /// In how many placement groups a node is, of the closed ones those that still have blocks. Answer: `Groups`.
+    /// The number of placement groups that contain a node: open groups, and closed ones that still have
+    /// blocks. Answer: `Groups`.
     GroupsWith {
-        /// Which.
+        /// Node.
         node: NodeId,
     },
 }
 
-/// A name in a directory with what it names.
+/// A name in a directory, with the attributes of its inode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectoryEntry {
-    /// Name.
+    /// Name in the directory.
     pub name: Name,
-    /// What it names.
+    /// Attributes of the inode.
     pub attr: Attr,
 }
 
-/// A block with its number.
+/// A block and its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockEntry {
-    /// Number.
+    /// Block id.
     pub id: BlockId,
-    /// What is known.
+    /// Record of the block.
     pub record: BlockRecord,
 }
 
@@ -193,42 +197,43 @@ pub struct Totals {
     pub blocks: u64,
     /// Blocks with a missing share.
     pub blocks_missing: u64,
-    /// Missing shares.
+    /// Number of missing shares.
     pub shares_missing: u64,
-    /// Blocks with no margin: exactly k shares there, or fewer.
+    /// Blocks with missing shares and exactly k shares available, or fewer.
     pub blocks_without_margin: u64,
     /// Blocks that await deletion.
     pub garbage: u64,
-    /// Changes so far of which nodes there are and of what is asked of them: with it a client knows when to ask for nodes and volumes again.
+    /// Version of the cluster's layout: the number of changes of nodes and placement groups so far. Clients
+    /// fetch nodes and volumes again when it changes.
     pub places: u64,
 }
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// An inode.
+    /// The attributes of an inode.
     Attr(Attr),
-    /// Where a file's data is.
+    /// The location of a file's data.
     Layout {
-        /// The file.
+        /// Attributes of the file.
         attr: Attr,
-        /// Its inline data, below the extents.
+        /// Inline data, which shows where no extent is.
         inline: Vec<u8>,
-        /// Extents in order of offset.
+        /// Extents in the order of their offsets.
         extents: Vec<Extent>,
-        /// Whether there are more after the last one.
+        /// Whether more extents follow.
         more: bool,
     },
-    /// A target or value.
+    /// The target of a symlink, or the value of an extended attribute.
     Bytes(Vec<u8>),
     /// Names in byte order.
     Directory {
-        /// Entries.
+        /// Names with attributes.
         entries: Vec<DirectoryEntry>,
-        /// Whether there are more after the last one.
+        /// Whether more names follow.
         more: bool,
     },
-    /// Names of attributes.
+    /// Names of extended attributes.
     Names(Vec<Name>),
     /// Volumes by number.
     Volumes(Vec<VolumeRecord>),
@@ -242,26 +247,26 @@ pub enum Answer {
     Garbage(Vec<(BlockId, GarbageRecord)>),
     /// Counts.
     Totals(Totals),
-    /// Files without a name, by number, and whether they are sealed.
+    /// Unlinked files by number, each with whether it is sealed.
     UnlinkedFiles(Vec<(Ino, bool)>),
-    /// How it stands with a queued lock.
+    /// State of a queued lock.
     Ticket {
-        /// It is not there yet.
+        /// Whether the lock is still queued.
         waiting: bool,
-        /// The inode as it is now.
+        /// Attributes of the inode.
         attr: Attr,
     },
-    /// A lock that is in the way, and whose.
+    /// A conflicting lock and its session; `None` when the lock is free.
     Conflict(Option<(SessionId, Lock)>),
-    /// Who has a directory.
+    /// The session to which the directory is delegated, if any.
     Delegation(Option<SessionId>),
-    /// Directories of a session, and whether they are wanted back.
+    /// Delegated directories of a session, each with whether it is recalled.
     Delegations(Vec<(Ino, bool)>),
-    /// Directories that are wanted back, and from whom.
+    /// Recalled directories, each with the session that has it.
     Recalled(Vec<(Ino, SessionId)>),
-    /// So many placement groups.
+    /// Number of placement groups.
     Groups(u64),
 }
 
-/// A query's result, as it is sent.
+/// The result of a query, as it is sent.
 pub type Answered = Result<Answer, NsError>;

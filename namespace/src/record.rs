@@ -1,61 +1,61 @@
-//! What the namespace stores: the values behind the keys of [`crate::key`]. All of them are written with
-//! postcard behind one version byte; `docs/formats.md` has the tables and golden tests hold them.
+//! The records: the values behind the keys of [`crate::key`]. Each is written with postcard behind one
+//! version byte. `docs/formats.md` lists the fields; `tests/golden.rs` holds the bytes.
 
 use rain_types::{BlockId, CodeSpec, GroupId, Ino, NodeId, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
-/// A moment, as the proposer's clock or a caller gave it: seconds and nanoseconds since 1970 (UTC).
+/// A time since 1970 (UTC), from the proposer's clock or from a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Time {
     /// Whole seconds, negative before 1970.
     pub secs: i64,
-    /// 0 to 999,999,999.
+    /// Nanoseconds, 0 to 999,999,999.
     pub nanos: u32,
 }
 
-/// What an inode is.
+/// The kind of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileKind {
-    /// Bytes.
+    /// Regular file.
     File,
-    /// Names.
+    /// Directory.
     Directory,
-    /// A path.
+    /// Symbolic link.
     Symlink,
-    /// A named pipe.
+    /// Named pipe.
     Fifo,
-    /// A socket's name.
+    /// Socket.
     Socket,
-    /// A character device, numbered by `rdev`.
+    /// Character device with the number `rdev`.
     CharDevice,
-    /// A block device, numbered by `rdev`.
+    /// Block device with the number `rdev`.
     BlockDevice,
 }
 
-/// What `stat` shows, and what a cache needs.
+/// The attributes of an inode: those of `stat`, and those that caches need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attr {
-    /// Number.
+    /// Inode number.
     pub ino: Ino,
-    /// The volume it belongs to.
+    /// Volume of the inode.
     pub volume: VolumeId,
-    /// What it is.
+    /// Kind of the inode.
     pub kind: FileKind,
     /// Permission bits with set-id and sticky (07777).
     pub mode: u16,
-    /// Owner.
+    /// Owner's user id.
     pub uid: u32,
-    /// Owning group.
+    /// Owner's group id.
     pub gid: u32,
-    /// Names (for a directory 2 + its subdirectories).
+    /// Number of names; for a directory 2 plus its subdirectories.
     pub nlink: u32,
-    /// Bytes: of a file its length, of a directory its number of entries, of a symlink its target's length.
+    /// Length in bytes of a file or of a symlink's target; number of entries of a directory.
     pub size: u64,
-    /// Bytes of data held in extents or inline (holes do not count).
-    pub held: u64,
+    /// Bytes of data in extents and inline; holes do not count.
+    pub stored_bytes: u64,
     /// Device number of a device.
     pub rdev: u32,
-    /// Last read, as far as it is kept: set by utimens and by creation.
+    /// Last access. Only creation and utimens set it.
     pub atime: Time,
     /// Last change of the contents.
     pub mtime: Time,
@@ -63,34 +63,35 @@ pub struct Attr {
     pub ctime: Time,
     /// Creation.
     pub crtime: Time,
-    /// Goes up by one with every change of the contents (data, size, entries).
+    /// Counter that grows by one with every change of the contents (data, size, entries).
     pub version: u64,
-    /// Of a directory: the directory it is in (its own number for a root). 0 otherwise.
+    /// For a directory, its parent directory (for a root, the root itself); 0 for other kinds.
     pub parent: Ino,
-    /// Number of extents; 0 with `size > 0` is a file that is inline or a hole.
+    /// Number of extents. A file with 0 extents and `size > 0` is inline or a hole.
     pub extents: u64,
 }
 
-/// A stretch of a file in a block. `offset` is the key's part; bytes no extent covers come from the inline
-/// data below, then are zero.
+/// A range of a file that lies in a block. Ranges without an extent read as the inline data, and past it as
+/// zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
-    /// Where in the file it starts, bytes.
+    /// First byte in the file; also part of the key.
     pub offset: u64,
-    /// Bytes, never 0.
+    /// Length in bytes, never 0.
     pub len: u32,
-    /// The block.
+    /// Block with the data.
     pub block: BlockId,
-    /// Where in the block it starts, bytes.
+    /// First byte in the block.
     pub block_offset: u32,
-    /// The whole block's length, bytes: with the code it gives the shares' length.
+    /// Length of the whole block in bytes; with the code it determines the length of the shares.
     pub block_len: u32,
-    /// The block's placement group in the file's volume: in the store the one it was written to, in an answer the one it is in now.
+    /// Placement group of the block in the file's volume. In the store: the group at the time of the write.
+    /// In an answer: the current group.
     pub group: GroupId,
 }
 
 impl Extent {
-    /// The first byte of the file after it.
+    /// Returns the first byte of the file after the extent.
     pub fn end(&self) -> u64 {
         self.offset + u64::from(self.len)
     }
@@ -99,62 +100,63 @@ impl Extent {
 /// A block that extents use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockRecord {
-    /// Whose code and groups hold.
+    /// Volume whose code and placement groups apply.
     pub volume: VolumeId,
-    /// Its nodes.
+    /// Placement group with the nodes of its shares.
     pub group: GroupId,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
-    /// Bytes that extents still use. 0 never stays: the block becomes garbage.
+    /// Bytes that extents use. A block with 0 becomes garbage at once.
     pub live: u64,
-    /// Shares that are not on their node: bit i for share i.
+    /// Missing shares: bit i is set when share i is not on its node.
     pub missing: u64,
 }
 
-/// A block that nothing uses any more, until its shares are deleted.
+/// A block that no extent uses; it stays until its shares are deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GarbageRecord {
-    /// Whose groups hold.
+    /// Volume whose placement groups apply.
     pub volume: VolumeId,
-    /// Its nodes.
+    /// Placement group with the nodes of its shares.
     pub group: GroupId,
-    /// Shares still to be deleted: bit i for share i.
+    /// Shares that are not deleted yet: bit i for share i.
     pub remaining: u64,
 }
 
-/// A mountable tree.
+/// A volume: a mountable directory tree with its code and placement groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRecord {
-    /// Number.
+    /// Volume number.
     pub id: VolumeId,
     /// Name, as in `a,b:/NAME`.
     pub name: String,
-    /// Its code.
+    /// Erasure code.
     pub code: CodeSpec,
-    /// Its root directory.
+    /// Root directory.
     pub root: Ino,
-    /// Placement groups; `GroupId` is the index.
+    /// Placement groups; a `GroupId` is an index into this list.
     pub groups: Vec<Group>,
-    /// Inodes.
+    /// Number of inodes.
     pub inodes: u64,
     /// Bytes of user data in extents and inline.
-    pub held: u64,
-    /// When it was made.
+    pub stored_bytes: u64,
+    /// Time of creation.
     pub created: Time,
 }
 
-/// A placement group: the n nodes that hold shares 0..n of a block. It never changes. When nodes come or go, its slot gets a new group,
-/// which is *open* from then on, takes new blocks, and is where the blocks of the slot's closed groups move, one by one.
+/// A placement group: the n nodes of shares 0 to n of its blocks. A group never changes. When nodes are added
+/// or drained, the group's slot gets a new group. The newest group of a slot is *open* and takes new blocks.
+/// The older groups are *closed*, and rebalance moves their blocks to the open one, block by block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// Which of the volume's slots; the last group of a slot is the open one.
+    /// Slot within the volume; the last group of a slot is the open one.
     pub slot: u32,
-    /// The nodes of shares 0 to n.
+    /// Nodes of shares 0 to n.
     pub nodes: Vec<NodeId>,
 }
 
 impl VolumeRecord {
-    /// The open groups, by slot.
+    /// Returns the open groups by slot.
     pub fn open_groups(&self) -> Vec<GroupId> {
         let mut open: Vec<GroupId> = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
@@ -165,7 +167,7 @@ impl VolumeRecord {
         open
     }
 
-    /// The closed groups, each with the open one of its slot.
+    /// Returns the closed groups, each with the open group of its slot.
     pub fn closed_groups(&self) -> Vec<(GroupId, GroupId)> {
         let open = self.open_groups();
         let all = self.groups.iter().enumerate();
@@ -174,12 +176,12 @@ impl VolumeRecord {
             .collect()
     }
 
-    /// The nodes of a group.
+    /// Returns the nodes of a group; `None` when the volume has no such group.
     pub fn nodes_of(&self, group: GroupId) -> Option<&[NodeId]> {
         self.groups.get(group.0 as usize).map(|group| group.nodes.as_slice())
     }
 
-    /// The open group of a group's slot.
+    /// Returns the open group of a group's slot; `None` when the volume has no such group.
     pub fn open_of(&self, group: GroupId) -> Option<GroupId> {
         let slot = self.groups.get(group.0 as usize)?.slot;
         let last = self.groups.iter().rposition(|group| group.slot == slot)?;
@@ -187,59 +189,61 @@ impl VolumeRecord {
     }
 }
 
-/// An eligible node: a member of the durable configuration, whether it answers now or not.
+/// An eligible node: a member of the cluster's durable configuration, whether it is reachable or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// Number.
+    /// Node number.
     pub id: NodeId,
-    /// Where others reach it, `host:port`. Empty: nowhere, another node is there in its place, and it leaves.
+    /// Address for other nodes, `host:port`. Empty for a draining node whose address another node has taken
+    /// over.
     pub address: String,
-    /// Failure domain: nodes with equal text fail together. Empty: the node is its own.
+    /// Failure domain: nodes with equal text fail together. Empty: the node is a domain of its own.
     pub domain: String,
-    /// Relative capacity for placement, 1 or more.
+    /// Relative capacity for placement, at least 1.
     pub weight: u32,
-    /// When it joined.
+    /// Time of registration.
     pub joined: Time,
-    /// It votes and keeps no shares: no placement group has it.
+    /// True for a witness: it votes and stores no shares, so no placement group contains it.
     pub witness: bool,
-    /// The mark of its data folder.
+    /// Random identity of its data folder.
     pub folder: String,
-    /// It is to go: no open group has it where there are others, and its shares move to them.
+    /// True while the node is drained: open groups avoid it where other nodes are available, and its shares
+    /// move away.
     pub draining: bool,
-    /// Where it is reached, too, over other networks, `host:port`.
+    /// Further addresses of the node on other networks, `host:port`.
     pub others: Vec<String>,
 }
 
 impl NodeRecord {
-    /// All addresses of it.
+    /// Returns all addresses of the node.
     pub fn addresses(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.address).chain(&self.others).filter(|address| !address.is_empty())
     }
 
-    /// Whether it may be in open groups.
+    /// Returns whether open groups may contain the node.
     pub fn takes_shares(&self) -> bool {
         !self.witness && !self.draining
     }
 }
 
-/// A directory whose names are one session's alone.
+/// A directory whose names belong to one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DelegationRecord {
-    /// Whose.
+    /// Session to which the directory is delegated.
     pub session: SessionId,
-    /// Somebody else wants it.
+    /// True once another session has asked for the directory.
     pub recalled: bool,
 }
 
-/// A client that may hold locks, open files and blocks not yet committed.
+/// A client that may hold locks, open files and blocks that are not committed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
-    /// Number.
+    /// Session number.
     pub id: SessionId,
-    /// For people: "mount /mnt on host a, pid 77".
+    /// Description for people: "mount /mnt on host a, pid 77".
     pub label: String,
-    /// When it was opened.
+    /// Time of opening.
     pub opened: Time,
-    /// Its requests below this number are answered, and their results forgotten.
+    /// The client has the results of all requests below this number, and the service has dropped them.
     pub done_below: u64,
 }

@@ -1,35 +1,38 @@
-//! Plans of repair: for blocks with missing shares, which to make now, which not, in which order. Plans only:
-//! the live nodes come as an argument, because what one node saw is no part of the namespace.
+//! Repair plans: which missing shares of a block to make, and from which shares
+//! (`what_lives_is_made_from_what_lives`).
+//!
+//! Left out: execution, and the choice of the live nodes. The caller passes the live nodes, because one
+//! node's view of the cluster is not part of the namespace.
 
 use crate::apply::margin;
 use crate::query::BlockEntry;
 use rain_types::{BlockId, CodeSpec, NodeId};
 
-/// What to do about one block.
+/// The plan for one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Make these shares (bits) from at least k of those (bits).
+    /// Make the shares `make` from at least k of the shares `sources`.
     Make {
-        /// Missing shares whose nodes live.
+        /// Missing shares whose nodes are live: bit i for share i.
         make: u64,
-        /// Shares that are there and whose nodes live.
+        /// Present shares whose nodes are live: bit i for share i.
         sources: u64,
     },
-    /// Nothing now: the nodes of its missing shares do not answer.
+    /// Wait: none of the nodes of the missing shares is live.
     Wait,
-    /// Fewer than k shares are within reach: nothing can be made until a node returns.
+    /// Wait: fewer than k shares are reachable, until a node returns.
     OutOfReach {
-        /// Shares within reach.
+        /// Number of reachable shares.
         reachable: u32,
     },
 }
 
-/// Where a block is in the list of blocks with missing shares: by its margin, then its number.
+/// Returns a block's position in the list of blocks with missing shares: its margin, then its id.
 pub fn position(entry: &BlockEntry, code: CodeSpec) -> (u8, BlockId) {
     (margin(code, entry.record.missing), entry.id)
 }
 
-/// Plans one block. `nodes` are the nodes of its shares 0 to n.
+/// Returns the plan for one block. `nodes` are the nodes of its shares 0 to n.
 pub fn plan(entry: &BlockEntry, code: CodeSpec, nodes: &[NodeId], is_live: impl Fn(NodeId) -> bool) -> Plan {
     let (mut make, mut sources) = (0u64, 0u64);
     for (index, _) in nodes.iter().enumerate().filter(|(_, node)| is_live(**node)) {

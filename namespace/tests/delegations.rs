@@ -1,6 +1,6 @@
-//! What holds for directories that are a session's alone, and for numbers given ahead.
+//! Delegations of directories to one session, and reserved inode numbers.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 mod world;
@@ -35,7 +35,8 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
     ));
     assert_eq!(world.as_session(holder, 2, Command::Delegate { dir }), Ok(Outcome::Attr(world.attr(dir))));
     let refused = Err(NsError::Delegated { dir, session: holder });
-    // Names in it, its own attributes, its end and its move are not others' for now; the file in it is.
+    // Other sessions cannot change its names, its attributes, or remove or move it. They can change the file
+    // in it.
     let commands = [
         make(dir, "g", FileKind::File),
         Command::Unlink { parent: dir, name: b"f".to_vec() },
@@ -66,7 +67,7 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
     let change = AttrChange { mode: Some(0o600), ..AttrChange::default() };
     assert!(world.as_session(other, 30, Command::SetAttr { ino: inside, change }).is_ok());
     assert!(world.as_session(holder, 3, make(dir, "g", FileKind::File)).is_ok());
-    // Questions about names say who asks.
+    // A query about names carries the session that asks.
     let lookup = Query::Lookup { parent: dir, name: b"f".to_vec() };
     let list = Query::ReadDirectory { dir, after: None, limit: 9 };
     for query in [lookup, list] {
@@ -79,7 +80,7 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
         answer(&world.kv, &Query::As { session: other, query: Box::new(Query::GetAttr { ino: inside }) })
             .is_ok()
     );
-    // Recalled, it is still the holder's; given back, it is anybody's.
+    // A recalled directory still belongs to its holder; a returned one belongs to nobody.
     let held = |world: &World| answer(&world.kv, &Query::Delegations { session: holder });
     assert_eq!(held(&world), Ok(Answer::Delegations(vec![(dir, false)])));
     assert_eq!(answer(&world.kv, &Query::Recalled { limit: 9 }), Ok(Answer::Recalled(vec![])));
@@ -103,7 +104,7 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
     assert_eq!(answer(&world.kv, &Query::Delegation { dir }), Ok(Answer::Delegation(None)));
     assert!(world.as_session(other, 32, make(dir, "j", FileKind::File)).is_ok());
     assert_eq!(world.run(Command::Recall { dir }), Ok(Outcome::Done), "nobody has it");
-    // It goes with its session, with the directory, and when it is taken back.
+    // A delegation ends with its session, with its directory, and when it is revoked.
     assert!(world.as_session(holder, 6, Command::Delegate { dir }).is_ok());
     assert_eq!(world.run(Command::RevokeDelegation { dir, session: other }), Ok(Outcome::Done));
     assert_eq!(

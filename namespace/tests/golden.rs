@@ -1,9 +1,9 @@
-//! Holds the bytes of everything that is sent or stored, one of each, against `golden.txt`.
+//! Compares the bytes of everything that is sent or stored, one value of each type, with `golden.txt`.
 //!
-//! When this fails, old logs and stores would be misread. Append variants and lines; a changed line needs a
-//! new version byte and a way to read the old form.
+//! If this test fails, old logs and stores would be misread. Append variants and lines only. A changed line
+//! needs a new version byte and code that reads the old form.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 use rain_namespace::command::*;
@@ -29,7 +29,7 @@ impl Lines {
         writeln!(self.0, "{name} {hex}").unwrap();
     }
 
-    /// A line for a value, which must also read back.
+    /// Adds a line for a value, and checks that the value decodes to itself.
     fn value<T: Serialize + DeserializeOwned + PartialEq + Debug>(&mut self, kind: &str, value: T) {
         let bytes = encode(&value);
         let debug = format!("{value:?}");
@@ -62,7 +62,7 @@ fn attr() -> Attr {
         gid: 1001,
         nlink: 2,
         size: 1 << 40,
-        held: 4097,
+        stored_bytes: 4097,
         rdev: 5,
         atime: TIME,
         mtime: Time { secs: 1, nanos: 2 },
@@ -85,7 +85,7 @@ fn volume() -> VolumeRecord {
             Group { slot: 300, nodes: vec![NodeId(2)] },
         ],
         inodes: 10,
-        held: 20,
+        stored_bytes: 20,
         created: TIME,
     }
 }
@@ -353,7 +353,7 @@ fn keys(lines: &mut Lines) {
         ("inline", key::inline(INO)),
         ("target", key::target(INO)),
         ("xattr", key::xattr(INO, b"name")),
-        ("orphan", key::orphan(INO)),
+        ("unlinked", key::unlinked(INO)),
         ("locks", key::locks(INO)),
         ("locked_by", key::locked_by(SessionId(300), INO)),
         ("delegation", key::delegation(INO)),

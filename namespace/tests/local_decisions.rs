@@ -1,8 +1,10 @@
-//! What a session decides by itself is what the leader decides later, whatever others do meanwhile.
+//! Goal: the holder of a delegation decides a command as the leader decides it later, whatever other sessions
+//! do in between.
 //!
-//! One session holds directories and sends its commands some time after it has acted on them; another works on the same tree, and
-//! recalls what it meets. Every outcome told early must be the leader's, and every answer given early must be what the leader answers
-//! once it has all commands.
+//! Method: one session holds delegations, applies commands and sends them some time later. Another session
+//! works on the same tree and recalls the directories that it meets. Every outcome that was acknowledged
+//! early must be the leader's outcome. Every answer that was given early must be the leader's answer once it
+//! has applied all commands.
 
 use proptest::prelude::*;
 use rain_namespace::apply;
@@ -19,20 +21,20 @@ use rain_namespace::record::{FileKind, Time, VolumeRecord};
 use rain_types::{BlockId, CodeSpec, Codec, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 use std::collections::VecDeque;
 
-/// Small numbers that choose what a step is about.
+/// Small random numbers that choose the objects of a step.
 type Dice = (u8, u8, u8, u8, u8);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// The holder asks for a directory.
+    /// The holder asks for the delegation of a directory.
     Take(u8),
-    /// The holder's command.
+    /// The holder executes a command.
     Ours(Dice),
-    /// The holder's question.
+    /// The holder asks a query.
     Ask(Dice),
-    /// Some of what waits is sent.
+    /// The holder sends some of its pending commands.
     Send(u8),
-    /// The other's command, on what it can reach.
+    /// The other session executes a command on inodes that it can reach.
     Theirs(Dice),
 }
 
@@ -53,22 +55,22 @@ fn step() -> impl Strategy<Value = Step> {
 struct Waiting {
     time: Time,
     command: Command,
-    /// What was told, and whether an *other* inode was in it.
-    told: Option<(Outcome, bool)>,
+    /// The acknowledged outcome, and whether an *external* inode was part of it.
+    acknowledged: Option<(Outcome, bool)>,
 }
 
 struct World {
     leader: MemoryKv,
-    holding: DelegationSet,
+    delegations: DelegationSet,
     waiting: VecDeque<Waiting>,
     volume: VolumeRecord,
-    /// The holder's session and the other's.
+    /// The holder's session, then the other session.
     sessions: [SessionId; 2],
     seqs: [u64; 2],
     clock: i64,
     next_ino: u64,
     next_block: u64,
-    /// What each has met.
+    /// Inodes that each session has met.
     known: [Vec<Ino>; 2],
     early: usize,
 }
@@ -104,7 +106,7 @@ impl World {
         let root = volumes[0].root;
         World {
             leader,
-            holding: DelegationSet::default(),
+            delegations: DelegationSet::default(),
             waiting: VecDeque::new(),
             volume: volumes[0].clone(),
             sessions,
@@ -132,27 +134,27 @@ impl World {
 
     fn send_waiting(&mut self, count: usize) {
         for _ in 0..count.min(self.waiting.len()) {
-            let Waiting { time, command, told } = self.waiting.pop_front().expect("counted");
+            let Waiting { time, command, acknowledged } = self.waiting.pop_front().expect("counted");
             let applied = self.send(0, Some(time), command.clone());
-            let Some((told, has_other)) = told else { continue };
-            match (&told, &applied) {
+            let Some((acknowledged, has_other)) = acknowledged else { continue };
+            match (&acknowledged, &applied) {
                 (Outcome::Removed { ino, .. }, Ok(Outcome::Removed { ino: really, .. })) if has_other => {
                     assert_eq!(ino, really, "{command:?}");
                 }
-                _ => assert_eq!(applied, Ok(told), "{command:?}"),
+                _ => assert_eq!(applied, Ok(acknowledged), "{command:?}"),
             }
         }
     }
 
     fn give_back(&mut self, dir: Ino) {
         self.send_waiting(usize::MAX);
-        self.holding.let_go(dir);
+        self.delegations.return_directory(dir);
         let done = self.send(0, None, Command::ReturnDelegations { dirs: vec![dir] });
         assert_eq!(done, Ok(Outcome::Done));
     }
 
     fn take(&mut self, dir: Ino) {
-        if self.holding.is_mine(dir) {
+        if self.delegations.is_fully_known(dir) {
             return;
         }
         self.send_waiting(usize::MAX);
@@ -162,10 +164,10 @@ impl World {
             panic!("a directory that was just delegated")
         };
         let names = entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind));
-        self.holding.take(&self.volume, &attr, names);
+        self.delegations.add_directory(&self.volume, &attr, names);
     }
 
-    /// What the leader's state will be once it has everything.
+    /// Returns the leader's state after all pending commands.
     fn ahead(&self) -> MemoryKv {
         let mut kv = self.leader.clone();
         for (at, Waiting { time, command, .. }) in self.waiting.iter().enumerate() {
@@ -247,27 +249,27 @@ impl World {
         let mut tries = 0;
         loop {
             tries += 1;
-            assert!(tries < 10, "{command:?} comes to no end: {:?}", self.holding.plan(&command));
-            match self.holding.plan(&command) {
+            assert!(tries < 10, "{command:?} comes to no end: {:?}", self.delegations.decide(&command));
+            match self.delegations.decide(&command) {
                 Decision::Return(dirs) => dirs.into_iter().for_each(|dir| self.give_back(dir)),
                 plan @ (Decision::Local | Decision::Confirm) => {
                     if matches!(command, Command::Make { ino: None, .. }) {
                         return;
                     }
-                    let has_other = !self.holding.changes(&command).is_empty();
+                    let has_other = !self.delegations.changed_external_inodes(&command).is_empty();
                     let time = self.now();
                     let ahead = self.ahead();
-                    let acted = self.holding.act(time, &command);
+                    let acted = self.delegations.apply_locally(time, &command);
                     let outcome = match acted {
                         Ok(outcome) => outcome,
                         Err(error) => {
-                            // Nobody is told of it: the leader must refuse it as well.
+                            // The refusal is not sent: the leader must refuse the command as well.
                             let mut ahead = ahead;
                             let id = Some(RequestId { session: self.sessions[0], seq: 1 << 40 });
                             let request =
                                 Request { id, done_below: 0, time: Some(time), command: command.clone() };
                             let really = apply(&mut ahead, time, &request);
-                            // Where an other inode has a part in it, more may be wrong at the leader.
+                            // With an external inode the leader may refuse for another reason.
                             let refused = if has_other || plan == Decision::Confirm {
                                 really.is_err()
                             } else {
@@ -279,16 +281,16 @@ impl World {
                     };
                     self.early += 1;
                     self.meet(0, &outcome);
-                    let told = (plan == Decision::Local).then_some((outcome, has_other));
-                    self.waiting.push_back(Waiting { time, command: command.clone(), told });
+                    let acknowledged = (plan == Decision::Local).then_some((outcome, has_other));
+                    self.waiting.push_back(Waiting { time, command: command.clone(), acknowledged });
                     if plan == Decision::Confirm {
                         let last = self.waiting.pop_back().expect("just pushed");
                         self.send_waiting(usize::MAX);
                         match self.send(0, Some(last.time), last.command) {
-                            Ok(outcome) => self.holding.confirmed(&command, &outcome),
-                            // What was taken in is wrong: all is learned anew.
+                            Ok(outcome) => self.delegations.confirm(&command, &outcome),
+                            // The local state is wrong after this refusal: every delegation is returned.
                             Err(_) => {
-                                for dir in self.holding.held().collect::<Vec<_>>() {
+                                for dir in self.delegations.delegated().collect::<Vec<_>>() {
                                     self.give_back(dir);
                                 }
                             }
@@ -297,14 +299,14 @@ impl World {
                     return;
                 }
                 Decision::Remote => {
-                    let held: Vec<Ino> = self.holding.held().collect();
+                    let held: Vec<Ino> = self.delegations.delegated().collect();
                     let named =
-                        self.holding.suspects(&command).into_iter().filter_map(|query| {
-                            match answer(&self.leader, &query) {
+                        self.delegations.lookups_before(&command).into_iter().filter_map(
+                            |query| match answer(&self.leader, &query) {
                                 Ok(Answer::Attr(attr)) if held.contains(&attr.ino) => Some(attr.ino),
                                 _ => None,
-                            }
-                        });
+                            },
+                        );
                     let named: Vec<Ino> = named.collect();
                     if !named.is_empty() {
                         named.into_iter().for_each(|dir| self.give_back(dir));
@@ -350,7 +352,7 @@ impl World {
         };
         let ahead = self.ahead();
         let expected = answer(&ahead, &query);
-        match self.holding.answer(&query) {
+        match self.delegations.answer(&query) {
             LocalAnswer::Complete(answered) => assert_eq!(&answered, &expected, "{query:?}"),
             LocalAnswer::Partial(other) => {
                 assert_eq!(&answer(&ahead, &other), &expected, "{query:?} as {other:?}");
@@ -358,7 +360,7 @@ impl World {
             LocalAnswer::Unknown => {}
         }
         if let Query::ReadDirectory { dir, after, limit } = &query
-            && let Some((listed, more)) = self.holding.list(*dir, after.as_deref(), *limit as usize)
+            && let Some((listed, more)) = self.delegations.list(*dir, after.as_deref(), *limit as usize)
         {
             let Ok(Answer::Directory { entries, more: really }) = expected else { panic!("{expected:?}") };
             assert_eq!(more, really);
@@ -371,7 +373,7 @@ impl World {
     }
 
     fn theirs(&mut self, dice: Dice) {
-        // Something more to know, by a walk from the root.
+        // A walk from the root finds more inodes.
         let mut at = self.volume.root;
         for die in [dice.1, dice.2, dice.3] {
             let name = vec![b'a' + die % 4];
@@ -385,7 +387,7 @@ impl World {
             }
             let Ok(Answer::Attr(attr)) = answered else { break };
             self.meet(1, &Outcome::Attr(attr.clone()));
-            assert!(!self.holding.is_unpublished(attr.ino), "the other has found {}", attr.ino);
+            assert!(!self.delegations.is_unpublished(attr.ino), "the other has found {}", attr.ino);
             at = attr.ino;
         }
         let command = self.command(1, dice);
@@ -406,14 +408,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_told_early_is_what_the_leader_says_later(
+    fn what_is_acknowledged_early_is_what_the_leader_says_later(
         two in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let mut world = World::new();
         let root = world.volume.root;
         if two {
-            // Two directories held side by side: things move between them.
+            // Two delegated directories side by side: inodes move between them.
             for (die, ino) in [(0, 1), (1, 2)] {
                 world.ours(world.directory(root, die));
                 world.take(world.known[0][ino]);

@@ -1,6 +1,6 @@
-//! What holds for nodes that come and go, and for the blocks that move with them.
+//! Nodes that are added, drained and removed, and the blocks that move with them.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 mod world;
@@ -25,10 +25,10 @@ fn a_node_is_known_by_its_folder_and_its_number_is_never_used_again() {
     };
     let register = |id, node| Command::RegisterNode { id: NodeId(id), node };
     assert_eq!(world.run(register(0, node("a", 1))), Ok(Outcome::Node(NodeId(65))));
-    // Asked again, and from another address: the same node.
+    // Registered again, and from another address: the same node.
     assert_eq!(world.run(register(0, node("a", 2))), Ok(Outcome::Node(NodeId(65))));
     assert_eq!(world.run(register(65, node("a", 3))), Ok(Outcome::Node(NodeId(65))));
-    // Another folder at its address or with its number is another node.
+    // Another folder at the node's address or with its number is another node.
     assert!(matches!(world.run(register(0, node("b", 3))), Err(NsError::Invalid(_))));
     assert!(matches!(world.run(register(65, node("b", 4))), Err(NsError::Invalid(_))));
     assert!(matches!(world.run(register(66, node("a", 3))), Err(NsError::Invalid(_))));
@@ -115,13 +115,14 @@ fn a_node_that_leaves_can_go_when_its_blocks_have_moved() {
     assert_eq!(world.groups_with(leaver), 1, "the closed group has blocks");
     assert!(is_invalid(world.run(Command::RemoveNode { id: leaver })));
 
-    // Pages of two, the second after the first's last.
+    // Pages of two; the second page starts after the last block of the first.
     let first = world.strays(None, 2);
     let second = world.strays(first.last(), 2);
     assert_eq!((first.len(), second.len()), (2, 1));
     let id = first[0].id;
     let moved = |from, to| Command::MoveBlocks { blocks: vec![MovedBlock { id, from, to }] };
-    // Not to itself, not to a group of another slot, not to one that there is not, not from where it is not.
+    // Refused: to its own group, to a group of another slot, to a group that does not exist, and from a wrong
+    // group.
     for (from, to) in
         [(GroupId(1), GroupId(1)), (GroupId(1), GroupId(0)), (GroupId(1), GroupId(99)), (to, to)]
     {
@@ -136,7 +137,7 @@ fn a_node_that_leaves_can_go_when_its_blocks_have_moved() {
     );
     assert_eq!(world.layout(file, 0).1[0].group, to, "readers are told the group of now");
 
-    // Who speaks of the block as it was is not heard.
+    // A report that names the block's old group is ignored.
     let shares = vec![SharesOf { block: id, group: GroupId(1), bits: 0b111 }];
     world.run(Command::MarkMissing { shares }).unwrap();
     assert_eq!(world.block(id).record.missing, 0);
@@ -148,7 +149,8 @@ fn a_node_that_leaves_can_go_when_its_blocks_have_moved() {
     assert_eq!(world.totals().shares_missing, 0);
     world.run(Command::RemoveNode { id: leaver }).unwrap();
 
-    // A mount that has not heard of it yet writes to the closed group: that is no fault, it moves again.
+    // A mount that does not know the new group yet writes to the closed one. That is allowed; the block moves
+    // again.
     world.commit(file, 9, &[(0, 1000)], 0b1).unwrap();
     assert_eq!(world.strays(None, 9).len(), 1);
 }
@@ -184,8 +186,8 @@ fn a_node_stays_where_there_are_too_few_others_and_until_it_leaves_after_all() {
 #[test]
 fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
     let mut world = World::new();
-    let mut holding = DelegationSet::default();
-    holding.take(&world.volume_record(), &world.attr(world.root), []);
+    let mut delegations = DelegationSet::default();
+    delegations.add_directory(&world.volume_record(), &world.attr(world.root), []);
     let ino = Some(Ino(77));
     let Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, .. } =
         make(world.root, "f", FileKind::File)
@@ -194,7 +196,7 @@ fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
     };
     let make = Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino };
     let file = Ino(77);
-    holding.act(Time { secs: 1, nanos: 0 }, &make).expect("made here");
+    delegations.apply_locally(Time { secs: 1, nanos: 0 }, &make).expect("made here");
     let id = BlockId { session: world.session, seq: 1 };
     let commit = Command::Commit {
         ino: file,
@@ -204,15 +206,15 @@ fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
         size_at_least: 0,
         mtime: None,
     };
-    holding.act(Time { secs: 2, nanos: 0 }, &commit).expect("committed here");
+    delegations.apply_locally(Time { secs: 2, nanos: 0 }, &commit).expect("committed here");
     let layout = Query::Layout { ino: file, from: 0, limit: 9 };
-    assert!(matches!(holding.answer(&layout), LocalAnswer::Complete(Ok(Answer::Layout { .. }))));
+    assert!(matches!(delegations.answer(&layout), LocalAnswer::Complete(Ok(Answer::Layout { .. }))));
     let leaver = world.volume_record().nodes_of(GroupId(1)).unwrap()[0];
     world.run(Command::SetDraining { id: leaver, draining: true }).unwrap();
     world.run(Command::Regroup { volume: VolumeId(1) }).unwrap();
-    holding.volume_is(&world.volume_record());
-    assert_eq!(holding.answer(&layout), LocalAnswer::Unknown);
-    assert!(matches!(holding.answer(&Query::GetAttr { ino: file }), LocalAnswer::Complete(_)));
+    delegations.update_volume(&world.volume_record());
+    assert_eq!(delegations.answer(&layout), LocalAnswer::Unknown);
+    assert!(matches!(delegations.answer(&Query::GetAttr { ino: file }), LocalAnswer::Complete(_)));
 }
 
 #[test]
@@ -230,7 +232,7 @@ fn a_new_node_may_be_where_one_is_that_leaves() {
     let at: Vec<_> = nodes.iter().filter(|node| node.address == "h2:1").map(|node| node.id).collect();
     assert_eq!(at, [NodeId(65)]);
     assert_eq!(nodes[1].address, "");
-    // It may come back elsewhere.
+    // The node may come back at another address.
     let node = NodeSpec { address: "h99:1".into(), weight: 1, ..NodeSpec::default() };
     world.run(Command::RegisterNode { id: NodeId(2), node }).unwrap();
     let Ok(Answer::Nodes(nodes)) = answer(&world.kv, &Query::Nodes) else { panic!() };

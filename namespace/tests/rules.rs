@@ -1,7 +1,7 @@
-//! One rule a test: what POSIX, or the commands' own words, promise. `tests/model` compares whole runs; here
-//! stand the corners that random commands seldom meet.
+//! One rule a test: promises of POSIX or of the commands' documentation. `tests/model` compares whole runs;
+//! these tests cover the corners that random commands seldom meet.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 use rain_namespace::apply;
@@ -162,7 +162,7 @@ fn names_stay_in_their_volume_and_directories_have_one() {
 }
 
 #[test]
-fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
+fn an_unlinked_file_is_whole_until_it_is_freed_and_gets_no_new_name() {
     let mut world = World::new();
     let (root, session) = (world.root, world.session);
     let file = world.made(root, "f", FileKind::File);
@@ -171,12 +171,12 @@ fn an_orphan_is_whole_until_it_is_freed_and_gets_no_new_name() {
     assert_eq!(world.run(link(file, root, "g")), Err(NsError::NotFound));
     world.commit(file, 1, &[(0, 900)], 0).unwrap();
     world.run(set_attr(file, size(500))).unwrap();
-    assert_eq!((world.attr(file).nlink, world.attr(file).held), (0, 500));
+    assert_eq!((world.attr(file).nlink, world.attr(file).stored_bytes), (0, 500));
     world.run(Command::EndSession { session }).unwrap();
     assert_eq!(world.attr(file).size, 500, "others may have it open");
-    let orphans = |after| answer(&world.kv, &Query::UnlinkedFiles { after, limit: 9 });
-    assert_eq!(orphans(None), Ok(Answer::UnlinkedFiles(vec![(file, false)])));
-    assert_eq!(orphans(Some(file)), Ok(Answer::UnlinkedFiles(vec![])));
+    let unlinked = |after| answer(&world.kv, &Query::UnlinkedFiles { after, limit: 9 });
+    assert_eq!(unlinked(None), Ok(Answer::UnlinkedFiles(vec![(file, false)])));
+    assert_eq!(unlinked(Some(file)), Ok(Answer::UnlinkedFiles(vec![])));
     assert!(answer(&world.kv, &Query::Open { ino: file }).is_ok(), "its name was there a moment ago");
     world.run(Command::Seal { inos: vec![root, file] }).unwrap();
     assert_eq!(answer(&world.kv, &Query::Open { ino: file }), Err(NsError::Stale));
@@ -232,7 +232,7 @@ fn a_circle_of_waiters_is_refused_over_any_number_of_files() {
         assert!(matches!(waiting, Outcome::Lock { state: LockState::Waiting, .. }));
     }
     assert_eq!(wait(&mut world, 2, 0), Err(NsError::Deadlock));
-    // The last lets go, and the wait before it ends.
+    // The last one releases its lock, and the wait ends.
     world.as_session(sessions[2], 3, Command::Unlock { ino: files[2], lock }).unwrap();
     let ticket = answer(&world.kv, &Query::Ticket { ino: files[2], session: sessions[1], ticket: 1 });
     assert!(matches!(ticket, Ok(Answer::Ticket { waiting: false, .. })));
@@ -252,11 +252,11 @@ fn a_repeated_request_gives_its_first_result_and_old_results_go() {
     assert_eq!(results(&world), 3);
     world.numbered(4, 4, make(root, "g", FileKind::File)).unwrap();
     assert_eq!(results(&world), 1);
-    // A copy that the network kept back until nobody knows its result any more does not apply again.
+    // A copy that the network delayed until its result was forgotten does not apply again.
     world.run(unlink(root, "f")).unwrap();
     assert_eq!(world.numbered(1, 0, make(root, "f", FileKind::File)), Err(NsError::Answered(1)));
     assert_eq!(world.run(unlink(root, "f")), Err(NsError::NotFound));
-    // A request that claims to be done itself keeps its result all the same.
+    // A request whose `done_below` covers itself keeps its result.
     let made = world.numbered(5, 9, make(root, "h", FileKind::File));
     assert_eq!(world.numbered(5, 9, make(root, "h", FileKind::File)), made);
 }
@@ -269,12 +269,12 @@ fn a_sparse_file_of_5_tib_costs_what_its_data_costs() {
     world.run(set_attr(file, size(end))).unwrap();
     world.commit(file, 1, &[(end - 1000, 1000), (1 << 40, 500)], 0).unwrap();
     let attr = world.attr(file);
-    assert_eq!((attr.size, attr.held, attr.extents), (end, 1500, 2));
+    assert_eq!((attr.size, attr.stored_bytes, attr.extents), (end, 1500, 2));
     assert_eq!(world.layout(file, (1 << 40) + 499).1.len(), 2, "an extent that covers the byte is included");
     assert_eq!(world.layout(file, (1 << 40) + 500).1.len(), 1);
     let keys = world.kv.0.len();
     world.run(Command::Punch { ino: file, offset: 1 << 30, len: 4 << 40 }).unwrap();
-    assert_eq!(world.attr(file).held, 1000);
+    assert_eq!(world.attr(file).stored_bytes, 1000);
     assert!(world.kv.0.len() <= keys);
 }
 
@@ -312,7 +312,7 @@ fn inline_pieces_are_for_files_without_extents_and_end_by_4096() {
     world.commit(file, 1, &[(0, 10)], 0).unwrap();
     assert_eq!(world.run(inline(file, 0, b"x")), Err(NsError::NotInline));
     assert_eq!(world.layout(file, 0).0.len(), 4096, "it stays as the lowest layer");
-    assert_eq!(world.attr(file).held, 4106);
+    assert_eq!(world.attr(file).stored_bytes, 4106);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn blocks_with_the_least_margin_come_first() {
     for (seq, missing) in [(1, 0b1), (2, 0b111), (3, 0b11), (4, 0)] {
         world.commit(file, seq, &[(seq * 1000, 1000)], missing).unwrap();
     }
-    // One at a time, each after the last.
+    // Pages of one block, each after the last one.
     let missing = |world: &World| {
         let (mut after, mut found) = (None, Vec::new());
         loop {
@@ -490,7 +490,7 @@ fn a_volume_counts_its_inodes_and_bytes() {
     world.run(inline(file, 0, b"123")).unwrap();
     world.commit(file, 1, &[(0, 700)], 0).unwrap();
     let counts = |world: &World| match answer(&world.kv, &Query::Volume { name: "one".into() }) {
-        Ok(Answer::Volumes(volumes)) => (volumes[0].inodes, volumes[0].held),
+        Ok(Answer::Volumes(volumes)) => (volumes[0].inodes, volumes[0].stored_bytes),
         other => panic!("{other:?}"),
     };
     assert_eq!(counts(&world), (3, 703));
@@ -501,7 +501,7 @@ fn a_volume_counts_its_inodes_and_bytes() {
     assert_eq!(answer(&world.kv, &Query::VolumeById { id: VolumeId(9) }), Err(NsError::NotFound));
 }
 
-/// Damages the store in one place and says whether the check sees it.
+/// Damages the store in one place and returns whether the check notices it.
 fn is_noticed(world: &World, damage: impl FnOnce(&mut MemoryKv)) -> bool {
     let mut kv = world.kv.clone();
     damage(&mut kv);
@@ -525,8 +525,8 @@ fn every_key_that_goes_missing_is_noticed_by_the_check() {
     world.as_session(session, 1, Command::Lock { ino: file, lock, ticket: None }).unwrap();
     assert_eq!(check(&world.kv), []);
     for key in world.kv.0.keys() {
-        // What nothing else counts: numbers given out, and nodes.
-        // And results of requests, which may go at any time; and how often places have changed.
+        // No other record counts these: counters of numbers, nodes, results of requests (which may be dropped
+        // at any time), and the version of the layout.
         let counted = key[0] != b'N'
             && key[0] != b'R'
             && ![&b"Cnext-"[..], b"Cplaces"].iter().any(|known| key.starts_with(known));

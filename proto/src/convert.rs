@@ -1,37 +1,38 @@
-//! Wire to domain and back. Anything a peer may have got wrong is an error with the value in it.
+//! Conversions between wire and domain types. A value that a peer may have got wrong gives an error with the
+//! value in it (`lies_are_refused`).
 
 use crate::v1;
 use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
 use thiserror::Error;
 
-/// A message that no honest peer sends.
+/// The reason why a message is invalid. Correct peers do not send such messages.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum WireError {
-    /// A part that must be there is not.
+    /// A required field is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error("{what} is {value}, at most {limit} is possible")]
     Range {
-        /// Which number.
+        /// Name of the field.
         what: &'static str,
-        /// What it is.
+        /// Value of the field.
         value: u64,
-        /// What it may be.
+        /// Largest valid value.
         limit: u64,
     },
-    /// A code this version does not know.
+    /// The codec number is unknown to this version.
     #[error("codec number {0} is not known to this version")]
     UnknownCodec(u32),
-    /// A code whose numbers make no sense.
+    /// The code has an impossible k or m.
     #[error("code {k}+{m} is not possible")]
     BadCode {
-        /// Shares that suffice.
+        /// Number of shares that suffice.
         k: u32,
-        /// Shares that may be lost.
+        /// Number of shares that may be lost.
         m: u32,
     },
-    /// A checksum table that is not a whole number of checksums.
+    /// The length of a checksum table is not a multiple of 8.
     #[error("a checksum table of {0} bytes is not a multiple of 8")]
     ChecksumTable(usize),
 }
@@ -54,12 +55,12 @@ impl From<v1::BlockId> for BlockId {
     }
 }
 
-/// A share's key for the wire.
+/// Returns the wire form of a share's key.
 pub fn share_key(block: BlockId, index: ShareIndex) -> v1::ShareKey {
     v1::ShareKey { block: Some(block.into()), index: index.0.into() }
 }
 
-/// A share's key from the wire.
+/// Reads a share's key from the wire. Fails when a field is missing or the index is above 255.
 pub fn read_share_key(key: Option<v1::ShareKey>) -> Result<(BlockId, ShareIndex), WireError> {
     let key = key.ok_or(WireError::Missing("the share's key"))?;
     let block = key.block.ok_or(WireError::Missing("the block's id"))?;
@@ -77,7 +78,7 @@ impl From<CodeSpec> for v1::Code {
     }
 }
 
-/// A code from the wire.
+/// Reads a code from the wire. Fails when the code is missing, unknown or impossible.
 pub fn read_code(code: Option<v1::Code>) -> Result<CodeSpec, WireError> {
     let code = code.ok_or(WireError::Missing("the code"))?;
     let codec = u8::try_from(code.codec)
@@ -93,7 +94,7 @@ pub fn read_code(code: Option<v1::Code>) -> Result<CodeSpec, WireError> {
     if spec.k == 0 || spec.n() > 255 { Err(bad()) } else { Ok(spec) }
 }
 
-/// A table of checksums for the wire: 8 bytes little endian each.
+/// Returns the wire form of a table of checksums: 8 bytes little endian each.
 pub fn checksum_table(crcs: &[u64]) -> bytes::Bytes {
     let mut table = bytes::BytesMut::with_capacity(crcs.len() * 8);
     for crc in crcs {
@@ -102,7 +103,7 @@ pub fn checksum_table(crcs: &[u64]) -> bytes::Bytes {
     table.freeze()
 }
 
-/// A table of checksums from the wire.
+/// Reads a table of checksums from the wire. Fails when its length is not a multiple of 8.
 pub fn read_checksum_table(table: &[u8]) -> Result<Vec<u64>, WireError> {
     let (words, rest) = table.as_chunks::<8>();
     if !rest.is_empty() {

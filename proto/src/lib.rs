@@ -1,7 +1,11 @@
-//! RAIN's gRPC services and messages, generated from `proto/rain.proto`, and the conversions between them
-//! and the domain's types ([`convert`]: the only place where the wire meets the domain).
+//! RAIN's gRPC services and messages, generated from `proto/rain.proto`, and their conversion to and from the
+//! domain's types.
 //!
-//! It knows nothing of connections, tasks or retries.
+//! Invariants:
+//! 1. Only [`convert`] translates between the wire and the domain.
+//! 2. A conversion from the wire checks every value (`lies_are_refused`).
+//!
+//! Left out: connections, tasks and retries.
 
 pub mod convert;
 
@@ -14,8 +18,10 @@ pub mod v1 {
 /// The compiled `.proto` file, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rain.descriptors"));
 
-/// Bytes of a share's payload that one checksum covers.
+/// Length of the part of a share's payload that one checksum covers, bytes: one page, so that a small read
+/// checks little.
 pub const CHUNK_BYTES: usize = 4096;
 
-/// The largest message either side takes: a share of a whole block, or a namespace entry, with room.
+/// Largest message that either side accepts, bytes: enough for a share of a whole block, or for an entry of
+/// the log.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;

@@ -1,16 +1,17 @@
-//! What a node must not forget.
+//! The durable state of a node.
 
 use crate::eligible::Configuration;
 use serde::{Deserialize, Serialize};
 
-/// On the node's own disk. Whoever loses it is another node: it must not come back under the same number while the cluster has
-/// promises of the lost one.
+/// The state that a node keeps on its own disk. A node without this state is another node: it must not come
+/// back under the same number, because the cluster relies on the promises of the lost one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Durable {
-    /// The node's life; the driver counts it up, durably, before each start.
+    /// Number of the node's start; the driver increments it durably before each start.
     pub incarnation: u64,
-    /// It may have promised every epoch up to this number. Ahead of what it has really promised.
+    /// The node may have promised every epoch up to this number. It is ahead of the real promises, so that
+    /// they seldom wait for the disk.
     pub epoch_ceiling: u64,
-    /// The eligible membership as it knows it.
+    /// Eligible membership, as the node knows it.
     pub configuration: Configuration,
 }

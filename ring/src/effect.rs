@@ -1,134 +1,135 @@
-//! What a node wants done, and what it tells.
+//! The effects of a node: actions for its driver and notifications for the users of the ring.
 
+use crate::change::Notice;
 use crate::durable::Durable;
 use crate::epoch::{Epoch, Fence, Stamp};
-use crate::message::{Denial, LeaderLease, Message};
-use crate::shared::Notice;
+use crate::message::{CallerState, Denial, Message};
 use crate::token::{Member, View};
 use rain_types::NodeId;
 use std::time::Duration;
 
-/// A timer of a node. Setting one that runs replaces it.
+/// A timer of a node. Setting a running timer replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// The holder's turn ends.
+    /// End of the holder's turn.
     Turn,
-    /// The pass is not acknowledged yet.
+    /// Deadline of the acknowledgement of a pass.
     Pass,
-    /// The token has not come.
+    /// Deadline of the token's arrival.
     Starve,
-    /// The 911 call is not answered by all yet.
+    /// Deadline of the answers to a 911 call.
     Call,
-    /// Greet eligible nodes outside.
+    /// Next announcement to eligible nodes outside the ring.
     Hello,
-    /// The next part of the shared data has not come.
+    /// Deadline of the next part of a snapshot.
     Sync,
-    /// The lease of the master lock ends.
+    /// End of the lease of the master lock.
     Lease,
 }
 
-/// What is to be done by the driver, in order.
+/// An action for the driver. Effects are executed in order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Send a message. `attempt` counts the sends of this one from 0: the driver takes another address for each.
+    /// Send a message.
     Send {
-        /// To whom.
+        /// Receiver.
         to: NodeId,
-        /// What.
+        /// Message.
         message: Message,
-        /// Which try.
+        /// Number of the attempt, from 0; the driver takes another address for each.
         attempt: u32,
     },
-    /// Give [`Input::Timer`](crate::Input::Timer) after this time, unless replaced or cancelled.
+    /// Return [`Input::Timer`](crate::Input::Timer) after this time, unless the timer is replaced or
+    /// cancelled.
     Set(Timer, Duration),
-    /// Not any more.
+    /// Cancel a timer.
     Cancel(Timer),
-    /// Make this durable, then give [`Input::Persisted`](crate::Input::Persisted).
+    /// Make this state durable, then return [`Input::Persisted`](crate::Input::Persisted).
     Persist(Durable),
-    /// The view is another one.
+    /// The view has changed.
     View(View),
-    /// Something for the users of the shared data.
+    /// A notice for the users of the shared data.
     Notice(Notice),
-    /// The master lock is this node's, until it is released or the lease ends.
+    /// This node has the master lock, until it releases the lock or the lease ends.
     Master(Fence),
-    /// The master lock is not this node's any more.
+    /// This node has lost the master lock.
     MasterLost,
-    /// This node has left; nothing more will come.
+    /// This node has left the ring; it has no further effects.
     Left,
-    /// A step of the protocol, for people and counters.
-    Step(Step),
+    /// A step of the protocol, for logs and counters.
+    Step(ProtocolStep),
 }
 
 /// A step of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Step {
-    /// It took the token: EATING.
+pub enum ProtocolStep {
+    /// The node took the token: EATING.
     Took(Stamp),
-    /// It handed the token on: HUNGRY.
+    /// The node passed the token: HUNGRY.
     Passed {
-        /// To whom.
+        /// Receiver.
         to: NodeId,
-        /// With which stamp.
+        /// Stamp of the passed token.
         stamp: Stamp,
     },
-    /// The successor did not acknowledge.
+    /// The successor did not acknowledge the token.
     PassFailed {
-        /// Who.
+        /// Successor.
         to: NodeId,
     },
-    /// It has not seen the token for too long: STARVING.
+    /// The node has not seen the token for `starving_after`: STARVING.
     Starves,
-    /// It calls 911.
+    /// The node calls 911.
     Called {
-        /// For this epoch.
+        /// Epoch that it wants to found.
         epoch: Epoch,
-        /// In which position.
-        leader_lease: LeaderLease,
+        /// State of the caller.
+        caller_state: CallerState,
     },
-    /// It allows somebody's call.
+    /// The node granted a call.
     Granted {
-        /// Whose.
+        /// Caller.
         to: NodeId,
-        /// Which epoch.
+        /// Granted epoch.
         epoch: Epoch,
     },
-    /// It refuses somebody's call.
+    /// The node denied a call.
     Denied {
-        /// Whose.
+        /// Caller.
         to: NodeId,
-        /// Which epoch.
+        /// Denied epoch.
         epoch: Epoch,
-        /// Why.
+        /// Reason.
         why: Denial,
     },
-    /// Its own call was refused.
+    /// Another node denied this node's call.
     Refused {
-        /// By whom.
+        /// Denying node.
         by: NodeId,
-        /// Why.
+        /// Reason.
         why: Denial,
     },
-    /// It made the token anew.
+    /// The node regenerated the token.
     Founded(Stamp),
-    /// A token came that it takes no more.
+    /// The node refused a token of an old epoch.
     StaleToken {
-        /// From whom.
+        /// Sender of the token.
         from: NodeId,
-        /// Which.
+        /// Stamp of the token.
         stamp: Stamp,
     },
-    /// Somebody outside asks to join.
+    /// A node outside the ring asks to join.
     Applied(Member),
-    /// Somebody asked to join whom it does not know to be eligible, or other nonsense; dropped.
+    /// The node dropped a message that makes no sense, or a join of a node that is not known to be eligible.
     Nonsense {
-        /// From whom.
+        /// Sender of the message.
         from: NodeId,
-        /// What was wrong.
+        /// Reason.
         why: &'static str,
     },
-    /// The shared data is whole again.
+    /// The shared data is complete again.
     Synced {
-        /// Up to which entry.
+        /// Log index of its last entry.
         index: u64,
     },
 }

@@ -1,48 +1,49 @@
-//! Eligible membership: which nodes are of the cluster at all, as durable configuration. Who of them answers
-//! now is another question, see [`View`](crate::View).
+//! The eligible membership: the nodes of the cluster, as durable configuration. The live ones among them are
+//! the [`View`](crate::View).
 //!
-//! A change is *joint*: until the new set is installed with a token, a primary ring takes a majority of the old and one of
-//! the new set. A node that was never told by a ring knows version 0, of nobody, and cannot found a primary ring.
+//! A change is *joint*: until a token installs the new set, a primary ring needs a majority of the old set
+//! and one of the new set (`a_change_takes_a_majority_of_the_old_and_of_the_new`). A node that no ring has
+//! configured knows version 0, the empty set, and cannot found a primary ring.
 
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// A set of eligible nodes. Two sets of one version are equal.
+/// A set of eligible nodes. Two sets of the same version are equal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Eligible {
-    /// 0: unknown. Grows with every change.
+    /// Version, which grows with every change; 0: not configured.
     pub version: u64,
-    /// The nodes.
+    /// Eligible nodes.
     pub nodes: BTreeSet<NodeId>,
 }
 
 impl Eligible {
-    /// Whether these are more than half. Of nobody there is no majority.
+    /// Returns whether more than half of the nodes satisfy `of`. The empty set has no majority.
     pub fn has_majority(&self, of: impl Fn(NodeId) -> bool) -> bool {
         let there = self.nodes.iter().filter(|node| of(**node)).count();
         there * 2 > self.nodes.len()
     }
 }
 
-/// What a node knows of the eligible membership.
+/// A node's knowledge of the eligible membership.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Configuration {
-    /// The newest that a primary ring has installed.
+    /// The newest set that a primary ring has installed.
     pub installed: Eligible,
-    /// The next one, if it may have been installed somewhere.
+    /// The next set, if a primary ring may have installed it.
     pub pending: Option<Eligible>,
 }
 
 impl Configuration {
-    /// A majority of everything that may be in force.
+    /// Returns whether the nodes that satisfy `of` are a majority of every set that may be in force.
     pub fn has_quorum(&self, of: impl Fn(NodeId) -> bool) -> bool {
         self.installed.has_majority(&of)
             && self.pending.as_ref().is_none_or(|pending| pending.has_majority(&of))
     }
 
-    /// Takes in what another node knows: the newest installed set, and the first that may come after it. True if
-    /// that is news.
+    /// Merges another node's knowledge: the newest installed set, and the first set that may follow it.
+    /// Returns whether this changed anything.
     pub fn learn(&mut self, other: &Configuration) -> bool {
         let before = (self.installed.version, self.pending.as_ref().map(|pending| pending.version));
         if other.installed.version > self.installed.version {
@@ -57,21 +58,21 @@ impl Configuration {
         before != (self.installed.version, self.pending.as_ref().map(|pending| pending.version))
     }
 
-    /// Whether both know the same.
+    /// Returns whether both know the same versions.
     pub fn agrees(&self, other: &Configuration) -> bool {
         self.installed.version == other.installed.version
             && self.pending.as_ref().map(|pending| pending.version)
                 == other.pending.as_ref().map(|pending| pending.version)
     }
 
-    /// All nodes of both sets.
+    /// Returns the nodes of both sets.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         let pending = self.pending.iter().flat_map(|pending| pending.nodes.iter());
         let both: BTreeSet<NodeId> = self.installed.nodes.iter().chain(pending).copied().collect();
         both.into_iter()
     }
 
-    /// Whether a node is in one of the sets.
+    /// Returns whether a node is in one of the sets.
     pub fn contains(&self, node: NodeId) -> bool {
         self.installed.nodes.contains(&node)
             || self.pending.as_ref().is_some_and(|pending| pending.nodes.contains(&node))

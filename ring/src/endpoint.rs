@@ -1,19 +1,19 @@
-//! A node with its links: what a driver drives. It takes packets, timers and commands with the time, and says which packets go over
-//! which pair of addresses, which timers run, and what the node tells.
+//! An endpoint: a node with its links, as a driver runs it. It takes packets, timers and commands with the
+//! time. It returns the packets with their pairs of addresses, the timers, and the notifications of the node.
 //!
-//! Invariants:
-//! 1. The node hears of a peer's links only when the last goes Down or the first comes Up.
-//! 2. A peer counts as without a process when each of its addresses has refused a packet since it was last heard.
-//!
-//! The times it is given are for the record (`recent`, `Counts`): nothing is decided by them.
+//! Invariants (the simulator in `tests/sim`):
+//! 1. The node is informed of a peer's links only when the last link goes Down or the first comes Up.
+//! 2. A peer counts as without a process when each of its addresses has refused a packet since its last
+//!    contact.
+//! 3. Times are only recorded (`recent`, `Counts`); no decision depends on them.
 
-use crate::effect::{Effect, Step, Timer};
+use crate::change::Notice;
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
-use crate::message::LeaderLease;
+use crate::message::CallerState;
 use crate::node::{Input, Node, Phase};
 use crate::paths;
-use crate::shared::Notice;
 use crate::token::View;
 use crate::wire::{Body, Envelope};
 use crate::{Durable, Settings};
@@ -21,96 +21,98 @@ use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// Changes are remembered so far back.
+/// Largest number of remembered changes; older ones are dropped. They are for people, and this covers several
+/// failures.
 const RECENT_MAX: usize = 64;
 
 /// A timer of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Clock {
-    /// The node's.
+    /// A timer of the node.
     Node(Timer),
-    /// The link monitor's.
+    /// The timer of the link monitor.
     Ping,
 }
 
-/// What an endpoint is told.
+/// An event that the driver reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Begin. Once, first.
+    /// Start; the first event, once.
     Start,
-    /// A packet has come.
+    /// A packet has arrived.
     Packet(Envelope),
-    /// A timer has run out.
+    /// A timer has expired.
     Fired(Clock),
-    /// A packet to this address was refused: nobody listens there.
+    /// A packet to this address was refused: no process listens there.
     Refused(Path),
-    /// What was to be made durable is.
+    /// This state is durable.
     Persisted(Durable),
-    /// The other nodes, with how many pairs of addresses there are to each.
+    /// The other nodes, each with its number of pairs of addresses.
     Peers(BTreeMap<NodeId, u8>),
-    /// For the node: [`Input::Eligible`], [`Input::About`], [`Input::AcquireMaster`], [`Input::ReleaseMaster`], [`Input::Leave`].
-    Tell(Input),
+    /// An input for the node: [`Input::Eligible`], [`Input::About`], [`Input::AcquireMaster`],
+    /// [`Input::ReleaseMaster`] or [`Input::Leave`].
+    Input(Input),
 }
 
-/// What is to be done, in order.
+/// An action for the driver. Commands are executed in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Send a packet over its link.
     Transmit(Envelope),
-    /// Give [`Event::Fired`] after this time, unless set anew or cancelled.
+    /// Report [`Event::Fired`] after this time, unless the timer is set again or cancelled.
     Set(Clock, Duration),
-    /// Not any more.
+    /// Cancel a timer.
     Cancel(Clock),
-    /// Make this durable, then give [`Event::Persisted`].
+    /// Make this state durable, then report [`Event::Persisted`].
     Persist(Durable),
-    /// For the users of the ring.
-    Tell(Request),
+    /// Notify the users of the ring.
+    Notify(Notification),
 }
 
-/// What the users of the ring are told.
+/// A notification for the users of the ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// The view is another one.
+pub enum Notification {
+    /// The view has changed.
     View(View),
-    /// A link changed.
+    /// A link has changed.
     Link(LinkChange),
-    /// Of the shared data.
+    /// The shared data has changed.
     Notice(Notice),
-    /// The master lock is this node's.
+    /// This node has the master lock.
     Master(Fence),
-    /// It is not any more.
+    /// This node has lost the master lock.
     MasterLost,
-    /// The node has left: stop.
+    /// The node has left the ring; the driver can stop.
     Left,
     /// A step of the protocol.
-    Step(Step),
+    Step(ProtocolStep),
 }
 
-/// What goes over the wire, bytes not counted.
+/// Numbers of packets on the wire; their bytes are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Packets of the ring.
+    /// Packets with messages of the ring.
     pub ring: u64,
-    /// Pings.
+    /// Packets with pings.
     pub pings: u64,
 }
 
-/// What has happened, counted since the start.
+/// Counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Tokens taken.
     pub tokens: u64,
     /// Passes that failed.
     pub passes_failed: u64,
-    /// Times it starved.
+    /// Times the node starved.
     pub starved: u64,
-    /// Tokens it made anew because one was lost.
+    /// Tokens that the node regenerated because one was lost.
     pub regenerated: u64,
-    /// Tokens it made anew for other members.
+    /// Tokens that the node regenerated for other members.
     pub reformed: u64,
-    /// Tokens it took no more.
+    /// Tokens of old epochs that the node refused.
     pub stale: u64,
-    /// Packets that made no sense.
+    /// Messages that made no sense.
     pub nonsense: u64,
     /// Packets sent.
     pub sent: Traffic,
@@ -118,12 +120,12 @@ pub struct Counts {
     pub received: Traffic,
 }
 
-/// Something worth remembering, with its time.
+/// A remembered change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// On the driver's clock.
+    /// Time by the driver's clock.
     pub at: Duration,
-    /// What.
+    /// Description, for people.
     pub what: String,
 }
 
@@ -140,11 +142,11 @@ pub struct Endpoint {
     took_at: Option<Duration>,
     /// Time between the last two tokens.
     round: Option<Duration>,
-    leader_lease: LeaderLease,
+    caller_state: CallerState,
 }
 
 impl Endpoint {
-    /// A node that starts.
+    /// Returns an endpoint for a node that starts.
     pub fn new(me: NodeId, durable: Durable, settings: Settings, links: LinkSettings) -> Endpoint {
         let node = Node::new(me, durable, settings);
         Endpoint {
@@ -157,54 +159,54 @@ impl Endpoint {
             recent: VecDeque::new(),
             took_at: None,
             round: None,
-            leader_lease: LeaderLease::Starving,
+            caller_state: CallerState::Starving,
         }
     }
 
-    /// The node.
+    /// Returns the node.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// The node, for [`Node::submit`] and [`Node::unique_id`].
+    /// Returns the node, for [`Node::submit`] and [`Node::unique_id`].
     pub fn node_mut(&mut self) -> &mut Node {
         &mut self.node
     }
 
-    /// The links.
+    /// Returns the links.
     pub fn links(&self) -> &Links {
         &self.links
     }
 
-    /// Counted since the start.
+    /// Returns the counters since the start.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The last changes, oldest first.
+    /// Returns the last changes, oldest first.
     pub fn recent(&self) -> impl Iterator<Item = &History> {
         self.recent.iter()
     }
 
-    /// Time between the last two tokens.
+    /// Returns the time between the last two tokens; `None` before the second.
     pub fn round(&self) -> Option<Duration> {
         self.round
     }
 
-    /// Takes in what has happened and says what is to be done.
+    /// Processes an event and adds the resulting commands to `out`.
     pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) {
         match event {
             Event::Start => {
                 self.ping(now, out);
-                self.tell(now, Input::Start, out);
+                self.feed(now, Input::Start, out);
             }
             Event::Packet(envelope) => self.packet(now, envelope, out),
             Event::Fired(Clock::Ping) => self.ping(now, out),
-            Event::Fired(Clock::Node(timer)) => self.tell(now, Input::Timer(timer), out),
+            Event::Fired(Clock::Node(timer)) => self.feed(now, Input::Timer(timer), out),
             Event::Refused(path) => self.refused(now, path, out),
-            Event::Persisted(durable) => self.tell(now, Input::Persisted(durable), out),
+            Event::Persisted(durable) => self.feed(now, Input::Persisted(durable), out),
             Event::Peers(peers) => self.watch(now, peers, out),
-            Event::Tell(input) => self.tell(now, input, out),
+            Event::Input(input) => self.feed(now, input, out),
         }
     }
 
@@ -216,7 +218,7 @@ impl Endpoint {
         self.links.watch(peers.iter().flat_map(links));
         let contacts = peers.keys().copied().collect();
         self.peers = peers;
-        self.tell(now, Input::Contacts(contacts), out);
+        self.feed(now, Input::Contacts(contacts), out);
     }
 
     fn ping(&mut self, now: Duration, out: &mut Vec<Command>) {
@@ -229,7 +231,7 @@ impl Endpoint {
             let envelope = Envelope { from, to: path.peer, link: path.link, body: Body::Ping(ping) };
             out.push(Command::Transmit(envelope));
         }
-        self.changed(now, changes, out);
+        self.links_changed(now, changes, out);
     }
 
     fn packet(&mut self, now: Duration, envelope: Envelope, out: &mut Vec<Command>) {
@@ -243,12 +245,12 @@ impl Endpoint {
             Body::Ping(ping) => {
                 self.counts.received.pings += 1;
                 let mut changes = Vec::new();
-                self.links.hear(Path { peer: from.node, link }, from.incarnation, ping, &mut changes);
-                self.changed(now, changes, out);
+                self.links.receive(Path { peer: from.node, link }, from.incarnation, ping, &mut changes);
+                self.links_changed(now, changes, out);
             }
             Body::Ring(message) => {
                 self.counts.received.ring += 1;
-                self.tell(now, Input::Message { from, message }, out);
+                self.feed(now, Input::Message { from, message }, out);
             }
         }
     }
@@ -258,24 +260,24 @@ impl Endpoint {
         self.refused.insert(path);
         let peer = path.peer;
         if (0..links).all(|link| self.refused.contains(&Path { peer, link })) && links > 0 {
-            self.tell(now, Input::Unreachable(peer), out);
+            self.feed(now, Input::Unreachable(peer), out);
         }
     }
 
-    fn changed(&mut self, now: Duration, changes: Vec<LinkChange>, out: &mut Vec<Command>) {
+    fn links_changed(&mut self, now: Duration, changes: Vec<LinkChange>, out: &mut Vec<Command>) {
         for change in changes {
             let state = if change.up { "up" } else { "down" };
             self.note(now, format!("link {} to node {} is {state}", change.path.link, change.path.peer));
-            out.push(Command::Tell(Request::Link(change)));
+            out.push(Command::Notify(Notification::Link(change)));
             let before = self.reachable.insert(change.path.peer, change.reachable);
             if before != Some(change.reachable) {
                 let input = Input::Link { peer: change.path.peer, up: change.reachable };
-                self.tell(now, input, out);
+                self.feed(now, input, out);
             }
         }
     }
 
-    fn tell(&mut self, now: Duration, input: Input, out: &mut Vec<Command>) {
+    fn feed(&mut self, now: Duration, input: Input, out: &mut Vec<Command>) {
         let mut effects = Vec::new();
         self.node.handle(input, &mut effects);
         for effect in effects {
@@ -286,18 +288,18 @@ impl Endpoint {
                 Effect::Persist(durable) => out.push(Command::Persist(durable)),
                 Effect::View(view) => {
                     self.note(now, describe(&view));
-                    out.push(Command::Tell(Request::View(view)));
+                    out.push(Command::Notify(Notification::View(view)));
                 }
-                Effect::Notice(notice) => out.push(Command::Tell(Request::Notice(notice))),
-                Effect::Master(fence) => out.push(Command::Tell(Request::Master(fence))),
-                Effect::MasterLost => out.push(Command::Tell(Request::MasterLost)),
+                Effect::Notice(notice) => out.push(Command::Notify(Notification::Notice(notice))),
+                Effect::Master(fence) => out.push(Command::Notify(Notification::Master(fence))),
+                Effect::MasterLost => out.push(Command::Notify(Notification::MasterLost)),
                 Effect::Left => {
                     out.push(Command::Cancel(Clock::Ping));
-                    out.push(Command::Tell(Request::Left));
+                    out.push(Command::Notify(Notification::Left));
                 }
                 Effect::Step(step) => {
                     self.count(now, &step);
-                    out.push(Command::Tell(Request::Step(step)));
+                    out.push(Command::Notify(Notification::Step(step)));
                 }
             }
         }
@@ -315,41 +317,41 @@ impl Endpoint {
         }
     }
 
-    fn count(&mut self, now: Duration, step: &Step) {
+    fn count(&mut self, now: Duration, step: &ProtocolStep) {
         match step {
-            Step::Took(_) => {
+            ProtocolStep::Took(_) => {
                 self.counts.tokens += 1;
                 self.round = self.took_at.map(|before| now.saturating_sub(before));
                 self.took_at = Some(now);
             }
-            Step::PassFailed { to } => {
+            ProtocolStep::PassFailed { to } => {
                 self.counts.passes_failed += 1;
                 self.note(now, format!("node {to} did not take the token"));
             }
-            Step::Starves => {
+            ProtocolStep::Starves => {
                 self.counts.starved += 1;
                 self.note(now, "the token has not come; calling 911".into());
             }
-            Step::Called { leader_lease, .. } => self.leader_lease = *leader_lease,
-            Step::Founded(stamp) => {
-                if self.leader_lease == LeaderLease::Starving {
+            ProtocolStep::Called { caller_state, .. } => self.caller_state = *caller_state,
+            ProtocolStep::Founded(stamp) => {
+                if self.caller_state == CallerState::Starving {
                     self.counts.regenerated += 1;
                 } else {
                     self.counts.reformed += 1;
                 }
                 self.note(now, format!("made the token anew: {stamp}"));
             }
-            Step::StaleToken { from, stamp } => {
+            ProtocolStep::StaleToken { from, stamp } => {
                 self.counts.stale += 1;
                 self.note(now, format!("a stale token {stamp} from node {from} was dropped"));
             }
-            Step::Nonsense { .. } => self.counts.nonsense += 1,
-            Step::Passed { .. }
-            | Step::Granted { .. }
-            | Step::Denied { .. }
-            | Step::Refused { .. }
-            | Step::Applied(_)
-            | Step::Synced { .. } => {}
+            ProtocolStep::Nonsense { .. } => self.counts.nonsense += 1,
+            ProtocolStep::Passed { .. }
+            | ProtocolStep::Granted { .. }
+            | ProtocolStep::Denied { .. }
+            | ProtocolStep::Refused { .. }
+            | ProtocolStep::Applied(_)
+            | ProtocolStep::Synced { .. } => {}
         }
     }
 
@@ -360,7 +362,7 @@ impl Endpoint {
         self.recent.push_back(History { at, what });
     }
 
-    /// Whether it is in a ring now, and not asking for one.
+    /// Returns whether the node is in a ring and not calling for one.
     pub fn in_a_ring(&self) -> bool {
         self.node.view().is_some() && matches!(self.node.phase(), Phase::Hungry | Phase::Eating)
     }

@@ -1,23 +1,23 @@
-//! The order of tokens: an epoch numbers the token's lives, a sequence number its hops within them.
+//! The order of tokens: an epoch numbers the regenerations of the token, and a sequence number its hops.
 
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One life of the token: from its making by one node, after a round of 911, to its loss or replacement. Also the
-/// id of the view made with it: the members of an epoch never change.
+/// One generation of the token: from its regeneration by one node, after a 911 round, to its loss or
+/// replacement. The epoch also identifies the view, because the members of an epoch never change.
 ///
-/// Ordered by number, then by founder, so that no two nodes can ever found the same epoch.
+/// Epochs are ordered by number, then by founder, so no two nodes can found the same epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Epoch {
-    /// Higher than any the founder has seen.
+    /// Number, higher than every number that the founder has seen.
     pub number: u64,
-    /// Who asked for it.
+    /// Node that called for the epoch.
     pub founder: NodeId,
 }
 
 impl Epoch {
-    /// Everything with this number or a lower one.
+    /// Returns the highest epoch with this number.
     pub fn up_to(number: u64) -> Epoch {
         Epoch { number, founder: NodeId(u32::MAX) }
     }
@@ -29,12 +29,12 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Where the token is in its life. The sequence number grows by one with each hop and goes on growing over epochs.
+/// A position in the order of tokens. The sequence number grows by one with each hop, also across epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Stamp {
-    /// The token's life.
+    /// Epoch of the token.
     pub epoch: Epoch,
-    /// Its hops.
+    /// Number of hops.
     pub seq: u64,
 }
 
@@ -44,12 +44,13 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// What an exclusive act carries so that an older holder's act can be refused: compare as a whole, larger is newer.
+/// A fencing token: an exclusive action carries it, so that an action of an earlier holder can be refused.
+/// Fences compare as a whole; the larger one is newer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Fence {
     /// Version of the eligible membership.
     pub eligible: u64,
-    /// The token's stamp at the act.
+    /// Stamp of the token at the time of the action.
     pub stamp: Stamp,
 }
 

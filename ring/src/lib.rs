@@ -1,56 +1,67 @@
-//! The token ring: who is alive, agreed on by all who are, and what rests on it.
+//! The token ring: an agreed view of the live nodes, and the locks and shared data that rest on it.
 //!
-//! After the group membership of RAIN and Raincore (Bohossian et al., *Computing in the RAIN*, IEEE TPDS 2001; Fan and
-//! Bruck, *The Raincore API for Clusters of Networking Elements*, IEEE Internet Computing 2001): nodes of a ring hand on one token; who
-//! holds it may act; it carries the list of members, and changes of shared data. A node that does not take it is out;
-//! a token that is lost is made anew by the node with the newest copy, which asks the others by a 911 call; and whoever is
-//! not in the ring calls 911 to get in.
+//! The design follows the group membership of RAIN and Raincore (Bohossian et al., *Computing in the RAIN*,
+//! IEEE TPDS 2001; Fan and Bruck, *The Raincore API for Clusters of Networking Elements*, IEEE Internet
+//! Computing 2001). The nodes of a ring pass on one token. Its holder may act for the ring. The token carries
+//! the list of members and changes of shared data. A node that does not take the token is removed. The node
+//! with the newest copy regenerates a lost token, after it has asked the others by a 911 call. A node outside
+//! the ring calls 911 to join.
 //!
-//! Pure: [`Node::handle`] takes an [`Input`] and gives [`Effect`]s; timers are effects; there is no clock, no I/O and no chance
-//! inside. [`Endpoint`] puts the link monitor and the choice of addresses around it, and is what a driver drives. The same node
-//! runs under the model checker, the simulator and the daemon.
+//! The crate is pure: [`Node::handle`] takes an [`Input`] and returns [`Effect`]s. Timers are effects; there
+//! is no clock, no I/O and no randomness inside. [`Endpoint`] adds the link monitor and the choice of
+//! addresses, and is the interface for a driver. The model checker, the simulator and the daemon run the same
+//! node.
 //!
-//! # What is different from the papers, and why
+//! # Differences from the papers, and their reasons
 //!
-//! The paper's rule of handing the token to the next node when an acknowledgement is missed makes two tokens as soon as an
-//! acknowledgement is lost: the first may have arrived (the model checker finds it in a few steps; `tests/model.rs` shows
-//! it). Here:
+//! In the paper, a holder that misses an acknowledgement passes the token to the next node. This makes two
+//! tokens as soon as an acknowledgement is lost, because the first pass may have arrived. The model checker
+//! finds this in a few steps (`a_pass_to_the_next_node_after_a_missed_acknowledgement_is_caught`). This crate
+//! differs as follows:
 //!
-//! - The token has an **epoch**. Within one epoch it is sent to one node only, however often; who misses the acknowledgement asks by
-//!   911 for a new epoch without the silent node.
-//! - A **grant is a promise** to take no token of an older epoch any more; it survives a restart.
-//! - The **members of an epoch never change**: every change of membership (a loss, a join, a leave, a merge, another order) is a
-//!   911 round and a new epoch. So the epoch is the view's number, all who have a view with one number have the same, and no
-//!   view goes backwards.
-//! - A ring whose founder got grants from a majority of the eligible nodes, none of them with a newer primary copy, is *primary*; any
-//!   other is an *orphan* that only says who is there.
+//! - The token has an **epoch**. Within one epoch each hop of the token goes to one node only, however often
+//!   it is sent. A node that misses the acknowledgement calls 911 for a new epoch without the silent node.
+//! - A **grant is a promise** to take no token of an older epoch. The promise survives a restart.
+//! - The **members of an epoch never change**. Every change of membership (a loss, a join, a leave, a merge,
+//!   another order) is a 911 round and a new epoch. So the epoch is the view's number, all nodes with this
+//!   number have the same view, and no view goes backwards.
+//! - A ring is *primary* if its founder got grants from a majority of the eligible nodes, none of them with a
+//!   newer primary copy. Any other ring is an *orphan*; it only agrees on the live nodes.
+//!
+//! # Invariants
+//!
+//! [`invariants`] states them; `ring/tests/model` and the simulator hold them:
+//! 1. At most one node is EATING in an epoch.
+//! 2. At most one primary token is live.
+//! 3. Views of one epoch are equal, and no node's view goes backwards.
+//! 4. Committed entries stay, and mirrors of the shared data at one position are equal.
 //!
 //! # States of a node
 //!
 //! | state | means | goes to |
 //! |---|---|---|
-//! | HUNGRY | waits for the token | EATING when it takes it; STARVING when it has not come for `starving_after`, or when its own pass failed |
-//! | EATING | holds the token; may be calling 911 for other members | HUNGRY when it passes it on, or has granted somebody's call |
-//! | STARVING | calls 911 | EATING when the call is granted by all who are there; HUNGRY when it grants another's call; stays when denied, and calls again |
-//! | GONE | has left | |
+//! | HUNGRY | waits for the token | EATING when it takes the token; STARVING when the token has not come for `starving_after`, or when its own pass failed |
+//! | EATING | holds the token; may be calling 911 for other members | HUNGRY when it passes the token on, or grants another node's call |
+//! | STARVING | calls 911 | EATING when all reachable nodes grant its call; HUNGRY when it grants another node's call; stays when denied, and calls again |
+//! | GONE | has left the ring | |
 //!
-//! Who answers a 911 call how (first row that fits):
+//! The answers to a 911 call (the first row that fits):
 //!
-//! | caller | answered by | answer |
+//! | caller | answering node | answer |
 //! |---|---|---|
-//! | anybody | one who knows another eligible membership | deny, with it (both learn) |
-//! | holder of my ring | | grant |
+//! | any | knows another eligible membership | deny, with that membership (both nodes learn) |
+//! | holder of the same ring | any | grant |
 //! | holder of another ring | member of a ring of higher rank | deny: outranked |
-//! | starving, of my view | one in this ring with a newer copy | deny: newer copy |
-//! | starving, not of my view | one in a ring | deny: joining (the next holder calls it in) |
-//! | starving | one in no ring, whose newest primary copy, or else whose last copy, is newer | deny: newer copy |
-//! | any of those left | one who promised this epoch or a newer one to another | deny: promised (the caller takes a higher number: a holder at once, who starves a little later) |
-//! | any of those left | | grant |
+//! | starving, in the same view | in this ring, with a newer copy | deny: newer copy |
+//! | starving, in another view | in a ring | deny: joining (the next holder calls the node in) |
+//! | starving | in no ring; its newest primary copy, or else its last copy, is newer | deny: newer copy |
+//! | any other | has promised this epoch or a newer one to another node | deny: promised (the caller takes a higher number: a holder at once, a starving node a little later) |
+//! | any other | any | grant |
 //!
-//! *In a ring* is who does not starve and has promised nothing since its last token.
+//! A node is *in a ring* if it is not starving and has promised nothing since its last token.
 //!
-//! Denials keep the peace; safety is the founder's check alone: a majority of grants, and no grant from a node with a newer
-//! primary copy.
+//! Denials only avoid conflicts. Safety rests on the founder's check alone: a majority of grants, and no
+//! grant from a node with a newer primary copy.
 //!
 //! # Raincore's functions here
 //!
@@ -58,24 +69,25 @@
 //! |---|---|
 //! | `GCM_queryCommunicationMembership` | [`Node::view`] |
 //! | `GCM_queryEligibleMembership` | [`Node::eligible`] |
-//! | `GCM_setParameters`, `GCM_getParameters` | [`Input::Settings`], [`Node::settings`]; call-backs are [`Effect`]s |
+//! | `GCM_setParameters`, `GCM_getParameters` | [`Input::Settings`], [`Node::settings`]; callbacks are [`Effect`]s |
 //! | `GCM_acquireMasterLock`, `GCM_releaseMasterLock` | [`Input::AcquireMaster`], [`Input::ReleaseMaster`]; [`Effect::Master`] with a [`Fence`] |
 //! | `GCM_sendReliableMessage` | [`Change::Message`]: to all members, in one order |
-//! | `GCM_sendUnreliableMessage` | none: a program that wants to lose messages has its own sockets |
-//! | `GDM_SharedData_new`, `_delete`, `_read`, `_write` | [`Change::Create`], [`Change::Delete`], [`Shared::item`], [`Change::Write`] and [`Change::Patch`] |
+//! | `GCM_sendUnreliableMessage` | none: a program that can bear lost messages uses its own sockets |
+//! | `GDM_SharedData_new`, `_delete`, `_read`, `_write` | [`Change::Create`], [`Change::Delete`], [`SharedData::item`], [`Change::Write`] and [`Change::Patch`] |
 //! | `GDM_registerNewDataCallback`, `_DeletedData` | [`Notice::Created`], [`Notice::Written`], [`Notice::Deleted`] |
 //! | `GDM_Lock_create`, `_destroy`, `_acquire`, `_release` | [`Change::CreateLock`], [`Change::DestroyLock`], [`Change::Lock`], [`Change::Unlock`]; [`Notice::Locked`] |
-//! | `GDM_Lock_wait` | the driver's: wait for [`Notice::Locked`] |
+//! | `GDM_Lock_wait` | the driver waits for [`Notice::Locked`] |
 //! | transactions | [`Change::Transaction`] |
 //! | `GDM_genUniqueID` | [`Node::unique_id`] |
-//! | `TM_getLogicalTime` | the token's [`Stamp`]; the log index ([`Shared::applied`]) |
-//! | `TM_addTarget`, `TM_unicastReliableMessage`, `TM_registerChannelInfo` | the driver, and [`paths`] for its choice of addresses; a pass that fails on all of them is [`Step::PassFailed`] |
+//! | `TM_getLogicalTime` | the token's [`Stamp`]; the log index ([`SharedData::applied`]) |
+//! | `TM_addTarget`, `TM_unicastReliableMessage`, `TM_registerChannelInfo` | the driver, and [`paths`] for its choice of addresses; [`ProtocolStep::PassFailed`] reports a pass that fails on all addresses |
 //!
-//! # What it leaves out
+//! # Left out
 //!
-//! Sockets, clocks, disks and encryption (the driver's); what load means; more than a hundred nodes (rings of rings:
-//! `docs/ring.md`).
+//! Sockets, clocks, disks and encryption, which the driver has; the meaning of a load index; more than a
+//! hundred nodes (rings of rings: `docs/ring.md`).
 
+mod change;
 mod durable;
 mod effect;
 mod eligible;
@@ -92,16 +104,15 @@ mod shared;
 mod token;
 pub mod wire;
 
+pub use change::{Bytes, Change, NAME_BYTES_MAX, Notice, Refused, VALUE_BYTES_MAX};
 pub use durable::Durable;
-pub use effect::{Effect, Step, Timer};
+pub use effect::{Effect, ProtocolStep, Timer};
 pub use eligible::{Configuration, Eligible};
-pub use endpoint::{Clock, Command, Counts, Endpoint, Event, History, Request, Traffic};
+pub use endpoint::{Clock, Command, Counts, Endpoint, Event, History, Notification, Traffic};
 pub use epoch::{Epoch, Fence, Stamp};
-pub use log::{Content, Entry, LogWindow, Place};
-pub use message::{Call, Denial, Deny, Grant, LeaderLease, Message};
+pub use log::{Content, Entry, LogPosition, LogWindow};
+pub use message::{Call, CallerState, Denial, Deny, Grant, Message};
 pub use node::{Input, Node, OutboxFull, Phase, Rules};
 pub use settings::{Detection, Settings, SettingsError};
-pub use shared::{
-    Bytes, Change, ITEMS_MAX, Item, LockState, NAME_BYTES_MAX, Notice, Refused, Shared, VALUE_BYTES_MAX,
-};
+pub use shared::{ITEMS_MAX, Item, LockState, SharedData};
 pub use token::{About, Member, Rank, Report, Token, View};

@@ -1,86 +1,91 @@
 //! The ordered log that travels with the token: multicast messages and changes of shared data.
 //!
-//! The token's holder appends; every member copies what it lacks. An entry is *committed* once a majority of the eligible nodes
-//! has held the token of this very epoch with it: then any later primary ring has it, because its founder has the newest
-//! copy among a majority (the argument of Raft's commitment rule, with tokens in place of terms). It leaves the token when every
-//! member has it.
+//! The token's holder appends entries, and every member copies the entries that it lacks. An entry is
+//! *committed* once a majority of the eligible nodes has held the token of this very epoch with the entry.
+//! Then every later primary ring has it, because its founder has the newest copy among a majority. This is
+//! the argument of Raft's commitment rule, with tokens in place of terms. The entry leaves the token when
+//! every member has it.
+//!
+//! Held by `what_two_logs_have_in_common_is_found`, `a_window_replaces_what_comes_after_its_base`, and the
+//! property "what is committed stays" of `ring/tests/model`.
 
+use crate::change::Change;
 use crate::epoch::Epoch;
-use crate::shared::Change;
 use crate::token::Member;
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// An entry's place: with the epoch, because one index may have had another entry in a ring that was given up.
+/// A position in the log. The epoch is part of it, because an abandoned ring may have had another entry at
+/// the same index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Place {
-    /// Its index, from 1; 0 is before the first.
+pub struct LogPosition {
+    /// Index of the entry, from 1; 0 is before the first.
     pub index: u64,
-    /// Its epoch.
+    /// Epoch of the entry.
     pub epoch: Epoch,
 }
 
-/// One entry.
+/// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Entry {
-    /// Of the holder that appended it: tells two entries with one index apart.
+    /// Epoch of the holder that appended the entry; it distinguishes two entries at one index.
     pub epoch: Epoch,
-    /// What it is.
+    /// Content of the entry.
     pub content: Content,
 }
 
-/// What an entry is.
+/// The content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Content {
-    /// A primary ring was founded with these members: the first entry of its epoch.
+    /// The foundation of a primary ring with these members: the first entry of its epoch.
     View(Vec<Member>),
-    /// A member's change.
+    /// A change by a member.
     Change {
-        /// Whose.
+        /// Member that submitted the change.
         origin: Member,
-        /// Counted by the origin in this incarnation from 1.
+        /// Number of the change, counted by the origin from 1 in each incarnation.
         id: u64,
-        /// What.
+        /// The change.
         change: Change,
     },
 }
 
-/// Entries without gaps, and how far they are committed.
+/// A contiguous part of the log, and the commit index.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct LogWindow {
-    /// Index of the entry before the first here; all up to it are committed and with every member.
+    /// Index before the first entry here; all entries up to it are committed and at every member.
     pub base: u64,
     /// Epoch of the entry at `base`.
     pub base_epoch: Epoch,
-    /// The entries `base + 1 ..`.
+    /// Entries from `base + 1` on.
     pub entries: Vec<Arc<Entry>>,
     /// Index of the last committed entry.
     pub committed: u64,
 }
 
 impl LogWindow {
-    /// Index of the last entry.
+    /// Returns the index of the last entry.
     pub fn last(&self) -> u64 {
         self.base + self.entries.len() as u64
     }
 
-    /// The entry at an index, if it is here.
+    /// Returns the entry at an index, if it is here.
     pub fn get(&self, index: u64) -> Option<&Entry> {
         let at = index.checked_sub(self.base + 1)?;
         self.entries.get(usize::try_from(at).ok()?).map(Arc::as_ref)
     }
 
-    /// The epoch of the entry at an index, if that is known here.
+    /// Returns the epoch of the entry at an index, if it is known here.
     pub fn epoch_at(&self, index: u64) -> Option<Epoch> {
         if index == self.base { Some(self.base_epoch) } else { self.get(index).map(|entry| entry.epoch) }
     }
 
-    /// The log in short: where it begins, and the last entry of each epoch in it.
-    pub fn runs(&self) -> Vec<Place> {
-        let mut runs = vec![Place { index: self.base, epoch: self.base_epoch }];
+    /// Returns a summary of the log: its base, and the last entry of each epoch.
+    pub fn runs(&self) -> Vec<LogPosition> {
+        let mut runs = vec![LogPosition { index: self.base, epoch: self.base_epoch }];
         for (at, entry) in self.entries.iter().enumerate() {
-            let place = Place { index: self.base + 1 + at as u64, epoch: entry.epoch };
+            let place = LogPosition { index: self.base + 1 + at as u64, epoch: entry.epoch };
             match runs.last_mut() {
                 Some(last) if at > 0 && last.epoch == entry.epoch => *last = place,
                 _ => runs.push(place),
@@ -89,10 +94,10 @@ impl LogWindow {
         runs
     }
 
-    /// The last index up to which another log, given by its runs, is the same as this one; none if they have nothing in
-    /// common here. Two logs that have an entry of one index and epoch in common are the same up to it: entries are made by the
-    /// holders of one token, one after the other.
-    pub fn common(&self, runs: &[Place]) -> Option<u64> {
+    /// Returns the last index up to which another log, given by its runs, equals this one; `None` if the
+    /// windows have nothing in common. Two logs that share an entry of one index and epoch are equal up to
+    /// it, because the holders of one token append the entries one after the other.
+    pub fn common(&self, runs: &[LogPosition]) -> Option<u64> {
         for at in (0..runs.len()).rev() {
             let from = if at == 0 { runs[0].index } else { runs[at - 1].index + 1 };
             let last = runs[at].index.min(self.last());
@@ -106,7 +111,7 @@ impl LogWindow {
         None
     }
 
-    /// The part after `base`.
+    /// Returns the part of the log after `base`.
     pub(crate) fn after(&self, base: u64) -> LogWindow {
         let skip = base.saturating_sub(self.base) as usize;
         LogWindow {
@@ -117,12 +122,13 @@ impl LogWindow {
         }
     }
 
-    /// Whether there is nothing missing between this log and a newer window.
+    /// Returns whether no entry is missing between this log and a newer window.
     pub(crate) fn reaches(&self, window: &LogWindow) -> bool {
         window.base <= self.last()
     }
 
-    /// Takes over a newer window, which it reaches. Entries up to the window's base stay as they are.
+    /// Replaces everything after the base of a newer window by the window. No entry may be missing in
+    /// between. Entries up to the window's base stay.
     pub(crate) fn take(&mut self, window: LogWindow) {
         if window.base < self.base {
             *self = window;
@@ -137,7 +143,7 @@ impl LogWindow {
         self.entries.push(Arc::new(entry));
     }
 
-    /// Forgets entries up to `index`, as far as they are here.
+    /// Drops entries up to `index`, as far as they are here.
     pub(crate) fn trim(&mut self, index: u64) {
         let drop = index.min(self.last()).saturating_sub(self.base);
         self.base_epoch = self.epoch_at(self.base + drop).unwrap_or(self.base_epoch);
@@ -145,7 +151,7 @@ impl LogWindow {
         self.base += drop;
     }
 
-    /// The highest id that an origin has in here.
+    /// Returns the highest change id of an origin in this log; 0 for none.
     pub(crate) fn last_id_of(&self, node: NodeId, incarnation: u64) -> u64 {
         let of = |entry: &Arc<Entry>| match &entry.content {
             Content::Change { origin, id, .. } if *origin == Member { node, incarnation } => *id,
@@ -154,7 +160,7 @@ impl LogWindow {
         self.entries.iter().map(of).max().unwrap_or(0)
     }
 
-    /// Bytes of changes, for bounding the token.
+    /// Returns the size of the changes in bytes, which bounds the token.
     pub(crate) fn bytes(&self) -> usize {
         let of = |entry: &Arc<Entry>| match &entry.content {
             Content::View(members) => members.len() * 16,

@@ -1,65 +1,66 @@
-//! What nodes of a ring tell each other. Unicast only; every message may be lost, doubled, late or out of order.
+//! The messages between nodes of a ring. Messages are unicast; each may be lost, duplicated, delayed or
+//! reordered.
 
+use crate::change::Bytes;
 use crate::eligible::Configuration;
 use crate::epoch::{Epoch, Stamp};
-use crate::log::Place;
-use crate::shared::Bytes;
+use crate::log::LogPosition;
 use crate::token::{About, Member, Rank, Token};
 use serde::{Deserialize, Serialize};
 
 /// A message between two nodes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Message {
-    /// Here is the token.
+    /// The token.
     Token(Box<Token>),
-    /// I have the token with this stamp.
+    /// Acknowledges the token with this stamp.
     TokenAck(Stamp),
-    /// I take no token of this epoch any more: I have promised a newer one.
+    /// Refuses the token, because the sender has promised a newer epoch.
     TokenNack {
-        /// Of the token.
+        /// Stamp of the refused token.
         stamp: Stamp,
-        /// What I have promised.
+        /// Epoch that the sender has promised.
         promised: Epoch,
     },
-    /// 911: let me make the token anew; or, to those who know me not: let me in.
+    /// A 911 call: asks for the right to regenerate the token, or to join the ring.
     Call(Box<Call>),
-    /// You may, as far as I am concerned: I take nothing older any more.
+    /// Grants a 911 call; promises to take no older token.
     Grant(Box<Grant>),
-    /// You may not.
+    /// Denies a 911 call.
     Deny(Box<Deny>),
-    /// There is a ring here. To eligible nodes that are not in it.
+    /// Announces a ring to eligible nodes outside of it.
     Hello {
-        /// Its rank.
+        /// Rank of the ring.
         rank: Rank,
-        /// Its view.
+        /// Epoch of its view.
         epoch: Epoch,
-        /// Who is in it.
+        /// Members of the ring.
         members: Vec<Member>,
     },
-    /// Send me the shared data.
+    /// Asks for the next part of a snapshot of the shared data.
     SnapshotAsk {
-        /// It must have this entry at least.
+        /// Smallest log index that the snapshot must include.
         need: u64,
-        /// The snapshot that I have the first part of, by its index; 0 for none yet.
+        /// Index of the snapshot of which the sender has the first part; 0 for none.
         index: u64,
-        /// Bytes of it that I have.
+        /// Bytes of it that the sender has.
         have: u64,
     },
-    /// A part of the shared data.
+    /// A part of a snapshot of the shared data.
     SnapshotPart {
-        /// Index of its last entry.
+        /// Log index of the last entry in the snapshot.
         index: u64,
-        /// Bytes in all.
+        /// Length of the snapshot, bytes.
         total: u64,
-        /// Where this part begins.
+        /// Offset of this part, bytes.
         offset: u64,
-        /// The part.
+        /// Bytes of this part.
         bytes: Bytes,
     },
 }
 
 impl Message {
-    /// Its kind, for logs.
+    /// Returns the name of the message's kind, for logs.
     pub fn kind(&self) -> &'static str {
         match self {
             Message::Token(_) => "token",
@@ -75,69 +76,69 @@ impl Message {
     }
 }
 
-/// In which position somebody calls 911.
+/// The state in which a node calls 911.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum LeaderLease {
-    /// I have not seen the token for too long.
+pub enum CallerState {
+    /// The node has not seen the token for `starving_after`.
     Starving,
-    /// I hold the token, and want other members than it has.
+    /// The node holds the token and wants other members.
     Holder,
 }
 
 /// A 911 call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Call {
-    /// The epoch to be founded.
+    /// Epoch that the caller wants to found.
     pub epoch: Epoch,
-    /// Why.
-    pub leader_lease: LeaderLease,
-    /// My last copy of the token; zero for none.
+    /// State of the caller.
+    pub caller_state: CallerState,
+    /// Stamp of the caller's last copy of the token; zero for none.
     pub copy: Stamp,
-    /// The newest primary token that I have held.
+    /// Stamp of the newest primary token that the caller has held.
     pub lineage: Stamp,
-    /// The rank of my ring.
+    /// Rank of the caller's ring.
     pub rank: Rank,
-    /// What I know of the eligible membership.
+    /// Eligible membership, as the caller knows it.
     pub configuration: Configuration,
 }
 
-/// The answer that allows.
+/// The answer that grants a 911 call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Grant {
-    /// The epoch allowed.
+    /// Granted epoch.
     pub epoch: Epoch,
-    /// The newest primary token that I have held.
+    /// Stamp of the newest primary token that the sender has held.
     pub lineage: Stamp,
-    /// My log in short: [`LogWindow::runs`](crate::LogWindow::runs).
-    pub log: Vec<Place>,
-    /// About me.
+    /// Summary of the sender's log: [`LogWindow::runs`](crate::LogWindow::runs).
+    pub log: Vec<LogPosition>,
+    /// The sender's report of itself.
     pub about: About,
 }
 
-/// Why not.
+/// The reason of a denial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Denial {
-    /// I have promised this epoch or a newer one to somebody.
+    /// The sender has promised this epoch or a newer one to another node.
     Promised,
-    /// I have a newer copy of the token.
+    /// The sender has a newer copy of the token.
     NewerCopy,
-    /// I am in a ring that you are not in: it will call you.
+    /// The sender is in a ring without the caller; the ring will call the caller in.
     Joining,
-    /// I am in a ring that yours gives way to.
+    /// The sender is in a ring of higher rank than the caller's.
     Outranked,
-    /// We know different eligible memberships; mine is with this answer.
+    /// The two nodes know different eligible memberships; the sender's is in this answer.
     Configuration,
 }
 
-/// The answer that refuses.
+/// The answer that denies a 911 call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Deny {
-    /// The epoch refused.
+    /// Denied epoch.
     pub epoch: Epoch,
-    /// Why.
+    /// Reason.
     pub why: Denial,
-    /// What I have promised.
+    /// Epoch that the sender has promised.
     pub promised: Epoch,
-    /// What I know of the eligible membership.
+    /// Eligible membership, as the sender knows it.
     pub configuration: Configuration,
 }

@@ -1,20 +1,21 @@
-//! Over which of a node's addresses a message goes. After Raincore's Transport Manager: all addresses are tried before a send has
-//! failed, in sequence or in parallel.
+//! The choice among a node's addresses. As in Raincore's Transport Manager, all addresses are tried before a
+//! send has failed, in sequence or in parallel (`every_address_is_tried_those_that_work_first`).
 
 use serde::{Deserialize, Serialize};
 
-/// How several addresses are used.
+/// The use of several addresses of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// One for each try, those whose links are up first.
+    /// One address for each attempt, those with a working link first.
     #[default]
     Sequence,
-    /// All at once: more traffic, no wait for a broken one.
+    /// All addresses at once: more traffic, but no wait for a broken one.
     Parallel,
 }
 
-/// Which addresses (by number) the send with this number goes to. `up` says of each whether its link is up.
+/// Returns the addresses, by number, for the attempt with this number. `up` tells for each address whether
+/// its link is up.
 pub fn choose(strategy: Strategy, attempt: u32, up: &[bool]) -> Vec<usize> {
     match strategy {
         Strategy::Parallel => (0..up.len()).collect(),

@@ -1,59 +1,63 @@
 //! The ring's times and limits.
 //!
-//! The defaults come from what a scheduler does to a thread on a busy machine (stalls of 10 to 20 ms are usual), not from what the
-//! network takes: an acknowledgement is late after three times that, and a token lost after two rounds and one failed pass.
+//! The scheduler of a busy machine determines the defaults, not the network: it commonly stalls a thread for
+//! 10 to 20 ms. An acknowledgement is late after three times that. A token is lost after two rounds and one
+//! failed pass.
 
 use crate::paths::Strategy;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
 
-/// What becomes of a node that does not take the token.
+/// The treatment of a node that does not take the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Detection {
-    /// It is out at the first failed pass. Fast; a broken link between two neighbours costs one of them a leave and a rejoin.
+    /// The node is removed at the first failed pass. This is fast. A broken link between two neighbours costs
+    /// one of them a leave and a rejoin.
     #[default]
     Aggressive,
-    /// It changes places in the ring first, and is out after failing twice in a row, from different senders. Broken
-    /// links then exclude nobody.
+    /// The node changes its position in the ring first. It is removed after two failed passes in a row, from
+    /// different senders. So a broken link excludes no node.
     Conservative,
 }
 
 /// Times and limits. All members of a ring should have the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// How failures are judged.
+    /// Treatment of a node that does not take the token.
     pub detection: Detection,
-    /// One round of the token when nothing goes on.
+    /// Duration of one round of the token when the ring is idle.
     pub rotation: Duration,
-    /// A pass not acknowledged in this time is sent again, over the next address.
+    /// Time after which a pass without acknowledgement is sent again, over the next address.
     pub ack_timeout: Duration,
-    /// So many sends, on each address of the target, before a pass has failed.
+    /// Number of sends on each address of the target before a pass has failed.
     pub pass_tries: u32,
-    /// A node without the token for so long starves.
+    /// Time without the token after which a node starves.
     pub starving_after: Duration,
-    /// A 911 call not answered in this time is sent again.
+    /// Time after which a 911 call without answer is sent again.
     pub call_timeout: Duration,
-    /// So many sends of a 911 call before those who have not answered count as gone.
+    /// Number of sends of a 911 call before silent nodes count as gone.
     pub call_tries: u32,
-    /// After a denial the next 911 call comes so late.
+    /// Time between a denial and the next 911 call.
     pub retry_after: Duration,
-    /// Between two pings of a link.
+    /// Interval between pings of a link.
     pub ping_every: Duration,
-    /// How several addresses of one node are used.
+    /// Use of the several addresses of a node.
     pub strategy: Strategy,
-    /// Between two greetings to eligible nodes outside of the view.
+    /// Interval between announcements to eligible nodes outside of the view.
     pub hello_every: Duration,
-    /// Exclusive acts end so long after the token came. Shorter than `starving_after`, after which others may act.
+    /// Time after the token's arrival at which exclusive actions end. It is shorter than `starving_after`,
+    /// after which others may act.
     pub lease: Duration,
-    /// Changes on the token, bytes; a holder adds nothing above it.
+    /// Largest size of the changes on the token, bytes; a holder adds nothing above it.
     pub token_bytes_max: usize,
-    /// Changes of this node that wait for the token, bytes; more are refused.
+    /// Largest size of this node's changes that wait for the token, bytes; further changes are refused.
     pub outbox_bytes_max: usize,
-    /// Promises are made durable for so many epochs at once, so that a promise seldom waits for the disk.
+    /// Number of epochs for which promises are made durable at once, so that a promise seldom waits for the
+    /// disk.
     pub epoch_reserve: u64,
-    /// Bytes of one part of a snapshot.
+    /// Length of one part of a snapshot, bytes.
     pub snapshot_part_bytes: usize,
 }
 
@@ -64,7 +68,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What suits so many nodes: up to 16 the defaults; above, 3 ms for every hop, so that a node's work stays the same.
+    /// Returns the settings for a number of nodes: the defaults for up to 16 nodes, and 3 ms a hop above, so
+    /// that the work of each node stays the same.
     pub fn for_nodes(nodes: usize) -> Settings {
         let rotation = Duration::from_millis(50).max(Duration::from_millis(3) * nodes as u32);
         Settings {
@@ -76,7 +81,7 @@ impl Settings {
             call_timeout: Duration::from_millis(20),
             call_tries: 3,
             retry_after: Duration::from_millis(40),
-            // So that a node sends and hears as many pings a second at every size.
+            // At every size a node sends and receives the same number of pings a second.
             ping_every: Duration::from_millis(50).max(Duration::from_millis(8) * nodes as u32),
             strategy: Strategy::Sequence,
             hello_every: Duration::from_millis(200),
@@ -88,7 +93,8 @@ impl Settings {
         }
     }
 
-    /// Checks the relations that safety and liveness rest on.
+    /// Checks the relations between settings on which safety and liveness rest. Fails with the first violated
+    /// one.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let least = self.rotation + self.ack_timeout * self.pass_tries;
         if self.starving_after < least {
@@ -104,28 +110,28 @@ impl Settings {
     }
 }
 
-/// Settings that contradict each other.
+/// A contradiction between settings.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SettingsError {
-    /// It would starve while the token is on its way.
+    /// A node would starve while the token is on its way.
     #[error(
         "starving-after is {starving_after:?}, less than a rotation and one failed pass take ({least:?})"
     )]
     StarvesTooSoon {
-        /// As given.
+        /// Given value.
         starving_after: Duration,
-        /// What it must be.
+        /// Smallest valid value.
         least: Duration,
     },
-    /// A holder could act after others may have replaced it.
+    /// A holder could act after other nodes may have replaced it.
     #[error("lease is {lease:?}; it must be less than starving-after, {starving_after:?}")]
     Lease {
-        /// As given.
+        /// Given value.
         lease: Duration,
-        /// The bound.
+        /// Upper bound.
         starving_after: Duration,
     },
-    /// A count of nothing.
+    /// A count is too small.
     #[error("pass-tries and call-tries must be 1 or more, epoch-reserve 2 or more")]
     Zero,
 }

@@ -1,285 +1,92 @@
-//! The shared data: items, locks and transactions, mirrored on every member of a primary ring. After Raincore's Group
-//! Data Manager (Fan, Bruck 2001).
+//! The shared data: items, locks and transactions, mirrored on every member of a primary ring. It follows
+//! Raincore's Group Data Manager (Fan, Bruck 2001).
 //!
 //! Invariants:
-//! 1. A function of the committed log alone: the same entries give the same state and notices everywhere
-//!    (`mirrors_agree`).
+//! 1. The committed log alone determines the state and the notices: the same entries give the same on every
+//!    node ([`crate::invariants::mirrors_agree`]).
 //! 2. A transaction applies whole or not at all (`a_transaction_applies_whole_or_not_at_all`).
-//! 3. A lock has one owner, a member; the next waiter gets it when the owner leaves the view
-//!    (`a_lock_outlives_everything_but_its_owner`).
+//! 3. A lock has at most one owner, which is a member. When the owner leaves the view, the next waiter gets
+//!    the lock (`a_lock_outlives_everything_but_its_owner`).
 //! 4. A change with one id is applied once (`a_repeated_change_is_applied_once`).
+//! 5. Sizes are bounded (`limits_and_ranges_are_held`).
 //!
-//! It keeps no history and bounds nothing but sizes: who may write, and how much, is the caller's.
+//! Left out: history, permissions, and quotas; the caller decides who may write and how much.
 
-use crate::log::{Content, Entry, Place};
+use crate::change::{Bytes, Change, NAME_BYTES_MAX, Notice, Refused, VALUE_BYTES_MAX};
+use crate::log::{Content, Entry, LogPosition};
 use crate::token::Member;
 use rain_types::NodeId;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use thiserror::Error;
 
-/// A value of one item may be so long, bytes.
-pub const VALUE_BYTES_MAX: usize = 64 << 10;
-/// A name may be so long, bytes.
-pub const NAME_BYTES_MAX: usize = 255;
-/// Items there may be.
+/// Largest number of items, and of locks. It bounds the snapshot that a new member fetches.
 pub const ITEMS_MAX: usize = 1 << 17;
-/// Nodes may wait for one lock so often.
+/// Largest number of waiters for one lock.
 pub(crate) const WAITERS_MAX: usize = 1024;
 
-/// Bytes of a value or message.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Bytes(pub Vec<u8>);
-
-impl fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
-}
-
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Bytes;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
-                Ok(Bytes(bytes.to_vec()))
-            }
-        }
-        deserializer.deserialize_bytes(Visitor)
-    }
-}
-
-/// A wish of a member, to be ordered among all others by the token.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Change {
-    /// Deliver to every member, in one order.
-    Message(Bytes),
-    /// A new item.
-    Create {
-        /// Its name.
-        key: String,
-        /// Its first value.
-        value: Bytes,
-    },
-    /// Another value for an item.
-    Write {
-        /// Its name.
-        key: String,
-        /// The value.
-        value: Bytes,
-    },
-    /// Some bytes of an item, within its length.
-    Patch {
-        /// Its name.
-        key: String,
-        /// Where.
-        offset: u32,
-        /// What.
-        bytes: Bytes,
-    },
-    /// No such item any more.
-    Delete {
-        /// Its name.
-        key: String,
-    },
-    /// A lock that nobody holds.
-    CreateLock {
-        /// Its name.
-        name: String,
-    },
-    /// No such lock any more, whoever holds it or waits.
-    DestroyLock {
-        /// Its name.
-        name: String,
-    },
-    /// Stand in line for a lock.
-    Lock {
-        /// Its name.
-        name: String,
-    },
-    /// Give a lock back, or leave the line.
-    Unlock {
-        /// Its name.
-        name: String,
-    },
-    /// Several changes, all or none.
-    Transaction(Vec<Change>),
-}
-
-impl Change {
-    /// Bytes it takes on the token, about.
-    pub fn bytes(&self) -> usize {
-        16 + match self {
-            Change::Message(bytes) => bytes.0.len(),
-            Change::Create { key, value } | Change::Write { key, value } => key.len() + value.0.len(),
-            Change::Patch { key, bytes, .. } => key.len() + bytes.0.len(),
-            Change::Delete { key } => key.len(),
-            Change::CreateLock { name }
-            | Change::DestroyLock { name }
-            | Change::Lock { name }
-            | Change::Unlock { name } => name.len(),
-            Change::Transaction(changes) => changes.iter().map(Change::bytes).sum(),
-        }
-    }
-}
-
-/// Why a change was not made. Every member comes to the same answer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Error, Serialize, Deserialize)]
-pub enum Refused {
-    /// No such item.
-    #[error("there is no shared item {0:?}")]
-    NoItem(String),
-    /// There is one already.
-    #[error("there is a shared item {0:?} already")]
-    ItemExists(String),
-    /// No such lock.
-    #[error("there is no lock {0:?}")]
-    NoLock(String),
-    /// There is one already.
-    #[error("there is a lock {0:?} already")]
-    LockExists(String),
-    /// Unlocked by somebody who neither has it nor waits.
-    #[error("lock {0:?} is neither held nor awaited by this node")]
-    NotHolder(String),
-    /// Asked for twice by one node.
-    #[error("lock {0:?} is held or awaited by this node already")]
-    LockedTwice(String),
-    /// A limit.
-    #[error("{what} would be {value}, the limit is {limit}")]
-    TooMuch {
-        /// Of what.
-        what: String,
-        /// How much it would be.
-        value: u64,
-        /// How much it may be.
-        limit: u64,
-    },
-    /// Bytes outside an item.
-    #[error("bytes {from} to {to} of item {key:?}, which has {len}")]
-    OutOfRange {
-        /// Its name.
-        key: String,
-        /// First byte.
-        from: u64,
-        /// After the last.
-        to: u64,
-        /// Its length.
-        len: u64,
-    },
-}
-
-/// What the shared data tells its users, in the same order on every member.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Notice {
-    /// A multicast message.
-    Message {
-        /// From whom.
-        from: NodeId,
-        /// What.
-        bytes: Bytes,
-    },
-    /// An item is new.
-    Created(String),
-    /// An item has another value.
-    Written(String),
-    /// An item is gone.
-    Deleted(String),
-    /// A lock has another owner. Acts under it carry the fence, and an older fence is refused.
-    Locked {
-        /// Which lock.
-        name: String,
-        /// Whose it is now.
-        owner: Member,
-        /// Log index of the entry that gave it: grows with every owner.
-        fence: u64,
-    },
-    /// Nobody has the lock now.
-    Unlocked(String),
-    /// A primary ring with these members: what was before it is all there.
-    View(Vec<Member>),
-    /// A change of this node has been made, or refused.
-    Done {
-        /// Its id.
-        id: u64,
-        /// How it went.
-        result: Result<(), Refused>,
-    },
-}
-
-/// One item.
+/// An item of the shared data.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Item {
-    /// Its value.
+    /// Value.
     pub value: Bytes,
     /// Log index of its last change.
     pub version: u64,
 }
 
-/// One lock.
+/// The state of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct LockState {
-    /// Whose it is, with its fence.
+    /// Owner, with the fence of its hold.
     pub owner: Option<(Member, u64)>,
-    /// Who waits, the next one first.
+    /// Waiters, the next one first.
     pub waiting: VecDeque<Member>,
 }
 
 /// The mirror of the shared data on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct Shared {
-    applied: Place,
+pub struct SharedData {
+    applied: LogPosition,
     items: BTreeMap<String, Item>,
     locks: BTreeMap<String, LockState>,
-    /// The last change of each origin's newest incarnation.
+    /// For each origin, its newest incarnation and the id of its last applied change.
     done: BTreeMap<NodeId, (u64, u64)>,
 }
 
-impl Shared {
-    /// Index of the last entry in it.
+impl SharedData {
+    /// Returns the log index of the last applied entry.
     pub fn applied(&self) -> u64 {
         self.applied.index
     }
 
-    /// The last entry in it.
-    pub(crate) fn place(&self) -> Place {
+    /// Returns the position of the last applied entry.
+    pub(crate) fn position(&self) -> LogPosition {
         self.applied
     }
 
-    /// An item.
+    /// Returns an item by its name.
     pub fn item(&self, key: &str) -> Option<&Item> {
         self.items.get(key)
     }
 
-    /// All items by name.
+    /// Returns all items by name.
     pub fn items(&self) -> impl ExactSizeIterator<Item = (&String, &Item)> {
         self.items.iter()
     }
 
-    /// A lock.
+    /// Returns a lock by its name.
     pub fn lock(&self, name: &str) -> Option<&LockState> {
         self.locks.get(name)
     }
 
-    /// The last id applied of a node's incarnation.
+    /// Returns the id of the last applied change of a node's incarnation; 0 for none.
     pub fn last_id_of(&self, member: Member) -> u64 {
         self.done.get(&member.node).filter(|done| done.0 == member.incarnation).map_or(0, |done| done.1)
     }
 
-    /// Applies the next committed entry. `me` is told of its own changes' ends.
+    /// Applies the next committed entry. [`Notice::Done`] reports the changes of `me`.
     pub(crate) fn apply(&mut self, index: u64, entry: &Entry, me: Member, out: &mut Vec<Notice>) {
         assert_eq!(index, self.applied.index + 1, "entries are applied in order");
-        self.applied = Place { index, epoch: entry.epoch };
+        self.applied = LogPosition { index, epoch: entry.epoch };
         match &entry.content {
             Content::View(members) => {
                 self.enter(index, members, out);
@@ -302,7 +109,7 @@ impl Shared {
         }
     }
 
-    /// Locks of those who are not there go on.
+    /// Passes on the locks of nodes that are no members.
     fn enter(&mut self, index: u64, members: &[Member], out: &mut Vec<Notice>) {
         for (name, lock) in &mut self.locks {
             lock.waiting.retain(|member| members.contains(member));
@@ -314,7 +121,8 @@ impl Shared {
 
     fn check(&self, origin: Member, change: &Change) -> Result<(), Refused> {
         match change {
-            // Changes of a transaction see those before them: tried on the side, on what they touch.
+            // The changes of a transaction see the earlier ones: they are tried on a copy of the items and
+            // locks that they name.
             Change::Transaction(changes) => {
                 let mut trial = self.part(changes);
                 for change in changes {
@@ -330,9 +138,9 @@ impl Shared {
         }
     }
 
-    /// The items and locks that these changes name.
-    fn part(&self, changes: &[Change]) -> Shared {
-        let mut part = Shared::default();
+    /// Returns a copy of the items and locks that these changes name.
+    fn part(&self, changes: &[Change]) -> SharedData {
+        let mut part = SharedData::default();
         for change in changes {
             match change {
                 Change::Create { key, .. }
@@ -399,7 +207,7 @@ impl Shared {
         }
     }
 
-    /// Makes a change that has been checked.
+    /// Makes a change that was checked.
     fn make(&mut self, index: u64, origin: Member, change: &Change, out: &mut Vec<Notice>) {
         match change {
             Change::Message(bytes) => {
@@ -486,7 +294,7 @@ mod tests {
 
     #[derive(Default)]
     struct Mirror {
-        shared: Shared,
+        shared: SharedData,
         ids: BTreeMap<Member, u64>,
     }
 

@@ -1,4 +1,4 @@
-//! The token and the view that it carries.
+//! The token, and the view that it carries.
 
 use crate::eligible::Eligible;
 use crate::epoch::{Epoch, Stamp};
@@ -6,51 +6,53 @@ use crate::log::LogWindow;
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// A member of a view. The incarnation tells a node that was started again from its earlier self.
+/// A member of a view. The incarnation distinguishes a restarted node from its earlier process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Member {
-    /// Which node.
+    /// Node number.
     pub node: NodeId,
-    /// Its life.
+    /// Number of the node's start.
     pub incarnation: u64,
 }
 
-/// Communication membership: who answers now, in ring order. Nothing in it ever changes: another membership is another
-/// view of another epoch.
+/// The communication membership: the live nodes in ring order. A view never changes: another membership is
+/// another view of another epoch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct View {
-    /// Which view this is.
+    /// Epoch of the view, which identifies it.
     pub epoch: Epoch,
-    /// Founded by a majority of the eligible nodes and with the newest copy among them. Any other ring is an *orphan*: it
-    /// says who is there, and has neither locks nor shared data.
+    /// True if the founder got grants from a majority of the eligible nodes and has the newest copy among
+    /// them. Any other ring is an *orphan*: it agrees on the live nodes, and has neither locks nor shared
+    /// data.
     pub primary: bool,
-    /// In ring order; the founder is the first, and the leader.
+    /// Members in ring order. The first is the founder, which is the leader.
     pub members: Vec<Member>,
 }
 
 impl View {
-    /// Where a node is in the ring.
+    /// Returns a node's position in the ring; `None` when it is no member.
     pub fn position(&self, node: NodeId) -> Option<usize> {
         self.members.iter().position(|member| member.node == node)
     }
 
-    /// Whether a node is a member.
+    /// Returns whether a node is a member.
     pub fn contains(&self, node: NodeId) -> bool {
         self.position(node).is_some()
     }
 
-    /// Whom a member hands the token to. Itself, if it is alone; nobody, if it is no member.
+    /// Returns the node to which a member passes the token: itself if it is alone; `None` when it is no
+    /// member.
     pub fn successor(&self, of: NodeId) -> Option<NodeId> {
         let at = self.position(of)?;
         self.members.get((at + 1) % self.members.len()).map(|member| member.node)
     }
 
-    /// The node that acts for the view where one must: its founder.
+    /// Returns the node that acts for the view where one node must: its founder.
     pub fn leader(&self) -> Option<NodeId> {
         self.members.first().map(|member| member.node)
     }
 
-    /// Which of two rings takes in the other when they meet.
+    /// Returns the view's rank. When two rings meet, the one of higher rank takes in the other.
     pub fn rank(&self) -> Rank {
         Rank {
             primary: self.primary,
@@ -60,8 +62,8 @@ impl View {
     }
 }
 
-/// The order in which rings give way to each other: a primary ring before orphans, of two primaries (one is stale) the
-/// newer, of two orphans the larger, then the newer. No two rings have the same.
+/// The order of rings that meet: a primary ring is above orphans; of two primaries (one is stale) the newer
+/// one is above; of two orphans the larger one, then the newer one. No two rings have the same rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Rank {
     primary: bool,
@@ -69,53 +71,53 @@ pub struct Rank {
     epoch: Epoch,
 }
 
-/// What the token tells of one member. Each member writes its own when it holds the token.
+/// A member's entry on the token. Each member writes its own entry when it holds the token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Held the token in this epoch.
+    /// The member has held the token in this epoch.
     pub visited: bool,
-    /// Index of its last log entry, while `synced`.
+    /// Index of the member's last log entry, while `synced`.
     pub has: u64,
-    /// Has the shared data whole, so that entries up to `has` are all there.
+    /// The member's shared data is complete, so that it has all entries up to `has`.
     pub synced: bool,
-    /// The newest primary token it has held with the shared data whole.
+    /// Stamp of the newest primary token that the member has held with complete shared data.
     pub lineage: Stamp,
-    /// Wants to go.
+    /// The member wants to leave.
     pub leaving: bool,
-    /// The pass to it has failed once, from this sender (conservative detection).
+    /// Node whose pass to this member has failed once (conservative detection).
     pub doubted_by: Option<NodeId>,
-    /// What it says of itself.
+    /// The member's report of itself.
     pub about: About,
 }
 
-/// What a member says of itself: carried to all, understood by none here.
+/// A member's report of itself: the token carries it to all members; the ring does not interpret it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct About {
-    /// Where it is reached, one entry for each interface.
+    /// Addresses of the member, one for each interface.
     pub addresses: Vec<String>,
-    /// 0 (idle) to 1000 (full); the formula is the driver's.
+    /// Load index from 0 (idle) to 1000 (full); the driver computes it.
     pub load: u16,
-    /// Peers that it does not reach over some of its links.
+    /// Peers that the member does not reach over at least one link.
     pub links_down: Vec<NodeId>,
 }
 
-/// The token. Who holds it may act for the ring.
+/// The token. Its holder may act for the ring.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Token {
-    /// Where it is in its life.
+    /// Position of the token in the order of all tokens.
     pub stamp: Stamp,
-    /// Who passes it on.
+    /// Members that pass it on.
     pub view: View,
-    /// The eligible membership that this view installs.
+    /// Eligible membership that this view installs.
     pub eligible: Eligible,
-    /// One for each member, in their order.
+    /// Reports, one for each member, in the members' order.
     pub reports: Vec<Report>,
-    /// Messages and changes of shared data under way; none in an orphan ring.
+    /// Messages and changes of shared data that are not at every member yet; `None` in an orphan ring.
     pub log: Option<LogWindow>,
 }
 
 impl Token {
-    /// What it tells of a node.
+    /// Returns a node's report; `None` when the node is no member.
     pub fn report(&self, node: NodeId) -> Option<&Report> {
         self.reports.get(self.view.position(node)?)
     }

@@ -1,4 +1,5 @@
-//! Bytes of messages and of what is durable: postcard, a version byte before. `docs/formats.md` has them.
+//! The encoding of messages and of the durable state: a version byte, then postcard. `docs/formats.md`
+//! describes it; `the_bytes_are_those_of_version_one` holds it.
 
 use crate::message::Message;
 use crate::token::Member;
@@ -6,51 +7,51 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The version of everything here.
+/// Version byte in front of every value; a reader refuses other versions.
 pub const VERSION: u8 = 1;
 
-/// A message with who sends it.
+/// A message with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The sender, in this life of it.
+    /// Sender with its incarnation.
     pub from: Member,
-    /// To whom.
+    /// Receiver.
     pub to: rain_types::NodeId,
-    /// Over which pair of addresses.
+    /// Number of the pair of addresses.
     pub link: u8,
-    /// What.
+    /// Content.
     pub body: Body,
 }
 
-/// What goes between two nodes.
+/// The content of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Body {
-    /// Of the ring.
+    /// A message of the ring.
     Ring(Message),
-    /// Of the link monitor, over one pair of addresses.
+    /// A ping of the link monitor, for one pair of addresses.
     Ping(crate::link::Ping),
 }
 
-/// Bytes that are no such thing.
+/// The reason why bytes cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum WireError {
-    /// Nothing at all.
+    /// There are no bytes.
     #[error("no bytes")]
     Empty,
-    /// Of a version that this program does not know.
+    /// The version is unknown to this program.
     #[error("version {0}; this program knows version {VERSION}")]
     Version(u8),
-    /// Not decodable.
+    /// The bytes are no value of the expected type.
     #[error("malformed: {0}")]
     Malformed(String),
 }
 
-/// Encodes.
+/// Encodes a value.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_extend(value, vec![VERSION]).expect("everything here has an encoding")
 }
 
-/// Decodes; nothing may be left over.
+/// Decodes a value. Fails when the version is unknown, or when the value does not use every byte.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     let (version, rest) = bytes.split_first().ok_or(WireError::Empty)?;
     if *version != VERSION {

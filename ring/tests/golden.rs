@@ -1,4 +1,4 @@
-//! The bytes of docs/formats.md, held: a change raises `wire::VERSION`.
+//! Holds the bytes of docs/formats.md: a change of them needs a higher `wire::VERSION`.
 
 use rain_ring::wire::{self, Body, Envelope};
 use rain_ring::{

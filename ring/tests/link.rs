@@ -1,5 +1,5 @@
-//! The link monitor's three properties for N = 2, in every state that two ends can come to by losing, delaying and reordering
-//! pings in any way.
+//! The link monitor's three properties for N = 2, in every state that two ends can reach by losing, delaying
+//! and reordering pings.
 
 use rain_ring::link::{Link, LinkSettings, Ping};
 use stateright::{Checker, Model, Property};
@@ -15,11 +15,11 @@ struct Ends {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct State {
     ends: [Link; 2],
-    /// Pings sent by each end.
+    /// Number of pings sent by each end.
     sent: [u32; 2],
-    /// To whom, and what.
+    /// Pings under way: receiver, sequence number, acknowledgement, transitions.
     network: BTreeSet<(usize, u32, u32, u64)>,
-    /// The most transitions that one event has cost.
+    /// Most transitions that one event has caused.
     cost_max: u64,
 }
 
@@ -40,7 +40,8 @@ impl State {
         (1 - end, ping.seq, ping.ack, ping.transitions)
     }
 
-    /// From here on the link works, or it does not: do both ends come to say so, and stay there?
+    /// Returns whether both ends reach the right state and stay there, if the link works (or does not work)
+    /// from here on.
     fn settles(&self, works: bool, settings: LinkSettings) -> bool {
         let mut state = self.clone();
         let mut settled_at = None;
@@ -48,7 +49,7 @@ impl State {
             for end in 0..2 {
                 let sent = state.tick(end, settings);
                 if works {
-                    state.ends[1 - end].hear(ping(sent), settings);
+                    state.ends[1 - end].receive(ping(sent), settings);
                 }
             }
             let right = state.ends.iter().all(|end| end.is_up() == works);
@@ -85,7 +86,7 @@ impl Model for Ends {
             }
             Action::Deliver(packet) => {
                 next.network.remove(&packet);
-                next.ends[packet.0].hear(ping(packet), self.settings);
+                next.ends[packet.0].receive(ping(packet), self.settings);
             }
         }
         let cost = (0..2).map(|end| next.ends[end].transitions() - before[end]).max().unwrap_or(0);
@@ -123,7 +124,7 @@ fn histories_are_correct_within_slack_two_and_stable() {
 
 #[test]
 fn a_slack_that_is_not_kept_is_caught() {
-    // An end that may go three ahead of what it knows breaks the bound of two.
+    // An end that may be three transitions ahead of the known state breaks the bound of two.
     let ends = Ends { pings_max: 8, settings: LinkSettings { slack: 4, ..SETTINGS } };
     let checker = ends.checker().threads(2).target_state_count(3_000_000).spawn_dfs().join();
     assert!(checker.discovery("bounded slack").is_some(), "{} states", checker.unique_state_count());

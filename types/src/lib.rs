@@ -1,19 +1,21 @@
-//! The plain identifiers that every part of RAIN shares.
+//! The plain identifiers that all parts of RAIN share.
 //!
-//! Invariants: everything here is `Copy`, compares by value, prints by `Display` and reads the same text
-//! back by `FromStr`. No behaviour, no I/O, nothing else ever: a type that wants a method with an opinion
-//! belongs to the crate that has the opinion.
+//! Invariants (`every_identifier_reads_back_what_it_prints`):
+//! 1. Every type is `Copy` and compares by value.
+//! 2. `FromStr` reads the text that `Display` prints.
+//!
+//! Left out: behaviour and I/O. A type with a policy belongs to the crate that owns the policy.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A text that is no identifier of the wanted kind.
+/// The error of a text that is not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseIdError {
-    /// What was wanted, for people: "a node id".
+    /// The expected kind, for people: "a node id".
     pub wanted: &'static str,
-    /// The text that was given.
+    /// The given text.
     pub given: String,
 }
 
@@ -48,41 +50,44 @@ macro_rules! number_id {
 }
 
 number_id!(
-    /// A node: one machine's daemon. Chosen by the administrator, 1 or more, never reused.
+    /// A node: the daemon of one machine. The number is 1 or more and never reused.
     NodeId, u32, "a node id (a whole number)"
 );
 number_id!(
-    /// A volume: a mountable tree with its code.
+    /// A volume: a mountable directory tree with its erasure code.
     VolumeId, u32, "a volume id (a whole number)"
 );
 number_id!(
-    /// A placement group within a volume: an ordered set of n nodes.
+    /// A placement group of a volume: an ordered set of n nodes.
     GroupId, u32, "a placement group id (a whole number)"
 );
 number_id!(
-    /// A client's session with the namespace. Numbers are never reused.
+    /// A client's session with the metadata service. Numbers are never reused.
     SessionId, u64, "a session id (a whole number)"
 );
 number_id!(
-    /// An inode number: 16 bits of shard, 48 bits of counter. 0 is no inode.
+    /// An inode number: 16 bits of shard, 48 bits of counter. The number 0 means no inode.
     Ino, u64, "an inode number"
 );
 number_id!(
-    /// Which of a block's n shares: 0..k are data, k..n are parity for systematic codes.
+    /// The index of one of a block's n shares. In a systematic code, 0..k are data and k..n are parity.
     ShareIndex, u8, "a share index (0 to 254)"
 );
 
 impl Ino {
-    /// Bits of the counter below the shard number.
+    /// Number of bits of the counter, which are below the shard number.
     pub const COUNTER_BITS: u32 = 48;
 
-    /// Joins a shard and a counter. The counter must fit in 48 bits.
+    /// Joins a shard and a counter.
+    ///
+    /// # Panics
+    /// When the counter does not fit into 48 bits.
     pub fn new(shard: u16, counter: u64) -> Ino {
         assert!(counter < 1 << Self::COUNTER_BITS, "inode counter {counter} is over 48 bits");
         Ino(u64::from(shard) << Self::COUNTER_BITS | counter)
     }
 
-    /// The shard of the namespace that keeps this inode.
+    /// Returns the shard of the namespace that stores this inode.
     pub fn shard(self) -> u16 {
         (self.0 >> Self::COUNTER_BITS) as u16
     }
@@ -93,9 +98,9 @@ macro_rules! pair_id {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
         pub struct $name {
-            /// The session that made it.
+            /// Session that created it.
             pub session: SessionId,
-            /// Counts from 1 within the session.
+            /// Number within the session, counted from 1.
             pub seq: u64,
         }
 
@@ -120,16 +125,16 @@ macro_rules! pair_id {
 }
 
 pair_id!(
-    /// A block: up to 1 MiB of file data, encoded together, never changed. Unique without a round trip,
-    /// because sessions are granted by the namespace and a client counts within its own.
+    /// A block: up to 1 MiB of file data that are encoded together and never changed. Ids are unique without
+    /// a round trip, because the metadata service grants sessions and a client counts within its own session.
     BlockId, "a block id (SESSION.SEQ)"
 );
 pair_id!(
-    /// A request of a client, so that a retried one applies once.
+    /// A client's request. The id lets a retried request apply once.
     RequestId, "a request id (SESSION.SEQ)"
 );
 
-/// Tells clusters apart, so that a foreign node is refused. 128 bits, printed as 32 hex digits.
+/// A cluster. Nodes refuse nodes of another cluster. The id has 128 bits and is printed as 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub u128);
@@ -151,13 +156,13 @@ impl FromStr for ClusterId {
     }
 }
 
-/// A code's family. The number is what is written on disk and on the wire.
+/// The family of an erasure code. Disk and wire formats use the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Codec {
     /// Reed-Solomon over GF(256), any k and m.
     Rs = 1,
-    /// Row-diagonal parity (Corbett et al. 2004), m = 2, exclusive-or only, as all that follow.
+    /// Row-diagonal parity (Corbett et al. 2004), m = 2. This and the following families use XOR only.
     Rdp = 2,
     /// EVENODD (Blaum et al. 1995), m = 2.
     EvenOdd = 3,
@@ -169,14 +174,14 @@ pub enum Codec {
     BCode = 6,
     /// Cauchy bit matrices (Bloemer et al. 1995), any k and m.
     Cauchy = 7,
-    /// Copies: k = 1.
+    /// Mirroring: every share is a copy, k = 1.
     Mirror = 8,
-    /// The sum of all: m = 1.
+    /// Single parity: the parity share is the sum of the data shares, m = 1.
     Parity = 9,
 }
 
 impl Codec {
-    /// Every family, in the order of their numbers.
+    /// All families, in the order of their numbers.
     pub const ALL: [Codec; 9] = [
         Codec::Rs,
         Codec::Rdp,
@@ -189,7 +194,7 @@ impl Codec {
         Codec::Parity,
     ];
 
-    /// The name used in commands and in `rain-codec`.
+    /// Returns the name that commands and `rain-codec` use.
     pub fn name(self) -> &'static str {
         match self {
             Codec::Rs => "rs",
@@ -204,7 +209,7 @@ impl Codec {
         }
     }
 
-    /// The family with this on-disk number.
+    /// Returns the family with this number; `None` when there is none.
     pub fn from_number(number: u8) -> Option<Codec> {
         Codec::ALL.into_iter().find(|codec| *codec as u8 == number)
     }
@@ -226,19 +231,19 @@ impl FromStr for Codec {
     }
 }
 
-/// A volume's code: n = k + m shares, any k suffice. Prints as `rdp 4+2`.
+/// The code of a volume: n = k + m shares, of which any k restore a block. It prints as `rdp 4+2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CodeSpec {
-    /// The family.
+    /// Family of the code.
     pub codec: Codec,
-    /// Shares that suffice.
+    /// Number of shares that suffice.
     pub k: u8,
-    /// Shares that may be lost.
+    /// Number of shares that may be lost.
     pub m: u8,
 }
 
 impl CodeSpec {
-    /// How many shares a block has.
+    /// Returns the number of shares of a block.
     pub fn n(self) -> usize {
         usize::from(self.k) + usize::from(self.m)
     }

@@ -61,7 +61,7 @@ fn kind(kind: FileKind) -> &'static str {
 
 fn as_json(name: &str, attr: &Attr) -> serde_json::Value {
     serde_json::json!({
-        "name": name, "kind": kind(attr.kind), "ino": attr.ino.0, "size": attr.size, "held": attr.held,
+        "name": name, "kind": kind(attr.kind), "ino": attr.ino.0, "size": attr.size, "held": attr.stored_bytes,
         "mode": format!("{:04o}", attr.mode), "uid": attr.uid, "gid": attr.gid, "nlink": attr.nlink,
         "mtime": attr.mtime.secs, "mtime_nanos": attr.mtime.nanos, "extents": attr.extents,
     })
@@ -180,7 +180,7 @@ impl Stat {
             self.path,
             kind(attr.kind),
             attr.size,
-            output::bytes(attr.held)
+            output::bytes(attr.stored_bytes)
         ))?;
         output::line(format!(
             "inode {}, mode {:04o}, owner {}:{}, {} names",

@@ -170,7 +170,7 @@ fn as_json(report: &Report) -> Value {
         .map(|volume| {
             json!({
                 "name": volume.name, "code": volume.code.to_string(), "groups": volume.open_groups().len(),
-                "inodes": volume.inodes, "bytes": volume.held,
+                "inodes": volume.inodes, "bytes": volume.stored_bytes,
             })
         })
         .collect();
@@ -240,7 +240,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
     let mut rows = vec![["volume", "code", "inodes", "data"].map(str::to_owned).to_vec()];
     for volume in &report.volumes {
         let (code, inodes) = (volume.code.to_string(), volume.inodes.to_string());
-        rows.push(vec![volume.name.clone(), code, inodes, output::bytes(volume.held)]);
+        rows.push(vec![volume.name.clone(), code, inodes, output::bytes(volume.stored_bytes)]);
     }
     output::table(&rows)?;
     let totals = &report.totals;
@@ -338,7 +338,7 @@ mod tests {
             root: Ino(1),
             groups: vec![Group { slot: 0, nodes: (1..=6).map(NodeId).collect() }],
             inodes: 1,
-            held: 0,
+            stored_bytes: 0,
             created: Time::default(),
         };
         Report {

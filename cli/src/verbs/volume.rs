@@ -93,7 +93,7 @@ fn show(volumes: &[rain_namespace::record::VolumeRecord], json: bool) -> anyhow:
             .map(|volume| {
                 serde_json::json!({
                     "name": volume.name, "code": volume.code.to_string(), "groups": volume.open_groups().len(),
-                    "inodes": volume.inodes, "bytes": volume.held,
+                    "inodes": volume.inodes, "bytes": volume.stored_bytes,
                 })
             })
             .collect();
@@ -105,7 +105,7 @@ fn show(volumes: &[rain_namespace::record::VolumeRecord], json: bool) -> anyhow:
             volume.name.clone(),
             volume.code.to_string(),
             volume.inodes.to_string(),
-            output::bytes(volume.held),
+            output::bytes(volume.stored_bytes),
         ]);
     }
     output::table(&rows)

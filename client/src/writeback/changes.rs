@@ -57,7 +57,7 @@ impl Writeback {
 
     /// Takes in the volume's new placement groups.
     pub(crate) fn volume_changed(&self, volume: &VolumeRecord) {
-        self.queue.state().delegations.volume_is(volume);
+        self.queue.state().delegations.update_volume(volume);
     }
 
     /// Whether no other client can know of an inode, so that nothing about it has to be asked or stored at
@@ -84,7 +84,7 @@ impl Writeback {
 
     /// A file is open nowhere in this client any more.
     pub(crate) fn closed(&self, ino: Ino) {
-        self.queue.state().delegations.closed(ino);
+        self.queue.state().delegations.last_close(ino);
     }
 
     /// Sends queued commands at once, as long as the result is kept.
@@ -173,7 +173,7 @@ impl Writeback {
         let mut named = Vec::new();
         for lookup in lookups {
             if let Ok(Answer::Attr(attr)) = self.session.query(&lookup).await
-                && self.queue.state().delegations.held().any(|dir| dir == attr.ino)
+                && self.queue.state().delegations.delegated().any(|dir| dir == attr.ino)
             {
                 named.push(attr.ino);
             }
@@ -206,10 +206,10 @@ impl Writeback {
                     LocalAnswer::Complete(_) => None,
                     LocalAnswer::Partial(rest) => {
                         query = rest;
-                        Some(state.due(&Vec::from_iter(DelegationSet::asked_about(&query))))
+                        Some(state.due(&Vec::from_iter(DelegationSet::queried_inode(&query))))
                     }
                     LocalAnswer::Unknown => {
-                        Some(state.due(&Vec::from_iter(DelegationSet::asked_about(&query))))
+                        Some(state.due(&Vec::from_iter(DelegationSet::queried_inode(&query))))
                     }
                 }
             };

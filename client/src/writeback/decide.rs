@@ -58,14 +58,14 @@ impl State {
         drained: bool,
         may_request: bool,
     ) -> NextStep {
-        let about = DelegationSet::about(command);
+        let about = DelegationSet::affected_inodes(command);
         if let Some(ended) = options.fence.filter(|fence| *fence != self.session) {
             return NextStep::Refuse(NsError::SessionEnded(ended));
         }
         if about.iter().any(|ino| self.is_being_requested(*ino)) {
             return NextStep::Wait;
         }
-        let decision = self.delegations.plan(command);
+        let decision = self.delegations.decide(command);
         match decision {
             Decision::Return(dirs) => {
                 // A rename out of a delegated directory may make the other directory worth requesting.
@@ -78,7 +78,7 @@ impl State {
                 }
                 let dir = if may_request { self.worth_requesting(command) } else { None };
                 return dir.map_or_else(
-                    || NextStep::AskLeader(self.delegations.suspects(command)),
+                    || NextStep::AskLeader(self.delegations.lookups_before(command)),
                     NextStep::Request,
                 );
             }
@@ -99,8 +99,9 @@ impl State {
         if let (Some(full), true) = (&self.full, changes_names) {
             return Some(NextStep::Fail(full.clone()));
         }
-        let is_returning =
-            |ino: &Ino| self.delegations.home(*ino).is_some_and(|home| self.returning.contains(&home));
+        let is_returning = |ino: &Ino| {
+            self.delegations.delegated_ancestor(*ino).is_some_and(|home| self.returning.contains(&home))
+        };
         if !self.is_fresh() || changes_names && about.iter().any(is_returning) || self.is_full() {
             return Some(NextStep::Wait);
         }
@@ -122,8 +123,8 @@ impl State {
         // An inode's times never go back, even if the clock does.
         let last = about.first().and_then(|ino| self.delegations.ctime(*ino));
         let time = last.map_or(time, |last| time.max(last));
-        let changes = self.delegations.changes(command);
-        let applied: Applied = self.delegations.act(time, command);
+        let changes = self.delegations.changed_external_inodes(command);
+        let applied: Applied = self.delegations.apply_locally(time, command);
         let outcome = match applied {
             Ok(outcome) => outcome,
             Err(refused) => return NextStep::Refuse(refused),

@@ -161,7 +161,7 @@ impl Writeback {
         if state.delegations.is_empty() {
             state.last_contact = asked;
         }
-        state.delegations.take(self.placement.groups().record(), attr, entries);
+        state.delegations.add_directory(self.placement.groups().record(), attr, entries);
         state.interest(attr.ino).granted = Some(Instant::now());
         count(&self.session.counters().delegations_taken);
         true
@@ -201,7 +201,7 @@ impl Writeback {
         let due = {
             let mut state = self.queue.state();
             for dir in &returning.dirs {
-                state.delegations.let_go(*dir);
+                state.delegations.return_directory(*dir);
             }
             state.pushed
         };
@@ -224,9 +224,9 @@ impl Writeback {
         let mut state = self.queue.state();
         let (mut mine, mut below) = (Vec::new(), Vec::new());
         for dir in dirs.iter().copied() {
-            let is_delegated = state.delegations.held().any(|held| held == dir);
+            let is_delegated = state.delegations.delegated().any(|held| held == dir);
             if is_delegated && state.returning.insert(dir) {
-                below.extend(state.delegations.below(dir));
+                below.extend(state.delegations.published_by_return(dir));
                 mine.push(dir);
             }
         }
@@ -266,7 +266,7 @@ impl Writeback {
     pub(super) fn forget_delegations(self: &Arc<Self>) {
         let dirs: Vec<Ino> = {
             let mut state = self.queue.state();
-            let held: Vec<Ino> = state.delegations.held().collect();
+            let held: Vec<Ino> = state.delegations.delegated().collect();
             state.delegations.clear();
             // The directories that are being returned already are told to the leader by that return.
             held.into_iter().filter(|dir| state.returning.insert(*dir)).collect()
@@ -289,7 +289,7 @@ impl Writeback {
         let recalled: Vec<Ino> = {
             let mut state = self.queue.state();
             state.last_contact = state.last_contact.max(asked);
-            let held: Vec<Ino> = state.delegations.held().collect();
+            let held: Vec<Ino> = state.delegations.delegated().collect();
             let now = Instant::now();
             for dir in &held {
                 let is_listed = listed.iter().any(|(there, _)| there == dir);
@@ -297,7 +297,7 @@ impl Writeback {
                 let is_older = state.interest(*dir).granted.is_some_and(|granted| granted < asked);
                 if !is_listed && is_older && !state.returning.contains(dir) {
                     tracing::warn!(%dir, "the delegation of a directory was revoked");
-                    state.delegations.let_go(*dir);
+                    state.delegations.return_directory(*dir);
                 }
             }
             let is_wanted = |(dir, recalled): &&(Ino, bool)| {
@@ -324,7 +324,7 @@ impl State {
     fn to_return(&self) -> Vec<Ino> {
         let is_idle = self.queue.is_empty() && self.last_used.elapsed() > IDLE;
         if self.has_too_many_delegations() || is_idle {
-            self.delegations.held().collect()
+            self.delegations.delegated().collect()
         } else {
             Vec::new()
         }

@@ -85,7 +85,7 @@ impl State {
             // A forgotten directory only has to become hot once more.
             let delegations = &self.delegations;
             self.interest.retain(|dir, interest| {
-                interest.busy > 0 || interest.being_requested || delegations.is_mine(*dir)
+                interest.busy > 0 || interest.being_requested || delegations.is_fully_known(*dir)
             });
         }
         self.interest.entry(dir).or_insert_with(|| Interest::new(now))
@@ -107,7 +107,7 @@ impl State {
         }
         let now = Instant::now();
         for parent in parents {
-            let is_known = self.delegations.is_mine(parent);
+            let is_known = self.delegations.is_fully_known(parent);
             let interest = self.interest(parent);
             if now.duration_since(interest.last_change) > WARM_FOR {
                 interest.changes = 0;
@@ -125,7 +125,7 @@ impl State {
 
     /// Whether the limits of delegated directories and their records are reached.
     pub(super) fn has_too_many_delegations(&self) -> bool {
-        self.delegations.held().len() >= DELEGATED_MAX || self.delegations.records() > RECORDS_MAX
+        self.delegations.delegated().len() >= DELEGATED_MAX || self.delegations.records() > RECORDS_MAX
     }
 }
 
@@ -163,10 +163,10 @@ impl Queue {
     /// Marks a command's directories as busy before the leader is asked. None: the decision to ask the leader
     /// no longer holds.
     pub(super) fn enter(&self, command: &Command) -> Option<Busy<'_>> {
-        let inos = DelegationSet::about(command);
+        let inos = DelegationSet::affected_inodes(command);
         let mut state = self.state();
         let is_requested = inos.iter().any(|ino| state.is_being_requested(*ino));
-        if is_requested || state.delegations.plan(command) != Decision::Remote {
+        if is_requested || state.delegations.decide(command) != Decision::Remote {
             return None;
         }
         for ino in &inos {

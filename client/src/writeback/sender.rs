@@ -208,7 +208,7 @@ impl State {
                         aftermath.unlinked.push(ino);
                     }
                     if let Some(first) = self.queue.front().filter(|first| !first.acknowledged) {
-                        self.delegations.confirmed(&first.command, &outcome);
+                        self.delegations.confirm(&first.command, &outcome);
                     }
                     self.answer_first(Ok(outcome));
                 }
@@ -277,7 +277,10 @@ impl State {
                 Command::Make { ino, .. } => *ino,
                 _ => None,
             };
-            self.note_pending(DelegationSet::about(&queued.command).into_iter().chain(made), position);
+            self.note_pending(
+                DelegationSet::affected_inodes(&queued.command).into_iter().chain(made),
+                position,
+            );
         }
         for queued in again.into_iter().rev() {
             self.queue_bytes += queued.bytes;

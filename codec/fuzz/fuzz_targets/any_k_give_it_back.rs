@@ -1,5 +1,5 @@
-//! Any code, any block, any loss: what is lost comes back, what cannot be is refused, a changed byte is found, an
-//! update gives what encoding anew gives.
+//! Any code, any block, any loss: lost shares come back, impossible losses are refused, a changed byte is
+//! found, and an update gives the same bytes as encoding again.
 
 #![no_main]
 

@@ -1,17 +1,17 @@
-//! [`XorArray`]: a [`Code`] made of a [`Geometry`], for any XOR array code.
+//! [`XorArray`]: a [`Code`] made from a [`Geometry`], for any XOR array code.
 //!
-//! Layout of a share: stripe after stripe, and in each the rows of the array's column, 64 bytes each.
+//! A share is laid out stripe after stripe. A stripe holds the rows of the array's column, 64 bytes each.
 //!
 //! ```text
 //! share i:  | row 0 | row 1 | .. | row r-1 | row 0 | row 1 | .. | row r-1 | ..
 //!           '---------- stripe 0 ----------'---------- stripe 1 ---------'
 //! ```
 //!
-//! The block's bytes fill the data rows of share 0, stripe after stripe, then those of share 1, and so on.
-//! Where all rows of a share are data (horizontal codes) a share's data is thus one run of the block; where
-//! some are parity (vertical codes) it is the share without its parity rows.
+//! The block's bytes fill the data rows of share 0, stripe after stripe, then those of share 1, and so on. In
+//! a horizontal code all rows of a data share are data, so the share is one contiguous part of the block
+//! (`data_share_i_is_run_i_of_the_block`). In a vertical code it is the share without its parity rows.
 //!
-//! Schedules come from the solver by what is present and wanted, and are kept for the next time.
+//! Schedules come from the solver by the sets of present and wanted shares, and are cached.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,24 +22,25 @@ use crate::exec;
 use crate::geometry::{Geometry, Packet};
 use crate::plan::CodeId;
 use crate::schedule::{Bits, Schedule, cheapest_repair, solve};
-use crate::xor::scalar::{Sum, add_bytes};
+use crate::xor::scalar::{Accumulator, add_bytes};
 use crate::xor::{ROW_BYTES, Stores};
 use crate::{Code, CodeError, Piece, RepairPlan, ShareRead, ShareSet, Verdict};
 
-/// Erasure patterns whose schedules are kept: all that 16+2 has.
+/// Largest number of erasure patterns whose decode schedules are cached: all patterns of 16+2.
 const SCHEDULES_MAX: usize = 512;
+/// Largest number of repair plans that are cached.
 const PLANS_MAX: usize = 64;
 
-/// An XOR array code.
+/// An XOR array code with its schedules.
 #[derive(Debug)]
 pub struct XorArray {
     id: CodeId,
     geometry: Geometry,
-    /// For each share, the rows that hold data, ascending.
+    /// For each share, its data rows, ascending.
     data_rows: Vec<Vec<usize>>,
-    /// For each packet by number, the parity packets that a change of it changes.
+    /// For each packet by number, the parity packets that depend on it.
     dependents: Vec<Vec<Packet>>,
-    /// For each share, the sets of equations whose sum has no packet of it.
+    /// For each share, the sets of equations whose sum has no packet of the share.
     alibis: Vec<Vec<Vec<usize>>>,
     encode: Schedule,
     syndromes: Schedule,
@@ -48,10 +49,10 @@ pub struct XorArray {
 }
 
 impl XorArray {
-    /// The code of this geometry, any `k` of whose shares suffice.
+    /// Returns the code of this geometry; any `k` of its shares suffice.
     ///
     /// # Panics
-    /// When the equations do not determine the parity: that is no code.
+    /// When `k` is not from 1 to the number of shares, or when the equations do not determine the parity.
     pub fn new(name: &'static str, k: usize, geometry: Geometry) -> XorArray {
         assert!((1..=geometry.shares).contains(&k), "k = {k} of {} shares", geometry.shares);
         let parity = geometry.parity_bits();
@@ -73,12 +74,12 @@ impl XorArray {
         }
     }
 
-    /// What `encode` runs.
+    /// Returns the schedule of `encode`.
     pub fn encode_schedule(&self) -> &Schedule {
         &self.encode
     }
 
-    /// What `reconstruct` runs.
+    /// Returns the schedule of `reconstruct`. Fails when the equations do not determine the wanted shares.
     pub fn decode_schedule(&self, present: ShareSet, wanted: ShareSet) -> Result<Arc<Schedule>, CodeError> {
         let lost = wanted.minus(present);
         self.decodes.get_or_make((present, lost), || self.make_decode(present, lost))
@@ -92,8 +93,8 @@ impl XorArray {
     }
 
     fn make_plan(&self, lost: ShareSet, available: ShareSet) -> Result<RepairPlan, CodeError> {
-        // From all that is available, or from k whole shares: shortened RDP makes diagonal parity cheaper
-        // from the data alone than with the help of row parity.
+        // Two candidates: from all available shares, and from k whole shares. In shortened RDP the diagonal
+        // parity is cheaper from the data alone than with the help of row parity.
         let schedule = [available, available.lowest(self.id.k)]
             .into_iter()
             .filter_map(|sources| {
@@ -113,7 +114,7 @@ impl XorArray {
         })
     }
 
-    /// Checks the buffers of the shares in `used` and runs the schedule, which uses no other.
+    /// Checks the buffers of the shares in `used`, then runs the schedule, which uses no other.
     fn run(
         &self,
         schedule: &Schedule,
@@ -199,7 +200,7 @@ impl Code for XorArray {
         let mut suspects = ShareSet::all(n);
         exec::find_nonzero(&self.syndromes, shares, |sums| {
             clean = false;
-            // Had only this share changed, every sum of equations without its packets would still be zero.
+            // If only this share were wrong, every sum of equations without its packets would still be zero.
             let convicted =
                 |share: &usize| self.alibis[*share].iter().all(|alibi| total(sums, alibi).is_zero());
             suspects = suspects.iter().filter(convicted).collect();
@@ -251,8 +252,8 @@ impl Code for XorArray {
     }
 }
 
-/// Where byte `at` of a share's data lies in the share, and how many bytes of data follow it there without a
-/// gap, up to `left`.
+/// Returns the position of byte `at` of a share's data in the share, and the number of data bytes that follow
+/// it without a gap, at most `left`.
 fn run_of_data(data_rows: &[usize], rows: usize, at: usize, left: usize) -> (usize, usize) {
     if data_rows.len() == rows {
         return (at, left);
@@ -265,13 +266,13 @@ fn run_of_data(data_rows: &[usize], rows: usize, at: usize, left: usize) -> (usi
     (offset, (ROW_BYTES - byte + following * ROW_BYTES).min(left))
 }
 
-/// A part of an update that lies in one row.
+/// The part of an update that lies in one row.
 struct RowRun {
     stripe: usize,
     row: usize,
-    /// Where in the row it begins.
+    /// First byte in the row.
     byte: usize,
-    /// Which bytes of the delta it is.
+    /// Range of the delta.
     delta: Range<usize>,
 }
 
@@ -287,8 +288,7 @@ fn row_runs(offset: usize, len: usize, rows: usize) -> impl Iterator<Item = RowR
     })
 }
 
-/// For each packet, the parity packets whose sum of data it is in, by running `encode` on sets instead of
-/// bytes.
+/// Returns, for each packet, the parity packets that depend on it. It runs `encode` on sets instead of bytes.
 fn dependents(geometry: &Geometry, encode: &Schedule) -> Vec<Vec<Packet>> {
     let packets = geometry.packets();
     let mut sums: Vec<Bits> = (0..packets).map(|number| Bits::of(packets, [number])).collect();
@@ -307,8 +307,8 @@ fn dependents(geometry: &Geometry, encode: &Schedule) -> Vec<Vec<Packet>> {
     dependents
 }
 
-/// The sets of equations whose sum has no packet of `share`: the left null space of its columns of the
-/// parity-check matrix.
+/// Returns the sets of equations whose sum has no packet of `share`: the left null space of the share's
+/// columns of the parity-check matrix.
 fn alibis(geometry: &Geometry, share: usize) -> Vec<Vec<usize>> {
     let of_share = geometry.packets_of(ShareSet::EMPTY.with(share));
     let count = geometry.equations.len();
@@ -326,8 +326,8 @@ fn alibis(geometry: &Geometry, share: usize) -> Vec<Vec<usize>> {
     rows.into_iter().map(|(_, from)| from.iter().collect()).collect()
 }
 
-fn total(sums: &[Sum], which: &[usize]) -> Sum {
-    let mut total = Sum::ZERO;
+fn total(sums: &[Accumulator], which: &[usize]) -> Accumulator {
+    let mut total = Accumulator::ZERO;
     which.iter().for_each(|&i| total.add_sum(sums[i]));
     total
 }

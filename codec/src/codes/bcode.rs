@@ -1,17 +1,18 @@
-//! B-Code: vertical, of lowest density: each data packet is in exactly two parity packets, and each share has at most one
-//! parity packet.
+//! B-Code: a vertical code of lowest density. Each data packet is in exactly two parity packets, and each
+//! share has at most one parity packet (`every_data_packet_is_in_two_parities`).
 //!
 //! Xu, Bohossian, Bruck, Wagner: Low-Density MDS Codes and Factors of Complete Graphs, IEEE Transactions on
-//! Information Theory 45(6), 1999. The parity packets are the vertices of a complete graph, the data packets its edges: an
-//! edge is in the parity of its two ends. A *perfect one-factorisation* says which edges share a column: the
-//! edges of a complete graph on V vertices fall into V-1 perfect matchings such that any two of them together are
-//! one cycle through all vertices. Two vertices u and v are taken away; a matching's column then holds the edges
-//! that are left, and the parity of u's partner. (The matching that has the edge uv holds an edge more and no parity; without
-//! that column it is the code for one share less.) Losing two columns leaves a cycle cut at u and v: two paths,
-//! each with one end whose parity is lost and one end from which it can be walked.
+//! Information Theory 45(6), 1999. The parity packets are the vertices of a complete graph and the data
+//! packets are its edges: an edge is in the parity of its two ends. A *perfect one-factorisation* determines
+//! the columns. It splits the edges of a complete graph on V vertices into V-1 perfect matchings, such that
+//! any two of them together are one cycle through all vertices (`the_factorisations_are_perfect`). Two
+//! vertices u and v are removed. A matching's column then holds its remaining edges and the parity of u's
+//! partner. The matching with the edge uv has one edge more and no parity; without that column the array is
+//! the code for one share less. Losing two columns leaves a cycle cut at u and v: two paths, each with one
+//! end whose parity is lost and one end from which decoding starts.
 //!
-//! For five shares there are six vertices; u and v are away, and 0 to 3 are parity packets. The fifth matching has the edge uv, so that
-//! column has data alone:
+//! For five shares there are six vertices; u and v are removed, and 0 to 3 are parity packets. The fifth
+//! matching has the edge uv, so its column has only data:
 //!
 //! ```text
 //!         share 0     share 1     share 2     share 3     share 4
@@ -21,8 +22,9 @@
 //! parity 0 = edge 01 + edge 02 + edge 03; likewise the others
 //! ```
 //!
-//! Two families of such factorisations are known for every prime p: on V = p+1 and on V = 2p vertices. They give n = V-1 and
-//! n = V-2: every n from 3 to 13 and from 16 to 24; rows: V/2 - 1.
+//! For every prime p two families of such factorisations are known: on V = p+1 and on V = 2p vertices. They
+//! give n = V-1 and n = V-2 shares, that is every n from 3 to 13 and from 16 to 24. The array has V/2 - 1
+//! rows.
 
 use std::sync::Arc;
 
@@ -33,6 +35,7 @@ use crate::{Code, CodeError};
 /// The name of the code.
 pub const NAME: &str = "bcode";
 
+/// Largest number of shares for which the code is offered.
 const SHARES_MAX: usize = 24;
 
 type Edge = (usize, usize);
@@ -49,13 +52,13 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(XorArray::new(NAME, k, geometry)))
 }
 
-/// The array for so many shares, if a factorisation for it is known here.
+/// Returns the array for this number of shares; `None` when no factorisation for it is known here.
 pub fn geometry(shares: usize) -> Option<Geometry> {
     let vertices = (shares + 1).next_multiple_of(2);
     let factors = factorisation(vertices)?;
     let (u, v) = (vertices - 1, vertices - 2);
     let rows = vertices / 2 - 1;
-    // Columns with parity first; the one without, if it is wanted, last.
+    // Columns with parity come first. The column without parity, if it is needed, comes last.
     let (whole, with_parity): (Vec<_>, Vec<_>) = factors.into_iter().partition(|factor| has(factor, u, v));
     let columns: Vec<Vec<Edge>> = with_parity.into_iter().chain(whole).take(shares).collect();
     let mut equations: Vec<Vec<Packet>> = vec![Vec::new(); vertices - 2];
@@ -88,11 +91,11 @@ fn is_prime(number: usize) -> bool {
     number > 1 && (2..number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
-/// A perfect one-factorisation of the complete graph.
+/// Returns a perfect one-factorisation of the complete graph on `vertices` vertices, if one is known here.
 fn factorisation(vertices: usize) -> Option<Vec<Vec<Edge>>> {
     let p = vertices - 1;
     if p >= 3 && is_prime(p) {
-        // Vertices 0 to p-1 and one more: in factor i that one meets i, and i+j meets i-j.
+        // Vertices 0 to p-1 and one more. In factor i, the one more meets i, and i+j meets i-j.
         let factor = |i: usize| {
             let pairs = (1..=p / 2).map(move |j| ((i + j) % p, (i + p - j) % p));
             std::iter::once((p, i)).chain(pairs).collect()
@@ -103,7 +106,8 @@ fn factorisation(vertices: usize) -> Option<Vec<Vec<Edge>>> {
     if p < 3 || !is_prime(p) {
         return None;
     }
-    // Two copies of 0 to p-1: the above in both, with i meeting its copy; and every shift from one to the other.
+    // Two copies of 0 to p-1: the factors above in both copies, where i meets its copy, and every shift
+    // between the copies.
     let within = (0..p).map(|i| {
         let pairs = (1..=p / 2).flat_map(move |j| {
             let (a, b) = ((i + j) % p, (i + p - j) % p);

@@ -1,18 +1,21 @@
-//! Cauchy bit-matrix codes: any k and m by exclusive-or alone.
+//! Cauchy bit-matrix codes: any k and m by XOR alone.
 //!
 //! Bloemer, Kalfane, Karp, Karpinski, Luby, Zuckerman: An XOR-Based Erasure-Resilient Coding Scheme, ICSI
-//! TR-95-048, 1995. Every square part of the matrix with elements 1 / (x_i + y_j) of GF(2^w), all x and y distinct, has an
-//! inverse, so k data words with m such sums are an MDS code. Multiplication by an element is linear over GF(2): it
-//! is a w by w matrix of bits, and the code is an XOR array of w rows, with w = 4 for up to 16 shares, else 8.
+//! TR-95-048, 1995. Every square part of the matrix with elements 1 / (x_i + y_j) of GF(2^w), all x and y
+//! distinct, has an inverse. So k data words with m such sums are an MDS code. Multiplication by an element
+//! is linear over GF(2): it is a w by w matrix of bits. So the code is an XOR array of w rows, with w = 4 for
+//! up to 16 shares, else 8.
 //!
-//! *Good* matrices (Plank, Xu: Optimizing Cauchy Reed-Solomon Codes for Fault-Tolerant Network Storage
-//! Applications, NCA 2006): a column or row may be scaled. Columns are scaled so that the first parity share is the
-//! plain sum of the data, every other row by what leaves the fewest bits.
+//! *Good* matrices have few bits (Plank, Xu: Optimizing Cauchy Reed-Solomon Codes for Fault-Tolerant Network
+//! Storage Applications, NCA 2006). Any column or row may be scaled. Columns are scaled so that the first
+//! parity share is the plain sum of the data. Every other row is scaled by the element that leaves the fewest
+//! bits.
 //!
-//! For m = 2 and 3 there are lighter ones. With m = 2 the second row can be any k distinct elements a. With m = 3 the rows 1, a and 1/a
-//! are Vandermonde's 1, a, a^2 with the columns scaled, of which every square part has an inverse: of two columns a and b the rows a and
-//! 1/a depend only where a^2 = b^2, and squares are distinct in these fields. So the k elements with the fewest bits in all
-//! are taken: for 17+3 a third fewer than Cauchy's.
+//! For m = 2 and 3 there are lighter matrices. With m = 2 the second row can be any k distinct elements a.
+//! With m = 3 the rows are 1, a and 1/a: Vandermonde's 1, a, a^2 with scaled columns. Every square part of it
+//! has an inverse: for two columns a and b the rows a and 1/a depend on each other only if a^2 = b^2, and
+//! squares are distinct in these fields. So the k elements with the fewest bits in all are taken; for 17+3
+//! this gives a third fewer bits than Cauchy's matrix.
 //!
 //! 3+2, where row r of share 4 is the sum of the cells marked with r (the elements are 1, 2 and 9 of GF(16)):
 //!
@@ -24,7 +27,8 @@
 //! row 3     3        0 1      2    | d30 + d31 + d32      | cells with 3
 //! ```
 //!
-//! Left out: the search for the very best x and y (with sums in registers the bits count little, see `docs/codec.md`).
+//! Left out: the search for the very best x and y. With sums in registers the bits matter little
+//! (`docs/codec.md`).
 
 use std::sync::Arc;
 
@@ -35,15 +39,16 @@ use crate::{Code, CodeError};
 /// The name of the code.
 pub const NAME: &str = "cauchy";
 
-/// GF(2^w) by a primitive polynomial.
+/// GF(2^w), given by a primitive polynomial.
 #[derive(Debug, Clone, Copy)]
 struct Field {
     w: usize,
     polynomial: u32,
 }
 
+/// GF(2^4), for up to 16 shares.
 const GF16: Field = Field { w: 4, polynomial: 0x13 };
-/// Of the primitive polynomials the one with the lightest elements.
+/// GF(2^8) by the primitive polynomial whose elements are lightest.
 const GF256: Field = Field { w: 8, polynomial: 0x12d };
 
 impl Field {
@@ -70,7 +75,7 @@ impl Field {
         (1..self.size() as u32).find(|b| self.times(a, *b) == 1).expect("not zero, in a field")
     }
 
-    /// Ones in the matrix of multiplication by an element.
+    /// Returns the number of ones in the matrix of multiplication by an element.
     fn bits(self, a: u32) -> u32 {
         (0..self.w).map(|column| self.times(a, 1 << column).count_ones()).sum()
     }
@@ -86,7 +91,7 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(XorArray::new(NAME, k, geometry_over(field, k, m))))
 }
 
-/// The array of k data and m parity shares: 4 rows for up to 16 shares, else 8.
+/// Returns the array of k data and m parity shares: 4 rows for up to 16 shares, else 8.
 pub fn geometry(k: usize, m: usize) -> Geometry {
     geometry_over(if k + m <= GF16.size() { GF16 } else { GF256 }, k, m)
 }
@@ -108,14 +113,14 @@ fn geometry_over(field: Field, k: usize, m: usize) -> Geometry {
     Geometry { shares: k + m, rows: w, equations, parity: parity.collect() }
 }
 
-/// The elements, a row for each parity share.
+/// Returns the elements of the matrix, one row for each parity share.
 fn matrix(field: Field, k: usize, m: usize) -> Vec<Vec<u32>> {
     if m <= 3 {
         let rows = |a: u32| [1, a, field.inverse(a)];
         let bits = |a: u32| rows(a)[..m].iter().map(|element| field.bits(*element)).sum::<u32>();
         let mut elements: Vec<u32> = (1..field.size() as u32).collect();
         elements.sort_by_key(|a| (bits(*a), *a));
-        // There is room for k distinct ones: k + m is at most the field's size.
+        // There are k distinct elements, because k + m is at most the field's size.
         return (0..m).map(|row| elements[..k].iter().map(|a| rows(*a)[row]).collect()).collect();
     }
     let element = |i: usize, j: usize| field.inverse(i as u32 ^ (m + j) as u32);

@@ -1,10 +1,10 @@
-//! EVENODD: two parity shares, the first array code of its kind; and its diagonals, which [`star`](super::star) has too.
+//! EVENODD: two parity shares, the first array code of its kind. [`star`](super::star) shares its diagonals.
 //!
 //! Blaum, Brady, Bruck, Menon: EVENODD: An Efficient Scheme for Tolerating Double Disk Failures in RAID
-//! Architectures, IEEE Transactions on Computers 44(2), 1995, section II. For a prime p the array has p-1 rows and p
-//! data columns. Column p is row parity. Column p+1 holds the parity of the diagonals (r + c) mod p = 0 to p-2, each
-//! with the *adjuster* S added, the sum of the diagonal p-1, which has no parity of its own. For p = 5, each cell with
-//! its diagonal:
+//! Architectures, IEEE Transactions on Computers 44(2), 1995, section II. For a prime p the array has p-1
+//! rows and p data columns. Column p is row parity. Column p+1 holds the parity of the diagonals (r + c) mod
+//! p = 0 to p-2. Each of them includes the *adjuster* S, the sum of diagonal p-1, which has no parity of its
+//! own. For p = 5, each cell with its diagonal:
 //!
 //! ```text
 //!          data 0  data 1  data 2  data 3  data 4 | row parity | diagonal parity
@@ -14,8 +14,9 @@
 //! row 3      3       S       0       1       2    |    row 3   |  of diagonal 3 and S
 //! ```
 //!
-//! p is 3, 5 or 17, as for [`rdp`](super::rdp); with fewer than p data shares the rightmost columns are imaginary. A change
-//! of a cell on the adjuster's diagonal touches all of column p+1: RDP and the vertical codes update more cheaply.
+//! p is 3, 5 or 17, as for [`rdp`](super::rdp); with fewer than p data shares the rightmost columns are
+//! imaginary. A change of a cell on the adjuster's diagonal touches all of column p+1, so RDP and the
+//! vertical codes update more cheaply.
 
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(XorArray::new(NAME, k, geometry(prime, k))))
 }
 
-/// The array for a prime, shortened to `k` data columns.
+/// Returns the array for a prime, shortened to `k` data columns.
 pub fn geometry(prime: usize, k: usize) -> Geometry {
     assert!((1..=prime).contains(&k), "EVENODD with p = {prime} has 1 to {prime} data columns, not {k}");
     let rows = prime - 1;
@@ -51,26 +52,26 @@ pub fn geometry(prime: usize, k: usize) -> Geometry {
     }
 }
 
-/// Which way a diagonal goes.
+/// The direction of a diagonal.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slope {
-    /// Cells with r + c the same.
+    /// Cells with the same r + c.
     Rising,
-    /// Cells with r - c the same.
+    /// Cells with the same r - c.
     Falling,
 }
 
-/// All packets of some columns.
+/// Returns all packets of some columns.
 pub(super) fn columns(shares: std::ops::Range<usize>, rows: usize) -> Vec<Packet> {
     shares.flat_map(|share| (0..rows).map(move |row| Packet::new(share, row))).collect()
 }
 
-/// Column k is the sum of the data columns.
+/// Returns the equations of row parity: column k is the sum of the data columns.
 pub(super) fn row_parity(k: usize, rows: usize) -> impl Iterator<Item = Vec<Packet>> {
     (0..rows).map(move |row| (0..=k).map(|share| Packet::new(share, row)).collect())
 }
 
-/// Equations of a parity column: its diagonal and the adjuster's.
+/// Returns the equations of a parity column: a diagonal and the adjuster's diagonal.
 pub(super) fn diagonals(
     prime: usize,
     k: usize,

@@ -1,7 +1,8 @@
-//! The codes, and [`mod@array`], which makes a code of any XOR array's geometry.
+//! The codes, and [`mod@array`], which turns the geometry of any XOR array into a code.
 //!
 //! To add an XOR array code, write its [`Geometry`](crate::geometry::Geometry), wrap it in
-//! [`array::XorArray`], and name it here.
+//! [`array::XorArray`], and add it to the lists here. `every_code_survives_every_loss_up_to_14_shares` then
+//! checks it.
 
 pub mod array;
 pub mod bcode;
@@ -19,8 +20,10 @@ use crate::{Code, CodeError};
 
 type Make = fn(usize, usize) -> Result<Arc<dyn Code>, CodeError>;
 
+/// Number of codes.
 const COUNT: usize = 9;
 
+/// The names, in the order of [`MAKERS`].
 const NAMES: [&str; COUNT] = [
     rdp::NAME,
     evenodd::NAME,
@@ -33,6 +36,7 @@ const NAMES: [&str; COUNT] = [
     small::PARITY,
 ];
 
+/// The constructors, in the order of [`NAMES`].
 const MAKERS: [Make; COUNT] = [
     rdp::make,
     evenodd::make,
@@ -45,12 +49,13 @@ const MAKERS: [Make; COUNT] = [
     small::make_parity,
 ];
 
-/// The names of the codes there are.
+/// Returns the names of all codes.
 pub fn names() -> &'static [&'static str] {
     &NAMES
 }
 
-/// The code of this name with k data and m parity shares.
+/// Returns the code of this name with k data and m parity shares. Fails when no code has the name, or when
+/// the code does not exist for this k and m.
 pub fn by_name(name: &str, k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     match NAMES.iter().position(|&known| known == name) {
         Some(i) => MAKERS[i](k, m),
@@ -58,8 +63,8 @@ pub fn by_name(name: &str, k: usize, m: usize) -> Result<Arc<dyn Code>, CodeErro
     }
 }
 
-/// The name of the code to take for k and m when nobody asks for another: of those that divide a 4 KiB page into whole
-/// stripes and run at the speed of memory the one whose repair reads least (`docs/codec.md`).
+/// Returns the name of the default code for k and m: of the codes that divide a 4 KiB page into whole stripes
+/// and run at memory speed, the one whose repair reads least (`docs/codec.md`).
 pub fn default_name(k: usize, m: usize) -> &'static str {
     match (k, m) {
         (1, _) => small::MIRROR,

@@ -1,9 +1,10 @@
-//! RDP, row-diagonal parity: two parity shares, XOR only, with the fewest XORs that two parities can have.
+//! RDP, row-diagonal parity: two parity shares, XOR only, with the fewest XORs that two parities can have
+//! (`encoding_takes_the_fewest_xors_there_can_be`).
 //!
 //! Corbett, English, Goel, Grcanac, Kleiman, Leong, Sankar: Row-Diagonal Parity for Double Disk Failure
-//! Correction, FAST 2004, section 3. For a prime p the array has p-1 rows; columns 0 to p-2 are data, column
+//! Correction, FAST 2004, section 3. For a prime p the array has p-1 rows. Columns 0 to p-2 are data, column
 //! p-1 is row parity, column p is diagonal parity. The packet in row r of column c, row parity included, lies
-//! on diagonal (r + c) mod p; diagonal p-1 is left out. For p = 5, each cell with its diagonal:
+//! on diagonal (r + c) mod p. Diagonal p-1 has no parity. For p = 5, each cell with its diagonal:
 //!
 //! ```text
 //!          data 0  data 1  data 2  data 3 | row parity | diagonal parity
@@ -13,9 +14,9 @@
 //! row 3      3       4       0       1    |     2      |  of diagonal 3
 //! ```
 //!
-//! With fewer than p-1 data shares the rightmost data columns are imaginary: zero, and stored nowhere. p is
-//! 3, 5 or 17, the smallest that has room, because p-1 then is a power of two: stripes of 128, 256 or 1024
-//! bytes divide a 4 KiB page.
+//! With fewer than p-1 data shares the rightmost data columns are imaginary: they are zero and not stored. p
+//! is 3, 5 or 17, the smallest with enough columns (`the_smallest_prime_with_room_is_taken`). For these
+//! primes p-1 is a power of two, so stripes of 128, 256 or 1024 bytes divide a 4 KiB page.
 
 use std::sync::Arc;
 
@@ -38,19 +39,19 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(XorArray::new(NAME, k, geometry(prime, k))))
 }
 
-/// The smallest prime whose array has `k` data columns.
+/// Returns the smallest prime whose array has `k` data columns.
 fn prime_for(k: usize) -> Option<usize> {
     PRIMES.into_iter().find(|prime| *prime > k).filter(|_| k > 0)
 }
 
-/// The array for a prime, shortened to `k` data columns.
+/// Returns the array for a prime, shortened to `k` data columns.
 pub fn geometry(prime: usize, k: usize) -> Geometry {
     assert!((1..prime).contains(&k), "RDP with p = {prime} has 1 to {} data columns, not {k}", prime - 1);
     let rows = prime - 1;
     let (row_parity, diagonal_parity) = (k, k + 1);
     let row_equations = (0..rows).map(|row| (0..=row_parity).map(|share| Packet::new(share, row)).collect());
     let diagonal_equations = (0..rows).map(|diagonal| {
-        // A share's column in the whole array: row parity comes after the imaginary data columns.
+        // The share's column in the whole array: row parity comes after the imaginary data columns.
         let columns = (0..k).map(|share| (share, share)).chain([(row_parity, prime - 1)]);
         let cells = columns.map(|(share, column)| (share, (diagonal + prime - column) % prime));
         let mut equation: Vec<Packet> =

@@ -1,10 +1,10 @@
 //! Reed-Solomon over GF(256): any k and m up to 255 shares; m may be 0, which is plain striping.
 //!
-//! Arithmetic, its vector kernels and the generator matrix are those of the crate `reed-solomon-erasure`; its
-//! shares and ours are the same bytes. What is done here instead of there: decoding works out only the shares
-//! that are wanted, goes over the shares in tiles that stay in the cache, and inverts a matrix of the lost
-//! data shares only. One byte is a symbol, so a stripe could be a byte; it is 64 bytes, the row of the other
-//! codes.
+//! The crate `reed-solomon-erasure` provides the arithmetic, its vector kernels and the generator matrix;
+//! both produce the same shares (`rs_makes_the_bytes_that_its_crate_makes`). This module differs in three
+//! ways. Decoding computes only the wanted shares. It works in tiles that stay in the cache. It inverts a
+//! matrix of the lost data shares only. A symbol is one byte, so a stripe could be one byte; it is 64 bytes,
+//! the row of the other codes.
 //!
 //! ```text
 //! parity j  =  c(j,0) * data 0  +  c(j,1) * data 1  + .. +  c(j,k-1) * data k-1
@@ -26,13 +26,15 @@ use crate::{Code, CodeError, Piece, RepairPlan, ShareRead, ShareSet, Verdict};
 /// The name of the code.
 pub const NAME: &str = "rs";
 
-/// Bytes of each share worked on at a time: the tiles of all shares fit into the second-level cache, and
-/// mostly the first.
+/// Bytes of each share that are processed at a time. With 4096 the tiles of all shares fit into the
+/// second-level cache, and mostly into the first.
 const TILE_BYTES: usize = 4096;
+/// Largest number of decode matrices that are cached.
 const MATRICES_MAX: usize = 256;
 
 pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
-    // Its C code is compiled for AVX2: better refused than killed by an unknown instruction.
+    // The crate's C code is compiled for AVX2. An error here is better than a process killed by an unknown
+    // instruction.
     #[cfg(target_arch = "x86_64")]
     if !std::is_x86_feature_detected!("avx2") {
         let rule = "a processor with AVX2 (cauchy does not)";
@@ -41,7 +43,7 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(Rs::new(k, m)?))
 }
 
-/// Reed-Solomon.
+/// The Reed-Solomon code for one k and m.
 #[derive(Debug)]
 pub struct Rs {
     id: CodeId,
@@ -51,7 +53,7 @@ pub struct Rs {
 }
 
 impl Rs {
-    /// The code with k data and m parity shares.
+    /// Returns the code with k data and m parity shares. Fails when k is 0 or k + m is above 255.
     pub fn new(k: usize, m: usize) -> Result<Rs, CodeError> {
         if k == 0 || m > 255 || k > 255 - m {
             let rule = "k >= 1 and k + m <= 255";
@@ -61,11 +63,11 @@ impl Rs {
         Ok(Rs { id: CodeId { name: NAME, k, m }, parity, decodes: Cache::new(MATRICES_MAX) })
     }
 
-    /// Coefficients of the `lost` shares over `sources`, k shares, both ascending.
+    /// Returns the coefficients of the `lost` shares over the k shares `sources`; both are ascending.
     ///
-    /// With the lost data x and the parity p among the sources, as many, `A x = p + B d`, where A and B are
-    /// the coefficients of p over the lost data and over the present data d. So `x = A^-1 p + A^-1 B d`, and
-    /// a lost parity is made of d and x.
+    /// Let x be the lost data and p the parity among the sources, which is as many shares as x. Then
+    /// `A x = p + B d`, where A and B are the coefficients of p over the lost data and over the present data d.
+    /// So `x = A^-1 p + A^-1 B d`, and a lost parity share follows from d and x.
     fn decode_matrix(&self, sources: ShareSet, lost: ShareSet) -> Vec<Vec<u8>> {
         let k = self.id.k;
         let missing: Vec<usize> = (0..k).filter(|&share| !sources.contains(share)).collect();
@@ -98,8 +100,8 @@ impl Rs {
         lost.iter().map(row_of).collect()
     }
 
-    /// Does an error of this share alone explain the `syndromes` (parity as it is plus parity as it should
-    /// be)?
+    /// Returns whether an error of this share alone explains the `syndromes`. A syndrome is the stored parity
+    /// XOR the computed parity.
     fn explains(&self, share: usize, syndromes: &[Vec<u8>]) -> bool {
         let Some(data) = (share < self.id.k).then_some(share) else {
             let is_zero = |syndrome: &Vec<u8>| syndrome.iter().all(|&byte| byte == 0);
@@ -174,7 +176,7 @@ impl Code for Rs {
         let lens = shares.iter().map(|share| share.len());
         check_lengths(lens, self.n(), ROW_BYTES, present.union(wanted))?;
         let lost = wanted.minus(present);
-        // The lowest are data where there are any, which cost the least to decode from.
+        // The lowest shares are data shares where there are any, and decoding from data costs least.
         let sources = present.lowest(self.id.k);
         let make = || Ok::<_, CodeError>(Arc::new(self.decode_matrix(sources, lost)));
         let matrix = self.decodes.get_or_make((sources, lost), make)?;
@@ -260,8 +262,8 @@ impl Code for Rs {
     }
 }
 
-/// The coefficients of the crate's parity shares: what it makes of unit vectors, one byte of each share a
-/// data share.
+/// Returns the coefficients of the crate's parity shares: the parity of unit vectors, one byte of each share
+/// for each data share.
 fn parity_matrix(k: usize, m: usize) -> Vec<Vec<u8>> {
     if m == 0 {
         return Vec::new();
@@ -273,7 +275,8 @@ fn parity_matrix(k: usize, m: usize) -> Vec<Vec<u8>> {
     parity
 }
 
-/// Each output becomes the sum of the inputs with its row's coefficients. All have the same length.
+/// Sets each output to the sum of the inputs with the coefficients of its row. All buffers have the same
+/// length.
 fn combine<O: AsMut<[u8]>>(matrix: &[Vec<u8>], inputs: &[&[u8]], outputs: &mut [O]) {
     let len = inputs.first().map_or(0, |input| input.len());
     for begin in (0..len).step_by(TILE_BYTES) {
@@ -292,7 +295,8 @@ fn dot<'a>(pairs: impl Iterator<Item = (&'a u8, &'a u8)>) -> u8 {
     pairs.fold(0, |sum, (&a, &b)| sum ^ galois_8::mul(a, b))
 }
 
-/// Gauss-Jordan elimination. Every square submatrix of an MDS code's parity matrix has an inverse.
+/// Inverts a matrix by Gauss-Jordan elimination. Every square submatrix of an MDS code's parity matrix has an
+/// inverse.
 fn invert(mut matrix: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let size = matrix.len();
     for (i, row) in matrix.iter_mut().enumerate() {

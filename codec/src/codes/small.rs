@@ -1,5 +1,5 @@
-//! The small cases, as array codes of one row: mirroring (k = 1: every share is the block) and single parity (m = 1: the
-//! last share is the sum of the others). Every other code says the same in more rows.
+//! Mirroring (k = 1: every share is the block) and single parity (m = 1: the last share is the sum of the
+//! others), as array codes of one row. For these k and m every other code computes the same in more rows.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ pub const MIRROR: &str = "mirror";
 /// The name of single parity.
 pub const PARITY: &str = "parity";
 
+/// Largest number of shares: share indexes are 8 bits on the wire.
 const SHARES_MAX: usize = 255;
 
 pub(crate) fn make_mirror(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {

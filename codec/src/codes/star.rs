@@ -1,9 +1,10 @@
-//! STAR: three parity shares, [`evenodd`](super::evenodd) with one more column.
+//! STAR: three parity shares; [`evenodd`](super::evenodd) with one more column.
 //!
-//! Huang, Xu: STAR: An Efficient Coding Scheme for Correcting Triple Storage Node Failures, IEEE Transactions on
-//! Computers 57(7), 2008 (FAST 2005), section 3. Row parity and the diagonal parity of EVENODD, and a third column with
-//! the parity of the diagonals (r - c) mod p, with an adjuster of its own. p is 3, 5 or 17, the smallest that is at
-//! least k. For p = 5, each cell with its rising and its falling diagonal (S and T: the adjusters'):
+//! Huang, Xu: STAR: An Efficient Coding Scheme for Correcting Triple Storage Node Failures, IEEE Transactions
+//! on Computers 57(7), 2008 (FAST 2005), section 3. The first two parity columns are the row parity and the
+//! diagonal parity of EVENODD. The third column holds the parity of the diagonals (r - c) mod p, with an
+//! adjuster of its own. p is 3, 5 or 17, the smallest that is at least k. For p = 5, each cell with its
+//! rising and its falling diagonal; S and T are the diagonals of the adjusters:
 //!
 //! ```text
 //!          data 0  data 1  data 2  data 3  data 4 | row parity | rising parity    | falling parity
@@ -33,7 +34,7 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(XorArray::new(NAME, k, geometry(prime, k))))
 }
 
-/// The array for a prime, shortened to `k` data columns.
+/// Returns the array for a prime, shortened to `k` data columns.
 pub fn geometry(prime: usize, k: usize) -> Geometry {
     assert!((1..=prime).contains(&k), "STAR with p = {prime} has 1 to {prime} data columns, not {k}");
     let rows = prime - 1;

@@ -1,9 +1,10 @@
-//! X-Code: vertical, with the fewest parity packets that a change of data can touch: two.
+//! X-Code: a vertical code in which a change of data touches the fewest parity packets possible, two.
 //!
-//! Xu, Bruck: X-Code: MDS Array Codes with Optimal Encoding, IEEE Transactions on Information Theory 45(1), 1999,
-//! section II. For a prime n the array is n by n; rows 0 to n-3 are data, row n-2 the parity of the diagonals of slope 1,
-//! row n-1 that of slope -1, both over data only. So every share has the same part of the parity, and no share
-//! is hotter than another. For n = 5, cell (r, c) with the columns whose parity it is in:
+//! Xu, Bruck: X-Code: MDS Array Codes with Optimal Encoding, IEEE Transactions on Information Theory 45(1),
+//! 1999, section II. For a prime n the array is n by n. Rows 0 to n-3 are data. Row n-2 is the parity of the
+//! diagonals of slope 1, row n-1 that of slope -1; both cover data only. So every share has the same part of
+//! the parity, and no share is hotter than another. For n = 5, each data cell with the two shares that hold
+//! its parity:
 //!
 //! ```text
 //!               share 0  share 1  share 2  share 3  share 4
@@ -14,7 +15,7 @@
 //! parity row 4    slope -1
 //! ```
 //!
-//! It cannot be shortened: a share without data would still have parity.
+//! X-Code cannot be shortened, because a share without data would still have parity.
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::{Code, CodeError};
 /// The name of the code.
 pub const NAME: &str = "xcode";
 
+/// The primes for which the code is offered: arrays of larger ones have too many rows.
 const PRIMES: [usize; 8] = [3, 5, 7, 11, 13, 17, 19, 23];
 
 pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
@@ -37,7 +39,7 @@ pub(crate) fn make(k: usize, m: usize) -> Result<Arc<dyn Code>, CodeError> {
     Ok(Arc::new(XorArray::new(NAME, k, geometry(prime))))
 }
 
-/// The array for a prime number of shares.
+/// Returns the array for a prime number of shares.
 pub fn geometry(prime: usize) -> Geometry {
     let data_rows = prime - 2;
     let line = |share: usize, parity_row: usize, column_of: &dyn Fn(usize) -> usize| -> Vec<Packet> {

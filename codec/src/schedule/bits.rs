@@ -1,6 +1,8 @@
 //! [`Bits`]: a vector over GF(2), which is also a set of small numbers.
+//!
+//! Invariant: two vectors that are combined have the same bound; the callers keep it.
 
-/// A set of numbers below a bound fixed at its making. Two that are combined must have the same bound.
+/// A set of numbers below a bound, which is fixed when the set is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bits(Vec<u64>);
 
@@ -42,7 +44,7 @@ impl Bits {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// The length of the union.
+    /// Returns the number of members of the union.
     pub(crate) fn united_len(&self, other: &Bits) -> usize {
         self.0.iter().zip(&other.0).map(|(a, b)| (a | b).count_ones() as usize).sum()
     }
@@ -51,18 +53,18 @@ impl Bits {
         self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
     }
 
-    /// The members it shares with `other`, ascending.
+    /// Returns the members that both sets have, ascending.
     pub(crate) fn common<'a>(&'a self, other: &'a Bits) -> impl Iterator<Item = usize> + 'a {
         let words = self.0.iter().zip(&other.0).map(|(a, b)| a & b);
         words.enumerate().flat_map(|(i, word)| members(word).map(move |bit| i * 64 + bit))
     }
 
-    /// Its members, ascending.
+    /// Returns the members, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().enumerate().flat_map(|(i, &word)| members(word).map(move |bit| i * 64 + bit))
     }
 
-    /// The only member it shares with `other`, when there is exactly one.
+    /// Returns the only member that both sets have; `None` when they have none or several.
     pub(crate) fn only_common(&self, other: &Bits) -> Option<usize> {
         let mut common = self.common(other);
         common.next().filter(|_| common.next().is_none())

@@ -1,12 +1,18 @@
-//! [`Schedule`]: a program of XORs over the packets of one stripe, and how it is found.
+//! [`Schedule`]: a program of XORs over the packets of one stripe, and the solvers that find it.
 //!
-//! - `solve`: makes wanted packets from known ones, by the code's equations (encode and decode alike);
-//! - `repair`: the same for lost shares, reading as little as possible;
+//! - `solve`: makes wanted packets from known ones by the code's equations; encoding and decoding both use
+//!   it.
+//! - `repair`: makes lost shares and reads as few packets as possible.
 //! - `bits`: rows of matrices over GF(2).
 //!
-//! Invariants of a schedule: a target is written once; a source is a packet that was there before or the
-//! target of an earlier operation; no operation reads its own target. The executor relies on nothing else, so
-//! another way to find better schedules (common subexpressions, for instance) only has to make one.
+//! Invariants of a schedule, which the executor relies on:
+//! 1. Each target is written once.
+//! 2. A source is a packet that was present before, or the target of an earlier operation.
+//! 3. No operation reads its own target.
+//!
+//! `the_portable_executor_encodes_and_decodes_every_code` and
+//! `every_code_survives_every_loss_up_to_14_shares` hold them. A better way to find schedules (other common
+//! subexpressions, for instance) has to keep only these.
 
 mod bits;
 mod repair;
@@ -21,32 +27,37 @@ use crate::xor::Compiled;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-/// Pairs of sources up to which sums are shared: the search is not worth it for more.
+/// Largest number of pairs of sources for which shared sums are searched. For more the search is not worth
+/// its time.
 const PAIRS_MAX: usize = 5000;
 
-/// Targets and what each is the XOR of, in order. Column `shares` stands for scratch packets.
+/// A list of operations: each target packet is the XOR of its sources. Column number `shares` stands for
+/// scratch packets.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     shares: usize,
     rows: usize,
     scratch: usize,
-    /// A target, and where its sources end in `sources`; they begin where those of the one before end.
+    /// Each target with the end of its sources in `sources`. The sources begin at the end of the target
+    /// before.
     targets: Vec<(Packet, usize)>,
     sources: Vec<Packet>,
     compiled: Compiled,
     lean: OnceLock<Box<Schedule>>,
 }
 
-/// A step found by a solver: target and sources by packet number. Numbers above the packets' are helpers.
+/// One operation found by a solver, by packet number. Numbers above those of the packets stand for helper
+/// sums.
 #[derive(Debug, Clone)]
-pub(crate) struct Step {
+pub(crate) struct XorStep {
     pub(crate) target: usize,
     pub(crate) sources: Bits,
 }
 
 impl Schedule {
-    /// Lowers steps: targets in `kept` are written to their share, others to scratch.
-    pub(crate) fn from_steps(geometry: &Geometry, steps: &[Step], kept: &Bits) -> Schedule {
+    /// Turns solved operations into a schedule. Targets in `kept` are written to their share, all others to
+    /// scratch.
+    pub(crate) fn from_steps(geometry: &Geometry, steps: &[XorStep], kept: &Bits) -> Schedule {
         let mut schedule = Schedule::empty(geometry);
         let mut place: Vec<Packet> = (0..geometry.packets()).map(|number| geometry.packet(number)).collect();
         for step in steps {
@@ -61,14 +72,15 @@ impl Schedule {
         schedule
     }
 
-    /// The same with sums of two packets that several targets want made once, the most wanted first (Paar: Optimized
-    /// arithmetic for Reed-Solomon encoders, ISIT 1997): the fewest XORs, worked out when it is first wanted. Machine code has better
+    /// Returns the same schedule with fewest XORs: a sum of two packets that several targets need is made
+    /// once, the most needed sum first (Paar: Optimized arithmetic for Reed-Solomon encoders, ISIT 1997). The
+    /// result is computed at the first call and kept. Machine code does not use it, because it has better
     /// uses for registers.
     pub fn lean(&self) -> &Schedule {
-        self.lean.get_or_init(|| Box::new(self.shared()))
+        self.lean.get_or_init(|| Box::new(self.with_shared_sums()))
     }
 
-    fn shared(&self) -> Schedule {
+    fn with_shared_sums(&self) -> Schedule {
         let pairs: usize = self.ops().map(|(_, sources)| sources.len() * sources.len() / 2).sum();
         if pairs > PAIRS_MAX {
             return self.clone();
@@ -89,7 +101,7 @@ impl Schedule {
             let sum = Packet::new(self.shares, scratch);
             scratch += 1;
             let has = |sources: &BTreeSet<Packet>| sources.contains(&a) && sources.contains(&b);
-            // Whoever wants it first has both of its sources before.
+            // The sources of the pair exist before the first operation that needs the pair.
             let first = ops.iter().position(|(_, sources)| has(sources)).expect("two want it");
             for (_, sources) in ops.iter_mut().filter(|(_, sources)| has(sources)) {
                 sources.remove(&a);
@@ -113,7 +125,8 @@ impl Schedule {
         shared
     }
 
-    /// Scratch packet i becomes the XOR of equation i, zero for a code word.
+    /// Returns the schedule that sets scratch packet i to the XOR of equation i, which is zero in a code
+    /// word.
     pub(crate) fn syndromes(geometry: &Geometry) -> Schedule {
         let mut schedule = Schedule::empty(geometry);
         for (i, equation) in geometry.equations.iter().enumerate() {
@@ -145,22 +158,22 @@ impl Schedule {
         &self.compiled
     }
 
-    /// Columns, but for scratch.
+    /// Returns the number of columns, without the scratch column.
     pub fn shares(&self) -> usize {
         self.shares
     }
 
-    /// Packets of a column.
+    /// Returns the number of packets in a column.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Packets of scratch that it wants.
+    /// Returns the number of scratch packets that the schedule needs.
     pub fn scratch(&self) -> usize {
         self.scratch
     }
 
-    /// The operations in order: a target and the packets it is the XOR of.
+    /// Returns the operations in order: a target and the packets whose XOR it is.
     pub fn ops(&self) -> impl Iterator<Item = (Packet, &[Packet])> {
         let mut begin = 0;
         self.targets.iter().map(move |&(target, end)| {
@@ -170,12 +183,12 @@ impl Schedule {
         })
     }
 
-    /// XORs of two packets that it takes for a stripe.
+    /// Returns the number of XORs of two packets for one stripe.
     pub fn xors(&self) -> usize {
         self.ops().map(|(_, sources)| sources.len().saturating_sub(1)).sum()
     }
 
-    /// The rows of each share that must be there before, ascending.
+    /// Returns the rows of each share that must be present before the schedule runs, ascending.
     pub fn reads(&self) -> Vec<Vec<usize>> {
         let mut written = Bits::new(self.shares * self.rows);
         let mut read = Bits::new(self.shares * self.rows);
@@ -194,7 +207,7 @@ impl Schedule {
         (0..self.shares).map(rows_of).collect()
     }
 
-    /// Packets read for a stripe.
+    /// Returns the number of packets read for one stripe.
     pub fn packets_read(&self) -> usize {
         self.reads().iter().map(Vec::len).sum()
     }

@@ -1,30 +1,38 @@
-//! [`cheapest_repair`]: make lost shares again and read as little as possible.
+//! [`cheapest_repair`]: a schedule that makes lost shares and reads as few packets as possible.
 //!
 //! A packet that lies in several equations can be made from any of them, and equations that share packets
-//! cost less together: half the rows of a lost RDP column from row parity and half from diagonal parity reads
+//! cost less together. Half the rows of a lost RDP column from row parity and half from diagonal parity read
 //! three quarters of what row parity alone reads (Xiang, Xu, Lui, Chang: Optimal recovery of single disk
-//! failure in RDP code storage systems, SIGMETRICS 2010). Sums of equations are equations, too, and in a dense code the sum of a
-//! few often holds less of what is there than each (Khan, Burns, Plank, Pierce, Huang: Rethinking Erasure Codes for
-//! Cloud File Systems: Minimizing I/O for Recovery and Degraded Reads, FAST 2012). Two searches, and the better of both:
+//! failure in RDP code storage systems, SIGMETRICS 2010). Sums of equations are equations, too. In a dense
+//! code the sum of a few equations often reads fewer packets than each of them (Khan, Burns, Plank, Pierce,
+//! Huang: Rethinking Erasure Codes for Cloud File Systems: Minimizing I/O for Recovery and Degraded Reads,
+//! FAST 2012). There are two searches, and the better result is taken:
 //!
-//! - `ByPacket`: an equation for each lost packet, in full with bounds; for the arrays here this is 2^15 leaves at worst.
-//! - `BySum`: as many sums of equations as packets are lost, that determine them; at each step the few that add least to what is
-//!   read. It is exact for none and finds the known optimum of RDP with p = 5.
+//! - `ByPacket` chooses one equation for each lost packet. The search is exhaustive with bounds: at most 2^15
+//!   leaves for the arrays here.
+//! - `BySum` chooses as many sums of equations as packets are lost, such that the sums determine the packets.
+//!   At each step it tries the few sums that add the fewest packets to read. It guarantees no optimum, but
+//!   finds the known optimum of RDP with p = 5.
+//!
+//! Held by `rdp_reads_three_quarters_to_make_one_data_share_again`,
+//! `sums_of_equations_read_less_than_single_ones` and
+//! `every_plan_rebuilds_what_it_promises_from_what_it_names`.
 
-use super::{Bits, Schedule, Step, solve};
+use super::{Bits, Schedule, XorStep, solve};
 use crate::geometry::Geometry;
 
-/// Visits after which the search by packet keeps the best it has found. Twice what the largest array here can take.
+/// Visits after which the search by packet keeps the best result so far: twice what the largest array here
+/// can take.
 const VISITS_MAX: usize = 1 << 17;
-/// Sums of equations that are looked at: all there are of 16 equations.
+/// Largest number of equation sums that are considered: all sums of 16 equations.
 const SUMS_MAX: usize = 1 << 16;
-/// Sums that are tried at each step, when there are few steps.
+/// Largest number of sums that are tried at each step. Searches of many steps try fewer.
 const WIDTH: usize = 3;
-/// Looks at a sum that a search may take: some tens of milliseconds.
+/// Largest number of sums that one search may examine: some tens of milliseconds.
 const LOOKS_MAX: usize = 1 << 23;
 
-/// A schedule that makes the packets `lost` from packets that are not `unknown`, with the fewest packets read
-/// that the searches find. `None` when the equations do not determine them.
+/// Returns a schedule that makes the packets `lost` from packets that are not `unknown`, with the fewest
+/// packets read that the searches find. Returns `None` when the equations do not determine the packets.
 pub(crate) fn cheapest_repair(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Option<Schedule> {
     let solved = solve(geometry, unknown, lost)?;
     let by_packet = ByPacket::search(geometry, unknown, lost, solved.packets_read());
@@ -34,15 +42,15 @@ pub(crate) fn cheapest_repair(geometry: &Geometry, unknown: &Bits, lost: &Bits) 
 }
 
 struct ByPacket {
-    choices: Vec<Vec<Step>>,
+    choices: Vec<Vec<XorStep>>,
     chosen: Vec<usize>,
-    best: Option<Vec<Step>>,
+    best: Option<Vec<XorStep>>,
     best_reads: usize,
     visits: usize,
 }
 
 impl ByPacket {
-    /// A schedule that reads fewer packets than so many, if it finds one.
+    /// Returns a schedule that reads fewer than `reads` packets, if the search finds one.
     fn search(geometry: &Geometry, unknown: &Bits, lost: &Bits, reads: usize) -> Option<Schedule> {
         let mut search = ByPacket {
             choices: choices(geometry, unknown, lost),
@@ -77,53 +85,53 @@ impl ByPacket {
     }
 }
 
-/// For each lost packet, every equation that has no other unknown.
-fn choices(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Vec<Step>> {
+/// Returns, for each lost packet, every equation in which it is the only unknown.
+fn choices(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Vec<XorStep>> {
     let equations = geometry.equation_bits();
     let steps_for = |target| {
         let alone = equations.iter().filter(move |equation| equation.only_common(unknown) == Some(target));
         let steps = alone.map(|equation| {
             let mut sources = equation.clone();
             sources.remove(target);
-            Step { target, sources }
+            XorStep { target, sources }
         });
         steps.collect::<Vec<_>>()
     };
-    let mut choices: Vec<Vec<Step>> = lost.iter().map(steps_for).collect();
-    // What has no choice comes first, so that the bound is tight early.
+    let mut choices: Vec<Vec<XorStep>> = lost.iter().map(steps_for).collect();
+    // Packets with the fewest choices come first, so that the bound is tight early.
     choices.sort_by_key(Vec::len);
     choices
 }
 
-/// A sum of equations without unknown packets other than lost ones.
+/// A sum of equations whose only unknown packets are lost ones.
 #[derive(Clone)]
-struct Sum {
-    /// Which lost packets are in it: bit i for the i-th.
+struct EquationSum {
+    /// The lost packets in the sum: bit i for the i-th.
     lost: u64,
-    /// The packets in it that are there.
+    /// The known packets in the sum.
     read: Bits,
 }
 
 struct BySum {
-    sums: Vec<Sum>,
-    /// Lost packets.
+    sums: Vec<EquationSum>,
+    /// Number of lost packets.
     wanted: usize,
     width: usize,
-    chosen: Vec<Sum>,
-    best: Option<Vec<Sum>>,
+    chosen: Vec<EquationSum>,
+    best: Option<Vec<EquationSum>>,
     best_reads: usize,
 }
 
-/// A sum that could come next.
-struct Next {
+/// A candidate for the next sum.
+struct Candidate {
     reads: usize,
-    /// What is left of `lost` after the sums chosen before; not zero.
+    /// `lost` of the sum, reduced by the sums chosen before; not zero.
     lost: u64,
     sum: usize,
 }
 
 impl BySum {
-    /// A schedule that reads fewer packets than so many, if it finds one.
+    /// Returns a schedule that reads fewer than `reads` packets, if the search finds one.
     fn search(geometry: &Geometry, unknown: &Bits, lost: &Bits, reads: usize) -> Option<Schedule> {
         let wanted = lost.len();
         if wanted > 64 {
@@ -139,7 +147,7 @@ impl BySum {
         let mut search = BySum { sums, wanted, width, chosen: Vec::new(), best: None, best_reads: reads };
         search.descend(&Bits::new(geometry.packets()), &[]);
         let mut best = search.best?;
-        // Each sum with one lost packet of its own, so that it is the sum of the rest.
+        // Each sum gets one lost packet of its own, which is then the sum of the other packets in it.
         for at in 0..wanted {
             let pivot = (0..wanted).find(|bit| best[at].lost >> bit & 1 == 1).expect("they are independent");
             let chosen = best[at].clone();
@@ -151,12 +159,16 @@ impl BySum {
             }
         }
         let packets: Vec<usize> = lost.iter().collect();
-        let step = |sum: Sum| Step { target: packets[sum.lost.trailing_zeros() as usize], sources: sum.read };
-        let steps: Vec<Step> = best.into_iter().map(step).collect();
+        let step = |sum: EquationSum| XorStep {
+            target: packets[sum.lost.trailing_zeros() as usize],
+            sources: sum.read,
+        };
+        let steps: Vec<XorStep> = best.into_iter().map(step).collect();
         Some(Schedule::from_steps(geometry, &steps, lost))
     }
 
-    /// `independent`: the lost packets of the chosen sums, each without the highest one of those before.
+    /// Extends the chosen sums. `independent` holds the lost packets of each chosen sum, reduced by the sums
+    /// before it.
     fn descend(&mut self, read: &Bits, independent: &[u64]) {
         if independent.len() == self.wanted {
             self.best_reads = read.len();
@@ -164,7 +176,7 @@ impl BySum {
             return;
         }
         for next in self.cheapest(read, independent) {
-            // Another branch may have found a better one since.
+            // Another branch may have found a better result in the meantime.
             if next.reads < self.best_reads {
                 let sum = self.sums[next.sum].clone();
                 let mut read = read.clone();
@@ -176,18 +188,19 @@ impl BySum {
         }
     }
 
-    /// The sums that add least to what is read and are not sums of those chosen, the best first.
-    fn cheapest(&self, read: &Bits, independent: &[u64]) -> Vec<Next> {
-        let mut best: Vec<Next> = Vec::with_capacity(self.width + 1);
+    /// Returns the sums that add the fewest packets to read and do not depend on the chosen sums, the best
+    /// first.
+    fn cheapest(&self, read: &Bits, independent: &[u64]) -> Vec<Candidate> {
+        let mut best: Vec<Candidate> = Vec::with_capacity(self.width + 1);
         for (number, sum) in self.sums.iter().enumerate() {
             let lost = independent.iter().fold(sum.lost, |rest, chosen| rest.min(rest ^ chosen));
             let reads = read.united_len(&sum.read);
             let worst =
                 best.last().filter(|_| best.len() == self.width).map_or(self.best_reads, |next| next.reads);
-            let known = |next: &Next| next.lost == lost && next.reads == reads;
+            let known = |next: &Candidate| next.lost == lost && next.reads == reads;
             if lost != 0 && reads < worst && !best.iter().any(known) {
                 let at = best.partition_point(|next| next.reads <= reads);
-                best.insert(at, Next { reads, lost, sum: number });
+                best.insert(at, Candidate { reads, lost, sum: number });
                 best.truncate(self.width);
             }
         }
@@ -195,9 +208,9 @@ impl BySum {
     }
 }
 
-/// Sums of equations that have some of the lost packets and else only packets that are there: of one, two, and as many at
-/// once as are not too many in all.
-fn sums(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Sum> {
+/// Returns the sums of equations that contain lost packets and otherwise only known packets: sums of one
+/// equation, of two, and so on, up to the number at which [`SUMS_MAX`] is reached.
+fn sums(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<EquationSum> {
     let equations = geometry.equation_bits();
     let mut at_once = 0;
     let (mut all, mut of_so_many) = (0, 1);
@@ -219,14 +232,14 @@ fn sums(geometry: &Geometry, unknown: &Bits, lost: &Bits) -> Vec<Sum> {
         if of_lost != 0 && !sum.intersects(&gone) {
             let mut read = sum.clone();
             packets.iter().for_each(|packet| read.remove(*packet));
-            sums.push(Sum { lost: of_lost, read });
+            sums.push(EquationSum { lost: of_lost, read });
         }
     };
     add_sums(&equations, at_once, &Bits::new(geometry.packets()), &mut add);
     sums
 }
 
-/// Every sum of `sum` and one to `at_once` of the equations.
+/// Calls `add` with every sum of `sum` and of one to `at_once` of the equations.
 fn add_sums(equations: &[Bits], at_once: usize, sum: &Bits, add: &mut impl FnMut(&Bits)) {
     if at_once == 0 {
         return;

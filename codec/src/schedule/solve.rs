@@ -1,45 +1,51 @@
-//! [`solve`]: from the equations of a code to a schedule that makes what is wanted from what is known.
+//! [`solve`]: turns the equations of a code into a schedule that makes wanted packets from known ones.
 //!
-//! Gaussian elimination over GF(2) with the lightest pivots (Markowitz: The elimination form of the inverse, 1957). An equation with
-//! one unknown packet gives it at once, and what it gives is used by later steps: this is how the papers' zig-zag decoders run
-//! (RDP needs nothing else: Corbett et al. 2004, section 4). Where every equation has two unknowns or more (dense codes, EVENODD's
-//! adjuster, X-Code beyond its chains) the pivot's other unknowns wait: first the *syndromes*, sums of what is known in
-//! an equation and of syndromes before it, then, from the last to the first, the packets. So a decoder has the sparse
-//! equations of the code and a small dense part, not a dense inverse, and each packet can take the place of
-//! its syndrome. Steps that nothing wanted depends on are dropped at the end.
+//! The method is Gaussian elimination over GF(2) with the lightest pivots (Markowitz: The elimination form of
+//! the inverse, 1957). An equation with one unknown packet gives that packet at once, and later steps use it.
+//! The zig-zag decoders of the papers run this way; RDP needs nothing else (Corbett et al. 2004, section 4).
 //!
-//! Left out: the search for the shortest program (NP-hard); sharing sums between steps ([`Schedule::shared`]).
+//! In dense codes, in EVENODD's adjuster and in X-Code beyond its chains, every equation has two unknowns or
+//! more. There the other unknowns of a pivot wait. First come the *syndromes*: sums of the known packets of
+//! an equation and of earlier syndromes. Then come the packets, from the last to the first. So a decoder has
+//! the sparse equations of the code and a small dense part, not a dense inverse, and each packet can
+//! overwrite its syndrome. Steps that no wanted packet depends on are dropped at the end.
+//!
+//! Held by `every_code_survives_every_loss_up_to_14_shares`; the number of XORs by
+//! `schedules_take_as_few_xors_as_they_did`.
+//!
+//! Left out: the search for the shortest program (NP-hard); sharing sums between steps ([`Schedule::lean`]).
 
-use super::{Bits, Schedule, Step};
+use super::{Bits, Schedule, XorStep};
 use crate::geometry::Geometry;
 
-/// An equation of what is still unknown.
-struct Row {
+/// An equation during elimination, split into unknown packets and the rest.
+struct OpenEquation {
     unknown: Bits,
-    /// What is known in it, and the syndromes that were added to it.
+    /// The known packets of the equation, and the syndromes that were added to it.
     sources: Bits,
 }
 
-/// A packet that an equation was chosen for.
+/// A packet and the equation that was chosen to make it.
 struct Pivot {
     packet: usize,
-    /// What its equation holds, by packet number; syndromes have the numbers above the packets'.
+    /// Sources of its equation, by packet number; syndromes have the numbers above those of the packets.
     sources: Bits,
-    /// Unknown packets that must be added, all chosen later.
+    /// Unknown packets that must be added; each was chosen later.
     others: Bits,
 }
 
-/// A schedule that makes the packets `wanted`, all of them among `unknown`, from the packets that are not
-/// `unknown`. `None` when the equations do not determine them.
+/// Returns a schedule that makes the packets `wanted`, all of them among `unknown`, from the packets that are
+/// not `unknown`. Returns `None` when the equations do not determine them.
 pub(crate) fn solve(geometry: &Geometry, unknown: &Bits, wanted: &Bits) -> Option<Schedule> {
     let packets = geometry.packets();
-    // Number `packets + i`: the syndrome of the i-th pivot, which is the packet itself where there is nothing to add.
+    // Number `packets + i` is the syndrome of the i-th pivot. Without other unknowns the syndrome is the
+    // packet itself.
     let numbers = packets + unknown.len();
-    let row = |equation: Bits| Row {
+    let row = |equation: Bits| OpenEquation {
         unknown: Bits::of(packets, equation.common(unknown)),
         sources: Bits::of(numbers, equation.iter().filter(|packet| !unknown.contains(*packet))),
     };
-    let mut rows: Vec<Row> = geometry.equation_bits().into_iter().map(row).collect();
+    let mut rows: Vec<OpenEquation> = geometry.equation_bits().into_iter().map(row).collect();
     let mut pivots: Vec<Pivot> = Vec::new();
     loop {
         rows.retain(|row| row.unknown.len() > 0);
@@ -61,20 +67,21 @@ pub(crate) fn solve(geometry: &Geometry, unknown: &Bits, wanted: &Bits) -> Optio
     let (mut syndromes, mut made) = (Vec::new(), Vec::new());
     for (number, pivot) in pivots.into_iter().enumerate() {
         if pivot.others.len() == 0 {
-            syndromes.push(Step { target: pivot.packet, sources: pivot.sources });
+            syndromes.push(XorStep { target: pivot.packet, sources: pivot.sources });
             continue;
         }
         let sources = Bits::of(numbers, pivot.others.iter().chain([packets + number]));
-        made.push(Step { target: pivot.packet, sources });
-        syndromes.push(Step { target: packets + number, sources: pivot.sources });
+        made.push(XorStep { target: pivot.packet, sources });
+        syndromes.push(XorStep { target: packets + number, sources: pivot.sources });
     }
     let steps = syndromes.into_iter().chain(made.into_iter().rev()).collect();
     Some(Schedule::from_steps(geometry, &needed(steps, wanted, numbers), wanted))
 }
 
-/// Where to go on: an equation with the fewest unknowns, and of those the one in the fewest equations; what is not wanted
-/// first, so that it has to be made for nothing else; the lighter equation.
-fn lightest(rows: &[Row], wanted: &Bits, packets: usize) -> Option<(usize, usize)> {
+/// Returns the next pivot: an equation with the fewest unknowns, and in it the packet that is in the fewest
+/// equations. Of equal packets, one that is not wanted comes first, so that nothing else has to make it; then
+/// the lighter equation.
+fn lightest(rows: &[OpenEquation], wanted: &Bits, packets: usize) -> Option<(usize, usize)> {
     let fewest = rows.iter().map(|row| row.unknown.len()).min()?;
     let mut uses = vec![0usize; packets];
     rows.iter().flat_map(|row| row.unknown.iter()).for_each(|packet| uses[packet] += 1);
@@ -86,7 +93,7 @@ fn lightest(rows: &[Row], wanted: &Bits, packets: usize) -> Option<(usize, usize
     Some((at, packet))
 }
 
-/// The packets that can be made: those whose others can.
+/// Returns the packets that can be made: those whose other unknowns can be made.
 fn determined(pivots: &[Pivot], packets: usize) -> Bits {
     let mut determined = Bits::new(packets);
     for pivot in pivots.iter().rev() {
@@ -97,10 +104,10 @@ fn determined(pivots: &[Pivot], packets: usize) -> Bits {
     determined
 }
 
-/// The steps that `wanted` depends on.
-fn needed(steps: Vec<Step>, wanted: &Bits, numbers: usize) -> Vec<Step> {
+/// Returns the steps that `wanted` depends on.
+fn needed(steps: Vec<XorStep>, wanted: &Bits, numbers: usize) -> Vec<XorStep> {
     let mut used = Bits::of(numbers, wanted.iter());
-    let mut kept: Vec<Step> = Vec::with_capacity(steps.len());
+    let mut kept: Vec<XorStep> = Vec::with_capacity(steps.len());
     for step in steps.into_iter().rev() {
         if used.contains(step.target) {
             used.unite(&step.sources);

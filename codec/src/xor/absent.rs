@@ -1,4 +1,5 @@
-//! Stands in for machine code where none can be made.
+//! Stand-in for [`native`](super::native) on machines for which RAIN makes no machine code. Its types have no
+//! values, so the portable executor runs every schedule.
 
 use super::Stores;
 use crate::schedule::Schedule;

@@ -1,8 +1,10 @@
-//! XOR of packets: the only place that touches bytes, and so the only one that has to be fast.
+//! XOR of packets: the only module that touches bytes, and so the only one that must be fast.
 //!
-//! [`scalar`] is portable safe Rust on fixed-length arrays, which the compiler turns into the vector
+//! [`scalar`] is portable safe Rust on fixed-length arrays; the compiler turns it into the vector
 //! instructions of the target's baseline (SSE2, NEON). [`native`] makes machine code for the wider vectors of
-//! x86-64 and for AArch64, and is held to the same results.
+//! x86-64 and for AArch64.
+//!
+//! Invariant: both give the same bytes (`machine_code_does_what_schedules_say`).
 
 #[cfg(any(all(target_arch = "x86_64", unix), all(target_arch = "aarch64", target_os = "linux")))]
 mod native;
@@ -14,24 +16,26 @@ pub(crate) mod scalar;
 use crate::schedule::Schedule;
 use std::sync::OnceLock;
 
-/// How results are written.
+/// The kind of store instruction that writes results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Stores {
-    /// Into the cache: right when they are read soon, or the block is in the cache.
+    /// Stores into the cache: right when the results are read soon, or the block is in the cache.
     #[default]
     Cached,
-    /// Past the cache, where all buffers are aligned to 64 bytes: right for far more data than the cache holds.
+    /// Stores past the cache (non-temporal), if all buffers are aligned to 64 bytes: right for far more data
+    /// than the cache holds.
     Streaming,
 }
 
-/// Machine code for a schedule, made when it is first wanted.
+/// The machine code of a schedule, one version for each kind of store. A version is made at its first use.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
     kinds: [OnceLock<Option<native::Native>>; 2],
 }
 
 impl Compiled {
-    /// Runs the schedule on the first stripes, if there is machine code for it here.
+    /// Runs the schedule on the first `stripes` stripes. Returns false, having written nothing, when this
+    /// machine has no machine code for it.
     pub(crate) fn run(
         &self,
         schedule: &Schedule,
@@ -54,13 +58,13 @@ impl Clone for Compiled {
     }
 }
 
-/// Which instructions do the work here, for people.
+/// Returns the name of the instruction set that runs the schedules on this machine, for people.
 pub fn instructions() -> &'static str {
     native::best().map_or("portable", native::Level::name)
 }
 
-/// Bytes of a packet: a cache line, and a whole number of vectors of every width.
+/// Length of a packet, bytes: one cache line, and a whole number of vectors of every width.
 pub(crate) const ROW_BYTES: usize = 64;
 
-/// A packet.
+/// The bytes of one packet.
 pub(crate) type Row = [u8; ROW_BYTES];

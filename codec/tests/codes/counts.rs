@@ -1,4 +1,5 @@
-//! The number of XORs of each schedule beside the plain there can be, held where it is.
+//! The number of XORs in the schedule of each code, compared with the plain number and held at its current
+//! value.
 
 use rain_codec::ShareSet;
 use rain_codec::codes::array::XorArray;
@@ -8,12 +9,12 @@ use rain_codec::geometry::Geometry;
 struct Row {
     code: String,
     array: XorArray,
-    /// k-1 for each parity packet of a horizontal code, which is the plain when no sum is shared between them; RDP reaches it
-    /// (Corbett et al. 2004, section 6), X-Code and B-Code reach their own (each data packet in two parities). EVENODD
-    /// takes p-2 for the adjuster and one for each diagonal more: 35 for p = 5 (Blaum et al. 1995, section IV). Dense
-    /// matrices share sums, and can need less.
+    /// XORs without shared sums: k-1 for each parity packet of a horizontal code. RDP reaches it (Corbett et
+    /// al. 2004, section 6). X-Code and B-Code reach their own (each data packet in two parities). EVENODD
+    /// takes p-2 more for the adjuster and one more for each diagonal: 35 for p = 5 (Blaum et al. 1995,
+    /// section IV). Dense matrices share sums and can need fewer.
     plain: usize,
-    /// XORs of encoding, and of decoding the first two (m) shares; what they are today.
+    /// XORs of encoding, and of decoding the first m shares, as the solver finds them.
     encode: usize,
     decode: usize,
 }
@@ -21,7 +22,7 @@ struct Row {
 fn row(code: &str, k: usize, geometry: Geometry, encode: usize, decode: usize) -> Row {
     let parity_packets = geometry.parity.len();
     let data_packets = geometry.packets() - parity_packets;
-    // Vertical codes: each data packet in m of the parity packets, so m/parity of the data in each.
+    // In vertical codes each data packet is in m of the parity packets.
     let m = geometry.shares - k;
     let plain = m * data_packets - parity_packets;
     Row {

@@ -1,4 +1,4 @@
-//! Any k shares give the block back; fewer give a clear error.
+//! Any k shares restore the block; fewer give a clear error.
 
 use proptest::prelude::*;
 use rain_codec::{Code, CodeError, ShareSet, Stores, by_name};
@@ -6,8 +6,8 @@ use reed_solomon_erasure::galois_8::ReedSolomon;
 
 use super::*;
 
-/// Every pattern of at most m lost shares comes back bit for bit; every pattern of one more is refused and
-/// nothing touched.
+/// Checks that every pattern of at most m lost shares comes back bit for bit, and that every pattern of m + 1
+/// is refused without a write.
 fn check_every_pattern(code: &dyn Code) {
     let (n, m) = (code.n(), code.m());
     let (_, shares) = full_stripes(code, 1);
@@ -85,7 +85,7 @@ fn only_wanted_shares_are_written_and_the_rest_may_be_absent() {
 fn neither_alignment_nor_the_kind_of_stores_matters() {
     for code in assorted_codes() {
         let (n, m) = (code.n(), code.m());
-        // Some blocks of what is fetched ahead, and a rest.
+        // A few of the blocks that the machine code prefetches, and a rest.
         let (_, shares) = full_stripes(&*code, 5000 / code.stripe_bytes() + 3);
         let len = shares[0].len();
         let (lost, all) = (ShareSet::all(m), ShareSet::all(n));

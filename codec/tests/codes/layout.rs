@@ -1,11 +1,12 @@
-//! Where a block's bytes lie.
+//! The positions of a block's bytes in its shares.
 
 use proptest::prelude::*;
 use rain_codec::{Code, Piece};
 
 use super::*;
 
-/// Pieces cover the range in block order, in bounds, and no byte of a share twice.
+/// Checks that the pieces cover the range in block order, lie within the share, and use no byte of a share
+/// twice.
 fn check_pieces(code: &dyn Code, block_bytes: usize, range: std::ops::Range<usize>) {
     let pieces = code.locate(block_bytes, range.clone());
     let mut at = range.start;
@@ -78,7 +79,7 @@ proptest! {
         check_pieces(&**code, block_bytes, 0..block_bytes);
         let [a, b] = ends.map(|end| end.index(block_bytes + 1));
         check_pieces(&**code, block_bytes, a.min(b)..a.max(b));
-        // A part lies where it lies in the whole.
+        // A part of a block lies where it lies in the whole block.
         let block = noise(7, block_bytes);
         let shares = encoded(&**code, &block);
         for piece in code.locate(block_bytes, a.min(b)..a.max(b)) {

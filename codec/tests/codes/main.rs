@@ -1,4 +1,4 @@
-//! Every promise of `rain-codec`, kept by every code.
+//! The promises of `rain-codec`, checked for every code.
 
 mod counts;
 mod erasures;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rain_codec::{Code, ShareSet, by_name};
 
-/// Bytes that look like nothing in particular, the same for the same seed.
+/// Returns pseudo-random bytes, the same for the same seed.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let next = || {
@@ -27,7 +27,7 @@ fn code(name: &str, k: usize, m: usize) -> Arc<dyn Code> {
     by_name(name, k, m).expect("the code exists")
 }
 
-/// Some of everything.
+/// Returns codes of every family and size.
 fn assorted_codes() -> Vec<Arc<dyn Code>> {
     let rs = [(1, 0), (5, 0), (1, 1), (4, 1), (1, 2), (4, 2), (6, 3), (10, 4), (3, 9)];
     let mut codes: Vec<_> = rs.into_iter().map(|(k, m)| code("rs", k, m)).collect();
@@ -49,7 +49,7 @@ fn slices(shares: &[Vec<u8>]) -> Vec<&[u8]> {
     shares.iter().map(Vec::as_slice).collect()
 }
 
-/// The shares of a block.
+/// Returns the shares of a block.
 fn encoded(code: &dyn Code, block: &[u8]) -> Vec<Vec<u8>> {
     let mut shares = vec![vec![0; code.share_bytes(block.len())]; code.n()];
     code.split(block, &mut views(&mut shares)).expect("buffers of the right length");
@@ -57,7 +57,7 @@ fn encoded(code: &dyn Code, block: &[u8]) -> Vec<Vec<u8>> {
     shares
 }
 
-/// A block that fills `stripes` stripes to the last byte, and its shares.
+/// Returns a block that fills `stripes` stripes to the last byte, and its shares.
 fn full_stripes(code: &dyn Code, stripes: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
     let of_a_stripe = (1..).take_while(|&bytes| code.share_bytes(bytes) == code.stripe_bytes()).count();
     let block = noise(code.n() as u64, of_a_stripe * stripes);
@@ -65,7 +65,7 @@ fn full_stripes(code: &dyn Code, stripes: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
     (block, shares)
 }
 
-/// The shares with those in `lost` overwritten by rubbish.
+/// Returns the shares with those in `lost` overwritten.
 fn spoiled(shares: &[Vec<u8>], lost: ShareSet) -> Vec<Vec<u8>> {
     let rubbish = |(i, share): (usize, &Vec<u8>)| match lost.contains(i) {
         true => vec![0xdb; share.len()],
@@ -74,7 +74,7 @@ fn spoiled(shares: &[Vec<u8>], lost: ShareSet) -> Vec<Vec<u8>> {
     shares.iter().enumerate().map(rubbish).collect()
 }
 
-/// Every set of at most `count` of n shares.
+/// Returns every set of at most `count` of n shares.
 fn patterns(n: usize, count: usize) -> impl Iterator<Item = ShareSet> {
     (0..1_u64 << n).filter(move |bits| bits.count_ones() as usize <= count).map(ShareSet::from_bits_u64)
 }

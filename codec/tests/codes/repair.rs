@@ -1,11 +1,10 @@
-//! Repair plans read little, and rebuild what they promise from it.
+//! Repair plans read few rows and make the lost shares from them.
 
 use rain_codec::{CodeError, RepairPlan};
 
 use super::*;
 
-/// Executes the plan the way two machines would: sources send packed rows, everything else is rubbish or
-/// absent.
+/// Executes the plan as two machines would: sources send packed rows, all other bytes are garbage or absent.
 fn execute(code: &dyn Code, plan: &RepairPlan, shares: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let share_bytes = shares[0].len();
     let mut buffers = vec![Vec::new(); code.n()];
@@ -28,10 +27,10 @@ fn every_plan_rebuilds_what_it_promises_from_what_it_names() {
         let (n, m) = (code.n(), code.m());
         let all = ShareSet::all(n);
         let (_, shares) = full_stripes(&*code, 3);
-        // Of large codes all single losses, and some of the others.
+        // Large codes: all single losses, and some of the larger ones.
         let few = |(number, gone): &(usize, ShareSet)| n <= 9 || gone.len() == 1 || number % 29 == 0;
         for (_, gone) in patterns(n, m).enumerate().filter(few) {
-            // All the missing at once, and each alone while the others stay missing.
+            // All missing shares at once, and each alone while the others stay missing.
             let single = gone.iter().map(|share| ShareSet::EMPTY.with(share));
             for lost in single.chain([gone]) {
                 let plan = code.repair_plan(lost, all.minus(gone)).unwrap();
@@ -84,8 +83,8 @@ fn rdp_reads_less_than_k_shares_when_shortened_too() {
 
 #[test]
 fn sums_of_equations_read_less_than_single_ones() {
-    // Rows read for all single data shares of a stripe, of k whole shares each. With one equation for each lost packet
-    // Cauchy codes read nine tenths, and STAR 4+3 as much.
+    // Rows read for each single data share of a stripe, added up. Each share has k whole shares to read from.
+    // With one equation for each lost packet Cauchy codes read nine tenths of that, and STAR 4+3 the same.
     let codes = [
         ("cauchy", 6, 2, 114),
         ("cauchy", 6, 3, 106),
@@ -127,7 +126,7 @@ fn too_little_to_repair_from_and_foreign_plans_are_refused() {
     let lost = ShareSet::EMPTY.with(0);
     let present: ShareSet = [0, 1, 2, 3].into_iter().collect();
     let error = rdp.repair_plan(lost, present).unwrap_err();
-    // A lost share is no source, even where the caller lists it.
+    // A lost share is not a source, even where the caller lists it.
     assert_eq!(error, CodeError::TooFewShares { present: present.without(0), needed: 4 });
     assert_eq!(error.to_string(), "3 shares are there ({1, 2, 3}), 4 are needed");
     let plan = rdp.repair_plan(lost, ShareSet::all(6)).unwrap();

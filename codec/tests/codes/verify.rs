@@ -1,4 +1,4 @@
-//! Complete shares are checked, and the wrong one found.
+//! Complete shares are checked, and a wrong share is found.
 
 use rain_codec::Verdict;
 
@@ -20,7 +20,7 @@ fn a_wrong_share_is_found_with_two_parities_and_noticed_with_one() {
         let (_, shares) = full_stripes(&*code, 3);
         let last = shares[0].len() - 1;
         for wrong in 0..code.n() {
-            // One bit at either end, or all of it.
+            // One bit at either end, or every byte.
             for damage in
                 [vec![(0, 1)], vec![(last, 0x80)], (0..=last).map(|at| (at, at as u8 | 1)).collect()]
             {

@@ -191,7 +191,7 @@ pub(crate) mod tests {
             gid: 0,
             nlink: 1,
             size: 0,
-            held: 0,
+            stored_bytes: 0,
             rdev: 0,
             atime: Time::default(),
             mtime: Time::default(),

@@ -31,7 +31,7 @@ pub(super) fn to_kernel(attr: &Attr, numbers: Numbers) -> FileAttr {
     FileAttr {
         ino: numbers.kernel(attr.ino),
         size: attr.size,
-        blocks: attr.held.div_ceil(512),
+        blocks: attr.stored_bytes.div_ceil(512),
         atime: to_system(attr.atime),
         mtime: to_system(attr.mtime),
         ctime: to_system(attr.ctime),

@@ -1,4 +1,7 @@
-//! Blocks: in use, missing shares, garbage.
+//! Blocks: their records, missing shares, moves between groups, and garbage.
+//!
+//! Invariants ([`crate::check`]): a block's `live` is the sum of its extents, a block with `live` 0 is
+//! garbage, and the counters and the lists by margin and by group agree with the records.
 
 use super::DONE;
 use super::table::Table;
@@ -11,10 +14,11 @@ use crate::record::{BlockRecord, GarbageRecord, VolumeRecord};
 use rain_types::{BlockId, CodeSpec, VolumeId};
 use std::collections::BTreeMap;
 
-/// Blocks that one command moves.
+/// Largest number of blocks that one command moves, so that one entry of the log stays short.
 const MOVED_MAX: usize = 4096;
 
-/// Shares there less k, as the missing index orders them: 128 is no margin.
+/// Returns the available shares minus k, plus 128: 128 means no margin. The list of missing shares is ordered
+/// by it.
 pub(crate) fn margin(code: CodeSpec, missing: u64) -> u8 {
     let there = code.n() as i64 - i64::from(missing.count_ones());
     (128 + there - i64::from(code.k)).clamp(0, 255) as u8
@@ -28,7 +32,7 @@ impl Table<'_> {
         self.count_missing(id, record, 1);
     }
 
-    /// Lists a block's missing shares, or takes them off the list.
+    /// Adds a block with missing shares to the list and the counters (`sign` 1), or removes it (`sign` -1).
     fn count_missing(&mut self, id: BlockId, record: &BlockRecord, sign: i64) {
         if record.missing == 0 {
             return;
@@ -47,8 +51,8 @@ impl Table<'_> {
         }
     }
 
-    /// Bytes of a block show no longer; a block that shows nowhere becomes garbage.
-    pub(super) fn unshow(&mut self, id: BlockId, bytes: u64) {
+    /// Removes `bytes` from a block's live bytes; a block without live bytes becomes garbage.
+    pub(super) fn release_bytes(&mut self, id: BlockId, bytes: u64) {
         let mut record = self.block(id).expect("an extent's block is there");
         record.live = record.live.checked_sub(bytes).expect("a block shows at least what its extents show");
         if record.live > 0 {

@@ -1,4 +1,4 @@
-//! A file's data: commits, holes, cuts. Blocks never change; what shows them does.
+//! File data: commits, holes and truncation. Blocks never change; only the extents that point to them do.
 
 use super::inode::{FILE_BYTES_MAX, check_time};
 use super::table::Table;
@@ -10,16 +10,16 @@ use crate::record::{Attr, BlockRecord, Extent, Time};
 use rain_types::{Ino, SessionId};
 use std::ops::ControlFlow;
 
-/// Files up to this length may be inline, bytes.
+/// Largest length of a file's inline data, bytes: one page.
 pub(super) const INLINE_BYTES_MAX: usize = 4096;
 
-/// Extents held in memory while many are cut.
+/// Largest number of extents in memory while a range is cut; a large file has millions.
 const CUT_AT_A_TIME: usize = 1024;
 
-/// The longest block, bytes.
+/// Largest length of a block, bytes.
 const BLOCK_BYTES_MAX: u32 = 1 << 20;
 
-/// New data as a commit brings it.
+/// The data of a commit.
 pub(super) struct Commit<'a> {
     pub(super) blocks: &'a [NewBlock],
     pub(super) extents: &'a [NewExtent],
@@ -33,7 +33,7 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, NsError> {
 }
 
 impl Commit<'_> {
-    /// Bytes of each block that its extents show; everything about the commit that needs no store is right.
+    /// Checks the commit as far as that needs no store. Returns the bytes of each block that its extents use.
     fn check(&self) -> Result<Vec<u64>, NsError> {
         let mut live = vec![0u64; self.blocks.len()];
         let mut stretches = Vec::with_capacity(self.extents.len());
@@ -109,7 +109,7 @@ impl Table<'_> {
             self.cut_extents(&mut attr, extent.offset, extent.end());
             self.write(&key::extent(ino, extent.offset), &extent);
             attr.extents += 1;
-            self.hold(&mut attr, i64::from(extent.len));
+            self.add_stored_bytes(&mut attr, i64::from(extent.len));
             attr.size = attr.size.max(extent.end());
         }
         self.patch_inline(&mut attr, commit.inline);
@@ -144,7 +144,7 @@ impl Table<'_> {
                 ));
             }
             let shares = volume.code.n() as u32;
-            // Not shifted by `shares`: with 64 of them that would be past the width.
+            // The mask is shifted down, because a shift up by 64 shares would overflow.
             let all = u64::MAX >> (u64::BITS - shares);
             if block.missing & !all != 0 || shares - block.missing.count_ones() < u32::from(volume.code.k) {
                 return invalid(format!("block {} misses shares {:#b}", block.id, block.missing));
@@ -169,7 +169,7 @@ impl Table<'_> {
             inline[from..to].copy_from_slice(&piece.data);
         }
         attr.size = attr.size.max(inline.len() as u64);
-        self.hold(attr, (inline.len() - before) as i64);
+        self.add_stored_bytes(attr, (inline.len() - before) as i64);
         self.kv.put(&key, &inline);
     }
 
@@ -189,12 +189,12 @@ impl Table<'_> {
         self.put_attr(attr);
     }
 
-    fn hold(&mut self, attr: &mut Attr, bytes: i64) {
-        attr.held = attr.held.saturating_add_signed(bytes);
+    fn add_stored_bytes(&mut self, attr: &mut Attr, bytes: i64) {
+        attr.stored_bytes = attr.stored_bytes.saturating_add_signed(bytes);
         self.count_volume(attr.volume, 0, bytes);
     }
 
-    /// Takes the bytes `from..to` away, from extents and inline data. The caller writes the attributes.
+    /// Removes the bytes `from..to` from extents and inline data. The caller writes the attributes.
     pub(super) fn cut(&mut self, attr: &mut Attr, from: u64, to: u64) {
         self.cut_extents(attr, from, to);
         let key = key::inline(attr.ino);
@@ -205,7 +205,7 @@ impl Table<'_> {
         }
         if to >= len {
             inline.truncate(from as usize);
-            self.hold(attr, from as i64 - len as i64);
+            self.add_stored_bytes(attr, from as i64 - len as i64);
         } else {
             inline[from as usize..to as usize].fill(0);
         }
@@ -221,7 +221,7 @@ impl Table<'_> {
             return;
         }
         let mut from = from;
-        // Some at a time: a large file has millions.
+        // A limited number at a time: a large file has millions of extents.
         loop {
             let some = extents_over(self.kv, attr.ino, from, to, CUT_AT_A_TIME);
             let Some(last) = some.last() else { return };
@@ -246,13 +246,13 @@ impl Table<'_> {
             left_bytes += left.len;
         }
         let gone = old.len - left_bytes;
-        self.hold(attr, -i64::from(gone));
-        self.unshow(old.block, gone.into());
+        self.add_stored_bytes(attr, -i64::from(gone));
+        self.release_bytes(old.block, gone.into());
     }
 }
 
-/// Extents that overlap a stretch, in order, at most so many. An extent begins at most a block's length before
-/// any byte it covers, so the scan begins there.
+/// Returns the extents that overlap a range, in order, at most `limit`. The scan begins a block's length
+/// before the range, because an extent is at most that long.
 pub(crate) fn extents_over<K: crate::kv::KvRead + ?Sized>(
     kv: &K,
     ino: Ino,

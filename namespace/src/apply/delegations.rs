@@ -1,7 +1,9 @@
-//! Delegations: directories whose names are one session's alone for a while. What a session may do with one is [`crate::holding`]'s.
+//! Delegations: directories whose names belong to one session for a while. [`crate::delegation`] decides
+//! commands in them.
 //!
-//! While a directory is delegated, commands of others on its names and attributes are refused with `Delegated`, which changes nothing. Who
-//! was refused recalls it, waits until it is given back, and sends its command again.
+//! While a directory is delegated, commands of other sessions on its names and attributes are refused with
+//! `Delegated` and change nothing (`a_delegated_directory_is_its_holders_alone_until_it_is_given_back`). A
+//! refused session recalls the directory, waits until it is returned, and sends its command again.
 
 use super::DONE;
 use super::table::Table;
@@ -12,6 +14,7 @@ use crate::key;
 use crate::record::DelegationRecord;
 use rain_types::{Ino, SessionId};
 
+/// Largest number of inode numbers that one command reserves, so that one session cannot use up the numbers.
 const RESERVED_MAX: u32 = 65_536;
 
 impl Table<'_> {
@@ -19,7 +22,7 @@ impl Table<'_> {
         self.read(&key::delegation(dir))
     }
 
-    /// A directory's names and attributes are the asker's to change.
+    /// Fails unless the asker may change the directory's names and attributes.
     pub(super) fn check_delegation(&self, dir: Ino) -> Result<(), NsError> {
         match self.delegation(dir) {
             Some(record) if self.asker != Some(record.session) => {
@@ -46,7 +49,7 @@ impl Table<'_> {
         DONE
     }
 
-    pub(super) fn give_back(&mut self, dirs: &[Ino], session: SessionId) -> Applied {
+    pub(super) fn return_delegations(&mut self, dirs: &[Ino], session: SessionId) -> Applied {
         for dir in dirs {
             if self.delegation(*dir).is_some_and(|record| record.session == session) {
                 self.end_delegation(*dir);
@@ -55,7 +58,7 @@ impl Table<'_> {
         DONE
     }
 
-    /// Nobody has the directory any more.
+    /// Ends the delegation of a directory, if it has one.
     pub(super) fn end_delegation(&mut self, dir: Ino) {
         if let Some(record) = self.delegation(dir) {
             self.kv.delete(&key::delegation(dir));
@@ -63,7 +66,7 @@ impl Table<'_> {
         }
     }
 
-    /// A session has ended.
+    /// Ends all delegations of a session that has ended.
     pub(super) fn drop_delegations(&mut self, session: SessionId) {
         for key in self.keys(&key::all_delegated_to(session), usize::MAX) {
             if let Some(dir) = key::last_number(&key) {

@@ -1,4 +1,4 @@
-//! Attributes, extended attributes, and an inode's end.
+//! Attributes, extended attributes, and the end of an inode.
 
 use super::DONE;
 use super::table::Table;
@@ -9,14 +9,15 @@ use crate::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::ops::ControlFlow;
 
-/// The longest name, bytes.
+/// Largest length of a name, bytes.
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
-/// The longest value of an extended attribute, and of all of an inode's together, bytes.
+/// Largest length of an extended attribute's value, bytes: the limit of Linux.
 const XATTR_BYTES_MAX: usize = 64 << 10;
+/// Largest length of all extended attributes of one inode, names and values, bytes.
 const XATTRS_BYTES_MAX: usize = 1 << 20;
 
-/// The longest file, bytes.
+/// Largest length of a file, bytes: the largest `off_t`.
 pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
 impl Table<'_> {
@@ -32,7 +33,7 @@ impl Table<'_> {
         if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(NsError::FileTooLarge);
         }
-        // Nothing is refused from here on: a cut cannot be taken back.
+        // All checks are above this line, because a cut cannot be undone.
         if let Some(size) = change.size {
             if size < attr.size {
                 self.cut(&mut attr, size, u64::MAX);
@@ -45,7 +46,8 @@ impl Table<'_> {
             attr.uid = change.uid.unwrap_or(attr.uid);
             attr.gid = change.gid.unwrap_or(attr.gid);
             if attr.kind == FileKind::File {
-                // As chown(2): set-id bits go, set-group-id only where it is not mandatory locking.
+                // As chown(2): set-user-id is cleared, and set-group-id unless it stands for mandatory
+                // locking.
                 attr.mode &= if attr.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
             }
         }
@@ -106,7 +108,8 @@ impl Table<'_> {
         DONE
     }
 
-    /// Ends an inode: its data becomes garbage, its keys go. Costs a write for each extent and block of it.
+    /// Frees an inode: its data becomes garbage and its keys are deleted. Costs a write for each extent and
+    /// block.
     pub(super) fn free(&mut self, attr: &Attr) {
         let mut attr = attr.clone();
         self.cut(&mut attr, 0, u64::MAX);
@@ -122,7 +125,7 @@ impl Table<'_> {
     }
 }
 
-/// A time that a caller gave is one.
+/// Fails when a caller's time is malformed.
 pub(super) fn check_time(time: Time) -> Result<(), NsError> {
     if time.nanos > 999_999_999 {
         return Err(NsError::Invalid(format!("{} nanoseconds", time.nanos)));

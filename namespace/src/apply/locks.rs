@@ -1,4 +1,8 @@
-//! Locks: which inode has which, and which session has some where. The rules of one inode are [`crate::lock`]'s.
+//! Locks: the lock records of the inodes, and the index of locks by session. [`crate::lock`] has the rules
+//! for one inode.
+//!
+//! Invariant ([`crate::check`]): the index names exactly the inodes on which a session holds or waits for a
+//! lock.
 
 use super::DONE;
 use super::table::Table;
@@ -10,7 +14,8 @@ use crate::record::FileKind;
 use rain_types::{Ino, SessionId};
 use std::collections::BTreeSet;
 
-/// How many owners are looked at for a deadlock; a longer chain is not found, and its waiters wait until somebody gives up.
+/// Largest number of owners that the search for a deadlock visits. A longer cycle is not found; its waiters
+/// wait until one gives up.
 const CHAIN_MAX: usize = 256;
 
 impl Table<'_> {
@@ -18,7 +23,7 @@ impl Table<'_> {
         self.read(&key::locks(ino)).unwrap_or_default()
     }
 
-    /// Writes the locks of an inode, and notes whether a session still has some there.
+    /// Writes the locks of an inode, and updates the session's index.
     fn put_locks(&mut self, ino: Ino, locks: &LockRecord, session: SessionId) {
         if locks.is_empty() {
             self.kv.delete(&key::locks(ino));
@@ -52,7 +57,7 @@ impl Table<'_> {
         if ticket.is_some() && lock.kind != LockKind::Flock {
             self.check_deadlock(&locks, &SessionLock { session, lock: *lock })?;
         }
-        let state = locks.ask(session, lock, ticket);
+        let state = locks.request(session, lock, ticket);
         self.put_locks(ino, &locks, session);
         Ok(Outcome::Lock { session, state, attr })
     }
@@ -64,15 +69,15 @@ impl Table<'_> {
         DONE
     }
 
-    pub(super) fn give_up(&mut self, ino: Ino, session: SessionId, ticket: u64) -> Applied {
+    pub(super) fn cancel_lock_wait(&mut self, ino: Ino, session: SessionId, ticket: u64) -> Applied {
         let attr = self.attr(ino)?;
         let mut locks = self.locks(ino);
-        let state = if locks.give_up(session, ticket) { LockState::Held } else { LockState::Granted };
+        let state = if locks.cancel_wait(session, ticket) { LockState::Held } else { LockState::Granted };
         self.put_locks(ino, &locks, session);
         Ok(Outcome::Lock { session, state, attr })
     }
 
-    /// A session's locks go.
+    /// Removes all locks of a session.
     pub(super) fn drop_locks(&mut self, session: SessionId) {
         for ino in self.locked_by(session) {
             let mut locks = self.locks(ino);
@@ -81,7 +86,7 @@ impl Table<'_> {
         }
     }
 
-    /// An inode's locks go with it.
+    /// Removes all locks of an inode.
     pub(super) fn end_locks(&mut self, ino: Ino) {
         let locks = self.locks(ino);
         let waiting = locks.waiting.iter().map(|one| one.wanted.session);
@@ -91,7 +96,8 @@ impl Table<'_> {
         self.kv.delete(&key::locks(ino));
     }
 
-    /// Whether one of those that the lock would wait for waits, over any number of others, for the one who asks.
+    /// Fails with `Deadlock` when an owner that the lock would wait for waits, directly or over other owners,
+    /// for the asker.
     fn check_deadlock(&self, locks: &LockRecord, wanted: &SessionLock) -> Result<(), NsError> {
         let owner = |lock: &SessionLock| (lock.session, lock.lock.owner);
         let mut next: Vec<_> = locks.blockers(wanted, usize::MAX).map(owner).collect();

@@ -1,10 +1,12 @@
-//! What every command does. Checks come before writes: a refused command leaves nothing but its recorded result.
+//! The execution of every command. Checks come before writes, so a refused command leaves nothing except its
+//! recorded result.
 //!
-//! Invariants (held by [`crate::check`] after every step of the model test):
-//! 1. A directory's `size` is its number of entries, its `nlink` 2 plus its subdirectories.
-//! 2. A file's extents do not overlap; `extents` and `held` count them.
-//! 3. A block's `live` is the sum of the extents that use it; a block without any is garbage.
-//! 4. The counters (inodes and bytes of a volume, totals) equal what a scan would count.
+//! Invariants (held by [`crate::check`] after every step of `the_namespace_does_what_a_plain_tree_does`):
+//! 1. A directory's `size` is its number of entries, and its `nlink` is 2 plus its subdirectories.
+//! 2. A file's extents do not overlap; `extents` and `stored_bytes` count them.
+//! 3. A block's `live` is the sum of the extents that use it; a block without extents is garbage.
+//! 4. The counters (inodes and bytes of a volume, totals) equal the result of a scan.
+//! 5. A request applies once (`a_repeated_request_gives_its_first_result_and_old_results_go`).
 
 mod blocks;
 mod data;
@@ -29,8 +31,8 @@ pub(crate) use data::extents_over;
 pub(crate) use setup::groups_with;
 pub(crate) use table::counters;
 
-/// Applies one request at a time of its entry, once: a retried request gives its recorded result, and a late copy of
-/// one whose result the client has is refused.
+/// Applies one request of an entry. A retried request returns its recorded result. A late copy of a request
+/// whose result the client has is refused with `Answered`.
 pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
     let asker = request.id.map(|id| id.session);
     let mut table = Table::new(kv, request.time.unwrap_or(time), asker);
@@ -52,7 +54,7 @@ pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
         && let Some(mut session) = table.read::<SessionRecord>(&key::session(id.session))
     {
         table.kv.put(&key::result(id), &wire::encode(&applied));
-        // Its own result stays: the client has not seen it, whatever the request says.
+        // The request's own result stays, because the client has not seen it, whatever `done_below` says.
         let done_below = request.done_below.min(id.seq);
         if done_below > session.done_below {
             table.forget_results(id.session, session.done_below, done_below);
@@ -63,7 +65,7 @@ pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
     applied
 }
 
-/// Applies all requests of an entry in order.
+/// Applies all requests of an entry in order and returns their results.
 pub fn apply_entry(kv: &mut dyn KvTxn, entry: &Entry) -> Vec<Applied> {
     entry.requests.iter().map(|request| apply(kv, entry.time, request)).collect()
 }
@@ -81,7 +83,7 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::EndSession { session } => table.end_session(*session),
         Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino } => {
             let (kind, mode, uid, gid, rdev) = (*kind, *mode, *uid, *gid, *rdev);
-            let new = names::New { kind, mode, uid, gid, rdev, target, ino: *ino };
+            let new = names::NewInode { kind, mode, uid, gid, rdev, target, ino: *ino };
             table.make(*parent, name, &new, *or_existing)
         }
         Command::Link { ino, parent, name } => table.link(*ino, *parent, name),
@@ -101,26 +103,29 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         }
         Command::Punch { ino, offset, len } => table.punch(*ino, *offset, *len),
         Command::Seal { inos } => table.seal(inos),
-        Command::Free { inos } => table.free_orphans(inos),
+        Command::Free { inos } => table.free_unlinked(inos),
         Command::MarkMissing { shares } => table.mark(shares, true),
         Command::MarkPresent { shares } => table.mark(shares, false),
         Command::MoveBlocks { blocks } => table.move_blocks(blocks),
         Command::Reclaimed { shares } => table.reclaimed(shares),
-        Command::Lock { ino, lock, ticket } => table.lock(*ino, locker(request)?, lock, *ticket),
-        Command::Unlock { ino, lock } => table.unlock(*ino, locker(request)?, lock),
-        Command::CancelLockWait { ino, ticket } => table.give_up(*ino, locker(request)?, *ticket),
-        Command::Delegate { dir } => table.delegate(*dir, locker(request)?),
+        Command::Lock { ino, lock, ticket } => table.lock(*ino, session_of(request)?, lock, *ticket),
+        Command::Unlock { ino, lock } => table.unlock(*ino, session_of(request)?, lock),
+        Command::CancelLockWait { ino, ticket } => {
+            table.cancel_lock_wait(*ino, session_of(request)?, *ticket)
+        }
+        Command::Delegate { dir } => table.delegate(*dir, session_of(request)?),
         Command::Recall { dir } => table.recall(*dir),
-        Command::ReturnDelegations { dirs } => table.give_back(dirs, locker(request)?),
-        Command::RevokeDelegation { dir, session } => table.give_back(&[*dir], *session),
+        Command::ReturnDelegations { dirs } => table.return_delegations(dirs, session_of(request)?),
+        Command::RevokeDelegation { dir, session } => table.return_delegations(&[*dir], *session),
         Command::ReserveInos { count } => table.reserve_inos(*count),
     }
 }
 
-/// Locks and delegations belong to sessions.
-fn locker(request: &Request) -> Result<SessionId, NsError> {
+/// Returns the request's session; fails when it has none. Locks and delegations belong to sessions.
+fn session_of(request: &Request) -> Result<SessionId, NsError> {
     let id = request.id.ok_or_else(|| NsError::Invalid("a lock or a delegation needs a session".into()))?;
     Ok(id.session)
 }
 
+/// The result of a successful command without a value.
 const DONE: Applied = Ok(Outcome::Done);

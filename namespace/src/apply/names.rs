@@ -1,4 +1,4 @@
-//! Names: make, link, unlink, rename.
+//! Names: make, link, unlink, rename, and the end of unlinked files.
 
 use super::DONE;
 use super::inode::NAME_BYTES_MAX;
@@ -10,11 +10,13 @@ use crate::key;
 use crate::record::{Attr, FileKind, Time};
 use rain_types::{Ino, VolumeId};
 
+/// Largest length of a symlink's target, bytes: the longest path that Linux passes on.
 const TARGET_BYTES_MAX: usize = 4095;
+/// Largest number of links to one inode, as in ext4: programs expect the number to fit into 16 bits.
 const LINKS_MAX: u32 = 65_000;
 
-/// What a new inode is to be.
-pub(super) struct New<'a> {
+/// The properties of a new inode.
+pub(super) struct NewInode<'a> {
     pub(super) kind: FileKind,
     pub(super) mode: u16,
     pub(super) uid: u32,
@@ -24,8 +26,8 @@ pub(super) struct New<'a> {
     pub(super) ino: Option<Ino>,
 }
 
-/// An inode as it begins.
-pub(super) fn fresh(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> Attr {
+/// Returns the attributes of a new inode.
+pub(super) fn new_attr(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> Attr {
     Attr {
         ino,
         volume,
@@ -35,7 +37,7 @@ pub(super) fn fresh(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -> A
         gid: 0,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
         size: 0,
-        held: 0,
+        stored_bytes: 0,
         rdev: 0,
         atime: time,
         mtime: time,
@@ -59,14 +61,15 @@ fn check_name(name: &[u8]) -> Result<(), NsError> {
 }
 
 impl Table<'_> {
-    /// A living directory for a new name.
+    /// Returns a directory in which the asker may change the name. Fails when the name is malformed or the
+    /// directory is delegated to another session.
     fn parent_for(&self, parent: Ino, name: &[u8]) -> Result<Attr, NsError> {
         check_name(name)?;
         self.check_delegation(parent)?;
         self.directory(parent)
     }
 
-    /// The number of a new inode.
+    /// Returns the number of a new inode: the reserved one, or the next.
     fn new_ino(&mut self, reserved: Option<Ino>) -> Result<Ino, NsError> {
         let Some(ino) = reserved else { return Ok(Ino::new(0, self.next(NEXT_INO))) };
         let next = self.read::<u64>(&key::counter(NEXT_INO)).unwrap_or(1);
@@ -76,7 +79,7 @@ impl Table<'_> {
         Ok(ino)
     }
 
-    /// A directory's entries have changed.
+    /// Updates a directory's counts, version and times after a change of its entries.
     fn touch_directory(&mut self, dir: &mut Attr, entries: i64, subdirectories: i32) {
         dir.size = dir.size.saturating_add_signed(entries);
         dir.nlink = dir.nlink.saturating_add_signed(subdirectories);
@@ -85,7 +88,13 @@ impl Table<'_> {
         self.put_attr(dir);
     }
 
-    pub(super) fn make(&mut self, parent: Ino, name: &[u8], new: &New<'_>, or_existing: bool) -> Applied {
+    pub(super) fn make(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        new: &NewInode<'_>,
+        or_existing: bool,
+    ) -> Applied {
         let mut dir = self.parent_for(parent, name)?;
         if let Some(ino) = self.entry(parent, name) {
             let there = self.attr(ino)?;
@@ -109,7 +118,7 @@ impl Table<'_> {
         if is_dir && dir.nlink >= LINKS_MAX {
             return Err(NsError::TooManyLinks);
         }
-        let mut attr = fresh(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
+        let mut attr = new_attr(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
         (attr.mode, attr.uid, attr.gid) = (new.mode & 0o7777, new.uid, new.gid);
         if dir.mode & 0o2000 != 0 {
             attr.gid = dir.gid;
@@ -157,13 +166,14 @@ impl Table<'_> {
         Ok(Outcome::Attr(attr))
     }
 
-    /// Takes one name of what is no directory away from its count; gives whether it is an orphan now.
+    /// Removes one link of an inode that is no directory. Returns whether it is a file without a name now;
+    /// other inodes are freed.
     fn drop_link(&mut self, mut attr: Attr) -> bool {
         attr.nlink -= 1;
         attr.ctime = self.time;
         let last_name_gone = attr.nlink == 0 && attr.kind == FileKind::File;
         if last_name_gone {
-            self.write(&key::orphan(attr.ino), &false);
+            self.write(&key::unlinked(attr.ino), &false);
         } else if attr.nlink == 0 {
             self.free(&attr);
             return false;
@@ -172,23 +182,23 @@ impl Table<'_> {
         last_name_gone
     }
 
-    /// Nobody opens these orphans any more.
+    /// Seals unlinked files, so that no session opens them again.
     pub(super) fn seal(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
-            let orphan = key::orphan(*ino);
-            if self.kv.get(&orphan).is_some() {
-                self.write(&orphan, &true);
+            let unlinked = key::unlinked(*ino);
+            if self.kv.get(&unlinked).is_some() {
+                self.write(&unlinked, &true);
             }
         }
         DONE
     }
 
-    /// Ends orphans.
-    pub(super) fn free_orphans(&mut self, inos: &[Ino]) -> Applied {
+    /// Frees unlinked files.
+    pub(super) fn free_unlinked(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
-            let orphan = key::orphan(*ino);
-            if self.kv.get(&orphan).is_some() {
-                self.kv.delete(&orphan);
+            let unlinked = key::unlinked(*ino);
+            if self.kv.get(&unlinked).is_some() {
+                self.kv.delete(&unlinked);
                 self.free(&self.attr(*ino)?);
             }
         }
@@ -221,7 +231,7 @@ impl Table<'_> {
         Ok(Outcome::Removed { ino, last_name_gone: false })
     }
 
-    /// Whether `ino` is `dir` or lies above it.
+    /// Returns whether `ino` is `dir` or one of its ancestors.
     fn is_above(&self, ino: Ino, dir: &Attr) -> Result<bool, NsError> {
         let mut at = dir.clone();
         loop {
@@ -256,7 +266,7 @@ impl Table<'_> {
         }
         let is_dir = |attr: &Attr| attr.kind == FileKind::Directory;
         for directory in [Some(&moved), there.as_ref()].into_iter().flatten().filter(|attr| is_dir(attr)) {
-            // Its attributes, and whether it is empty, are for who has its names to say.
+            // The session to which it is delegated knows its attributes and whether it is empty.
             self.check_delegation(directory.ino)?;
         }
         let into_itself = || NsError::Invalid("a directory cannot go into itself".into());
@@ -294,7 +304,7 @@ impl Table<'_> {
         Ok(Outcome::Removed { ino, last_name_gone })
     }
 
-    /// Moves a name over nothing or over what is replaced; the replaced inode is the caller's to end.
+    /// Moves a name to a free name, or over a name that it replaces. The caller ends the replaced inode.
     fn move_name(
         &mut self,
         from: &Attr,
@@ -315,11 +325,11 @@ impl Table<'_> {
             self.touch_directory(&mut from.clone(), -1, -gone);
             self.touch_directory(&mut to.clone(), new_entries, came);
         }
-        self.settle(moved.clone(), to.ino);
+        self.update_moved(moved.clone(), to.ino);
     }
 
-    /// A moved inode knows its time, and a directory where it is.
-    fn settle(&mut self, mut moved: Attr, parent: Ino) {
+    /// Updates the change time of a moved inode, and the parent of a moved directory.
+    fn update_moved(&mut self, mut moved: Attr, parent: Ino) {
         if moved.kind == FileKind::Directory {
             moved.parent = parent;
         }
@@ -338,7 +348,7 @@ impl Table<'_> {
             self.touch_directory(&mut from.clone(), 0, -shift);
             self.touch_directory(&mut to.clone(), 0, shift);
         }
-        self.settle(moved, to.ino);
-        self.settle(there, from.ino);
+        self.update_moved(moved, to.ino);
+        self.update_moved(there, from.ino);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::table::counters::{NEXT_INO, NEXT_NODE, NEXT_SESSION, NEXT_VOLUME, PLACES};
-use super::{DONE, names::fresh};
+use super::{DONE, names::new_attr};
 use crate::command::{Applied, NodeSpec, Outcome};
 use crate::error::NsError;
 use crate::key;
@@ -12,10 +12,12 @@ use crate::record::{FileKind, Group, NodeRecord, SessionRecord, VolumeRecord};
 use rain_types::{CodeSpec, GroupId, Ino, NodeId, SessionId, VolumeId};
 use std::ops::ControlFlow;
 
-/// Placement groups that a volume has in its life, open and closed: its record is read with every commit.
+/// Largest number of placement groups that a volume may have in its life, open and closed. Every commit reads
+/// the volume's record, which lists them.
 const GROUPS_EVER_MAX: usize = 65_536;
 
-/// How many of a volume's groups have a node: of the closed ones those that still have blocks.
+/// Returns the number of a volume's groups that contain a node: open groups, and closed ones that still have
+/// blocks.
 pub(crate) fn groups_with<K: KvRead + ?Sized>(kv: &K, volume: &VolumeRecord, node: NodeId) -> u64 {
     let has_it = |group: GroupId| volume.nodes_of(group).is_some_and(|nodes| nodes.contains(&node));
     let open = volume.open_groups().into_iter().filter(|group| has_it(*group)).count();
@@ -88,7 +90,7 @@ impl Table<'_> {
             self.write(&key::counter(NEXT_NODE), &(u64::from(id.0) + 1));
         }
         if known.is_none() {
-            // In the place of one that leaves, which is not to be reached there any more.
+            // The new node takes over the address of a draining node, which is unreachable from then on.
             for old in nodes.iter().filter(|old| old.address == address) {
                 self.put_node(
                     Some(old),
@@ -181,7 +183,7 @@ impl Table<'_> {
         let id = VolumeId(self.next(NEXT_VOLUME) as u32);
         let groups = placement::plan_groups(id, code.n(), &nodes, groups);
         let groups = groups.into_iter().zip(0..).map(|(nodes, slot)| Group { slot, nodes }).collect();
-        let mut root = fresh(Ino::new(0, self.next(NEXT_INO)), id, FileKind::Directory, self.time);
+        let mut root = new_attr(Ino::new(0, self.next(NEXT_INO)), id, FileKind::Directory, self.time);
         (root.uid, root.gid, root.mode) = (uid, gid, mode & 0o7777);
         root.parent = root.ino;
         let record = VolumeRecord {
@@ -191,7 +193,7 @@ impl Table<'_> {
             root: root.ino,
             groups,
             inodes: 0,
-            held: 0,
+            stored_bytes: 0,
             created: self.time,
         };
         self.put_attr(&root);

@@ -1,4 +1,4 @@
-//! The records behind the keys, read and written as values; and the counters, which nobody else touches.
+//! The records behind the keys, read and written as values; and the counters, which only this module changes.
 
 use crate::error::NsError;
 use crate::key;
@@ -14,23 +14,24 @@ use std::ops::ControlFlow;
 /// The store during one command.
 pub(super) struct Table<'a> {
     pub(super) kv: &'a mut dyn KvTxn,
-    /// The entry's time.
+    /// Time of the entry, or of the request if it has one.
     pub(super) time: Time,
-    /// The request's session.
+    /// Session of the request.
     pub(super) asker: Option<SessionId>,
     tally: Tally,
 }
 
-/// What one command changes in counts, written once at its end; and the codes it has looked up.
+/// The changes of counters by one command, written once at its end; and the codes of volumes that it has
+/// read.
 #[derive(Default)]
 struct Tally {
     counters: BTreeMap<&'static str, i64>,
-    /// Inodes and held bytes.
+    /// Changes of inodes and of stored bytes.
     volumes: BTreeMap<VolumeId, (i64, i64)>,
     codes: BTreeMap<VolumeId, CodeSpec>,
 }
 
-/// Names of the counters of the whole namespace.
+/// The names of the counters of the whole namespace.
 pub(crate) mod counters {
     pub(crate) const NEXT_INO: &str = "next-ino";
     pub(crate) const NEXT_SESSION: &str = "next-session";
@@ -41,7 +42,7 @@ pub(crate) mod counters {
     pub(crate) const SHARES_MISSING: &str = "shares-missing";
     pub(crate) const BLOCKS_WITHOUT_MARGIN: &str = "blocks-without-margin";
     pub(crate) const GARBAGE: &str = "garbage";
-    /// Goes up with every change of which nodes there are and of what is asked of them.
+    /// Version of the layout; grows with every change of nodes and placement groups.
     pub(crate) const PLACES: &str = "places";
 }
 
@@ -50,17 +51,23 @@ impl<'a> Table<'a> {
         Table { kv, time, asker, tally: Tally::default() }
     }
 
-    /// Writes the counts. The last thing a command does.
+    /// Writes the counters. Every command does this last.
     pub(super) fn write_counts(&mut self) {
         let Tally { counters, volumes, .. } = std::mem::take(&mut self.tally);
         for (name, change) in counters.into_iter().filter(|(_, change)| *change != 0) {
             let now = self.read::<u64>(&key::counter(name)).unwrap_or(0);
             self.write(&key::counter(name), &now.saturating_add_signed(change));
         }
-        for (volume, (inodes, held)) in volumes.into_iter().filter(|(_, change)| *change != (0, 0)) {
+        for (volume, (inodes, stored_bytes)) in volumes.into_iter().filter(|(_, change)| *change != (0, 0)) {
             let key = key::volume_counts(volume);
-            let (had, held_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
-            self.write(&key, &(had.saturating_add_signed(inodes), held_before.saturating_add_signed(held)));
+            let (inodes_before, bytes_before) = self.read::<(u64, u64)>(&key).unwrap_or_default();
+            self.write(
+                &key,
+                &(
+                    inodes_before.saturating_add_signed(inodes),
+                    bytes_before.saturating_add_signed(stored_bytes),
+                ),
+            );
         }
     }
 
@@ -76,7 +83,7 @@ impl<'a> Table<'a> {
         self.kv.put(key, &wire::encode(value));
     }
 
-    /// An inode that is there, as a name or an orphan.
+    /// Returns the attributes of an inode, with or without a name. Fails with `NotFound`.
     pub(super) fn attr(&self, ino: Ino) -> Result<Attr, NsError> {
         self.read(&key::inode(ino)).ok_or(NsError::NotFound)
     }
@@ -85,7 +92,7 @@ impl<'a> Table<'a> {
         self.write(&key::inode(attr.ino), attr);
     }
 
-    /// A directory that things may be made in.
+    /// Returns the attributes of a directory. Fails with `NotFound` or `NotDirectory`.
     pub(super) fn directory(&self, ino: Ino) -> Result<Attr, NsError> {
         let attr = self.attr(ino)?;
         if attr.kind == FileKind::Directory { Ok(attr) } else { Err(NsError::NotDirectory) }
@@ -108,29 +115,29 @@ impl<'a> Table<'a> {
         self.write(&key::entry(parent, name), &(attr.ino, attr.kind));
     }
 
-    /// The next number of a counter.
+    /// Returns the next number of a counter, and increments the counter.
     pub(super) fn next(&mut self, name: &str) -> u64 {
         let next = self.read::<u64>(&key::counter(name)).unwrap_or(1);
         self.write(&key::counter(name), &(next + 1));
         next
     }
 
-    /// Changes a counter of things.
+    /// Adds `change` to a counter.
     pub(super) fn count(&mut self, name: &'static str, change: i64) {
         *self.tally.counters.entry(name).or_default() += change;
     }
 
-    /// Changes a volume's counts.
-    pub(super) fn count_volume(&mut self, volume: VolumeId, inodes: i64, held: i64) {
+    /// Adds to a volume's counts of inodes and of stored bytes.
+    pub(super) fn count_volume(&mut self, volume: VolumeId, inodes: i64, stored_bytes: i64) {
         let counts = self.tally.volumes.entry(volume).or_default();
-        *counts = (counts.0 + inodes, counts.1 + held);
+        *counts = (counts.0 + inodes, counts.1 + stored_bytes);
     }
 
     pub(super) fn volume(&self, id: VolumeId) -> VolumeRecord {
         self.read(&key::volume(id)).expect("an inode's volume is there")
     }
 
-    /// A volume's code.
+    /// Returns a volume's code.
     pub(super) fn code(&mut self, id: VolumeId) -> CodeSpec {
         if let Some(code) = self.tally.codes.get(&id) {
             return *code;
@@ -144,7 +151,7 @@ impl<'a> Table<'a> {
         self.read(&key::block(id))
     }
 
-    /// The keys with a prefix, at most so many.
+    /// Returns the keys with a prefix, at most `limit`.
     pub(super) fn keys(&self, prefix: &[u8], limit: usize) -> Vec<Vec<u8>> {
         let mut keys = Vec::new();
         self.kv.scan(prefix, &key::after_prefix(prefix), &mut |key, _| {
@@ -154,7 +161,7 @@ impl<'a> Table<'a> {
         keys
     }
 
-    /// Results of a session's requests from one number to below another go.
+    /// Deletes the results of a session's requests with the numbers `from..below`.
     pub(super) fn forget_results(&mut self, session: SessionId, from: u64, below: u64) {
         let from = key::result(rain_types::RequestId { session, seq: from });
         let to = key::result(rain_types::RequestId { session, seq: below });

@@ -1,4 +1,4 @@
-//! Whether each record by itself is one: a known key, a readable value, an inode it belongs to.
+//! The check of each record by itself: a known key, a readable value, and an existing inode.
 
 use super::{Found, ino_in};
 use crate::command::Applied;
@@ -19,7 +19,7 @@ fn is<T: DeserializeOwned>(value: &[u8]) -> bool {
     wire::decode::<T>(value).is_ok()
 }
 
-/// Whether the value is what belongs behind the key; none: there is no such table.
+/// Returns whether the value is readable as the type of the key's table; `None` when there is no such table.
 fn is_readable(key: &[u8], value: &[u8]) -> Option<bool> {
     Some(match key.first()? {
         b'I' => is::<Attr>(value),
@@ -108,7 +108,7 @@ pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
     });
 }
 
-/// An inode's locks keep to their rules, and each is noted for its session, which is open.
+/// Checks an inode's locks, and that each is in the index of its session, which is open.
 fn check_locks(kv: &dyn KvRead, ino: Ino, value: &[u8], found: &mut Found) {
     let Ok(locks) = wire::decode::<LockRecord>(value) else { return };
     let about = |what: &str| format!("{what} of inode {ino}");
@@ -122,7 +122,7 @@ fn check_locks(kv: &dyn KvRead, ino: Ino, value: &[u8], found: &mut Found) {
     }
 }
 
-/// A volume has its counts, its root and its name, and the name leads back to it.
+/// Checks that a volume has counts, a root and a name that leads back to it.
 fn check_volume(kv: &dyn KvRead, at: &[u8], value: &[u8], found: &mut Found) {
     let Ok(volume) = wire::decode::<VolumeRecord>(value) else { return };
     let about = |what: &str| format!("{what} of volume {}", volume.id);

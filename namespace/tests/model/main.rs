@@ -1,9 +1,10 @@
-//! Goal: the namespace does what a plain tree of byte vectors does, whatever the commands.
-//! Method: random commands are applied to both. After each step the attributes, names and bytes of everything are
-//! compared, `check` must find nothing, a refused command must have left no trace, and a retried one must
-//! change nothing. At the end the same entries must give a byte-identical store.
+//! Goal: the namespace does what a plain tree of byte vectors does, for all commands.
+//!
+//! Method: random commands are applied to both. After each step the attributes, names and bytes of everything
+//! are compared. `check` must find nothing, a refused command must have left no trace, and a retried command
+//! must change nothing. At the end the same entries must give a byte-identical store.
 
-// A test's helpers fail the test by panicking, which the lint allows only in the tests themselves.
+// The helpers fail the test by panicking, which the lint allows only in the tests themselves.
 #![allow(clippy::unwrap_used)]
 
 mod tree;
@@ -23,7 +24,7 @@ use tree::{Refusals, Tree, block_byte, refusal};
 const BLOCK_BYTES: u32 = 3000;
 const NAMES: [&[u8]; 4] = [b"a", b"b", b"c", b"a longer name \xff"];
 
-/// A step; numbers are turned into what exists when it is taken.
+/// A random step; its numbers choose among the existing objects when the step is executed.
 #[derive(Debug, Clone)]
 enum Step {
     Make { dir: usize, name: usize, kind: usize, or_existing: bool },
@@ -91,11 +92,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model says a command must give.
+/// The outcome that the model expects.
 enum Expected {
     Done,
     Ino(u64),
-    /// A new inode at this place.
+    /// A new inode in this directory with this name and kind.
     Made(u64, Vec<u8>, FileKind),
     Removed(u64, bool),
     Lock,
@@ -109,7 +110,7 @@ struct World {
     kv: MemoryKv,
     tree: Tree,
     entries: Vec<Entry>,
-    /// Every inode ever seen: steps choose among them, so they meet those that are gone too.
+    /// Every inode so far: steps choose among them, so they also meet freed ones.
     inos: Vec<u64>,
     session: u64,
     seq: u64,
@@ -157,7 +158,7 @@ impl World {
     }
 
     fn ino(&self, pick: usize) -> u64 {
-        // Half of the picks fall on what was made last, so that things happen in depth too.
+        // Half of the picks take the newest inodes, so that the tree grows deep.
         let len = self.inos.len();
         if pick.is_multiple_of(2) {
             self.inos[(pick / 2) % len]
@@ -214,7 +215,7 @@ impl World {
         }
     }
 
-    /// The command of a step, and what the model, which takes it now, says about it.
+    /// Returns the command of a step and the outcome of the model, which executes the step.
     fn plan(&mut self, step: &Step) -> (Command, Result<Expected, Refusals>) {
         match *step {
             Step::Make { dir, name, kind, or_existing } => {
@@ -310,7 +311,8 @@ impl World {
             Step::Lock { ino, owner, exclusive, first, wait } => {
                 let ino = self.ino(ino);
                 let lock = test_lock(owner, exclusive, first);
-                // Who gets it is checked by the rules of the record and by `check`; here, what is refused.
+                // The rules of the record and `check` cover which request gets the lock. This checks the
+                // refusals.
                 let expected = self.tree.lockable(ino).map(|()| Expected::Lock);
                 (Command::Lock { ino: Ino(ino), lock, ticket: wait.then_some(self.seq + 1) }, expected)
             }
@@ -372,7 +374,7 @@ impl World {
         missing: u64,
         size_at_least: u16,
     ) -> (Command, Result<Expected, Refusals>) {
-        // Two blocks are shared among the stretches; with one stretch the second would show nowhere.
+        // Two blocks share the ranges; with a single range no extent would use the second block.
         let count = stretches.len().min(2) as u64;
         let seqs: Vec<u64> = (0..count).map(|index| self.next_block + index).collect();
         self.next_block += count;
@@ -408,7 +410,7 @@ impl World {
         (command, expected.map(|()| Expected::Ino(ino)))
     }
 
-    /// All blocks ever committed, by whichever session: those that are gone too.
+    /// Returns all blocks committed so far by any session, also the freed ones.
     fn blocks(&self) -> Vec<BlockId> {
         let sessions = 1..=self.session;
         sessions
@@ -461,7 +463,11 @@ impl World {
                 }
             }
             FileKind::File => {
-                assert_eq!((attr.size, attr.held), (node.bytes.len() as u64, node.held()), "file {ino}");
+                assert_eq!(
+                    (attr.size, attr.stored_bytes),
+                    (node.bytes.len() as u64, node.held()),
+                    "file {ino}"
+                );
                 let expected: Vec<u8> = (0..node.bytes.len())
                     .map(|at| if node.bytes[at].1 == 0 { node.below[at] } else { node.bytes[at].0 })
                     .collect();
@@ -471,7 +477,7 @@ impl World {
         }
     }
 
-    /// The names by pages of two, so that paging is tested along the way.
+    /// Reads the names in pages of two, so that paging is tested, too.
     fn names(&self, dir: u64) -> Vec<(Vec<u8>, u64)> {
         let (mut names, mut after) = (Vec::new(), None);
         loop {
@@ -486,7 +492,7 @@ impl World {
         }
     }
 
-    /// A file's bytes, from a layout fetched by pages of two extents.
+    /// Reads a file's bytes from a layout that is fetched in pages of two extents.
     fn read(&self, ino: u64) -> Vec<u8> {
         let (mut bytes, mut from): (Option<Vec<u8>>, u64) = (None, 0);
         loop {
@@ -523,7 +529,7 @@ fn commit(
     Command::Commit { ino: Ino(ino), blocks, extents, inline, size_at_least, mtime: None }
 }
 
-/// Without the results of requests and the sessions, which say from where on results are kept.
+/// Returns the store without the results of requests and without the sessions, which hold `done_below`.
 fn without_results(kv: &MemoryKv) -> MemoryKv {
     MemoryKv(kv.0.clone().into_iter().filter(|(key, _)| key[0] != b'R' && key[0] != b'Z').collect())
 }

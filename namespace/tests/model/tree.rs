@@ -1,8 +1,8 @@
-//! The independent model: a tree in memory where a file is its bytes, and each byte knows the block it came
-//! from. It has no extents, no records and no counters, so it cannot share a mistake with what it judges.
+//! The independent model: a tree in memory in which a file is its bytes, and each byte knows its block. It
+//! has no extents, no records and no counters, so it cannot share a mistake with the namespace.
 //!
-//! A call gives either what the namespace must do, or the set of refusals that are right: where several rules
-//! are broken at once, the order in which they are looked at is no promise.
+//! A call returns either the outcome that the namespace must give, or the set of acceptable refusals. Where a
+//! command breaks several rules, the order of the checks is not a promise.
 
 use rain_namespace::command::RenameMode;
 use rain_namespace::error::NsError;
@@ -10,7 +10,7 @@ use rain_namespace::record::FileKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::{Discriminant, discriminant};
 
-/// Refusals that would be right.
+/// Acceptable refusals.
 pub(crate) type Refusals = Vec<Discriminant<NsError>>;
 
 pub(crate) fn refusal(error: NsError) -> Discriminant<NsError> {
@@ -25,7 +25,7 @@ fn invalid() -> NsError {
     NsError::Invalid(String::new())
 }
 
-/// What byte `at` of a block holds.
+/// Returns byte `at` of a block.
 pub(crate) fn block_byte(block: u64, at: usize) -> u8 {
     (block.wrapping_mul(151) as usize).wrapping_add(at * 7).wrapping_add(at >> 8) as u8
 }
@@ -40,7 +40,7 @@ pub(crate) struct Node {
     /// Each byte with its block; 0 for inline bytes and holes.
     pub(crate) bytes: Vec<(u8, u64)>,
     pub(crate) inline_len: usize,
-    /// The byte below a block's, which shows again when that is punched: inline bytes.
+    /// The inline byte below a block's byte, which shows again when the block's byte is punched.
     pub(crate) below: Vec<u8>,
 }
 
@@ -76,7 +76,7 @@ impl Node {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tree {
     pub(crate) nodes: BTreeMap<u64, Node>,
-    /// Blocks that no byte shows any more.
+    /// Returns the blocks that no byte uses.
     pub(crate) garbage: BTreeSet<u64>,
     known_blocks: BTreeSet<u64>,
 }
@@ -103,7 +103,7 @@ impl Tree {
         }
     }
 
-    /// Gives the existing inode, or none: a new one must be made and told to `made`.
+    /// Returns the existing inode, or `None` when a new one must be made and reported to `made`.
     pub(crate) fn make(
         &self,
         dir: u64,
@@ -183,7 +183,7 @@ impl Tree {
         }
     }
 
-    /// The inode that was replaced (0: none) and whether it is an orphan now.
+    /// Returns the replaced inode (0 for none) and whether its last name is gone.
     pub(crate) fn rename(
         &mut self,
         (dir, name): (u64, &[u8]),
@@ -350,7 +350,7 @@ impl Tree {
         Ok(())
     }
 
-    /// How many bytes show each block.
+    /// Returns the number of bytes that use each block.
     pub(crate) fn live(&self) -> BTreeMap<u64, u64> {
         let mut live = BTreeMap::new();
         for (_, block) in self.nodes.values().flat_map(|node| &node.bytes).filter(|byte| byte.1 != 0) {

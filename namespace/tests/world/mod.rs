@@ -1,6 +1,7 @@
-//! A namespace in memory with nodes, a volume and a session, for the tests of the rules; and commands in short.
+//! A namespace in memory with nodes, a volume and a session, and short forms of commands, for the tests of
+//! the rules.
 
-// Every file of tests uses what it needs.
+// Each test file uses only a part of this.
 #![allow(dead_code)]
 
 use rain_namespace::apply;
@@ -74,7 +75,7 @@ pub(crate) fn is_invalid(applied: Applied) -> bool {
 }
 
 impl World {
-    /// 64 nodes, a volume of 2+1, a session.
+    /// Returns a namespace with 64 nodes, a volume of 2+1 and a session.
     pub(crate) fn new() -> World {
         let mut world = World { kv: MemoryKv::default(), root: Ino(0), session: SessionId(0), now: 100 };
         for id in 1..=64 {
@@ -100,7 +101,7 @@ impl World {
         volumes[0].root
     }
 
-    /// Applies a command; whatever it was, the records must agree, and a refusal must leave no trace.
+    /// Applies a command. Whatever its outcome, the records must agree, and a refusal must leave no trace.
     pub(crate) fn run(&mut self, command: Command) -> Applied {
         self.now += 1;
         let before = self.kv.clone();
@@ -122,7 +123,7 @@ impl World {
         )
     }
 
-    /// As another session than the first; the records must agree.
+    /// Applies a command for another session than the first. The records must agree.
     pub(crate) fn as_session(&mut self, session: SessionId, seq: u64, command: Command) -> Applied {
         let request = Request { id: Some(RequestId { session, seq }), done_below: 0, time: None, command };
         let applied = apply(&mut self.kv, Time { secs: self.now, nanos: 0 }, &request);
@@ -148,7 +149,7 @@ impl World {
         }
     }
 
-    /// Commits blocks of 1000 bytes, one for each (offset, bytes shown).
+    /// Commits blocks of 1000 bytes, one for each pair of offset and used bytes.
     pub(crate) fn commit(&mut self, ino: Ino, seq: u64, shown: &[(u64, u32)], missing: u64) -> Applied {
         let id = |index: usize| BlockId { session: self.session, seq: seq + index as u64 };
         let blocks = (0..shown.len())

@@ -1,29 +1,30 @@
-//! What the token carries: copying, committing and applying the log, and fetching the shared data whole.
+//! The token's cargo: copying, committing and applying the log, and fetching a snapshot of the shared data.
 
 use super::Node;
-use crate::effect::{Effect, Step, Timer};
+use crate::change::{Bytes, Change};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::log::{Content, Entry, LogWindow};
 use crate::message::Message;
-use crate::shared::{Bytes, Change, Shared};
+use crate::shared::SharedData;
 use crate::token::Member;
 use crate::wire;
 use rain_types::NodeId;
 use std::collections::VecDeque;
 use thiserror::Error;
 
-/// Too many changes wait for the token.
+/// The reason why a change was not accepted: too many changes wait for the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{waiting} bytes of changes wait for the token, {more} more would be above the limit of {limit}")]
 pub struct OutboxFull {
-    /// Bytes waiting.
+    /// Size of the waiting changes, bytes.
     pub waiting: usize,
-    /// Bytes of the refused change.
+    /// Size of the refused change, bytes.
     pub more: usize,
-    /// The limit, bytes.
+    /// Limit, bytes.
     pub limit: usize,
 }
 
-/// Changes of this node that are not known to be applied yet, oldest first.
+/// This node's changes that are not known to be applied, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Outbox {
     changes: VecDeque<(u64, Change)>,
@@ -51,28 +52,28 @@ impl Outbox {
     }
 }
 
-/// The shared data on its way here. Until it is whole the node keeps what it had, and counts as having that: a ring that breaks
-/// before must not have cost a copy.
+/// A snapshot of the shared data that is being fetched. Until it is complete, the node keeps its old copy and
+/// reports that one. Otherwise a ring that breaks in between would lose a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Sync {
-    /// The token's log since it first came. The snapshot must have the entry at its base.
+    /// The token's log since its first arrival. The snapshot must include the entry at its base.
     log: LogWindow,
-    /// The snapshot's index, length and what has come.
+    /// Index and length of the snapshot, and the bytes that have arrived.
     index: u64,
     total: u64,
     bytes: Vec<u8>,
     tries: usize,
 }
 
-/// The shared data as last sent to somebody.
+/// The snapshot that was last sent, kept for the next part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct SnapshotKept {
+pub(super) struct SentSnapshot {
     index: u64,
     bytes: Vec<u8>,
 }
 
 impl Node {
-    /// The token's log has come.
+    /// Takes over the log of a token that has arrived.
     pub(super) fn take_log(&mut self, window: LogWindow, fresh: bool, out: &mut Vec<Effect>) {
         let copy = self.copy.as_ref().expect("the token is here");
         let whole = copy.report(self.me.node).is_some_and(|report| report.synced);
@@ -85,12 +86,12 @@ impl Node {
         self.apply_committed(out);
     }
 
-    /// The log that this node's token carries.
+    /// Returns the log for this node's token.
     pub(super) fn carried(&self) -> &LogWindow {
         self.sync.as_ref().map_or(&self.log, |sync| &sync.log)
     }
 
-    /// What was being fetched is not needed, or not of the ring to come.
+    /// Stops fetching a snapshot, which is complete, or not of the new ring.
     pub(super) fn end_sync(&mut self, out: &mut Vec<Effect>) {
         if self.sync.take().is_some() {
             out.push(Effect::Cancel(Timer::Sync));
@@ -113,7 +114,8 @@ impl Node {
         self.outbox.forget_up_to(self.shared.last_id_of(self.me));
     }
 
-    /// The holder's part: its own changes onto the token, what a majority has is committed, what all have goes.
+    /// The holder's work on the log: appends its own changes, commits entries that a majority has, and drops
+    /// entries that all members have.
     pub(super) fn append_and_commit(&mut self, out: &mut Vec<Effect>) {
         let epoch = self.stamp().epoch;
         if self.is_synced() {
@@ -151,7 +153,7 @@ impl Node {
         self.ask_snapshot(out);
     }
 
-    /// Asks a member that has it, another one at each try.
+    /// Asks a member with complete shared data for the next part, another member at each attempt.
     pub(super) fn ask_snapshot(&mut self, out: &mut Vec<Effect>) {
         let Some(sync) = &mut self.sync else { return };
         out.push(Effect::Set(Timer::Sync, self.settings.call_timeout * 2));
@@ -181,10 +183,10 @@ impl Node {
         if !self.is_synced() || self.shared.applied() < need {
             return;
         }
-        let fits = |kept: &SnapshotKept| kept.index >= need;
+        let fits = |kept: &SentSnapshot| kept.index >= need;
         if !self.snapshot.as_ref().is_some_and(fits) {
             self.snapshot =
-                Some(SnapshotKept { index: self.shared.applied(), bytes: wire::encode(&self.shared) });
+                Some(SentSnapshot { index: self.shared.applied(), bytes: wire::encode(&self.shared) });
         }
         let kept = self.snapshot.as_ref().expect("just made");
         let total = kept.bytes.len() as u64;
@@ -213,18 +215,18 @@ impl Node {
             return;
         }
         sync.bytes.extend_from_slice(bytes);
-        // The same one goes on.
+        // The next part comes from the same member.
         sync.tries = sync.tries.saturating_sub(1);
         if (sync.bytes.len() as u64) < total {
             return self.ask_snapshot(out);
         }
-        match wire::decode::<Shared>(&sync.bytes) {
+        match wire::decode::<SharedData>(&sync.bytes) {
             Ok(shared) if shared.applied() == index => {
                 self.log = std::mem::take(&mut sync.log);
                 self.shared = shared;
                 self.snapshot = None;
                 self.end_sync(out);
-                out.push(Effect::Step(Step::Synced { index }));
+                out.push(Effect::Step(ProtocolStep::Synced { index }));
                 self.apply_committed(out);
             }
             _ => {

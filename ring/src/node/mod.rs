@@ -1,28 +1,32 @@
-//! A node of the ring: its state, and what it does with each input. The table of states is in the crate's documentation.
+//! A node of the ring: its state and its reaction to each input. The table of states is in the crate's
+//! documentation.
 //!
-//! `turn` is about the token (take, hold, pass), `recovery` about 911, `data` about what the token carries.
+//! `turn` handles the token (take, hold, pass), `recovery` 911 calls, and `data` the token's cargo.
 //!
-//! Invariants, each held by the model checker (`tests/model.rs`) and the simulator:
-//! 1. Of one epoch at most one node is EATING.
-//! 2. Of the nodes EATING in primary rings, at most one is in an epoch that a majority still takes tokens of.
-//! 3. Two views of one epoch are equal; a node's view never goes to an older epoch, not even over a restart.
-//! 4. Committed logs are prefixes of one another, as long as fewer than a majority lose their memory at once.
-//! 5. No time is compared here: what is late is said by a timer.
+//! Invariants, held by the model checker (`ring/tests/model`) and the simulator:
+//! 1. At most one node is EATING in an epoch.
+//! 2. Of the nodes EATING in primary rings, at most one is in an epoch whose tokens a majority still takes.
+//! 3. Two views of one epoch are equal. A node's view never goes to an older epoch, not even across a
+//!    restart.
+//! 4. Committed logs are prefixes of one another, as long as fewer than a majority of nodes lose their memory
+//!    at once.
+//! 5. The node compares no times; only timers tell it that something is late.
 
 mod data;
 mod recovery;
 mod turn;
 
+use crate::change::Change;
 use crate::durable::Durable;
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::eligible::{Configuration, Eligible};
 use crate::epoch::{Epoch, Fence, Stamp};
 use crate::log::{Entry, LogWindow};
 use crate::message::Message;
 use crate::settings::Settings;
-use crate::shared::{Change, Shared};
+use crate::shared::SharedData;
 use crate::token::{About, Member, Rank, Report, Token, View};
-use data::{Outbox, SnapshotKept, Sync};
+use data::{Outbox, SentSnapshot, Sync};
 use rain_types::NodeId;
 use recovery::Calling;
 use std::collections::BTreeSet;
@@ -30,66 +34,67 @@ use turn::Passing;
 
 pub use data::OutboxFull;
 
-/// What a node is told.
+/// An input of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
-    /// Begin. Once, first.
+    /// Start; the first input, once.
     Start,
-    /// A message has come.
+    /// A message has arrived.
     Message {
-        /// From this node, in this life of it.
+        /// Sender with its incarnation.
         from: Member,
-        /// The message.
+        /// Message.
         message: Message,
     },
-    /// A timer has run out.
+    /// A timer has expired.
     Timer(Timer),
     /// [`Effect::Persist`] is done.
     Persisted(Durable),
-    /// A machine says that nobody listens at this node's addresses: its process has ended.
+    /// A machine reports that no process listens at this node's addresses: the process has ended.
     Unreachable(NodeId),
-    /// The link monitor: whether any link to a node works, both ways.
+    /// The link monitor reports whether any link to a node works both ways.
     Link {
-        /// Which node.
+        /// Node.
         peer: NodeId,
-        /// Some link is up.
+        /// Whether any link is up.
         up: bool,
     },
-    /// The eligible nodes by the cluster's own record. Taken as the next membership by whoever holds a primary token.
+    /// The eligible nodes by the cluster's record. The holder of a primary token takes them as the next
+    /// membership.
     Eligible(Eligible),
-    /// Nodes worth greeting, eligible or about to be.
+    /// Nodes to announce the ring to, which are eligible or about to be.
     Contacts(BTreeSet<NodeId>),
-    /// What this node says of itself from now on.
+    /// New report of this node about itself.
     About(About),
-    /// Other times and limits from now on; they are valid.
+    /// New times and limits; they must be valid.
     Settings(Settings),
-    /// Wait for the token, and keep it.
+    /// Wait for the token and keep it as the master lock.
     AcquireMaster,
-    /// Let it go.
+    /// Release the master lock.
     ReleaseMaster,
     /// Leave the ring.
     Leave,
 }
 
-/// The paper's states of a node.
+/// The state of a node, as in the paper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Waits for the token.
+    /// The node waits for the token.
     Hungry,
-    /// Holds it.
+    /// The node holds the token.
     Eating,
-    /// Has not seen it for too long.
+    /// The node has not seen the token for `starving_after`, and calls 911.
     Starving,
-    /// Has left.
+    /// The node has left.
     Gone,
 }
 
-/// Rules that the model checker breaks to show that it would notice. Nobody else touches them.
+/// Rules that the model checker breaks in order to show that it notices. All other users keep the defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rules {
-    /// A founder of a primary ring has the newest copy among those who granted.
+    /// The founder of a primary ring has the newest copy among the granting nodes.
     pub newest_copy_founds: bool,
-    /// A pass that failed is followed by a 911 call, not by a pass to the next node.
+    /// A 911 call follows a failed pass, not a pass to the next node.
     pub failed_pass_calls: bool,
     /// A promise survives a restart.
     pub promises_last: bool,
@@ -108,42 +113,42 @@ enum Master {
     Held,
 }
 
-/// A node. Clones and compares as a value, for the model checker.
+/// A node. It can be cloned and compared as a value, for the model checker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Node {
     me: Member,
     settings: Settings,
     rules: Rules,
-    /// What is surely on the disk, and what has been asked for.
+    /// The durable state: what is surely on the disk, and what was last sent to the disk.
     saved: Durable,
     asked: Durable,
-    /// It takes no token of an older epoch.
+    /// The node takes no token of an older epoch.
     promised: Epoch,
-    /// The highest epoch number met in denials.
+    /// Highest epoch number in the denials so far.
     outbid: u64,
     phase: Phase,
     /// The last token held, without its log; while EATING the token itself.
     copy: Option<Token>,
     passing: Option<Passing>,
     calling: Option<Calling>,
-    /// The rank of the ring it follows.
+    /// Rank of the ring that the node follows.
     allegiance: Rank,
-    /// The newest primary token held with the shared data whole.
+    /// Stamp of the newest primary token held with complete shared data.
     lineage: Stamp,
     /// Entries since the base of the token with the stamp `lineage`.
     log: LogWindow,
-    /// The token's base.
+    /// Base of the token's log.
     base: u64,
-    shared: Shared,
+    shared: SharedData,
     sync: Option<Sync>,
-    snapshot: Option<SnapshotKept>,
+    snapshot: Option<SentSnapshot>,
     outbox: Outbox,
     applicants: BTreeSet<Member>,
     foreign: BTreeSet<NodeId>,
     contacts: BTreeSet<NodeId>,
-    /// Without a working link, or with a failed pass.
+    /// Nodes without a working link, or with a failed pass.
     suspects: BTreeSet<NodeId>,
-    /// Without a process.
+    /// Nodes without a process.
     gone: BTreeSet<NodeId>,
     about: About,
     master: Master,
@@ -152,12 +157,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that starts with what its disk has. The incarnation in it is this life's, counted up already.
+    /// Returns a node that starts with its durable state. The driver has incremented the incarnation in it.
     pub fn new(me: NodeId, durable: Durable, settings: Settings) -> Node {
         Node::with_rules(me, durable, settings, Rules::default())
     }
 
-    /// As [`Node::new`], for the model checker.
+    /// Returns a node like [`Node::new`], with other rules for the model checker.
     pub fn with_rules(me: NodeId, durable: Durable, settings: Settings, rules: Rules) -> Node {
         let promised =
             if rules.promises_last { Epoch::up_to(durable.epoch_ceiling) } else { Epoch::default() };
@@ -177,7 +182,7 @@ impl Node {
             lineage: Stamp::default(),
             log: LogWindow::default(),
             base: 0,
-            shared: Shared::default(),
+            shared: SharedData::default(),
             sync: None,
             snapshot: None,
             outbox: Outbox::default(),
@@ -193,91 +198,94 @@ impl Node {
         }
     }
 
-    /// Who it is.
+    /// Returns the node's number and incarnation.
     pub fn me(&self) -> Member {
         self.me
     }
 
-    /// Its state.
+    /// Returns the node's state.
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Its times and limits.
+    /// Returns the times and limits.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Communication membership: who answers now, as the last token said.
+    /// Returns the communication membership: the live nodes, according to the last token.
     pub fn view(&self) -> Option<&View> {
         self.copy.as_ref().map(|copy| &copy.view)
     }
 
-    /// Eligible membership: who is of the cluster.
+    /// Returns the eligible membership: the nodes of the cluster.
     pub fn eligible(&self) -> &Configuration {
         &self.asked.configuration
     }
 
-    /// What the last token told of each member, in the view's order.
+    /// Returns the members' reports on the last token, in the view's order.
     pub fn reports(&self) -> &[Report] {
         self.copy.as_ref().map_or(&[], |copy| &copy.reports)
     }
 
-    /// The stamp of the last token held.
+    /// Returns the stamp of the last token held.
     pub fn stamp(&self) -> Stamp {
         self.copy.as_ref().map_or(Stamp::default(), |copy| copy.stamp)
     }
 
-    /// It takes no token of an older epoch.
+    /// Returns the promised epoch: the node takes no token of an older one.
     pub fn promised(&self) -> Epoch {
         self.promised
     }
 
-    /// The newest primary token held with the shared data whole; zero for none since it started.
+    /// Returns the stamp of the newest primary token held with complete shared data; zero if there was none
+    /// since the start.
     pub fn lineage(&self) -> Stamp {
         self.lineage
     }
 
-    /// What it says of itself.
+    /// Returns the node's report of itself.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// The mirror of the shared data.
-    pub fn shared(&self) -> &Shared {
+    /// Returns the mirror of the shared data.
+    pub fn shared(&self) -> &SharedData {
         &self.shared
     }
 
-    /// The committed entries that are still here, with their indices.
+    /// Returns the committed entries that are still kept, with their indices.
     pub fn committed_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
         let committed = (self.log.base + 1)..=self.log.committed;
         committed.filter_map(|index| Some((index, self.log.get(index)?)))
     }
 
-    /// Whether the mirror is whole; if not, it is being fetched.
+    /// Returns whether the mirror is complete; if not, a snapshot is being fetched.
     pub fn is_synced(&self) -> bool {
         self.sync.is_none()
     }
 
-    /// What an exclusive act carries now: only a node EATING in a primary ring may act.
+    /// Returns the fence for an exclusive action; `None` unless the node is EATING in a primary ring, because
+    /// only then it may act.
     pub fn fence(&self) -> Option<Fence> {
         let copy = self.copy.as_ref().filter(|copy| self.phase == Phase::Eating && copy.view.primary)?;
         Some(Fence { eligible: copy.eligible.version, stamp: copy.stamp })
     }
 
-    /// A number that no other node and no other life of this one gives.
+    /// Returns a number that no other node and no other incarnation of this node returns.
     pub fn unique_id(&mut self) -> u128 {
         self.unique += 1;
         let who = u128::from(self.me.node.0) << 32 | u128::from(self.me.incarnation as u32);
         who << 64 | u128::from(self.unique)
     }
 
-    /// Puts a change in line for the token. Gives its id, which [`Notice::Done`](crate::Notice::Done) tells when it is made.
+    /// Queues a change for the token. Returns its id, which [`Notice::Done`](crate::Notice::Done) reports
+    /// when the change is made. Fails when too many changes wait.
     pub fn submit(&mut self, change: Change) -> Result<u64, OutboxFull> {
         self.outbox.push(change, self.settings.outbox_bytes_max)
     }
 
-    /// Takes in what has happened and says what is to be done, in order.
+    /// Processes an input and adds the resulting effects to `out`, in order.
     pub fn handle(&mut self, input: Input, out: &mut Vec<Effect>) {
         if self.phase == Phase::Gone {
             return;
@@ -286,7 +294,7 @@ impl Node {
             Input::Start => self.start(out),
             Input::Message { from, message } => self.message(from, message, out),
             Input::Timer(timer) => self.timer(timer, out),
-            // The news of an older write may come late.
+            // The report of an older write may come late.
             Input::Persisted(durable) => {
                 if durable.epoch_ceiling >= self.saved.epoch_ceiling {
                     self.saved = durable;
@@ -329,7 +337,7 @@ impl Node {
         if from.node == self.me.node {
             return nonsense(from, "from this node's own number", out);
         }
-        // An earlier life of a member has nothing to say.
+        // Messages of an earlier incarnation of a member are obsolete.
         let newer = self.view().and_then(|view| view.members.iter().find(|member| member.node == from.node));
         if newer.is_some_and(|member| member.incarnation > from.incarnation) {
             return nonsense(from, "from an earlier life of that node", out);
@@ -377,7 +385,8 @@ impl Node {
         self.hurry_if_successor(node, out);
     }
 
-    /// The successor is suspected: a token that it held would have come back here within a round.
+    /// Shortens the wait when the successor is suspected: a token that it held would have come back here
+    /// within a round.
     fn hurry_if_successor(&mut self, node: NodeId, out: &mut Vec<Effect>) {
         let successor = self.view().and_then(|view| view.successor(self.me.node));
         if self.phase == Phase::Hungry && successor == Some(node) && self.passing.is_none() {
@@ -392,13 +401,14 @@ impl Node {
         if next.version <= newest.version || known.pending.is_some() || next.nodes == newest.nodes {
             return;
         }
-        // Only a primary ring may begin a change; anyone else learns of it by a call.
+        // Only a primary ring may begin a change; other nodes learn of it by a call.
         let view = self.view().filter(|view| view.primary && self.phase != Phase::Starving);
         let applied = |node| self.applicants.iter().any(|member| member.node == node);
         let there = |node| {
             view.is_some_and(|view| view.contains(node)) || applied(node) || self.foreign.contains(&node)
         };
-        // Not before it can succeed: a set whose majority has never been there would stop the ring.
+        // A set whose majority has never been present would stop the ring, so the change waits until it can
+        // succeed.
         if view.is_some() && next.has_majority(there) {
             let mut configuration = self.asked.configuration.clone();
             configuration.pending = Some(next);
@@ -406,14 +416,15 @@ impl Node {
         }
     }
 
-    /// Takes in what another knows of the eligible membership; makes it durable.
+    /// Merges another node's knowledge of the eligible membership, and makes the result durable.
     fn learn(&mut self, other: &Configuration, out: &mut Vec<Effect>) {
         if self.asked.configuration.learn(other) {
             out.push(Effect::Persist(self.asked.clone()));
         }
     }
 
-    /// Whether a promise up to this number would survive a restart; if not, sees to it.
+    /// Returns whether a promise up to this number would survive a restart. If not, makes a higher ceiling
+    /// durable.
     fn reserve(&mut self, number: u64, out: &mut Vec<Effect>) -> bool {
         if number + self.settings.epoch_reserve / 2 > self.asked.epoch_ceiling {
             self.asked.epoch_ceiling = number + self.settings.epoch_reserve;
@@ -450,5 +461,5 @@ impl Node {
 }
 
 fn nonsense(from: Member, why: &'static str, out: &mut Vec<Effect>) {
-    out.push(Effect::Step(Step::Nonsense { from: from.node, why }));
+    out.push(Effect::Step(ProtocolStep::Nonsense { from: from.node, why }));
 }

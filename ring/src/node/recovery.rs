@@ -1,65 +1,70 @@
-//! 911: asking for the right to make the token anew, and answering those who ask. Joining and merging are the same call.
+//! 911 calls: asking for the right to regenerate the token, and answering such calls. Joins and merges are
+//! the same call.
 //!
-//! Who grants promises, and tells its newest primary copy; the founder alone judges whether its ring is primary. The table of answers
-//! is in the crate's documentation.
+//! A granting node promises to take no older token, and reports its newest primary copy. Only the founder
+//! decides whether its ring is primary. The table of answers is in the crate's documentation.
+//!
+//! Held by `a_911_granted_to_an_older_copy_is_caught`, `a_promise_forgotten_by_a_restart_is_caught` and
+//! `a_token_lost_with_its_holder_is_made_again`.
 
 use super::{Master, Node, Phase, nonsense};
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::{Epoch, Stamp};
 use crate::log::{Content, Entry, LogWindow};
-use crate::message::{Call, Denial, Deny, Grant, LeaderLease, Message};
+use crate::message::{Call, CallerState, Denial, Deny, Grant, Message};
 use crate::settings::Detection;
 use crate::token::{Member, Rank, Report, Token, View};
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A call of this node's own.
+/// A 911 call of this node that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Calling {
     epoch: Epoch,
-    leader_lease: LeaderLease,
+    caller_state: CallerState,
     tries: u32,
     asked: BTreeSet<NodeId>,
-    /// Whose answer is waited for to the last try.
+    /// Nodes whose answers are waited for until the last attempt.
     needed: BTreeSet<NodeId>,
     grants: BTreeMap<NodeId, (Member, Grant)>,
-    /// Answered that another number or configuration is needed.
+    /// Nodes that require another number or configuration.
     objections: BTreeSet<NodeId>,
 }
 
 impl Node {
-    /// The token is not to be had: calls 911.
+    /// Starts starving: the token is not available, so the node calls 911.
     pub(super) fn starve(&mut self, out: &mut Vec<Effect>) {
         self.end_waits(out);
         self.lose_master(out);
         if self.phase != Phase::Starving {
             self.phase = Phase::Starving;
-            out.push(Effect::Step(Step::Starves));
+            out.push(Effect::Step(ProtocolStep::Starves));
         }
         self.allegiance = Rank::default();
-        self.call(LeaderLease::Starving, out);
+        self.call(CallerState::Starving, out);
     }
 
-    pub(super) fn call(&mut self, leader_lease: LeaderLease, out: &mut Vec<Effect>) {
-        // The last number will do if nothing was founded with it and nobody has promised more.
+    pub(super) fn call(&mut self, caller_state: CallerState, out: &mut Vec<Effect>) {
+        // The last number can be used again if no ring was founded with it and no node has promised a higher
+        // one.
         let again = self.promised.founder == self.me.node
             && self.promised != self.stamp().epoch
             && self.promised.number >= self.outbid;
         let number = if again { self.promised.number } else { self.promised.number.max(self.outbid) + 1 };
         if !self.reserve(number, out) {
-            // The disk is slow: soon again.
+            // The promise is not durable yet: the node tries again soon.
             out.push(Effect::Set(Timer::Call, self.settings.call_timeout));
             self.calling = None;
             return;
         }
         let epoch = Epoch { number, founder: self.me.node };
         self.promised = epoch;
-        let (asked, needed) = self.whom_to_ask(leader_lease);
-        out.push(Effect::Step(Step::Called { epoch, leader_lease }));
+        let (asked, needed) = self.whom_to_ask(caller_state);
+        out.push(Effect::Step(ProtocolStep::Called { epoch, caller_state }));
         self.calling = Some(Calling {
             epoch,
-            leader_lease,
+            caller_state,
             tries: 0,
             asked,
             needed,
@@ -70,25 +75,26 @@ impl Node {
         self.count_answers(out);
     }
 
-    /// Not the same for all, so that those who call at once do not do so again and again.
+    /// Returns the time until the next call. It differs between nodes, so that nodes that called at once do
+    /// not do so again and again.
     fn retry_after(&self) -> Duration {
         let before = self.asked.configuration.nodes().filter(|node| *node < self.me.node).count() as u32;
         self.settings.retry_after + self.settings.ack_timeout * before.min(16) / 4
     }
 
-    fn whom_to_ask(&self, leader_lease: LeaderLease) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+    fn whom_to_ask(&self, caller_state: CallerState) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
         let leaving = |node: &NodeId| self.report(*node).is_some_and(|report| report.leaving);
         let view = self.view().into_iter().flat_map(|view| &view.members).map(|member| member.node);
         let members: BTreeSet<NodeId> = view.filter(|node| *node != self.me.node && !leaving(node)).collect();
-        let others: BTreeSet<NodeId> = match leader_lease {
-            LeaderLease::Holder => self.applicants_to_call(),
-            LeaderLease::Starving => {
+        let others: BTreeSet<NodeId> = match caller_state {
+            CallerState::Holder => self.applicants_to_call(),
+            CallerState::Starving => {
                 self.known().into_iter().filter(|node| *node != self.me.node && !leaving(node)).collect()
             }
         };
         let asked: BTreeSet<NodeId> = members.union(&others).copied().collect();
         let needed =
-            if leader_lease == LeaderLease::Starving && !members.is_empty() { &members } else { &asked };
+            if caller_state == CallerState::Starving && !members.is_empty() { &members } else { &asked };
         let needed = needed.iter().copied().filter(|node| self.is_expected(*node)).collect();
         (asked, needed)
     }
@@ -97,7 +103,7 @@ impl Node {
         let Some(calling) = &self.calling else { return };
         let call = Call {
             epoch: calling.epoch,
-            leader_lease: calling.leader_lease,
+            caller_state: calling.caller_state,
             copy: self.stamp(),
             lineage: self.lineage,
             rank: self.view().map_or(Rank::default(), View::rank),
@@ -112,7 +118,7 @@ impl Node {
         out.push(Effect::Set(Timer::Call, self.settings.call_timeout));
     }
 
-    /// Ends the call as soon as nobody is waited for.
+    /// Ends the call when no further answer is waited for.
     fn count_answers(&mut self, out: &mut Vec<Effect>) {
         let Some(calling) = &self.calling else { return };
         let answered = |node: &NodeId| calling.grants.contains_key(node) || calling.objections.contains(node);
@@ -127,19 +133,19 @@ impl Node {
         if calling.objections.is_empty() {
             return self.found(calling, out);
         }
-        // Again, with a higher number, or with what was learned.
+        // The node calls again, with a higher number or with the learned configuration.
         self.outbid = self.outbid.max(calling.epoch.number + 1);
-        match calling.leader_lease {
-            LeaderLease::Holder => self.call(LeaderLease::Holder, out),
-            // Somebody else may be about to found: who has promised more is not outbid at once.
-            LeaderLease::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
+        match calling.caller_state {
+            CallerState::Holder => self.call(CallerState::Holder, out),
+            // Another node may be about to found a ring: a node with a higher promise is not outbid at once.
+            CallerState::Starving => out.push(Effect::Set(Timer::Starve, self.retry_after())),
         }
     }
 
     pub(super) fn call_late(&mut self, out: &mut Vec<Effect>) {
         let Some(calling) = &mut self.calling else {
             if matches!(self.phase, Phase::Starving) {
-                self.call(LeaderLease::Starving, out);
+                self.call(CallerState::Starving, out);
             } else if self.is_eating() {
                 self.end_turn(out);
             }
@@ -153,15 +159,15 @@ impl Node {
         }
     }
 
-    /// Somebody calls 911.
+    /// Answers another node's 911 call.
     pub(super) fn called(&mut self, from: Member, call: Call, out: &mut Vec<Effect>) {
         self.learn(&call.configuration, out);
         if let Some(why) = self.denial(from, &call, out) {
-            // So that a call of this node's own, which may have the better right, is above it at once.
+            // So a call of this node, which may have precedence, is above the denied one at once.
             self.outbid = self.outbid.max(call.epoch.number);
             return self.deny(from, call.epoch, why, out);
         }
-        // A promise that the disk does not have yet is not given; the call comes again.
+        // A promise that is not durable yet is not given; the caller sends the call again.
         if !self.reserve(call.epoch.number, out)
             || !self.saved.configuration.agrees(&self.asked.configuration)
         {
@@ -175,7 +181,7 @@ impl Node {
             self.phase = Phase::Hungry;
             out.push(Effect::Cancel(Timer::Turn));
             out.push(Effect::Set(Timer::Starve, self.settings.starving_after));
-            out.push(Effect::Step(Step::Granted { to: from.node, epoch: call.epoch }));
+            out.push(Effect::Step(ProtocolStep::Granted { to: from.node, epoch: call.epoch }));
         }
         let grant = Grant {
             epoch: call.epoch,
@@ -186,48 +192,48 @@ impl Node {
         out.push(self.send(from.node, Message::Grant(Box::new(grant))));
     }
 
-    /// The table in the crate's documentation, row by row.
+    /// Returns the reason to deny a call, by the table in the crate's documentation; `None` grants it.
     fn denial(&mut self, from: Member, call: &Call, out: &mut Vec<Effect>) -> Option<Denial> {
         if !self.asked.configuration.agrees(&call.configuration) {
             return Some(Denial::Configuration);
         }
         if call.epoch == self.promised {
-            // The answer was lost.
+            // The call was granted before, and the answer was lost.
             return None;
         }
         let held = self.stamp();
         let follows = self.copy.is_some() && self.phase != Phase::Starving;
-        // Once it has promised another epoch, the ring of its last view is no ring for it any more.
+        // After a promise of another epoch, the ring of the last view is no longer this node's ring.
         let in_a_ring = follows && self.promised == held.epoch;
         let same_view = self.copy.is_some()
             && call.copy.epoch == held.epoch
             && self.view().is_some_and(|view| view.members.contains(&from));
-        match call.leader_lease {
-            LeaderLease::Holder if same_view => {
+        match call.caller_state {
+            CallerState::Holder if same_view => {
                 if call.copy < held {
                     return Some(Denial::NewerCopy);
                 }
             }
-            LeaderLease::Holder => {
+            CallerState::Holder => {
                 if follows && call.rank <= self.allegiance {
                     return Some(Denial::Outranked);
                 }
             }
-            LeaderLease::Starving if in_a_ring && same_view => {
+            CallerState::Starving if in_a_ring && same_view => {
                 if call.copy < held && self.rules.newest_copy_founds {
                     return Some(Denial::NewerCopy);
                 }
             }
-            LeaderLease::Starving if in_a_ring => {
+            CallerState::Starving if in_a_ring => {
                 if !self.is_known(from.node) {
                     nonsense(from, "asks to join, and is not known", out);
                 } else if self.applicants.insert(from) {
-                    out.push(Effect::Step(Step::Applied(from)));
+                    out.push(Effect::Step(ProtocolStep::Applied(from)));
                 }
                 return Some(Denial::Joining);
             }
-            // One order for all who have no ring: somebody is the first in it.
-            LeaderLease::Starving => {
+            // All nodes without a ring use one order, so that one of them is first.
+            CallerState::Starving => {
                 if (call.lineage, call.copy) < (self.lineage, held) && self.rules.newest_copy_founds {
                     return Some(Denial::NewerCopy);
                 }
@@ -237,7 +243,7 @@ impl Node {
     }
 
     fn deny(&mut self, from: Member, epoch: Epoch, why: Denial, out: &mut Vec<Effect>) {
-        out.push(Effect::Step(Step::Denied { to: from.node, epoch, why }));
+        out.push(Effect::Step(ProtocolStep::Denied { to: from.node, epoch, why }));
         let configuration = self.asked.configuration.clone();
         let deny = Deny { epoch, why, promised: self.promised, configuration };
         out.push(self.send(from.node, Message::Deny(Box::new(deny))));
@@ -257,7 +263,7 @@ impl Node {
         if deny.epoch != calling.epoch || !calling.asked.contains(&from.node) {
             return;
         }
-        out.push(Effect::Step(Step::Refused { by: from.node, why: deny.why }));
+        out.push(Effect::Step(ProtocolStep::Refused { by: from.node, why: deny.why }));
         match deny.why {
             Denial::Promised | Denial::Configuration => {
                 calling.objections.insert(from.node);
@@ -274,7 +280,7 @@ impl Node {
         }
     }
 
-    /// Makes the token anew, with those who granted.
+    /// Founds a ring: regenerates the token with the granting nodes.
     fn found(&mut self, calling: Calling, out: &mut Vec<Effect>) {
         let newest = calling.grants.values().all(|(_, grant)| grant.lineage <= self.lineage);
         let primary = self.suffices(|node| {
@@ -283,7 +289,7 @@ impl Node {
             }
             calling.grants.get(&node).map(|(_, grant)| remembers(grant.lineage))
         }) && (newest || !self.rules.newest_copy_founds);
-        // It goes on from what it has whole.
+        // The new token continues from the complete shared data.
         self.end_sync(out);
         self.base = self.log.base;
         let (members, reports) = self.new_ring(&calling);
@@ -292,7 +298,7 @@ impl Node {
         let configuration = &self.asked.configuration;
         let eligible = configuration.pending.as_ref().unwrap_or(&configuration.installed).clone();
         let mut token = Token { stamp, view, eligible, reports, log: None };
-        out.push(Effect::Step(Step::Founded(stamp)));
+        out.push(Effect::Step(ProtocolStep::Founded(stamp)));
         if primary {
             let mut window = self.log.clone();
             let content = Content::View(token.view.members.clone());
@@ -304,9 +310,11 @@ impl Node {
         self.take(token, out);
     }
 
-    /// Whether these nodes can be a primary ring: a majority, and one that knows what was committed. A node that has forgotten (it
-    /// started, and was in no primary ring with whole data since) says nothing about that: so a majority of those who
-    /// remember; or everybody; or, when a majority has forgotten, there is nothing more to be had.
+    /// Returns whether these nodes can be a primary ring: they are a majority, and one of them knows the
+    /// committed entries. A node has forgotten them if it has restarted and was in no primary ring with
+    /// complete data since. So the nodes that remember must be a majority, or all nodes must be present, or a
+    /// majority has forgotten and no more can be recovered. `there` returns for a present node whether it
+    /// remembers.
     pub(super) fn suffices(&self, there: impl Fn(NodeId) -> Option<bool>) -> bool {
         let configuration = &self.asked.configuration;
         configuration.has_quorum(|node| there(node).is_some())
@@ -315,7 +323,7 @@ impl Node {
                 || configuration.nodes().all(|node| there(node).is_some()))
     }
 
-    /// The members of the new ring, this node first, and what is known of them.
+    /// Returns the members of the new ring, this node first, and their reports.
     fn new_ring(&self, calling: &Calling) -> (Vec<Member>, Vec<Report>) {
         let mine = &self.log;
         let mut order = vec![self.me.node];
@@ -332,11 +340,11 @@ impl Node {
             } else if let Some((member, grant)) = calling.grants.get(&node) {
                 (*member, report_of(grant, mine))
             } else {
-                // Kept though silent (conservative): what was known of it.
+                // The member stays though it is silent (conservative detection), with its last report.
                 let view = self.view().expect("it was a member");
                 let known = self.report(node).cloned().unwrap_or_default();
                 let member = view.members[view.position(node).expect("a member")];
-                // What members of an orphan ring say of their logs is not about one log.
+                // The logs of members of an orphan ring are not parts of one log.
                 let (synced, has) = if view.primary { (known.synced, known.has) } else { (false, mine.base) };
                 let doubted_by = Some(self.me.node);
                 (member, Report { visited: false, synced, has, doubted_by, ..known })
@@ -347,7 +355,7 @@ impl Node {
         (members, reports)
     }
 
-    /// The other members in ring order, beginning with the successor.
+    /// Returns the other members in ring order, beginning with the successor.
     fn ring_after_me(&self) -> Vec<NodeId> {
         let Some(view) = self.view() else { return Vec::new() };
         let at = view.position(self.me.node).unwrap_or(0);
@@ -356,7 +364,8 @@ impl Node {
         others.filter(|node| *node != self.me.node).collect()
     }
 
-    /// Those who stay, in order. Aggressive: who granted. Conservative: also who has failed for the first time, one place later.
+    /// Returns the old members that stay, in order. Aggressive detection keeps the granting nodes.
+    /// Conservative detection also keeps a node that failed for the first time, one position later.
     fn keep_or_move(&self, old: &[NodeId], calling: &Calling) -> Vec<NodeId> {
         let mut kept: Vec<NodeId> = Vec::new();
         let mut moved: Vec<NodeId> = Vec::new();
@@ -368,35 +377,35 @@ impl Node {
                 moved.push(*node);
             }
         }
-        // Nobody comes after it who could try: then this node's judgement is all there is.
+        // Without a later member that could try the node, this node's judgement decides.
         if !kept.is_empty() {
             kept.append(&mut moved);
         }
         kept
     }
 
-    /// Silent for the first time, as far as is known.
+    /// Returns whether a member is silent for the first time, as far as is known.
     fn is_doubtful(&self, node: NodeId) -> bool {
         !self.gone.contains(&node)
             && self.report(node).is_some_and(|report| report.doubted_by.is_none() && !report.leaving)
     }
 
-    /// Eligible, or perhaps about to be.
+    /// Returns whether a node is eligible, or perhaps about to be.
     pub(super) fn is_known(&self, node: NodeId) -> bool {
         self.asked.configuration.contains(node) || self.contacts.contains(&node)
     }
 
-    /// All of those.
+    /// Returns all nodes that are eligible, or perhaps about to be.
     fn known(&self) -> BTreeSet<NodeId> {
         self.asked.configuration.nodes().chain(self.contacts.iter().copied()).collect()
     }
 
-    /// What the last token here told of a member.
+    /// Returns a member's report on the last token here.
     fn report(&self, node: NodeId) -> Option<&Report> {
         self.copy.as_ref()?.report(node)
     }
 
-    /// Nothing speaks against an answer from it.
+    /// Returns whether an answer from a node can be expected: it has a working link and a process.
     pub(super) fn is_expected(&self, node: NodeId) -> bool {
         !self.suspects.contains(&node) && !self.gone.contains(&node)
     }
@@ -431,12 +440,13 @@ impl Node {
     }
 }
 
-/// Whether a node knows what was committed while it was in the primary ring.
+/// Returns whether a node with this lineage knows the entries that were committed while it was in the primary
+/// ring.
 pub(super) fn remembers(lineage: Stamp) -> bool {
     lineage != Stamp::default()
 }
 
-/// What a grant says of its giver, measured by the founder's log.
+/// Returns the report of a granting node, compared with the founder's log.
 fn report_of(grant: &Grant, mine: &LogWindow) -> Report {
     let whole = mine.common(&grant.log);
     Report {

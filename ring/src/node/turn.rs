@@ -1,16 +1,19 @@
-//! The token: taking it, holding it, handing it on.
+//! The token: taking it, holding it, and passing it on.
+//!
+//! Held by `a_pass_to_the_next_node_after_a_missed_acknowledgement_is_caught` and the properties of
+//! `ring/tests/model`.
 
 use super::recovery::remembers;
 use super::{Master, Node, Phase, nonsense};
-use crate::effect::{Effect, Step, Timer};
+use crate::effect::{Effect, ProtocolStep, Timer};
 use crate::epoch::{Epoch, Stamp};
-use crate::message::{LeaderLease, Message};
+use crate::message::{CallerState, Message};
 use crate::token::{Member, Token};
 use rain_types::NodeId;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A pass under way.
+/// A pass that is not acknowledged yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Passing {
     to: NodeId,
@@ -21,13 +24,14 @@ impl Node {
     pub(super) fn token(&mut self, from: Member, token: Token, out: &mut Vec<Effect>) {
         let stamp = token.stamp;
         let held = self.stamp();
-        // Each stamp of an epoch goes to one node: had here before is had here.
+        // Each stamp of an epoch goes to one node, so this is a repeated send of a token that was here
+        // before.
         if stamp.epoch == held.epoch && stamp <= held {
             out.push(self.send(from.node, Message::TokenAck(stamp)));
             return;
         }
         if stamp.epoch < self.promised {
-            out.push(Effect::Step(Step::StaleToken { from: from.node, stamp }));
+            out.push(Effect::Step(ProtocolStep::StaleToken { from: from.node, stamp }));
             out.push(self.send(from.node, Message::TokenNack { stamp, promised: self.promised }));
             return;
         }
@@ -37,7 +41,8 @@ impl Node {
         if !token.view.members.contains(&self.me) {
             return nonsense(from, "a token of a ring without this node", out);
         }
-        // To take it is to promise; without the disk it is not taken, and will come again.
+        // Taking the token is a promise. If the promise is not durable yet, the token is not taken, and will
+        // be sent again.
         if !self.reserve(stamp.epoch.number, out) {
             return;
         }
@@ -58,7 +63,7 @@ impl Node {
         }
     }
 
-    /// The token is here: by a pass, or founded.
+    /// Takes the token, which was passed here or founded here.
     pub(super) fn take(&mut self, mut token: Token, out: &mut Vec<Effect>) {
         let fresh = self.view().is_none_or(|view| view.epoch != token.view.epoch);
         self.end_waits(out);
@@ -66,13 +71,13 @@ impl Node {
         self.phase = Phase::Eating;
         self.allegiance = token.view.rank();
         out.push(Effect::Cancel(Timer::Starve));
-        out.push(Effect::Step(Step::Took(token.stamp)));
+        out.push(Effect::Step(ProtocolStep::Took(token.stamp)));
         let window = token.log.take();
         if fresh {
             let members: BTreeSet<Member> = token.view.members.iter().copied().collect();
             self.applicants.retain(|applicant| !members.contains(applicant));
             self.foreign.retain(|node| !token.view.contains(*node));
-            // It may be of a history that this ring has given up.
+            // The kept snapshot may be of a history that this ring has abandoned.
             self.snapshot = None;
             self.end_sync(out);
             out.push(Effect::View(token.view.clone()));
@@ -90,7 +95,7 @@ impl Node {
         self.hold(out);
     }
 
-    /// Nothing that was waited for matters any more.
+    /// Ends the pass and the call that are under way.
     pub(super) fn end_waits(&mut self, out: &mut Vec<Effect>) {
         if self.passing.take().is_some() {
             out.push(Effect::Cancel(Timer::Pass));
@@ -110,7 +115,7 @@ impl Node {
             return;
         }
         let copy = self.copy.as_ref().expect("EATING has the token");
-        // The first round of a view is quick: it tells everybody.
+        // The first round of a view has no pauses, so that all members learn of it quickly.
         let known = copy.reports.iter().all(|report| report.visited);
         let members = copy.view.members.len().max(1) as u32;
         let turn = if known { self.settings.rotation / members } else { Duration::ZERO };
@@ -143,12 +148,12 @@ impl Node {
             return self.leave(out);
         }
         if !self.leaving && self.wants_other_members() {
-            return self.call(LeaderLease::Holder, out);
+            return self.call(CallerState::Holder, out);
         }
         self.pass(out);
     }
 
-    /// Whether the holder should ask for another view.
+    /// Returns whether the holder should call for another view.
     fn wants_other_members(&self) -> bool {
         let copy = self.copy.as_ref().expect("EATING has the token");
         let view = &copy.view;
@@ -171,7 +176,8 @@ impl Node {
             || change
     }
 
-    /// Known nodes outside of the view that want in, or whose ring gives way. They need not be eligible yet.
+    /// Returns known nodes outside of the view that ask to join, or whose ring has a lower rank. They need
+    /// not be eligible yet.
     pub(super) fn applicants_to_call(&self) -> BTreeSet<NodeId> {
         let outside = |node: &NodeId| !self.view().is_some_and(|view| view.contains(*node));
         let applied = self.applicants.iter().map(|member| member.node);
@@ -208,7 +214,7 @@ impl Node {
         token.log = token.view.primary.then(|| self.carried().after(self.base));
         let (to, stamp, attempt) = (passing.to, token.stamp, passing.attempt);
         if attempt == 0 {
-            out.push(Effect::Step(Step::Passed { to, stamp }));
+            out.push(Effect::Step(ProtocolStep::Passed { to, stamp }));
         }
         out.push(Effect::Send { to, message: Message::Token(Box::new(token)), attempt });
         out.push(Effect::Set(Timer::Pass, self.settings.ack_timeout));
@@ -230,7 +236,8 @@ impl Node {
         if !self.is_pass_under_way(from, stamp) {
             return;
         }
-        // It may have taken an earlier send of it all the same: the token is not known to be here.
+        // The successor may have taken an earlier send of the token all the same, so the token is not known
+        // to be here.
         self.passing = None;
         out.push(Effect::Cancel(Timer::Pass));
         self.starve(out);
@@ -251,7 +258,7 @@ impl Node {
         let to = passing.to;
         self.passing = None;
         self.suspects.insert(to);
-        out.push(Effect::Step(Step::PassFailed { to }));
+        out.push(Effect::Step(ProtocolStep::PassFailed { to }));
         if self.rules.failed_pass_calls {
             self.starve(out);
         } else {
@@ -259,7 +266,8 @@ impl Node {
         }
     }
 
-    /// The paper's rule, which makes two tokens if the first pass has arrived. For the model checker.
+    /// The paper's rule, which makes two tokens if the first pass has arrived. Only the model checker uses
+    /// it.
     fn pass_to_the_next_one(&mut self, failed: NodeId, out: &mut Vec<Effect>) {
         let copy = self.copy.as_mut().expect("it has passed a token");
         let at = copy.view.position(failed).expect("a member");

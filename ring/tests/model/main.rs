@@ -1,15 +1,17 @@
-//! The ring under `stateright`: every interleaving of deliveries, losses, doublings, timers, crashes and restarts, within bounds that are
-//! printed with the number of states.
+//! The ring under `stateright`: every interleaving of deliveries, losses, duplicates, timers, crashes and
+//! restarts, within bounds that are printed with the number of states.
 //!
-//! A message stays in the network until it is delivered, in any order; what is never delivered is lost; some may be delivered
-//! twice. Any timer that is set may run out at any time, so every slowness and clock drift is in it. The disk is at once: what a node asks to
-//! be durable is so before what it sends next goes out (it waits for that itself).
+//! A message stays in the network until it is delivered, in any order. A message that is never delivered is
+//! lost; some may be delivered twice. Any running timer may expire at any time, so every delay and clock
+//! drift is included. The disk is immediate: a state that a node makes durable is durable before the node's
+//! next message is sent, because the node waits for that itself.
 //!
-//! `RAIN_MODEL_STATES` sets how many states each run may take (`cargo xtask model ring` takes 5 million).
+//! `RAIN_MODEL_STATES` sets the largest number of states of each run (`cargo xtask model ring` takes 5
+//! million).
 
 use rain_ring::{
     Bytes, Change, Configuration, Detection, Durable, Effect, Eligible, Entry, Epoch, Input, Member, Message,
-    Node, Phase, Rules, Settings, Step, Timer, invariants,
+    Node, Phase, ProtocolStep, Rules, Settings, Timer, invariants,
 };
 use rain_types::NodeId;
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -21,11 +23,11 @@ struct Ring {
     nodes: u32,
     rules: Rules,
     detection: Detection,
-    /// A ring of all has formed before the search begins.
+    /// A ring of all nodes has formed before the search begins.
     formed: bool,
     crashes: u8,
     doublings: u8,
-    /// Changes of the shared data.
+    /// Number of changes of the shared data.
     changes: u8,
     epoch_max: u64,
     seq_max: u64,
@@ -41,7 +43,7 @@ struct World {
     crashes: u8,
     doublings: u8,
     changes: u8,
-    // What an onlooker remembers.
+    // The memory of an outside observer.
     views: Vec<Epoch>,
     committed: BTreeMap<u64, Entry>,
     went_back: bool,
@@ -83,7 +85,7 @@ impl Ring {
                     Effect::Send { to, message, .. } => {
                         world.network.insert((me, to, message));
                     }
-                    // Greetings and parts of snapshots change nothing that is not reached without them.
+                    // Announcements and parts of snapshots lead to no state that is not reached without them.
                     Effect::Set(Timer::Hello | Timer::Sync | Timer::Lease, _) => {}
                     Effect::Set(timer, _) => {
                         world.timers[at].insert(timer);
@@ -99,7 +101,7 @@ impl Ring {
                         world.went_back |= view.epoch < world.views[at];
                         world.views[at] = view.epoch;
                     }
-                    Effect::Step(Step::Founded(stamp)) => world.regenerated |= stamp.seq > 4,
+                    Effect::Step(ProtocolStep::Founded(stamp)) => world.regenerated |= stamp.seq > 4,
                     _ => {}
                 }
             }
@@ -107,7 +109,7 @@ impl Ring {
         self.remember(world, at);
     }
 
-    /// Notes committed entries, and whether one differs from what was committed before.
+    /// Notes committed entries, and whether one differs from the entry that was committed before.
     fn remember(&self, world: &mut World, at: usize) {
         let Some(node) = &world.nodes[at] else { return };
         for (index, entry) in node.committed_entries() {
@@ -116,7 +118,7 @@ impl Ring {
         }
     }
 
-    /// Delivers everything and lets timers run out in an orderly way until all are in one ring.
+    /// Delivers all messages and lets timers expire in order until all nodes are in one ring.
     fn form(&self, world: &mut World) {
         for _ in 0..1000 {
             if let Some((from, to, message)) = world.network.pop_first() {
@@ -287,7 +289,7 @@ impl Model for Ring {
     }
 }
 
-/// Few messages at once and no faults: deep rather than broad.
+/// Few messages at once and no faults, so that the search is deep rather than broad.
 fn narrow() -> Ring {
     Ring { crashes: 0, doublings: 0, messages_max: 2, ..three() }
 }
@@ -335,7 +337,7 @@ fn four_nodes_from_a_ring() {
     assert!(ring.states("four nodes, a ring has formed") > 1000);
 }
 
-/// A rule is broken on purpose: which property says so?
+/// Searches a ring with a broken rule, and returns the violated properties.
 fn caught(ring: &Ring) -> Vec<&'static str> {
     let builder = ring.clone().checker().threads(2).target_state_count(3_000_000);
     let checker = builder.finish_when(HasDiscoveries::Any).spawn_bfs().join();
@@ -384,7 +386,8 @@ fn a_token_lost_with_its_holder_is_made_again() {
         if let Some((from, to, message)) = world.network.pop_first() {
             ring.give(&mut world, to.0 as usize - 1, Input::Message { from, message });
         } else {
-            // In turns: a scheduler that always serves the same node would never let another's time run out.
+            // Round robin: a scheduler that always served the same node would never let another node's timer
+            // expire.
             let waiting = (0..3).map(|at| (at + left) % 3);
             let mut waiting = waiting.filter_map(|at| Some((at, *world.timers[at].first()?)));
             let (at, timer) = waiting.next().expect("a timer");

@@ -6,7 +6,9 @@ use super::{Order, RingNotice, RingOptions, RingStatus};
 use anyhow::Context;
 use rain_ring::link::{LinkSettings, Path};
 use rain_ring::wire::{Body, Envelope};
-use rain_ring::{About, Clock, Command, Durable, Endpoint, Event, Input, Notice, Refused, Request, Step};
+use rain_ring::{
+    About, Clock, Command, Durable, Endpoint, Event, Input, Notice, Notification, ProtocolStep, Refused,
+};
 use rain_types::NodeId;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::BTreeMap;
@@ -167,7 +169,7 @@ fn listen(address: SocketAddr) -> anyhow::Result<UdpSocket> {
 impl Driver {
     fn run(&mut self, wake: &Wake, given: &Receiver<Order>) {
         let about = About { addresses: self.options.advertise.clone(), ..About::default() };
-        self.give(Event::Tell(Input::About(about)));
+        self.give(Event::Input(Input::About(about)));
         self.give(Event::Start);
         let mut told = Instant::now();
         let mut buffer = vec![0; DATAGRAM_BYTES + 1];
@@ -227,7 +229,7 @@ impl Driver {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Tell(Input::Persisted(durable)) => self.give(Event::Persisted(durable)),
-            Order::Tell(input) => self.give(Event::Tell(input)),
+            Order::Tell(input) => self.give(Event::Input(input)),
             Order::Peers(resolved, addresses) => self.set_peers(resolved, addresses),
             Order::Change(change, done) => match self.endpoint.node_mut().submit(change) {
                 Ok(id) => {
@@ -239,7 +241,7 @@ impl Driver {
             },
             Order::Load(load) => {
                 let about = About { load, ..self.endpoint.node().about().clone() };
-                self.give(Event::Tell(Input::About(about)));
+                self.give(Event::Input(Input::About(about)));
             }
             Order::Stop => self.stop = true,
         }
@@ -338,7 +340,7 @@ impl Driver {
                     // The writer ends only with this thread.
                     let _ = self.disk.send(durable);
                 }
-                Command::Tell(request) => self.told(request),
+                Command::Notify(request) => self.told(request),
             }
         }
     }
@@ -366,15 +368,15 @@ impl Driver {
         }
     }
 
-    fn told(&mut self, request: Request) {
+    fn told(&mut self, request: Notification) {
         match request {
-            Request::View(view) => {
+            Notification::View(view) => {
                 self.news = true;
                 let members: Vec<u32> = view.members.iter().map(|member| member.node.0).collect();
                 let kind = if view.primary { "primary" } else { "orphan" };
                 tracing::info!(view = %view.epoch, ?members, kind, "the ring's view");
             }
-            Request::Link(change) => {
+            Notification::Link(change) => {
                 self.news = true;
                 let (node, link) = (change.path.peer, change.path.link);
                 tracing::info!(%node, link, up = change.up, "a link changed");
@@ -382,9 +384,9 @@ impl Driver {
                 let mut links_down: Vec<NodeId> = down.collect();
                 links_down.dedup();
                 let about = About { links_down, ..self.endpoint.node().about().clone() };
-                self.give(Event::Tell(Input::About(about)));
+                self.give(Event::Input(Input::About(about)));
             }
-            Request::Notice(notice) => {
+            Notification::Notice(notice) => {
                 if let Notice::Done { id, result } = &notice
                     && let Some(done) = self.waiting.remove(id)
                 {
@@ -392,21 +394,28 @@ impl Driver {
                 }
                 let _ = self.notices.send(RingNotice::Data(notice));
             }
-            Request::Master(fence) => {
+            Notification::Master(fence) => {
                 let _ = self.notices.send(RingNotice::Master(fence));
             }
-            Request::MasterLost => {
+            Notification::MasterLost => {
                 let _ = self.notices.send(RingNotice::MasterLost);
             }
-            Request::Left => self.stop = true,
-            Request::Step(step) => {
+            Notification::Left => self.stop = true,
+            Notification::Step(step) => {
                 match &step {
-                    Step::Took(_) => {}
-                    Step::Starves | Step::PassFailed { .. } => tracing::info!(?step, "the ring"),
+                    ProtocolStep::Took(_) => {}
+                    ProtocolStep::Starves | ProtocolStep::PassFailed { .. } => {
+                        tracing::info!(?step, "the ring")
+                    }
                     _ => tracing::debug!(?step, "the ring"),
                 }
-                self.news |=
-                    matches!(step, Step::Took(_) | Step::Passed { .. } | Step::Starves | Step::Synced { .. });
+                self.news |= matches!(
+                    step,
+                    ProtocolStep::Took(_)
+                        | ProtocolStep::Passed { .. }
+                        | ProtocolStep::Starves
+                        | ProtocolStep::Synced { .. }
+                );
             }
         }
     }

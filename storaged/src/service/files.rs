@@ -309,7 +309,7 @@ fn file_info(name: Vec<u8>, attr: &Attr) -> v1::FileInfo {
         gid: attr.gid,
         nlink: attr.nlink,
         mtime_ns: attr.mtime.secs.saturating_mul(1_000_000_000).saturating_add(attr.mtime.nanos.into()),
-        held: attr.held,
+        held: attr.stored_bytes,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A demonstration of the 911 protocol: the token is lost and made anew, step by step, in the paper's words.
 
 use crate::world::{Failure, World, WorldOptions};
-use rain_ring::{Denial, LeaderLease, Phase, Request, Step};
+use rain_ring::{CallerState, Denial, Notification, Phase, ProtocolStep};
 use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
@@ -57,37 +57,41 @@ pub fn play(say: fn(&str)) -> Result<(), Failure> {
 }
 
 /// One step as a sentence; none for a step that the demonstration leaves out.
-pub(crate) fn tell(now: Duration, node: usize, request: &Request) -> Option<String> {
+pub(crate) fn tell(now: Duration, node: usize, request: &Notification) -> Option<String> {
     let sentence = match request {
-        Request::View(view) => {
+        Notification::View(view) => {
             let members: Vec<String> = view.members.iter().map(|member| member.node.to_string()).collect();
             let kind = if view.primary { "primary" } else { "orphan" };
             format!("has the view {} ({kind}): {}", view.epoch, members.join(" > "))
         }
-        Request::Step(step) => match step {
-            Step::Took(stamp) => format!("EATING: took the token {stamp}"),
-            Step::Passed { to, stamp } => format!("HUNGRY: passes the token to {to} as {stamp}"),
-            Step::PassFailed { to } => {
+        Notification::Step(step) => match step {
+            ProtocolStep::Took(stamp) => format!("EATING: took the token {stamp}"),
+            ProtocolStep::Passed { to, stamp } => format!("HUNGRY: passes the token to {to} as {stamp}"),
+            ProtocolStep::PassFailed { to } => {
                 format!("has no acknowledgement from {to} after all tries: the pass has failed")
             }
-            Step::Starves => "STARVING: the token has not come".into(),
-            Step::Called { epoch, leader_lease: LeaderLease::Starving } => {
+            ProtocolStep::Starves => "STARVING: the token has not come".into(),
+            ProtocolStep::Called { epoch, caller_state: CallerState::Starving } => {
                 format!("calls 911: may I make the token of epoch {epoch}?")
             }
-            Step::Called { epoch, leader_lease: LeaderLease::Holder } => {
+            ProtocolStep::Called { epoch, caller_state: CallerState::Holder } => {
                 format!("holds the token and calls 911 for other members: epoch {epoch}")
             }
-            Step::Granted { to, epoch } => {
+            ProtocolStep::Granted { to, epoch } => {
                 format!("grants {to} epoch {epoch}, and accepts nothing older")
             }
-            Step::Denied { to, epoch, why } => format!("denies {to} epoch {epoch}: {}", reason(*why)),
-            Step::Refused { .. } | Step::Nonsense { .. } => return None,
-            Step::Founded(stamp) => format!("makes the token anew: {stamp}"),
-            Step::StaleToken { from, stamp } => format!("drops the stale token {stamp} from {from}"),
-            Step::Applied(member) => format!("will propose {} as a member of the ring", member.node),
-            Step::Synced { index } => format!("has all shared data again, up to entry {index}"),
+            ProtocolStep::Denied { to, epoch, why } => format!("denies {to} epoch {epoch}: {}", reason(*why)),
+            ProtocolStep::Refused { .. } | ProtocolStep::Nonsense { .. } => return None,
+            ProtocolStep::Founded(stamp) => format!("makes the token anew: {stamp}"),
+            ProtocolStep::StaleToken { from, stamp } => format!("drops the stale token {stamp} from {from}"),
+            ProtocolStep::Applied(member) => format!("will propose {} as a member of the ring", member.node),
+            ProtocolStep::Synced { index } => format!("has all shared data again, up to entry {index}"),
         },
-        Request::Link(_) | Request::Notice(_) | Request::Master(_) | Request::MasterLost | Request::Left => {
+        Notification::Link(_)
+        | Notification::Notice(_)
+        | Notification::Master(_)
+        | Notification::MasterLost
+        | Notification::Left => {
             return None;
         }
     };

@@ -10,7 +10,7 @@ use rain_ring::link::{LinkSettings, Path};
 use rain_ring::wire::Envelope;
 use rain_ring::{
     Clock, Command, Configuration, Durable, Eligible, Endpoint, Entry, Epoch, Event, Fence, Input, Node,
-    Notice, Phase, Request, Settings, Step, invariants,
+    Notice, Notification, Phase, ProtocolStep, Settings, invariants,
 };
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -311,7 +311,7 @@ impl World {
 
     /// Gives a node an order.
     pub fn tell(&mut self, at: usize, input: Input) {
-        self.give(at, Event::Tell(input));
+        self.give(at, Event::Input(input));
     }
 
     /// A node submits a change.
@@ -361,7 +361,7 @@ impl World {
             Happening::Looks => {
                 self.enqueue(self.now + LOOKS_EVERY, Happening::Looks);
                 let nodes = (1..=self.options.nodes).map(NodeId).collect();
-                (0, Event::Tell(Input::Eligible(Eligible { version: 2, nodes })))
+                (0, Event::Input(Input::Eligible(Eligible { version: 2, nodes })))
             }
             Happening::Arrives(envelope) => (envelope.to.0 as usize - 1, Event::Packet(envelope.clone())),
             Happening::Refused { to, path } => (to.0 as usize - 1, Event::Refused(*path)),
@@ -439,12 +439,12 @@ impl World {
                     self.machines[at].disk_busy_until = due;
                     self.enqueue(due, Happening::Written { node: at, life, durable });
                 }
-                Command::Tell(request) => self.record(at, &request),
+                Command::Notify(request) => self.record(at, &request),
             }
         }
     }
 
-    fn record(&mut self, at: usize, request: &Request) {
+    fn record(&mut self, at: usize, request: &Notification) {
         if self.trace {
             eprintln!("{:>12.6} node {}: {request:?}", self.now.as_secs_f64(), at + 1);
         }
@@ -454,20 +454,20 @@ impl World {
             say(&line);
         }
         match request {
-            Request::View(view) => {
+            Notification::View(view) => {
                 if view.epoch < self.views[at] {
                     self.views[at] = Epoch::up_to(u64::MAX);
                 } else {
                     self.views[at] = view.epoch;
                 }
             }
-            Request::Step(Step::Took(_)) => self.seen.tokens += 1,
-            Request::Notice(Notice::Message { .. }) => self.seen.committed += 1,
-            Request::Master(fence) => {
+            Notification::Step(ProtocolStep::Took(_)) => self.seen.tokens += 1,
+            Notification::Notice(Notice::Message { .. }) => self.seen.committed += 1,
+            Notification::Master(fence) => {
                 self.seen.masters.push(*fence);
                 self.seen.two_masters |= self.master.replace(at).is_some_and(|other| other != at);
             }
-            Request::MasterLost => self.master = None,
+            Notification::MasterLost => self.master = None,
             _ => {}
         }
     }

@@ -1,22 +1,22 @@
-//! AArch64: NEON, with the three-operand XOR of the SHA-3 extension where there is one. Encodings: Arm Architecture Reference Manual
-//! for A-profile, chapter C6 and C7.
+//! Machine code for AArch64: NEON, with the three-operand XOR of the SHA-3 extension where the processor has
+//! it. Encodings: Arm Architecture Reference Manual for A-profile, chapters C6 and C7.
 
 use super::super::ROW_BYTES;
 use super::assemble::{Encoder, Loop};
 use super::program::{Machine, Op};
 use crate::geometry::Packet;
 
-/// The vectors used: 128 bits.
+/// The vector instruction set in use: 128 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// With EOR3.
+    /// NEON with the three-operand EOR3 of SHA-3.
     Sha3,
-    /// What every such processor has.
+    /// NEON, which every AArch64 processor has.
     Neon,
 }
 
 impl Level {
-    /// What this machine has, the best first.
+    /// Returns the levels that this machine has, the best first.
     pub(crate) fn here() -> Vec<Level> {
         let has = [
             (Level::Sha3, std::arch::is_aarch64_feature_detected!("sha3")),
@@ -40,37 +40,39 @@ impl Level {
         16
     }
 
-    /// Whether it can write past the cache: it has hints only for pairs of registers.
+    /// Returns whether the level has stores past the cache: AArch64 has such hints only for pairs of
+    /// registers.
     pub(crate) fn streams(self) -> bool {
         false
     }
 }
 
-/// The list of pointers, the length, the offset.
+/// Registers of the list of pointers, the length, and the offset.
 const LIST: u32 = 0;
 const LENGTH: u32 = 1;
 const OFFSET: u32 = 2;
-/// For numbers that fit into no instruction.
+/// Register for numbers that fit into no instruction.
 const NUMBER: u32 = 16;
-/// Registers that hold pointers to shares, moved on with the offset. Not x18, which is the platform's, nor x29 and x30.
+/// Registers that hold pointers to shares; the code advances them with the offset. Not x18, which belongs to
+/// the platform, nor x29 and x30.
 const POINTERS: [u32; 23] =
     [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
-/// Pairs of registers that the caller wants back.
+/// First registers of the pairs that the calling convention preserves.
 const KEPT: [u32; 5] = [19, 21, 23, 25, 27];
-/// The same of vectors, of which the caller wants the lower halves.
+/// First vector registers of the pairs whose lower halves the calling convention preserves.
 const KEPT_VECTORS: [u32; 4] = [8, 10, 12, 14];
 const STACK: u32 = 31;
 
-/// Writes instructions.
+/// Writes AArch64 instructions.
 pub(crate) struct Writer {
     code: Vec<u32>,
-    /// Which pointer register each share has.
+    /// For each share, its pointer register, if it has one of its own.
     pointer_of: Vec<Option<u32>>,
-    /// The registers that have a share.
+    /// The pointer registers in use.
     pointers: Vec<u32>,
-    /// What the register for all other shares points to.
+    /// The share to which the register for all other shares points.
     current: Option<usize>,
-    /// Whether all numbers fitted.
+    /// Whether all numbers fitted into their instructions.
     fits: bool,
 }
 
@@ -79,19 +81,19 @@ impl Writer {
         Writer { code: Vec::new(), pointer_of: Vec::new(), pointers: Vec::new(), current: None, fits: true }
     }
 
-    /// An unsigned offset counted in units, in the 12 bits from bit 10 on.
+    /// Encodes an unsigned offset, counted in `unit`s, into the 12 bits from bit 10 on.
     fn offset(&mut self, bytes: usize, unit: usize) -> u32 {
         self.fits &= bytes.is_multiple_of(unit) && bytes / unit < 1 << 12;
         ((bytes / unit) as u32 & 0xfff) << 10
     }
 
-    /// ldr register, [list, 8 * share]
+    /// Writes `ldr register, [list, 8 * share]`.
     fn load_pointer(&mut self, register: u32, share: usize) {
         let offset = self.offset(8 * share, 8);
         self.code.push(0xf940_0000 | offset | LIST << 5 | register);
     }
 
-    /// add or sub register, register, bytes
+    /// Writes `add` or `sub register, register, bytes`.
     fn add_number(&mut self, register: u32, bytes: usize, subtract: bool) {
         let bit = u32::from(subtract) << 30;
         if bytes < 1 << 12 {
@@ -104,12 +106,12 @@ impl Writer {
         }
     }
 
-    /// cmp offset, length
+    /// Writes `cmp offset, length`.
     fn compare(&mut self) {
         self.code.push(0xeb00_001f | LENGTH << 16 | OFFSET << 5);
     }
 
-    /// The register that points to a share's current stripe.
+    /// Returns the register that points to a share's current stripe; loads the pointer first if it has to.
     fn pointer(&mut self, share: usize) -> u32 {
         self.pointer_of[share].unwrap_or_else(|| {
             if self.current != Some(share) {
@@ -121,7 +123,7 @@ impl Writer {
         })
     }
 
-    /// ldr or str of a vector
+    /// Writes `ldr` or `str` of a vector.
     fn memory(&mut self, opcode: u32, vector: u8, packet: Packet, at: usize) {
         let pointer = self.pointer(packet.share());
         let offset = self.offset(packet.row() * ROW_BYTES + at, 16);
@@ -131,12 +133,12 @@ impl Writer {
 
 impl Encoder for Writer {
     fn enter(&mut self, used: &[usize]) {
-        // stp, the stack growing by 16 bytes.
+        // stp; each pair takes 16 bytes of the stack.
         let pair = |opcode: u32, first: u32| opcode | 0x7e << 15 | (first + 1) << 10 | STACK << 5 | first;
         self.code.extend(KEPT_VECTORS.map(|first| pair(0x6d80_0000, first)));
         self.code.extend(KEPT.map(|first| pair(0xa980_0000, first)));
         self.pointer_of = vec![None; used.last().map_or(0, |last| last + 1)];
-        // With more shares than registers the first one is loaded again and again.
+        // With more shares than registers, the first register is loaded again for each of the other shares.
         let fixed = if used.len() <= POINTERS.len() { &POINTERS[..] } else { &POINTERS[1..] };
         for (share, register) in used.iter().zip(fixed) {
             self.pointer_of[*share] = Some(*register);
@@ -191,7 +193,7 @@ impl Encoder for Writer {
     }
 
     fn leave(mut self) -> Option<Vec<u8>> {
-        // ldp, the stack shrinking by 16 bytes.
+        // ldp; each pair frees 16 bytes of the stack.
         let pair = |opcode: u32, first: u32| opcode | 2 << 15 | (first + 1) << 10 | STACK << 5 | first;
         self.code.extend(KEPT.iter().rev().map(|first| pair(0xa8c0_0000, *first)));
         self.code.extend(KEPT_VECTORS.iter().rev().map(|first| pair(0x6cc0_0000, *first)));

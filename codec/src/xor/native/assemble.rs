@@ -1,56 +1,61 @@
-//! How machine code goes over the stripes, the same for every machine; a machine's [`Encoder`] knows the instructions.
+//! The loops of the machine code, the same for every machine; an [`Encoder`] knows the instructions of one
+//! machine.
 //!
 //! ```text
-//! while two blocks are left:   all stripes of this block, and between their loads the next block is fetched into the cache
+//! while two blocks are left:   all stripes of this block; between their loads the next block is prefetched
 //! while a stripe is left:      that stripe
 //! ```
 //!
-//! A block is 1 KiB of each share. A stripe alone touches four lines here and four there; asked for in that order, the lines of
-//! ten shares come from the second-level cache no faster than if nothing were computed at all. Fetched ahead one run after the other
-//! they come half as fast again (`docs/codec.md`).
+//! A block is 1 KiB of each share. A single stripe touches a few cache lines of one share, then a few of the
+//! next. In that order the lines of ten shares arrive from the second-level cache so slowly that the
+//! computation costs nothing. Prefetched share by share, they arrive half as fast again (`docs/codec.md`).
 
 use super::super::ROW_BYTES;
 use super::program::{Op, Program};
 use std::collections::BTreeSet;
 
-/// Bytes of each share in a block.
+/// Bytes of each share in a block, which is prefetched as a whole.
 const BLOCK_BYTES: usize = 1024;
-/// Instructions of all the stripes of a block, about: longer loops do not fit the processor's cache of decoded ones.
+/// Largest number of instructions in the loop over a block, about. Longer loops do not fit into the
+/// processor's cache of decoded instructions.
 const OPS_MAX: usize = 1000;
-/// Shares read from which on there is something to gain.
+/// Fewest shares read for which prefetching gains anything.
 const SHARES_MIN: usize = 4;
 
 /// A loop of machine code.
 pub(crate) struct Loop {
-    /// Where its body begins in the code.
+    /// Position of the loop's body in the code.
     pub(crate) begin: usize,
-    /// What must be left of the shares for another turn, bytes.
+    /// Bytes that must be left of the shares for another turn.
     pub(crate) bytes: usize,
 }
 
-/// Writes the instructions of one machine: a function of a list of pointers to shares and their length, which keeps an offset, zero at
-/// first.
+/// Writes the instructions of one machine. The result is a function of a list of pointers to shares and of
+/// their length. The function keeps an offset into the shares, which is zero at first.
 pub(crate) trait Encoder {
-    /// The begin of the function, which uses these shares.
+    /// Writes the beginning of a function that uses these shares.
     fn enter(&mut self, used: &[usize]);
 
-    /// The begin of a loop that is done while so many bytes are left from the offset on.
+    /// Writes the beginning of a loop that runs while `bytes` bytes are left from the offset on.
     fn begin(&mut self, bytes: usize) -> Loop;
 
-    /// Its end: the offset grows by `step`.
+    /// Writes the end of the loop, which adds `step` to the offset.
     fn end(&mut self, this: &Loop, step: usize);
 
-    /// An instruction of a program, on packets of the stripe so many bytes after the offset.
+    /// Writes an instruction of a program, on packets of the stripe `at` bytes after the offset.
     fn op(&mut self, op: Op, at: usize);
 
-    /// Asks for a line of a share, so many bytes after the offset; past the share's end it does nothing.
+    /// Writes a prefetch of a share's cache line `offset` bytes after the offset. Past the share's end it has
+    /// no effect.
     fn fetch(&mut self, share: usize, offset: usize);
 
-    /// The end of the function, and all of its code; none where something was too large for the machine's instructions.
+    /// Writes the end of the function and returns all of its code; `None` when a number did not fit into an
+    /// instruction.
     fn leave(self) -> Option<Vec<u8>>;
 }
 
-/// Code for a program on a machine with such vectors. `used`: the shares that it touches, ascending.
+/// Returns the code for a program on a machine with vectors of `vector_bytes`. `used` are the shares that the
+/// program touches, ascending.
 pub(crate) fn assemble(
     mut encoder: impl Encoder,
     program: &Program,
@@ -91,7 +96,7 @@ pub(crate) fn assemble(
     encoder.leave()
 }
 
-/// The lines of the next block, share by share, spread over the loads of this one.
+/// The cache lines of the next block, share by share, spread over the loads of this block.
 struct Ahead {
     lines: Vec<(usize, usize)>,
     loads: usize,

@@ -1,12 +1,18 @@
-//! Machine code for a [`Program`], made at run time: x86-64 with AVX-512 or AVX2, AArch64 with NEON. The only place with `unsafe`.
+//! Machine code for a [`Program`], made at run time: x86-64 with AVX-512 or AVX2, AArch64 with NEON. The only
+//! module with `unsafe`.
 //!
-//! A code has as many decoders as erasure patterns, so they cannot be compiled ahead; interpreting them costs
-//! half of the speed (`docs/codec.md`). Memory is never writable and executable at once: it is filled, then sealed for
-//! execution. Where the system forbids that, or the machine is another, the portable executor does the work.
+//! A code has as many decoders as erasure patterns, so they cannot be compiled ahead. Interpreting them costs
+//! half of the speed (`docs/codec.md`). The portable executor takes over where the system forbids executable
+//! memory and on other machines.
 //!
-//! Why it is safe: the code touches only `shares[s] + offset` for packets (s, row) of the program and offsets of whole
-//! stripes below the given length; [`Native::run`] checks that every such share is that long. Registers that the
-//! calling convention keeps are saved.
+//! Why this is safe:
+//! 1. The code touches only `shares[s] + offset` for packets (s, row) of the program and for offsets of whole
+//!    stripes below the given length. [`Native::run`] checks that every such share is that long.
+//! 2. Registers that the calling convention preserves are saved and restored.
+//! 3. Memory is never writable and executable at once: it is filled, then sealed for execution.
+//!
+//! `machine_code_does_what_schedules_say` compares the code with the portable executor for random schedules,
+//! with guard bytes around every share.
 
 #![allow(unsafe_code)]
 
@@ -35,22 +41,23 @@ pub(crate) use x86_64::Level;
 #[cfg(target_arch = "x86_64")]
 use x86_64::Writer;
 
-/// The vectors that this machine has, the best first. Miri runs no machine code.
+/// Returns the vector levels that this machine has, the best first. Miri runs no machine code, so it has
+/// none.
 fn levels() -> Vec<Level> {
     if cfg!(miri) { Vec::new() } else { Level::here() }
 }
 
-/// The best of them.
+/// Returns the best vector level of this machine.
 pub(crate) fn best() -> Option<Level> {
     static BEST: OnceLock<Option<Level>> = OnceLock::new();
     *BEST.get_or_init(|| levels().first().copied())
 }
 
-/// Code that runs a schedule over stripes.
+/// Machine code that runs one schedule over stripes.
 #[derive(Debug)]
 pub(crate) struct Native {
     memory: Memory,
-    /// Which shares it touches.
+    /// For each share, whether the code touches it.
     touched: Vec<bool>,
     stripe_bytes: usize,
     streams: bool,
@@ -59,7 +66,8 @@ pub(crate) struct Native {
 type Entry = unsafe extern "C" fn(shares: *const *mut u8, bytes: usize);
 
 impl Native {
-    /// Makes the code; `None` where the system does not let code be made, or the machine has no such stores.
+    /// Makes the code. Returns `None` where the system forbids executable memory or the machine has no such
+    /// stores.
     pub(crate) fn new(schedule: &Schedule, level: Level, stores: Stores) -> Option<Native> {
         let streams = stores == Stores::Streaming;
         if streams && !level.streams() {
@@ -79,12 +87,12 @@ impl Native {
         Some(Native { memory: Memory::sealed(&code)?, touched, stripe_bytes, streams })
     }
 
-    /// Runs it on the first `stripes` stripes of shares that are that long where it touches them. Gives false, having
-    /// done nothing, when it cannot: streaming to shares that are not aligned.
+    /// Runs the code on the first `stripes` stripes. The shares that it touches must have that many. Returns
+    /// false, having written nothing, when it cannot run: streaming stores to shares that are not aligned.
     pub(crate) fn run(&self, shares: &mut [&mut [u8]], stripes: usize) -> bool {
         assert_eq!(shares.len(), self.touched.len(), "code is run on the shares it was made for");
         let bytes = stripes * self.stripe_bytes;
-        // On the stack for as many shares as there usually are.
+        // A list on the stack suffices for the usual number of shares.
         let mut few = [ptr::null_mut(); 32];
         let mut many = Vec::new();
         let pointers = match few.get_mut(..shares.len()) {
@@ -104,8 +112,9 @@ impl Native {
         }
         if bytes > 0 {
             // SAFETY: the memory holds a function of this type (`assemble`), executable since `sealed`. It reads
-            // and writes only the first `bytes` bytes of touched shares, which were just checked to be that long and are
-            // borrowed mutably, and the list of pointers. The vector level was detected, or the caller would not have it.
+            // the list of pointers, and reads and writes only the first `bytes` bytes of touched shares.
+            // These were just checked to be that long, and are borrowed mutably. The vector level was
+            // detected, or the caller would not have it.
             unsafe {
                 let entry = std::mem::transmute::<*const c_void, Entry>(self.memory.start.cast_const());
                 entry(pointers.as_ptr(), bytes);
@@ -115,7 +124,7 @@ impl Native {
     }
 }
 
-/// Pages that hold code.
+/// Memory pages that hold machine code.
 #[derive(Debug)]
 struct Memory {
     start: *mut c_void,
@@ -157,8 +166,9 @@ impl Drop for Memory {
     }
 }
 
-/// Lets the processor execute what was written: on this machine its caches of instructions and of data know nothing of each other (Arm
-/// ARM, B2.7.4, "Synchronization and coherency issues between data and instruction accesses").
+/// Makes written code visible to instruction fetch: on this machine the instruction cache does not follow the
+/// data cache (Arm ARM, B2.7.4, "Synchronization and coherency issues between data and instruction
+/// accesses").
 ///
 /// # Safety
 /// The memory must be mapped and readable.

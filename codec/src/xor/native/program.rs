@@ -1,13 +1,20 @@
 //! [`Program`]: a schedule turned into one pass over a stripe with all sums in registers.
 //!
-//! Every packet is loaded once for as many sums as fit into the machine's registers (all of them for most codes
-//! and erasure patterns). Where the machine has a three-operand XOR, packets pass through a window of the registers that the sums
-//! leave, and a sum waits for a second packet while its first is in the window: half an instruction for each packet of
-//! a sum. Where it has not, packets are taken two at a time, with their sum: three quarters of one in a dense matrix. Sums that
-//! are sources of other sums (RDP's row parity, a decoder's zig-zag and syndromes) are added from their registers.
+//! Every packet is loaded once for as many sums as fit into the machine's registers; for most codes and
+//! erasure patterns these are all sums. With a three-operand XOR, packets pass through a window: the
+//! registers that the sums leave free. A sum waits for a second packet while its first is in the window,
+//! which takes half an instruction for each packet of a sum. Without a three-operand XOR, packets are taken
+//! two at a time together with their sum, which takes three quarters of an instruction in a dense matrix.
+//! Sums that are sources of other sums (RDP's row parity, a decoder's zig-zag and syndromes) are added from
+//! their registers.
 //!
-//! What else was tried, and what it gave, is in `docs/codec.md`. Invariants: a register is read only after it was
-//! written; every kept target is stored exactly once. Not here: machine code ([`native`](super::native)).
+//! Invariants (`programs_do_what_schedules_say`; the cost:
+//! `a_dense_matrix_costs_a_quarter_of_an_instruction_a_cell`):
+//! 1. A register is read only after it was written.
+//! 2. Every kept target is stored exactly once.
+//!
+//! Left out: machine code (the module `native`). `docs/codec.md` lists other methods that were tried
+//! and their results.
 
 #[cfg(test)]
 use super::super::Row;
@@ -15,21 +22,21 @@ use crate::geometry::Packet;
 use crate::schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the machine offers.
+/// The machine's resources that a program depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Machine {
-    /// Vector registers.
+    /// Number of vector registers.
     pub(crate) registers: usize,
-    /// Whether a register can take the XOR of itself and two others.
+    /// Whether one instruction can compute the XOR of three registers.
     pub(crate) three_operands: bool,
 }
 
-/// Registers of the smallest window.
+/// Registers of the smallest window of packets.
 const WINDOW_MIN: usize = 6;
-/// Registers of a pair and its sum.
+/// Registers of a pair of packets and its sum.
 const PAIR: usize = 3;
 
-/// One instruction on registers of a packet each.
+/// One instruction. Each register holds one packet, or the vector-sized part of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Load {
@@ -67,33 +74,34 @@ pub(crate) struct Program {
     pub(crate) ops: Vec<Op>,
 }
 
-/// Sums that are made at once, each in a register.
+/// Sums that are computed together, each in a register.
 struct Pass {
-    sums: Vec<Sum>,
-    /// Registers that they take, from 0 on.
+    sums: Vec<RegisterSum>,
+    /// Number of registers of the sums, from register 0 on.
     registers: usize,
 }
 
-/// A sum of a pass: packets in memory and earlier sums of the same pass.
-struct Sum {
-    /// Where it is stored; none: it only helps others.
+/// One sum of a pass: packets from memory and earlier sums of the same pass.
+struct RegisterSum {
+    /// Packet to which the sum is stored; `None`: only other sums use it.
     target: Option<Packet>,
     register: u8,
     packets: Vec<Packet>,
-    /// Registers of the earlier sums, without that which it takes over.
+    /// Registers of the earlier sums that are added. A register that this sum takes over is not among them.
     sums: Vec<u8>,
 }
 
 impl Program {
     pub(crate) fn new(schedule: &Schedule, machine: Machine) -> Program {
         let sums_max = machine.registers - if machine.three_operands { WINDOW_MIN } else { PAIR };
-        // Sums that the schedule shares between targets may save instructions here, too, or cost registers.
+        // Sums that the schedule shares between targets can save instructions here, too, or can cost
+        // registers.
         let shared = of_passes(&passes(schedule, sums_max, true), machine);
         let whole = of_passes(&passes(schedule, sums_max, false), machine);
         Program { ops: if shared.len() < whole.len() { shared } else { whole } }
     }
 
-    /// The packets that it reads, as often as it does.
+    /// Returns the packets that the program loads; a packet that it loads twice comes twice.
     pub(crate) fn loads(&self) -> impl Iterator<Item = Packet> {
         self.ops.iter().filter_map(|op| match op {
             Op::Load { from, .. } => Some(*from),
@@ -101,13 +109,13 @@ impl Program {
         })
     }
 
-    /// Runs it on one stripe without machine code.
+    /// Runs the program on one stripe without machine code.
     #[cfg(test)]
     pub(crate) fn interpret(&self, columns: &mut [Vec<Row>], stripe: usize, rows: usize) {
-        use crate::xor::scalar::Sum;
+        use crate::xor::scalar::Accumulator;
         let mut registers = [[0xee; 64]; 32];
         let add = |rows: &[&Row]| {
-            let mut sum = Sum::ZERO;
+            let mut sum = Accumulator::ZERO;
             rows.iter().for_each(|row| sum.add(row));
             let mut row = [0; 64];
             sum.store(&mut row);
@@ -146,7 +154,7 @@ fn of_passes(passes: &[Pass], machine: Machine) -> Vec<Op> {
     passes.iter().flat_map(shortest).collect()
 }
 
-/// The packets of a pass in some order, each with the registers of the sums that want it.
+/// Returns the packets of a pass, sorted by `order`, each with the registers of the sums that use it.
 fn in_order<K: Ord>(pass: &Pass, order: impl Fn(&Packet) -> K) -> Vec<(Packet, Vec<u8>)> {
     let mut users: BTreeMap<Packet, Vec<u8>> = BTreeMap::new();
     for sum in &pass.sums {
@@ -159,9 +167,10 @@ fn in_order<K: Ord>(pass: &Pass, order: impl Fn(&Packet) -> K) -> Vec<(Packet, V
     packets
 }
 
-/// Cuts a schedule into passes of so many registers. A sum of an earlier pass is read from where it was stored, or, when it was
-/// not, made of what it is made of; so are all scratch sums unless they are to be kept. A sum without packets of its own takes over the
-/// register of one that nothing wants after it (a decoder's packets those of their syndromes).
+/// Cuts a schedule into passes of at most `registers_max` registers. A sum of an earlier pass is read from
+/// its stored target, or expanded into its sources when it was not stored. All scratch sums are expanded
+/// unless `keep_scratch`. A sum without packets of its own takes over the register of a source that no later
+/// sum uses; a decoder's packets thus take over their syndromes.
 fn passes(schedule: &Schedule, registers_max: usize, keep_scratch: bool) -> Vec<Pass> {
     let is_scratch = |packet: Packet| packet.share() == schedule.shares();
     let made_of = scratch_made_of(schedule);
@@ -201,17 +210,17 @@ fn passes(schedule: &Schedule, registers_max: usize, keep_scratch: bool) -> Vec<
         let of = expanded(&others, &made_of, |source| register_of.contains_key(source));
         let (mut sums, packets): (Vec<Packet>, Vec<Packet>) =
             of.into_iter().partition(|source| register_of.contains_key(source));
-        // What was made last comes last: only it has to be waited for.
+        // The sum that was made last comes last, because only it has to be waited for.
         sums.sort_by_key(|source| number_of[source]);
         let sums = sums.iter().map(|source| register_of[source]).collect();
         register_of.insert(target, register);
         let target = (!is_scratch(target)).then_some(target);
-        pass.sums.push(Sum { target, register, packets, sums });
+        pass.sums.push(RegisterSum { target, register, packets, sums });
     }
     passes
 }
 
-/// What each scratch sum is made of, without scratch.
+/// Returns the sources of each scratch sum, with no scratch among them.
 fn scratch_made_of(schedule: &Schedule) -> BTreeMap<Packet, Vec<Packet>> {
     let mut made_of = BTreeMap::new();
     for (target, sources) in schedule.ops().filter(|(target, _)| target.share() == schedule.shares()) {
@@ -220,7 +229,7 @@ fn scratch_made_of(schedule: &Schedule) -> BTreeMap<Packet, Vec<Packet>> {
     made_of
 }
 
-/// Sources with scratch sums replaced by what they are made of, but for those that are `at_hand`.
+/// Replaces scratch sums among the sources by their own sources, except those that are `at_hand`.
 fn expanded(
     sources: &[Packet],
     made_of: &BTreeMap<Packet, Vec<Packet>>,
@@ -236,18 +245,19 @@ fn expanded(
     packets.into_iter().collect()
 }
 
-/// Adds a packet to a sum: twice is not at all.
+/// Adds a packet to a sum. A packet that is added twice cancels.
 fn toggle(packets: &mut BTreeSet<Packet>, packet: Packet) {
     if !packets.remove(&packet) {
         packets.insert(packet);
     }
 }
 
-/// Sums in registers 0 and up, packets and pairs above.
+/// Writes the instructions of a pass. Sums are in registers 0 and up, packets and pairs in the registers
+/// above.
 struct Emitter {
     ops: Vec<Op>,
     machine: Machine,
-    /// Which registers of sums have a value.
+    /// For each sum's register, whether it has a value.
     begun: Vec<bool>,
 }
 
@@ -256,7 +266,7 @@ impl Emitter {
         Emitter { ops: Vec::new(), machine, begun: vec![false; pass.registers] }
     }
 
-    /// Adds some registers to a sum's.
+    /// Adds `registers` to the sum in register `to`.
     fn add(&mut self, to: u8, registers: &[u8]) {
         let mut rest = registers;
         while let Some((&a, more)) = rest.split_first() {
@@ -277,7 +287,8 @@ impl Emitter {
         }
     }
 
-    /// Adds to each sum the packet that its register still waits for and earlier sums, and stores it.
+    /// Adds to each sum the packet that its register still waits for and its earlier sums, then stores the
+    /// sum.
     fn finish(mut self, pass: &Pass, mut waiting: Vec<Option<u8>>) -> Vec<Op> {
         for sum in &pass.sums {
             let to = sum.register;
@@ -295,7 +306,7 @@ impl Emitter {
     }
 }
 
-/// Packets two at a time, with the sum of both where several sums want it.
+/// Takes packets two at a time, and computes the sum of both where several sums use it.
 fn paired(pass: &Pass, machine: Machine, packets: &[(Packet, Vec<u8>)]) -> Vec<Op> {
     let mut emitter = Emitter::new(pass, machine);
     let [first, second, both] = [0, 1, 2].map(|at| (pass.registers + at) as u8);
@@ -322,10 +333,11 @@ fn paired(pass: &Pass, machine: Machine, packets: &[(Packet, Vec<u8>)]) -> Vec<O
     emitter.finish(pass, vec![None; pass.registers])
 }
 
-/// Packets one by one, in as many registers as the sums leave. A sum waits for a second packet while its first is there.
+/// Takes packets one by one through a window of the free registers. A sum waits for a second packet while its
+/// first is in the window.
 fn windowed(pass: &Pass, machine: Machine, packets: &[(Packet, Vec<u8>)]) -> Vec<Op> {
     let mut emitter = Emitter::new(pass, machine);
-    // For each sum's register, the register with a packet that it has not yet got.
+    // For each sum's register, the register of a packet that is not added yet.
     let mut waiting: Vec<Option<u8>> = vec![None; pass.registers];
     // Registers of the window, the one filled longest ago first.
     let mut window: Vec<u8> = (pass.registers as u8..machine.registers as u8).collect();

@@ -1,14 +1,14 @@
-//! Machine code and programs give what the portable executor gives, for any schedule.
+//! Machine code and programs give the same bytes as the portable executor, for any schedule.
 
 use super::program::{Machine, Program};
 use super::{Native, levels};
 use crate::exec;
 use crate::geometry::{Geometry, Packet};
-use crate::schedule::{Bits, Schedule, Step};
+use crate::schedule::{Bits, Schedule, XorStep};
 use crate::xor::{Row, Stores};
 use proptest::prelude::*;
 
-/// A schedule over some shares: each step sums packets that are there or were made before.
+/// A random schedule over some shares: each step sums packets that are present or were made by earlier steps.
 fn schedule() -> impl Strategy<Value = Schedule> {
     (2usize..30, 1usize..6).prop_flat_map(|(shares, rows)| {
         let packets = shares * rows;
@@ -30,7 +30,7 @@ fn schedule() -> impl Strategy<Value = Schedule> {
                 for target in &targets {
                     let chosen = made.iter().copied().filter(|_| next() % 64 < u64::from(density));
                     let sources = Bits::of(shares * rows, chosen.collect::<Vec<_>>());
-                    steps.push(Step { target: *target, sources });
+                    steps.push(XorStep { target: *target, sources });
                     made.push(*target);
                 }
                 let kept = targets.iter().copied().filter(|target| !scratch || target % 3 > 0);
@@ -86,7 +86,7 @@ proptest! {
                 prop_assert!(stores == Stores::Streaming && !level.streams());
                 continue;
             };
-            // Aligned, or unaligned on purpose; with a guard behind.
+            // Aligned, or unaligned on purpose; guard bytes follow each share.
             let mut padded = vec![vec![0x77; len + 256]; begin.len()];
             let offsets: Vec<usize> = padded.iter().map(|share| share.as_ptr().align_offset(64) + shift * 21).collect();
             let mut shares: Vec<&mut [u8]> = Vec::new();
@@ -95,7 +95,7 @@ proptest! {
                 shares.push(&mut share[*offset..][..len]);
             }
             let ran = native.run(&mut shares, stripes);
-            // Empty programs touch no share that could be out of line.
+            // A program without instructions touches no share that could be unaligned.
             prop_assert!(ran || stores == Stores::Streaming && shift > 0);
             for ((found, expected), offset) in padded.iter().zip(&expected).zip(&offsets).filter(|_| ran) {
                 prop_assert_eq!(&found[*offset..][..len], &expected[..]);
@@ -115,10 +115,10 @@ fn a_dense_matrix_costs_a_quarter_of_an_instruction_a_cell() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 31 == 1
     };
-    let steps: Vec<Step> = (40..56)
+    let steps: Vec<XorStep> = (40..56)
         .map(|target| {
             let sources = (0..40).filter(|_| half()).collect::<Vec<_>>();
-            Step { target, sources: Bits::of(56, sources) }
+            XorStep { target, sources: Bits::of(56, sources) }
         })
         .collect();
     let schedule = Schedule::from_steps(&geometry, &steps, &Bits::of(56, 40..56));

@@ -1,21 +1,22 @@
-//! x86-64: AVX-512 and AVX2. Encodings: Intel SDM volume 2, sections 2.3 (VEX) and 2.7 (EVEX).
+//! Machine code for x86-64: AVX-512 and AVX2. Encodings: Intel SDM volume 2, sections 2.3 (VEX) and 2.7
+//! (EVEX).
 
 use super::super::ROW_BYTES;
 use super::assemble::{Encoder, Loop};
 use super::program::{Machine, Op};
 use crate::geometry::Packet;
 
-/// The vectors used.
+/// The vector instruction set in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// 512 bits, three operands.
+    /// AVX-512: 512 bits, three-operand XOR.
     Avx512,
-    /// 256 bits.
+    /// AVX2: 256 bits, two-operand XOR.
     Avx2,
 }
 
 impl Level {
-    /// What this machine has, the best first.
+    /// Returns the levels that this machine has, the best first.
     pub(crate) fn here() -> Vec<Level> {
         let has = [
             (Level::Avx512, std::is_x86_feature_detected!("avx512f")),
@@ -45,15 +46,16 @@ impl Level {
         }
     }
 
-    /// Whether it can write past the cache.
+    /// Returns whether the level has stores past the cache.
     pub(crate) fn streams(self) -> bool {
         true
     }
 }
 
-/// Registers that hold pointers to shares: all but rdi (the list), rsi (the length), rcx (the offset) and rsp.
+/// Registers that hold pointers to shares: all except rdi (the list), rsi (the length), rcx (the offset) and
+/// rsp.
 const POINTERS: [u8; 12] = [0, 2, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15];
-/// Of these, from this one on the caller wants them back.
+/// Index in [`POINTERS`] from which on the calling convention requires the registers to be restored.
 const KEPT_FROM: usize = 6;
 
 /// cmp rcx, rsi
@@ -61,23 +63,23 @@ const COMPARE: [u8; 3] = [0x48, 0x39, 0xf1];
 
 enum Operand {
     Register(u8),
-    /// In the current stripe, so many bytes from its begin.
+    /// Memory in the current stripe, `offset` bytes from its beginning.
     Memory {
         pointer: u8,
         offset: usize,
     },
 }
 
-/// Writes instructions.
+/// Writes x86-64 instructions.
 pub(crate) struct Writer {
     code: Vec<u8>,
     level: Level,
     streams: bool,
-    /// Which pointer register each share has.
+    /// For each share, its pointer register, if it has one of its own.
     pointer_of: Vec<Option<u8>>,
-    /// What the register for all other shares points to.
+    /// The share to which the register for all other shares points.
     current: Option<usize>,
-    /// Registers that are given back at the end.
+    /// Registers that are restored at the end.
     kept: &'static [u8],
 }
 
@@ -86,7 +88,7 @@ impl Writer {
         Writer { code: Vec::new(), level, streams, pointer_of: Vec::new(), current: None, kept: &[] }
     }
 
-    /// add or sub rsi, bytes
+    /// Writes `add` or `sub rsi, bytes`.
     fn length(&mut self, how: u8, bytes: usize) {
         self.code.extend([0x48, 0x81, how]);
         self.code.extend((bytes as u32).to_le_bytes());
@@ -106,13 +108,13 @@ impl Writer {
         self.code.push(0x58 + register % 8);
     }
 
-    /// mov register, [rdi + 8 * share]
+    /// Writes `mov register, [rdi + 8 * share]`.
     fn load_pointer(&mut self, register: u8, share: usize) {
         self.code.extend([0x48 | ((register >> 3) << 2), 0x8b, 0x80 | ((register & 7) << 3) | 7]);
         self.code.extend((8 * share as u32).to_le_bytes());
     }
 
-    /// The register that points to a share.
+    /// Returns the register that points to a share; loads the pointer first if it has to.
     fn pointer(&mut self, share: usize) -> u8 {
         self.pointer_of[share].unwrap_or_else(|| {
             if self.current != Some(share) {
@@ -127,7 +129,7 @@ impl Writer {
         Operand::Memory { pointer: self.pointer(packet.share()), offset: packet.row() * ROW_BYTES + at }
     }
 
-    /// An instruction with its prefix: `reg`, the second source, register or memory.
+    /// Writes an instruction with its prefix: register `reg`, the second source, a register or memory.
     fn vector(&mut self, instruction: Instruction, reg: u8, second: u8, rm: &Operand) {
         let Instruction { map, prefix, wide, opcode } = instruction;
         let bit = |value: u8, at: u8| (value >> at) & 1;
@@ -136,7 +138,7 @@ impl Writer {
             // The index is rcx.
             Operand::Memory { pointer, .. } => (bit(*pointer, 3), 0),
         };
-        // Bits of register numbers are stored inverted.
+        // The encoding stores the bits of register numbers inverted.
         let p1 = ((!second & 15) << 3) | 4 | prefix;
         match self.level {
             Level::Avx512 => {
@@ -157,7 +159,7 @@ impl Writer {
         match rm {
             Operand::Register(register) => self.code.push(0xc0 | (low(reg) << 3) | low(*register)),
             Operand::Memory { pointer, offset } => {
-                // [pointer + rcx + offset]; EVEX counts short offsets in vectors.
+                // [pointer + rcx + offset]; EVEX counts short offsets in units of a vector.
                 let vectors = offset / ROW_BYTES;
                 if self.level == Level::Avx512 && vectors < 128 {
                     self.code.extend([0x44 | (low(reg) << 3), (1 << 3) | low(*pointer), vectors as u8]);
@@ -173,7 +175,7 @@ impl Writer {
 impl Encoder for Writer {
     fn enter(&mut self, used: &[usize]) {
         self.pointer_of = vec![None; used.last().map_or(0, |last| last + 1)];
-        // With more shares than registers the first one is loaded again and again.
+        // With more shares than registers, the first register is loaded again for each of the other shares.
         let fixed = if used.len() <= POINTERS.len() { &POINTERS[..] } else { &POINTERS[1..] };
         self.kept = &POINTERS[KEPT_FROM..used.len().clamp(KEPT_FROM, POINTERS.len())];
         self.kept.iter().for_each(|register| self.push(*register));
@@ -242,7 +244,8 @@ impl Encoder for Writer {
     }
 }
 
-/// Opcode map, mandatory prefix (1 for 66, 2 for F3), operand width (EVEX only: the VEX forms ignore it), opcode.
+/// One instruction: opcode map, mandatory prefix (1 for 66, 2 for F3), operand width (EVEX only: the VEX
+/// forms ignore it), opcode.
 #[derive(Debug, Clone, Copy)]
 struct Instruction {
     map: u8,
