@@ -20,6 +20,7 @@ use crate::transport::{Addresses, GrpcTransport};
 use crate::worker::unlinked_files::Reports;
 use crate::worker::{self, WorkerCounters};
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use rain_client::{Client, Error, Options, Volume, grpc_endpoint};
 use rain_namespace::command::{Applied, Command, NodeSpec, Request};
 use rain_namespace::query::{Answer, Query};
@@ -37,7 +38,7 @@ use rain_types::{ClusterId, NodeId};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -177,12 +178,12 @@ impl Shared {
 
     /// A volume, for the `Store` service.
     pub(crate) async fn volume(&self, name: &str) -> Result<Arc<Volume>, Error> {
-        let known = self.volumes.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let known = self.volumes.lock().get(name).cloned();
         if let Some(volume) = known {
             return Ok(volume);
         }
         let volume = self.client().await?.volume(name).await?;
-        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut volumes = self.volumes.lock();
         volumes.insert(name.to_owned(), volume.clone());
         Ok(volume)
     }

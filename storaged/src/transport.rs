@@ -5,12 +5,13 @@
 
 use crate::metadata::{Carried, Line, Transport, TransportError};
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use rain_client::grpc_endpoint;
 use rain_proto::v1::RaftMessage;
 use rain_proto::v1::raft_client::RaftClient;
 use rain_types::NodeId;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -34,17 +35,13 @@ struct Known {
 }
 
 impl Addresses {
-    fn known(&self) -> RwLockWriteGuard<'_, Known> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn get(&self, node: NodeId) -> Option<String> {
         self.ways(node).into_iter().next()
     }
 
     /// All ways to a node, the usual one first.
     fn ways(&self, node: NodeId) -> Vec<String> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.read();
         match known.heard.get(&node) {
             Some(heard) => vec![heard.clone()],
             None => known.recorded.get(&node).cloned().unwrap_or_default(),
@@ -53,7 +50,7 @@ impl Addresses {
 
     /// Where all known nodes are.
     pub(crate) fn all(&self) -> BTreeMap<NodeId, String> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.read();
         let first = |(node, all): (&NodeId, &Vec<String>)| Some((*node, all.first()?.clone()));
         let mut all: BTreeMap<NodeId, String> = known.recorded.iter().filter_map(first).collect();
         all.extend(known.heard.clone());
@@ -62,7 +59,7 @@ impl Addresses {
 
     /// What the namespace has. A record that changes is newer than what was heard.
     pub(crate) fn record(&self, recorded: BTreeMap<NodeId, Vec<String>>) {
-        let mut known = self.known();
+        let mut known = self.0.write();
         let Known { recorded: before, heard } = &mut *known;
         heard.retain(|node, _| !before.contains_key(node) || before.get(node) == recorded.get(node));
         *before = recorded;
@@ -70,7 +67,7 @@ impl Addresses {
 
     /// What a node said of itself just now.
     pub(crate) fn hear(&self, node: NodeId, address: String) {
-        self.known().heard.insert(node, address);
+        self.0.write().heard.insert(node, address);
     }
 }
 
@@ -96,16 +93,12 @@ impl GrpcTransport {
         GrpcTransport { addresses, lines: Mutex::default() }
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<NodeId, Connection>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn client(&self, to: NodeId, address: &str) -> Result<RaftClient<Channel>, TransportError> {
         let mut ways = self.addresses.ways(to);
         if ways.is_empty() {
             ways.push(address.to_owned());
         }
-        let mut lines = self.lines();
+        let mut lines = self.lines.lock();
         let stuck = |line: &Connection| line.asked.is_some_and(|asked| asked.elapsed() > STUCK_AFTER);
         let way = match lines.get(&to) {
             Some(line) if line.ways == ways && !stuck(line) => None,
@@ -127,13 +120,13 @@ impl GrpcTransport {
     }
 
     fn asked(&self, to: NodeId) {
-        if let Some(line) = self.lines().get_mut(&to) {
+        if let Some(line) = self.lines.lock().get_mut(&to) {
             line.asked.get_or_insert_with(Instant::now);
         }
     }
 
     fn answered(&self, to: NodeId) {
-        if let Some(line) = self.lines().get_mut(&to) {
+        if let Some(line) = self.lines.lock().get_mut(&to) {
             line.asked = None;
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing else in `keeper` touches the contents of a file, except the lock and the cluster id.
 
+use parking_lot::Mutex;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +11,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A place for files.
@@ -121,7 +121,7 @@ pub(crate) struct BaseHealth {
 
 impl BaseHealth {
     pub(crate) fn full(&self) -> Option<String> {
-        self.full.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.full.lock().clone()
     }
 
     pub(crate) fn give_up(&self) {
@@ -129,7 +129,7 @@ impl BaseHealth {
     }
 
     fn set_full(&self, reason: Option<String>) {
-        *self.full.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        *self.full.lock() = reason;
     }
 }
 

@@ -33,6 +33,7 @@ pub use store::{Mark, MetaStore, StoreError, StoreOptions, StoreStats};
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
 use proposer::Proposer;
 use raft::lease::LeaderLease;
 use raft::log_store::{LogStore, OpenError};
@@ -50,8 +51,8 @@ use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -334,10 +335,6 @@ impl MetadataService {
         self.raft.initialize(members).await.map_err(|error| MetadataError::raft(&error))
     }
 
-    fn leader_lease(&self) -> MutexGuard<'_, LeaderLease> {
-        self.leader_lease.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Which keeper it is.
     pub fn member(&self) -> &Member {
         &self.member
@@ -397,7 +394,7 @@ impl MetadataService {
             return None;
         }
         let membership = metrics.membership_config.membership();
-        let until = self.leader_lease().leads_until(&metrics.vote, membership, Instant::now())?;
+        let until = self.leader_lease.lock().leads_until(&metrics.vote, membership, Instant::now())?;
         Some((metrics.vote, until))
     }
 
@@ -418,7 +415,7 @@ impl MetadataService {
             return Duration::ZERO;
         }
         let until = self.leads_until();
-        self.leader_lease().age(until, now).unwrap_or(Duration::MAX)
+        self.leader_lease.lock().age(until, now).unwrap_or(Duration::MAX)
     }
 
     /// Answers from this node's own state, which may lack the newest outcomes. May read the disk: for
@@ -472,7 +469,7 @@ impl MetadataService {
     fn stand(&self) -> bool {
         let trigger = self.raft.trigger();
         let mut electing = Box::pin(trigger.elect());
-        let leader_lease = self.leader_lease();
+        let leader_lease = self.leader_lease.lock();
         if !leader_lease.may_stand(Instant::now()) {
             return false;
         }
@@ -493,9 +490,9 @@ impl MetadataService {
         let voters = membership.get_joint_config();
         if leader == Some(self.member.node) {
             // Should it lose its place, it keeps out of the way of whoever takes it.
-            self.leader_lease().leads_now(Instant::now());
+            self.leader_lease.lock().leads_now(Instant::now());
         }
-        let (me, now, heard) = (self.member.node, Instant::now(), Some(self.leader_lease().led()));
+        let (me, now, heard) = (self.member.node, Instant::now(), Some(self.leader_lease.lock().led()));
         let facts = raft::election::Facts { me, now, voters, leader, heard, view };
         if !election.decide(&self.options.times, &facts) {
             return;
@@ -737,7 +734,7 @@ fn follow_leadership(
                 }
             };
             let learners = now.learners.iter().copied().collect();
-            leader_lease.lock().unwrap_or_else(PoisonError::into_inner).set_learners(learners);
+            leader_lease.lock().set_learners(learners);
             tell.send_if_modified(|told| {
                 let changed = *told != now;
                 *told = now;

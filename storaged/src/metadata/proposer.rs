@@ -17,10 +17,11 @@ use super::raft::log_store::LogStore;
 use super::raft::machine::Applying;
 use super::raft::types::{Payload, Raft};
 use openraft::error::ClientWriteError;
+use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Entry, Request};
 use rain_namespace::record::Time;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -199,7 +200,7 @@ impl Proposer {
         if let Some(reason) = self.applying.store.full() {
             return Err(ProposeError::NoSpace { reason });
         }
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let queue = self.queue.lock().clone();
         let queue = queue.ok_or(ProposeError::Closed)?;
         leads()?;
         let bytes = requests.iter().map(|request| self.applying.machine.request_bytes(request)).sum();
@@ -246,8 +247,8 @@ impl Proposer {
 
     /// Takes no more requests and finishes those it has.
     pub(super) async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.lock().take();
+        let task = self.task.lock().take();
         if let Some(mut task) = task
             && tokio::time::timeout(self.options.busy_after, &mut task).await.is_err()
         {

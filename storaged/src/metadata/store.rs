@@ -21,6 +21,7 @@
 
 use super::media::{BaseFile, BaseHealth, Media};
 use super::memtable::{BaseTable, Layer, Staged, View};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use rain_namespace::kv::{KvRead, KvTxn};
 use rain_namespace::record::Time;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
@@ -28,9 +29,7 @@ use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -172,33 +171,17 @@ struct Shared {
 }
 
 impl Shared {
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn base(&self) -> MutexGuard<'_, Base> {
-        self.base.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The write lock for the flusher, which is in no hurry: a waiting writer makes all new readers queue, so it
     /// first tries between them.
     fn write_politely(&self) -> RwLockWriteGuard<'_, State> {
         let start = Instant::now();
         while start.elapsed() < POLITE_SWAP {
-            if let Ok(guard) = self.state.try_write() {
+            if let Some(guard) = self.state.try_write() {
                 return guard;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.write()
+        self.state.write()
     }
 }
 
@@ -262,22 +245,22 @@ impl MetaStore {
 
     /// The last entry applied.
     pub fn applied(&self) -> Mark {
-        self.shared.read().applied
+        self.shared.state.read().applied
     }
 
     /// The membership applied last; empty: none yet.
     pub fn membership(&self) -> Arc<[u8]> {
-        self.shared.read().membership.clone()
+        self.shared.state.read().membership.clone()
     }
 
     /// Whether `apply` would wait: memory is full until the flusher is done.
     pub fn is_full(&self) -> bool {
-        self.shared.control().full
+        self.shared.control.lock().full
     }
 
     /// The durable base as it is now; later changes do not show in it.
     pub fn snapshot(&self) -> Result<StoreSnapshot, StoreError> {
-        let base = self.shared.base();
+        let base = self.shared.base.lock();
         let held = read_base(&base.database).map_err(|error| StoreError::base("reading", error))?;
         let held = held.ok_or_else(|| StoreError::base("reading", "there is no base"))?;
         Ok(StoreSnapshot { table: held.table, mark: held.mark, membership: held.membership.into() })
@@ -299,10 +282,10 @@ impl MetaStore {
 
     /// Takes a received base, whole, in place of everything. What was applied here shows no more.
     pub fn install(&self, incoming: Incoming) -> Result<Mark, StoreError> {
-        let _one = self.applier.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.applier.lock();
         let trouble = |error| StoreError::base("taking a received base", error);
-        let mut base = self.shared.base();
-        if let Some(error) = &self.shared.control().failed {
+        let mut base = self.shared.base.lock();
+        if let Some(error) = &self.shared.control.lock().failed {
             return Err(error.clone());
         }
         let held = read_base(&incoming.database).map_err(|error| StoreError::base("reading", error))?;
@@ -314,8 +297,8 @@ impl MetaStore {
         let old = std::mem::replace(&mut *base, new);
         let mark = held.mark;
         let replaced = {
-            let mut state = self.shared.write();
-            let mut control = self.shared.control();
+            let mut state = self.shared.state.write();
+            let mut control = self.shared.control.lock();
             (control.dirty_since, control.full) = (None, false);
             control.durable = mark.index;
             let new = State {
@@ -339,12 +322,12 @@ impl MetaStore {
 
     /// The last entry in the durable base.
     pub fn durable(&self) -> u64 {
-        self.shared.control().durable
+        self.shared.control.lock().durable
     }
 
     /// Why nothing is committed any more, if so.
     pub fn failure(&self) -> Option<StoreError> {
-        let control = self.shared.control();
+        let control = self.shared.control.lock();
         control.failed.clone().or_else(|| control.closing.then_some(StoreError::Closed))
     }
 
@@ -355,7 +338,7 @@ impl MetaStore {
 
     /// Reads one consistent state. Writers wait meanwhile, so `read` should be short (a page, not a tree).
     pub fn read<R>(&self, read: impl FnOnce(&dyn KvRead) -> R) -> Result<R, StoreError> {
-        let state = self.shared.read();
+        let state = self.shared.state.read();
         let view = View::new(&state);
         let result = read(&view);
         view.into_trouble().map_or(Ok(result), Err)
@@ -364,9 +347,9 @@ impl MetaStore {
     /// Applies the entry of this mark: what `change` writes shows at once to all readers when it returns, or, on an error
     /// or panic, never. Waits while memory is full.
     pub fn apply<R>(&self, mark: Mark, change: impl FnOnce(&mut dyn KvTxn) -> R) -> Result<R, StoreError> {
-        let _one = self.applier.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.applier.lock();
         self.wait_for_room()?;
-        let state = self.shared.read();
+        let state = self.shared.state.read();
         assert_eq!(mark.index, state.applied.index + 1, "entries are applied in order, each once");
         let mut staged = Staged::new(&state);
         let result = catch_unwind(AssertUnwindSafe(|| change(&mut staged)))
@@ -379,7 +362,7 @@ impl MetaStore {
 
     /// Applies an entry that changes the membership.
     pub fn apply_membership(&self, mark: Mark, membership: Vec<u8>) -> Result<(), StoreError> {
-        let _one = self.applier.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.applier.lock();
         self.wait_for_room()?;
         assert_eq!(mark.index, self.applied().index + 1, "entries are applied in order, each once");
         self.merge(mark, Layer::default(), Some(membership.into()));
@@ -387,7 +370,7 @@ impl MetaStore {
     }
 
     fn merge(&self, mark: Mark, writes: Layer, membership: Option<Arc<[u8]>>) {
-        let mut state = self.shared.write();
+        let mut state = self.shared.state.write();
         state.active.absorb(writes);
         state.active.mark(mark);
         state.applied = mark;
@@ -397,7 +380,7 @@ impl MetaStore {
         }
         let full = self.layer_is_full(&state.active);
         // Under both locks, always in this order: the flusher must not freeze between the two.
-        let mut control = self.shared.control();
+        let mut control = self.shared.control.lock();
         let first = control.dirty_since.is_none();
         if first {
             control.dirty_since = Some(Instant::now());
@@ -416,7 +399,7 @@ impl MetaStore {
 
     /// Waits while the active layer is full and the flusher is not done with the frozen one.
     fn wait_for_room(&self) -> Result<(), StoreError> {
-        let mut control = self.shared.control();
+        let mut control = self.shared.control.lock();
         loop {
             if let Some(error) = &control.failed {
                 return Err(error.clone());
@@ -430,17 +413,17 @@ impl MetaStore {
             if self.is_virtual {
                 drop(control);
                 Flusher { shared: self.shared.clone() }.step();
-                control = self.shared.control();
+                control = self.shared.control.lock();
                 continue;
             }
-            control = self.shared.progress.wait(control).unwrap_or_else(PoisonError::into_inner);
+            self.shared.progress.wait(&mut control);
         }
     }
 
     /// Makes all that was applied durable in the base.
     pub fn flush(&self) -> Result<(), StoreError> {
         let target = self.applied().index;
-        let mut control = self.shared.control();
+        let mut control = self.shared.control.lock();
         loop {
             if let Some(error) = &control.failed {
                 return Err(error.clone());
@@ -451,12 +434,12 @@ impl MetaStore {
             if self.is_virtual {
                 drop(control);
                 Flusher { shared: self.shared.clone() }.step();
-                control = self.shared.control();
+                control = self.shared.control.lock();
                 continue;
             }
             control.flush = true;
             self.shared.work.notify_one();
-            control = self.shared.progress.wait(control).unwrap_or_else(PoisonError::into_inner);
+            self.shared.progress.wait(&mut control);
         }
     }
 
@@ -467,30 +450,30 @@ impl MetaStore {
 
     /// Writes everything to the base and ends the flusher; on a full disk it does not wait for room (the log has it).
     pub fn close(&self) -> Result<(), StoreError> {
-        self.shared.control().closing = true;
+        self.shared.control.lock().closing = true;
         self.stop_waiting();
         self.shared.work.notify_one();
-        let thread = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.flusher.lock().take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
             return Err(StoreError::base("closing", "the flusher panicked"));
         }
-        if self.is_virtual && self.shared.control().failed.is_none() {
+        if self.is_virtual && self.shared.control.lock().failed.is_none() {
             Flusher { shared: self.shared.clone() }.step();
         }
-        let control = self.shared.control();
+        let control = self.shared.control.lock();
         control.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Figures.
     pub fn stats(&self) -> StoreStats {
-        let state = self.shared.read();
+        let state = self.shared.state.read();
         let frozen = state.frozen.as_deref();
         let (applied, keys) = (state.applied.index, state.active.len() + frozen.map_or(0, Layer::len));
         let bytes = state.active.bytes() + frozen.map_or(0, Layer::bytes);
         drop(state);
-        let control = self.shared.control();
+        let control = self.shared.control.lock();
         StoreStats {
             applied,
             durable: control.durable,
@@ -766,7 +749,7 @@ async fn commit_now_and_then(shared: Weak<Shared>, media: Arc<dyn Media>) {
         let Some(interval) = shared.upgrade().map(|shared| shared.options.commit_interval) else { return };
         tokio::time::sleep(interval + media.virtual_delay().unwrap_or_default()).await;
         let Some(shared) = shared.upgrade() else { return };
-        let closing = shared.control().closing;
+        let closing = shared.control.lock().closing;
         let flusher = Flusher { shared };
         if closing || !flusher.step() {
             return;
@@ -792,7 +775,7 @@ impl Flusher {
     fn step(&self) -> bool {
         let Err(error) = self.commit() else { return true };
         tracing::error!(%error, "the namespace store cannot be written; the log keeps what is missing in it");
-        self.shared.control().failed = Some(error);
+        self.shared.control.lock().failed = Some(error);
         self.shared.progress.notify_all();
         false
     }
@@ -800,36 +783,36 @@ impl Flusher {
     /// True when there is a layer to commit, false when the store closes and there is none.
     fn wait_for_work(&self) -> bool {
         let shared = &*self.shared;
-        let mut control = shared.control();
+        let mut control = shared.control.lock();
         loop {
             let Some(since) = control.dirty_since else {
                 if control.closing {
                     return false;
                 }
-                control = shared.work.wait(control).unwrap_or_else(PoisonError::into_inner);
+                shared.work.wait(&mut control);
                 continue;
             };
             let left = shared.options.commit_interval.saturating_sub(since.elapsed());
             if control.full || control.flush || control.closing || left.is_zero() {
                 return true;
             }
-            control = shared.work.wait_timeout(control, left).unwrap_or_else(PoisonError::into_inner).0;
+            shared.work.wait_for(&mut control, left);
         }
     }
 
     fn commit(&self) -> Result<(), StoreError> {
         let shared = &*self.shared;
         // First of all locks: a base is not replaced while a layer is on its way into it.
-        let held = shared.base();
+        let held = shared.base.lock();
         let frozen = {
             let mut state = shared.write_politely();
-            if shared.control().dirty_since.is_none() {
+            if shared.control.lock().dirty_since.is_none() {
                 // A received base has replaced what was to be committed.
                 return Ok(());
             }
             let frozen = Arc::new(std::mem::take(&mut state.active));
             state.frozen = Some(frozen.clone());
-            let mut control = shared.control();
+            let mut control = shared.control.lock();
             control.dirty_since = None;
             control.full = false;
             control.flush = false;
@@ -842,7 +825,7 @@ impl Flusher {
         let old = {
             let mut state = shared.write_politely();
             let old = (std::mem::replace(&mut state.base, base), state.frozen.take());
-            let mut control = shared.control();
+            let mut control = shared.control.lock();
             control.durable = frozen.last().index;
             control.commits += 1;
             old

@@ -4,6 +4,7 @@ use super::file::{Kept, KeptFile};
 use super::packets::{DATAGRAM_BYTES, Reassembly, Seal};
 use super::{Order, RingNotice, RingOptions, RingStatus};
 use anyhow::Context;
+use parking_lot::Mutex;
 use rain_ring::link::{LinkSettings, Path};
 use rain_ring::wire::{Body, Envelope};
 use rain_ring::{About, Clock, Command, Durable, Endpoint, Event, Input, Notice, Refused, Request, Step};
@@ -13,8 +14,8 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -121,7 +122,7 @@ pub(super) fn spawn(
             loop {
                 // Only the last of those that wait matters.
                 durable = to_write.try_iter().last().unwrap_or(durable);
-                let known = addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let known = addresses.lock().clone();
                 let Err(error) = file.write(&Kept { durable: durable.clone(), addresses: known }) else { break };
                 if !failed {
                     tracing::error!(%error, "writing the ring's state; this node makes no new promises until it is written");
@@ -274,7 +275,7 @@ impl Driver {
         }
         self.peers = sockets;
         self.resolved = resolved;
-        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = texts;
+        *self.addresses.lock() = texts;
         self.give(Event::Peers(counts));
     }
 

@@ -6,6 +6,7 @@
 use crate::metadata::{AskError, MetadataService, ProposeError};
 use crate::node::Shared;
 use crate::worker::unlinked_files::Open;
+use parking_lot::Mutex;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
@@ -13,7 +14,7 @@ use rain_proto::v1;
 use rain_proto::v1::namespace_server::Namespace;
 use rain_types::{Ino, SessionId};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -39,27 +40,23 @@ impl Leases {
         self.ttl
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<SessionId, Instant>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn renew(&self, session: SessionId) {
-        self.seen().insert(session, Instant::now());
+        self.seen.lock().insert(session, Instant::now());
     }
 
     /// How long a session has been silent. One not heard of yet begins to be now.
     pub(crate) fn silence(&self, session: SessionId, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.seen().entry(session).or_insert(now))
+        now.saturating_duration_since(*self.seen.lock().entry(session).or_insert(now))
     }
 
     /// Every open session has a whole lease again.
     pub(crate) fn forget(&self) {
-        self.seen().clear();
+        self.seen.lock().clear();
     }
 
     /// Which of the open sessions were silent for longer than a lease. One not heard of yet begins its lease now.
     pub(crate) fn expired(&self, open: &[SessionId], now: Instant) -> Vec<SessionId> {
-        let mut seen = self.seen();
+        let mut seen = self.seen.lock();
         seen.retain(|session, _| open.contains(session));
         open.iter()
             .filter(|session| now.duration_since(*seen.entry(**session).or_insert(now)) > self.ttl)

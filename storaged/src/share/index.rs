@@ -4,12 +4,12 @@
 
 use super::layout::Place;
 use super::{ShareKey, ShareMeta};
+use parking_lot::Mutex;
 use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const CHECKPOINT: &[u8] = b"checkpoint";
 const KEY_BYTES: usize = 17;
@@ -41,10 +41,6 @@ impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Index").field("in_memory", &self.is_in_memory()).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexFailed> {
@@ -127,7 +123,7 @@ impl Index {
             Held::Sled { shares, .. } => {
                 fenced(|| shares.get(key))?.map(|value| decode(&key, &value)).transpose()
             }
-            Held::Memory(map) => lock(map).get(&key).map(|value| decode(&key, value)).transpose(),
+            Held::Memory(map) => map.lock().get(&key).map(|value| decode(&key, value)).transpose(),
         }
     }
 
@@ -142,7 +138,7 @@ impl Index {
                 Ok(())
             }
             Held::Memory(map) => {
-                lock(map).extend(pairs);
+                map.lock().extend(pairs);
                 Ok(())
             }
         }
@@ -154,7 +150,7 @@ impl Index {
             Held::Sled { shares, .. } => {
                 fenced(|| shares.remove(key))?.map(|value| decode(&key, &value)).transpose()
             }
-            Held::Memory(map) => lock(map).remove(&key).map(|value| decode(&key, &value)).transpose(),
+            Held::Memory(map) => map.lock().remove(&key).map(|value| decode(&key, &value)).transpose(),
         }
     }
 
@@ -172,7 +168,7 @@ impl Index {
                 }
             }
             Held::Memory(map) => {
-                for (key, value) in lock(map).range::<KeyBytes, _>(range).take(limit) {
+                for (key, value) in map.lock().range::<KeyBytes, _>(range).take(limit) {
                     found.push(decode(key, value)?);
                 }
             }

@@ -15,12 +15,13 @@ use super::space::Space;
 use super::state::{State, StateFile};
 use super::{GetError, PutError, ShareKey, ShareMeta, ShareRead, StoreError};
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -127,10 +128,6 @@ pub struct ShareStore {
     committer: Mutex<Option<JoinHandle<()>>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl ShareStore {
     /// Opens a store in a folder; makes it when it is not there.
     pub fn open(folder: &Path, options: StoreOptions) -> Result<ShareStore, StoreError> {
@@ -206,7 +203,7 @@ impl ShareStore {
             return done(Err(error));
         }
         let put = Put { meta, crcs: chunk_crcs, payload, done: Box::new(done) };
-        let refused = match lock(&self.queue).as_ref() {
+        let refused = match self.queue.lock().as_ref() {
             Some(queue) => queue.send(put).err().map(|error| error.0),
             None => Some(put),
         };
@@ -262,7 +259,7 @@ impl ShareStore {
             used_bytes,
             free_bytes: self.inner.free_bytes(used_bytes),
             corrupt_found: counters.corrupt_found.load(Relaxed),
-            rebuilt: lock(&self.inner.rebuilt).clone(),
+            rebuilt: self.inner.rebuilt.lock().clone(),
         }
     }
 
@@ -273,8 +270,8 @@ impl ShareStore {
 
     /// Finishes what waits and closes cleanly. Later puts are refused.
     pub fn shut_down(&self) -> Result<(), StoreError> {
-        *lock(&self.queue) = None;
-        if let Some(committer) = lock(&self.committer).take()
+        *self.queue.lock() = None;
+        if let Some(committer) = self.committer.lock().take()
             && committer.join().is_err()
         {
             return Err(StoreError::Index(
@@ -287,8 +284,8 @@ impl ShareStore {
 
 impl Drop for ShareStore {
     fn drop(&mut self) {
-        *lock(&self.queue) = None;
-        if let Some(committer) = lock(&self.committer).take() {
+        *self.queue.lock() = None;
+        if let Some(committer) = self.committer.lock().take() {
             let _ = committer.join();
         }
     }
@@ -318,7 +315,7 @@ impl Inner {
             used.entry(place.segment).or_default().push((place.unit, place.units));
         }
         let segment_units = (self.options.segment_bytes / UNIT_BYTES) as u32;
-        let mut space = lock(&self.space);
+        let mut space = self.space.lock();
         for (segment, mut runs) in used {
             runs.sort_unstable();
             let mut at = 0;
@@ -362,20 +359,20 @@ impl Inner {
     /// Uses the index; if it fails, makes it anew from the shares and tries once more.
     fn with_index<T>(&self, call: impl Fn(&Index) -> Result<T, IndexFailed>) -> Result<T, StoreError> {
         let failed = {
-            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let index = self.index.read();
             match call(&index) {
                 Ok(value) => return Ok(value),
                 Err(IndexFailed(why)) => why,
             }
         };
         tracing::error!(why = failed, "the index of shares failed");
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.write();
         // Somebody else may have mended it meanwhile.
         if let Ok(value) = call(&index) {
             return Ok(value);
         }
         // No index is trusted by a start from here to the next checkpoint.
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let nothing = State {
             index: self.index_number.load(Relaxed),
             checkpoint: state.state().checkpoint,
@@ -389,16 +386,16 @@ impl Inner {
         let fresh = recover::recover(&self.folder, cache, self.media.as_ref(), &self.key, &nothing)?;
         *index = fresh.index;
         self.index_number.store(fresh.number, Relaxed);
-        *lock(&self.rebuilt) = fresh.rebuilt;
+        *self.rebuilt.lock() = fresh.rebuilt;
         call(&index).map_err(|IndexFailed(why)| StoreError::Index(why))
     }
 
     fn segment(&self, segment: u32) -> io::Result<Arc<dyn MediaFile>> {
-        if let Some(file) = lock(&self.open).get(&segment) {
+        if let Some(file) = self.open.lock().get(&segment) {
             return Ok(file.clone());
         }
         let file = self.media.open(&recover::segment_name(segment))?;
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         if open.len() >= OPEN_SEGMENTS_MAX
             && let Some(any) = open.keys().next().copied()
         {
@@ -502,7 +499,7 @@ impl Inner {
 
     /// Writes, syncs, names, answers.
     fn commit(&self, batch: Vec<Put>) {
-        let committing = lock(&self.committing);
+        let committing = self.committing.lock();
         let mut written: Vec<(Put, Located, Option<Located>)> = Vec::with_capacity(batch.len());
         let mut keys = HashSet::new();
         let mut again = Vec::new();
@@ -576,7 +573,7 @@ impl Inner {
         let file = self.segment(place.segment).map_err(io)?;
         if let Err(error) = file.write_at(&[&head, &put.payload], place.offset()) {
             let _ = file.punch(place.offset(), place.bytes());
-            lock(&self.space).free(place);
+            self.space.lock().free(place);
             return Err(match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     PutError::NoSpace { bytes: place.bytes() }
@@ -601,25 +598,25 @@ impl Inner {
             return Err(PutError::NoSpace { bytes });
         }
         let io = |error: &dyn std::fmt::Display| PutError::Io { key, why: error.to_string() };
-        let taken = lock(&self.space).take(units);
+        let taken = self.space.lock().take(units);
         let place = match taken {
             Some(place) => place,
             None => {
                 let segment = {
-                    let mut next = lock(&self.next_segment);
+                    let mut next = self.next_segment.lock();
                     *next += 1;
                     *next - 1
                 };
                 self.segment(segment).map_err(|error| io(&error))?;
                 self.media.sync_names().map_err(|error| io(&error))?;
                 let all = (self.options.segment_bytes / UNIT_BYTES) as u32;
-                let mut space = lock(&self.space);
+                let mut space = self.space.lock();
                 space.free(Place { segment, unit: units, units: all - units });
                 Place { segment, unit: 0, units }
             }
         };
         if let Err(error) = self.mark_dirty(place.segment) {
-            lock(&self.space).free(place);
+            self.space.lock().free(place);
             return Err(io(&error));
         }
         Ok(place)
@@ -627,7 +624,7 @@ impl Inner {
 
     /// Remembers, durably, that a segment is not as the last checkpoint knew it.
     fn mark_dirty(&self, segment: u32) -> Result<(), StoreError> {
-        lock(&self.state).mark_dirty(segment)
+        self.state.lock().mark_dirty(segment)
     }
 
     /// Gives a share's place back: to the disk, and to the next shares.
@@ -641,7 +638,7 @@ impl Inner {
             });
         self.count(located.place, located.meta.share_len, false);
         match punched {
-            Ok(()) => lock(&self.space).free(located.place),
+            Ok(()) => self.space.lock().free(located.place),
             // Left alone until the next start: its header would bring it back.
             Err(why) => {
                 tracing::warn!(share = %located.meta.key, why, "the space of a deleted share is not free yet")
@@ -650,13 +647,13 @@ impl Inner {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        let _committing = lock(&self.committing);
+        let _committing = self.committing.lock();
         self.leave_memory();
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index.read();
         if index.is_in_memory() {
             return Ok(()); // A start makes it anew.
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let number = self.index_number.load(Relaxed);
         let known = state.state();
         if known.dirty.is_empty() && known.trusted && known.index == number {
@@ -669,7 +666,7 @@ impl Inner {
 
     /// An index that had to be made in memory goes to the disk once there is room.
     fn leave_memory(&self) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.write();
         if !index.is_in_memory() || self.media.free_bytes().unwrap_or(0) < RESERVE_BYTES {
             return;
         }

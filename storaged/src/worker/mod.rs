@@ -15,9 +15,10 @@ pub(crate) mod unlinked_files;
 use crate::metadata::MetadataService;
 use crate::node::Shared;
 use crate::service::namespace::Leases;
+use parking_lot::Mutex;
 use rain_client::Client;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -111,11 +112,11 @@ pub(crate) struct WorkerCounters {
 
 impl WorkerCounters {
     pub(crate) fn last_error(&self) -> String {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_error.lock().clone()
     }
 
     pub(crate) fn failed(&self, error: &dyn std::fmt::Display) {
         self.failed.fetch_add(1, Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        *self.last_error.lock() = error.to_string();
     }
 }

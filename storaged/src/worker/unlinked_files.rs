@@ -12,11 +12,12 @@
 //! everything, until it is ended.
 
 use crate::metadata::MetadataService;
+use parking_lot::Mutex;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_types::{Ino, SessionId};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between looks.
@@ -57,13 +58,9 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    fn by_session(&self) -> MutexGuard<'_, HashMap<SessionId, Report>> {
-        self.by_session.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A session speaks.
     pub(crate) fn take(&self, session: SessionId, open: Open, settled: bool, now: Instant) {
-        let mut by_session = self.by_session();
+        let mut by_session = self.by_session.lock();
         let before = by_session.remove(&session);
         let certain = match before {
             Some(before) if settled => Some((before.received, open)),
@@ -74,12 +71,12 @@ impl Reports {
 
     /// Another node led meanwhile: what was said to it is not known here.
     pub(crate) fn forget(&self) {
-        self.by_session().clear();
+        self.by_session.lock().clear();
     }
 
     /// Those of the orphans, each seen sealed at its moment, that no open session has open.
     fn free(&self, sessions: &[SessionId], orphans: &HashMap<Ino, Instant>) -> Vec<Ino> {
-        let mut by_session = self.by_session();
+        let mut by_session = self.by_session.lock();
         by_session.retain(|session, _| sessions.contains(session));
         let words: Option<Vec<_>> = sessions
             .iter()

@@ -26,6 +26,7 @@ use openraft::{
     CommittedLeaderId, EntryPayload, ErrorSubject, ErrorVerb, LogState, RaftLogId, RaftLogReader,
     StorageIOError,
 };
+use parking_lot::{Mutex, RwLock};
 use rain_types::{ClusterId, NodeId};
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -33,7 +34,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -131,14 +132,6 @@ struct Inner {
 }
 
 impl Inner {
-    fn log(&self) -> MutexGuard<'_, CommandLog> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn kept(&self) -> MutexGuard<'_, (SlotFile, Kept)> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn note(&self, log: &CommandLog) {
         let counters = &self.counters;
         counters.syncs.store(log.syncs(), Ordering::Relaxed);
@@ -158,19 +151,15 @@ impl Inner {
         io::Error::other(reason)
     }
 
-    fn waits_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.waits_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// An append is durable.
     fn tell_durable(&self, last: Option<EntryLogId>) {
         self.durable.send_replace(last);
         let all = position_of(last.as_ref()) >= self.appended_to.load(Ordering::Acquire);
-        *self.waits_since() = (!all).then(Instant::now);
+        *self.waits_since.lock() = (!all).then(Instant::now);
     }
 
     fn set_full(&self, reason: Option<String>) {
-        *self.full.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        *self.full.lock() = reason;
     }
 
     /// Makes records durable; waits on a full disk.
@@ -178,7 +167,7 @@ impl Inner {
         let records: Vec<(u64, &[u8])> = records.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
         let mut waited = false;
         loop {
-            let mut log = self.log();
+            let mut log = self.log.lock();
             let result = log.append(&records);
             self.note(&log);
             drop(log);
@@ -205,8 +194,8 @@ impl Inner {
 
     /// The last entry of the log, or the last that went from it.
     fn last(&self) -> io::Result<Option<EntryLogId>> {
-        let purged = self.kept().1.purged;
-        let last = self.log().next_index() - 1;
+        let purged = self.kept.lock().1.purged;
+        let last = self.log.lock().next_index() - 1;
         if last <= position_of(purged.as_ref()) {
             return Ok(purged);
         }
@@ -223,7 +212,7 @@ impl Inner {
     }
 
     fn write_kept(&self, change: impl FnOnce(&mut Kept)) -> io::Result<()> {
-        let mut held = self.kept();
+        let mut held = self.kept.lock();
         let (file, kept) = &mut *held;
         let mut new = *kept;
         change(&mut new);
@@ -234,11 +223,11 @@ impl Inner {
 
     fn purge(&self, upto: EntryLogId) -> io::Result<()> {
         self.write_kept(|kept| kept.purged = Some(upto))?;
-        let mut log = self.log();
+        let mut log = self.log.lock();
         let next = position(upto.index) + 1;
         let result = if next > log.next_index() {
             // The store has got ahead by a snapshot: the log begins anew behind it.
-            self.recent.write().unwrap_or_else(PoisonError::into_inner).clear();
+            self.recent.write().clear();
             log.reset(next)
         } else {
             log.purge_below(next)
@@ -251,8 +240,8 @@ impl Inner {
     }
 
     fn truncate(&self, index: u64) -> io::Result<()> {
-        self.recent.write().unwrap_or_else(PoisonError::into_inner).cut_from(index);
-        let mut log = self.log();
+        self.recent.write().cut_from(index);
+        let mut log = self.log.lock();
         let result = log.truncate_after(position(index) - 1);
         self.note(&log);
         drop(log);
@@ -262,11 +251,11 @@ impl Inner {
 
     /// Entries of a range from memory or disk; those behind the end are left out.
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        if let Some(entries) = self.recent.read().unwrap_or_else(PoisonError::into_inner).range(start, end) {
+        if let Some(entries) = self.recent.read().range(start, end) {
             return Ok(entries);
         }
-        let purged = position_of(self.kept().1.purged.as_ref());
-        let log = self.log();
+        let purged = position_of(self.kept.lock().1.purged.as_ref());
+        let log = self.log.lock();
         let first = position(start).max(log.first_index()).max(purged + 1);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         if first >= log.next_index() {
@@ -366,7 +355,7 @@ impl LogStore {
             closing: AtomicBool::new(false),
             log: Mutex::new(log),
         });
-        inner.note(&inner.log());
+        inner.note(&inner.log.lock());
         inner.moved().map_err(|source| OpenError::State { path: dir.to_owned(), source })?;
         Ok(LogStore { inner, jobs })
     }
@@ -387,7 +376,7 @@ impl LogStore {
 
     /// For how long the disk has got nowhere though there is something to write.
     pub(crate) fn waits_for(&self) -> Duration {
-        self.inner.waits_since().map_or(Duration::ZERO, |since| since.elapsed())
+        self.inner.waits_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Waits until the entry at a position is durable here.
@@ -409,7 +398,7 @@ impl LogStore {
 
     /// Why appends wait at this moment, if they do.
     pub(crate) fn waits_for_room(&self) -> Option<String> {
-        self.inner.full.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.full.lock().clone()
     }
 
     /// Whether appends of so many bytes may be asked for; why not. Never waits for the disk: where little room is left, the log thread
@@ -425,18 +414,18 @@ impl LogStore {
         if !inner.reserving.swap(true, Ordering::AcqRel) {
             let bytes = bytes as u64;
             let reserving = move |inner: &Inner| {
-                let mut log = inner.log();
+                let mut log = inner.log.lock();
                 let reserved = log.reserve(bytes);
                 inner.note(&log);
                 drop(log);
                 let none = reserved.err().map(|error| error.to_string());
-                *inner.no_room.lock().unwrap_or_else(PoisonError::into_inner) = none;
+                *inner.no_room.lock() = none;
                 inner.reserving.store(false, Ordering::Release);
             };
             // A log thread that has ended is said by whoever needs it.
             self.add(reserving);
         }
-        let none = inner.no_room.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let none = inner.no_room.lock().clone();
         none.map_or(Ok(()), Err)
     }
 
@@ -450,7 +439,7 @@ impl LogStore {
         self.stop_waiting();
         let _ = self.inner.stopped.set("it is closed".into());
         // Behind what is being written now.
-        let mut log = self.inner.log();
+        let mut log = self.inner.log.lock();
         log.settle();
         log.stop("it is closed");
     }
@@ -460,7 +449,7 @@ impl LogStore {
         // A log that has failed has nothing under way.
         let _ = self
             .run(|inner| {
-                inner.log().settle();
+                inner.log.lock().settle();
                 Ok(())
             })
             .await;
@@ -468,7 +457,7 @@ impl LogStore {
 
     /// The position below which records may go so that at least so many bytes of segments stay.
     pub(crate) fn purge_point(&self, keep_bytes: u64) -> u64 {
-        self.inner.log().first_keeping(keep_bytes)
+        self.inner.log.lock().first_keeping(keep_bytes)
     }
 
     /// Has the log thread do something; false: it has ended.
@@ -494,7 +483,7 @@ impl LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        let recent = self.inner.recent.read().unwrap_or_else(PoisonError::into_inner).range(start, end);
+        let recent = self.inner.recent.read().range(start, end);
         if let Some(mut entries) = recent {
             let mut bytes = 0;
             let fit = entries.iter().take_while(|entry| {
@@ -543,7 +532,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let read = self.run(|inner| {
-            let last_purged_log_id = inner.kept().1.purged;
+            let last_purged_log_id = inner.kept.lock().1.purged;
             Ok(LogState { last_purged_log_id, last_log_id: inner.last()? })
         });
         read.await.map_err(|error| trouble(ErrorSubject::Logs, ErrorVerb::Read, &error))
@@ -560,7 +549,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let kept = self.inner.kept().1;
+        let kept = self.inner.kept.lock().1;
         // openraft would go on as the leader that it was, and answer reads before it has applied again what it had acknowledged: it
         // does not know how far that was. As a candidate of that term it has to be elected anew, and then it knows.
         Ok(kept
@@ -574,12 +563,12 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: Send,
     {
         let (mut records, mut last) = (Vec::new(), None);
-        let kept = self.inner.kept().1;
+        let kept = self.inner.kept.lock().1;
         // What has another's vote on it is a leader's that this node follows.
         let mine = kept.vote.filter(|vote| vote.leader_id.node_id == kept.node).map(|vote| vote.leader_id);
         let mut early = true;
         {
-            let mut recent = self.inner.recent.write().unwrap_or_else(PoisonError::into_inner);
+            let mut recent = self.inner.recent.write();
             for entry in entries {
                 records.push((position(entry.get_log_id().index), wire::encode_record(&entry)));
                 last = Some(entry.log_id);
@@ -591,7 +580,7 @@ impl RaftLogStorage<Types> for LogStore {
         }
         self.inner.counters.appended.fetch_add(records.len() as u64, Ordering::Relaxed);
         self.inner.appended_to.store(position_of(last.as_ref()), Ordering::Release);
-        self.inner.waits_since().get_or_insert_with(Instant::now);
+        self.inner.waits_since.lock().get_or_insert_with(Instant::now);
         let mut callback = Some(callback);
         if early && let Some(callback) = callback.take() {
             callback.log_io_completed(Ok(()));

@@ -18,10 +18,11 @@ use openraft::raft::{
     SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, Snapshot};
+use parking_lot::Mutex;
 use rain_types::{ClusterId, NodeId};
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use thiserror::Error;
@@ -139,10 +140,6 @@ impl Peer {
         wire::decode_reply(answer).map_err(|_| RPCError::Network(nonsense()))
     }
 
-    fn leader_lease(&self) -> std::sync::MutexGuard<'_, LeaderLease> {
-        self.network.leader_lease.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// As `ask`, over the line. A line whose answer is missed (the future is dropped) or that fails is not used again.
     async fn ask_on_line(&mut self, message: &Message) -> Rpc<Reply> {
         let bytes = wire::encode_message(self.addressee(), message);
@@ -163,7 +160,7 @@ impl Peer {
     /// Who has no vote is told less often, and more at a time.
     async fn pace(&self) {
         if let Some((_, at)) = self.last
-            && self.leader_lease().is_learner(self.to)
+            && self.network.leader_lease.lock().is_learner(self.to)
         {
             tokio::time::sleep(LEARNER_PACE.saturating_sub(at.elapsed())).await;
         }
@@ -195,9 +192,9 @@ impl RaftNetwork<Types> for Peer {
             return Err(RPCError::Network(nonsense()));
         };
         match &response {
-            AppendEntriesResponse::HigherVote(higher) => self.leader_lease().saw(higher),
+            AppendEntriesResponse::HigherVote(higher) => self.network.leader_lease.lock().saw(higher),
             // A node whose log does not match has taken the leader's vote all the same.
-            _ => self.leader_lease().acknowledged(&vote, self.to, sent),
+            _ => self.network.leader_lease.lock().acknowledged(&vote, self.to, sent),
         }
         self.last = (on_line && response.is_success()).then_some((vote, sent));
         Ok(response)
@@ -219,7 +216,7 @@ impl RaftNetwork<Types> for Peer {
         let Reply::Vote(response) = self.ask(&Message::Vote(rpc)).await? else {
             return Err(RPCError::Network(nonsense()));
         };
-        self.leader_lease().saw(&response.vote);
+        self.network.leader_lease.lock().saw(&response.vote);
         Ok(response)
     }
 
@@ -251,7 +248,7 @@ impl RaftNetwork<Types> for Peer {
         pumping.abort();
         match wire::decode_reply(answer?) {
             Ok(Reply::Snapshot(vote)) => {
-                self.leader_lease().saw(&vote);
+                self.network.leader_lease.lock().saw(&vote);
                 Ok(SnapshotResponse::new(vote))
             }
             _ => Err(failed("the answer to a snapshot is none".into())),
@@ -316,10 +313,6 @@ pub enum ReceiveError {
 }
 
 impl Receiver {
-    fn leader_lease(&self) -> std::sync::MutexGuard<'_, LeaderLease> {
-        self.leader_lease.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn read(&self, message: Bytes) -> Result<Message, ReceiveError> {
         let (to, message) = wire::decode_message(message).map_err(|_| ReceiveError::Malformed)?;
         if to.cluster != self.me.cluster {
@@ -344,7 +337,7 @@ impl Receiver {
                 let mut answering = Box::pin(self.raft.append_entries(append));
                 // Under the lock up to where openraft has it in its queue: whoever decides to stand sees it, or stands before it.
                 let begun = std::future::poll_fn(|context| {
-                    let mut leader_lease = self.leader_lease();
+                    let mut leader_lease = self.leader_lease.lock();
                     leader_lease.hears(&vote, Instant::now());
                     Poll::Ready(answering.as_mut().poll(context))
                 });
@@ -354,7 +347,7 @@ impl Receiver {
                 };
                 let response = response.map_err(stopped)?;
                 if let AppendEntriesResponse::HigherVote(higher) = &response {
-                    self.leader_lease().saw(higher);
+                    self.leader_lease.lock().saw(higher);
                 } else {
                     // Among what matches may be what this node has appended as the leader that it was.
                     self.log.all_durable().await.map_err(ReceiveError::Stopped)?;
@@ -364,14 +357,15 @@ impl Receiver {
             Message::Vote(request) => {
                 let response = self.raft.vote(request).await.map_err(stopped)?;
                 // Before the candidate hears of it: it may be leader the next moment.
-                self.leader_lease().saw(&response.vote);
+                self.leader_lease.lock().saw(&response.vote);
                 Reply::Vote(response)
             }
             Message::PreVote(theirs) => {
                 let voted = self.raft.with_raft_state(|state| state.vote_last_modified()).await;
                 let voted = voted.map_err(|error| ReceiveError::Stopped(error.to_string()))?;
                 Reply::PreVote(
-                    theirs >= self.log.durable() && self.leader_lease().would_vote(voted, Instant::now()),
+                    theirs >= self.log.durable()
+                        && self.leader_lease.lock().would_vote(voted, Instant::now()),
                 )
             }
             Message::Snapshot(_) => return Err(ReceiveError::Malformed),
@@ -396,7 +390,7 @@ impl Receiver {
             if piece.is_empty() {
                 break;
             }
-            self.leader_lease().hears(&head.vote, Instant::now());
+            self.leader_lease.lock().hears(&head.vote, Instant::now());
             let page: Vec<Pair> = postcard::from_bytes(&piece).map_err(|_| ReceiveError::Malformed)?;
             let putting = blocking::run(move || {
                 let mut incoming = incoming;
@@ -427,7 +421,7 @@ impl Receiver {
         let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::Received(incoming)) };
         let response =
             self.raft.install_full_snapshot(head.vote, snapshot).await.map_err(|error| stopped(&error))?;
-        self.leader_lease().saw(&response.vote);
+        self.leader_lease.lock().saw(&response.vote);
         Ok(wire::encode_reply(&Reply::Snapshot(response.vote)))
     }
 }
