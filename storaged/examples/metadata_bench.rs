@@ -15,7 +15,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storaged::metadata::{DiskMedia, MetadataOptions, MetadataService, Namespace};
+use storaged::disk::DiskMedia;
+use storaged::metadata::{MetadataOptions, MetadataService, Namespace};
 use tokio::runtime::Runtime;
 
 #[path = "../tests/metadata_support/mod.rs"]

@@ -9,13 +9,13 @@
 
 mod bootstrap;
 pub mod config;
+pub mod disk;
 mod identity;
 pub mod metadata;
 pub mod node;
 pub mod ring;
 mod service;
 pub mod share;
-mod slots;
 mod transport;
 mod worker;
 

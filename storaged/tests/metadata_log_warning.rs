@@ -3,7 +3,8 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use storaged::metadata::{CommandLog, DiskMedia};
+use storaged::disk::DiskMedia;
+use storaged::metadata::CommandLog;
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 16 << 10;

@@ -17,9 +17,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use storaged::disk::DiskMedia;
 use storaged::metadata::{
-    CommandLog, DiskMedia, LogError, Machine, Member, MetadataError, MetadataOptions, MetadataService,
-    Namespace, ProposeError, StoreOptions,
+    CommandLog, LogError, Machine, Member, MetadataError, MetadataOptions, MetadataService, Namespace,
+    ProposeError, StoreOptions,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};

@@ -13,7 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use storaged::metadata::{Mark, Media, MetaStore, StoreError, StoreOptions};
+use storaged::disk::Media;
+use storaged::metadata::{Mark, MetaStore, StoreError, StoreOptions};
 use tempfile::TempDir;
 
 /// Commits only when told to.

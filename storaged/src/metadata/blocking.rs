@@ -1,7 +1,7 @@
 //! Work that is done aside, because it waits for a disk: on threads of its own in a daemon, by tasks of the runtime in a simulation, where
 //! it takes the time that the media says and one thread does everything, in an order that a seed decides.
 
-use super::media::Media;
+use crate::disk::Media;
 use std::io;
 use std::sync::{Arc, mpsc};
 use tokio::runtime::{Handle, RuntimeFlavor};

@@ -21,7 +21,7 @@ mod segment;
 
 pub use error::LogError;
 
-use super::media::{Media, MediaFile};
+use crate::disk::{Media, MediaFile};
 use record::{RECORD_HEAD, RecordHead, SEGMENT_HEAD, SegmentHead, encode_record, record_size};
 use segment::{Segment, Tail};
 use std::collections::VecDeque;

@@ -13,10 +13,10 @@
 //! (`acknowledged_requests_survive_a_power_loss`, `acknowledged_requests_survive_kill_9`); every node applies the same entries and
 //! has the same store (`a_replay_gives_the_same_bytes_as_never_crashing`).
 
+mod base_file;
 mod blocking;
 pub mod log;
 pub mod machine;
-pub mod media;
 mod memtable;
 pub mod proposer;
 pub mod raft;
@@ -24,12 +24,12 @@ pub mod store;
 
 pub use log::{CommandLog, LogError};
 pub use machine::{Machine, Namespace};
-pub use media::{DiskMedia, Media, MediaFile};
 pub use proposer::{ProposeError, ProposerOptions};
 pub use raft::lease::Times;
 pub use raft::network::{Carried, Line, ReceiveError, Transport, TransportError};
 pub use store::{Mark, MetaStore, StoreError, StoreOptions, StoreStats};
 
+use crate::disk::{DiskMedia, Media};
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState, SnapshotPolicy};

@@ -19,8 +19,9 @@
 //!
 //! It does not know the log, and what a membership means: whoever applies gives the mark and the bytes.
 
-use super::media::{BaseFile, BaseHealth, Media};
+use super::base_file::{BaseFile, BaseHealth};
 use super::memtable::{BaseTable, Layer, Staged, View};
+use crate::disk::Media;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use rain_namespace::kv::{KvRead, KvTxn};
 use rain_namespace::record::Time;

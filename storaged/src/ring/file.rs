@@ -1,7 +1,7 @@
-//! What the ring must not forget, in the file `ring-state` ([`crate::slots`]).
+//! What the ring must not forget, in the file `ring-state` ([`crate::disk::slots`]).
 
-use crate::metadata::media::DiskMedia;
-use crate::slots::SlotFile;
+use crate::disk::DiskMedia;
+use crate::disk::slots::SlotFile;
 use rain_ring::{Durable, wire};
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};

@@ -14,9 +14,9 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use storaged::disk::{Media, MediaFile};
 use storaged::metadata::{
-    Line, Machine, Media, MediaFile, Member, MetadataError, MetadataOptions, MetadataService, Transport,
-    TransportError,
+    Line, Machine, Member, MetadataError, MetadataOptions, MetadataService, Transport, TransportError,
 };
 
 /// Small, seeded, good enough to choose sectors.

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storaged::metadata::{Media, MediaFile};
+use storaged::disk::{Media, MediaFile};
 
 const SECTOR: usize = 512;
 

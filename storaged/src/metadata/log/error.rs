@@ -1,7 +1,7 @@
 //! Why the log refuses or stops.
 
 use super::PAYLOAD_BYTES_MAX;
-use crate::metadata::media::is_full;
+use crate::disk::is_full;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;

@@ -2,7 +2,7 @@
 
 use super::error::LogError;
 use super::record::{ALIGN, RECORD_HEAD, RecordHead, SEGMENT_HEAD, SegmentHead};
-use crate::metadata::media::{Media, MediaFile};
+use crate::disk::{Media, MediaFile};
 use std::path::{Path, PathBuf};
 
 /// A segment of the log. Records `head.first_index ..` stand at `offsets`.

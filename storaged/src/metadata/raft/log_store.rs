@@ -16,11 +16,11 @@
 
 use super::super::blocking::Queue;
 use super::super::log::{CommandLog, LogError};
-use super::super::media::Media;
 use super::super::store::{MetaStore, StoreError};
 use super::types::{Entry, EntryLogId, StorageError, Types, Vote, index_at, position, position_of};
 use super::wire::{self, Kept};
-use crate::slots::SlotFile;
+use crate::disk::Media;
+use crate::disk::slots::SlotFile;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
     CommittedLeaderId, EntryPayload, ErrorSubject, ErrorVerb, LogState, RaftLogId, RaftLogReader,

@@ -3,7 +3,7 @@
 //!
 //! It knows nothing of what it keeps. One owner writes.
 
-use crate::metadata::media::{Media, MediaFile};
+use crate::disk::{Media, MediaFile};
 use crc_fast::{CrcAlgorithm, checksum};
 use std::io;
 use std::path::Path;
@@ -90,7 +90,7 @@ impl SlotFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::media::DiskMedia;
+    use crate::disk::DiskMedia;
 
     const MAGIC: &[u8; 8] = b"RAINTST1";
     const SLOT: usize = 4096;
