@@ -4,11 +4,11 @@
 //! The folder has a mark of its own, random, made with it: a node that comes back with an empty folder is not the node that it was,
 //! because what that one had promised is lost.
 
+use crate::disk::replace::replace_file;
 use anyhow::{Context, bail};
 use rain_types::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "identity.toml";
@@ -40,9 +40,7 @@ pub(crate) struct Identity {
 /// 128 random bits.
 pub(crate) fn random() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("reading /dev/urandom")?;
+    getrandom::fill(&mut bytes).context("asking the system for random bytes")?;
     Ok(u128::from_be_bytes(bytes))
 }
 
@@ -125,14 +123,7 @@ impl Identity {
 
     fn write(&self) -> anyhow::Result<()> {
         let text = toml::to_string(&self.written).context("writing the identity")?;
-        let new = self.path.with_extension("new");
-        let write = || -> std::io::Result<()> {
-            fs::write(&new, &text)?;
-            File::open(&new)?.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-        };
-        write().with_context(|| format!("writing {}", self.path.display()))
+        replace_file(&self.path, text.as_bytes()).with_context(|| format!("writing {}", self.path.display()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the ring must not forget, in the file `ring-state` ([`crate::disk::slots`]).
 
 use crate::disk::DiskMedia;
-use crate::disk::slots::SlotFile;
+use crate::disk::slots::{PayloadLength, SlotFile, SlotFormat, Unreadable};
 use rain_ring::{Durable, wire};
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-const MAGIC: &[u8; 8] = b"RAINRNG1";
-const SLOT_BYTES: usize = 64 << 10;
+const FORMAT: SlotFormat = SlotFormat {
+    magic: b"RAINRNG1",
+    slot_bytes: 64 << 10,
+    length: PayloadLength::Prefix,
+    unreadable: Unreadable::IsAnError,
+};
 
 /// The file's content.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,7 +31,7 @@ pub(super) struct KeptFile(SlotFile);
 impl KeptFile {
     /// Opens or makes it. Nothing kept: the node is new.
     pub(super) fn open(path: &Path) -> io::Result<(KeptFile, Option<Kept>)> {
-        let (file, kept) = SlotFile::open(&DiskMedia, path, MAGIC, SLOT_BYTES)?;
+        let (file, kept) = SlotFile::open(&DiskMedia, path, FORMAT)?;
         let kept = kept.map(|bytes| wire::decode(&bytes)).transpose();
         let kept = kept.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         Ok((KeptFile(file), kept))

@@ -1,7 +1,7 @@
 //! The share store: a node's shares on its disk, each of which describes itself.
 //!
-//! - [`layout`]: a share's bytes on disk. [`space`]: which bytes of the segments are free (pure). [`media`]: the only
-//!   way to the disk. [`index`]: where each share is, in sled, rebuildable from the shares. [`store`]: puts gathered
+//! - [`layout`]: a share's bytes on disk. [`space`]: which bytes of the segments are free (pure). [`segments`]: their
+//!   files. [`index`]: where each share is, in sled, rebuildable from the shares. [`store`]: puts gathered
 //!   under few fdatasyncs, verified reads, deletes that give space back. [`recover`]: what is done at the start, by what
 //!   [`state`] remembers.
 //!
@@ -15,8 +15,8 @@
 
 mod index;
 mod layout;
-pub mod media;
 mod recover;
+mod segments;
 mod space;
 mod state;
 mod store;
@@ -28,6 +28,7 @@ pub use store::{ShareStore, StoreOptions, Usage};
 use bytes::Bytes;
 use rain_types::{BlockId, CodeSpec, ShareIndex};
 use std::io;
+use std::path::Path;
 use thiserror::Error;
 
 /// Which share of which block.
@@ -98,6 +99,11 @@ pub enum StoreError {
     /// The index failed, and could not be made anew.
     #[error("the index of shares failed: {0}")]
     Index(String),
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.display().to_string();
+    move |source| StoreError::Io { doing, path, source }
 }
 
 /// Why a share was not kept.

@@ -3,14 +3,16 @@
 //! An index made anew has a folder of its own, so that one which sled still holds cannot be in its way; where
 //! there is no room for one it is made in memory.
 
-use super::StoreError;
 use super::index::{Index, IndexFailed, Located};
 use super::layout::{self, HEADER_BYTES, Place, UNIT_BYTES};
-use super::media::{Media, MediaFile};
+use super::segments::Segments;
 use super::state::State;
+use super::{StoreError, io_error};
+use crate::disk::MediaFile;
+use crate::disk::replace::replace_file;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,19 +27,6 @@ pub struct RebuildReport {
     pub took: Duration,
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.display().to_string();
-    move |source| StoreError::Io { doing, path, source }
-}
-
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, bytes)?;
-    File::open(&new)?.sync_all()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
 /// The store's own random id, made at its beginning: the key of every seal.
 pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
     match fs::read(path) {
@@ -47,10 +36,10 @@ pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut key = [0; 32];
-            File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut key))
-                .map_err(io_error("reading", Path::new("/dev/urandom")))?;
-            write_durably(path, &key).map_err(io_error("writing", path))?;
+            getrandom::fill(&mut key)
+                .map_err(io::Error::from)
+                .map_err(io_error("asking the system for random bytes for", path))?;
+            replace_file(path, &key).map_err(io_error("writing", path))?;
             Ok(key)
         }
         Err(error) => Err(io_error("reading", path)(error)),
@@ -65,12 +54,12 @@ pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -
     let mut page = vec![0; UNIT_BYTES as usize];
     while u64::from(unit) * UNIT_BYTES < len {
         let offset = u64::from(unit) * UNIT_BYTES;
-        file.read_at(&mut page, offset)?;
+        file.read_padded_at(offset, &mut page)?;
         let head = layout::peek_share_len(&page).map(|share_len| {
             let bytes = layout::head_bytes(share_len);
             let mut head = page[..HEADER_BYTES].to_vec();
             head.resize(bytes, 0);
-            file.read_at(&mut head, offset).map(|()| layout::decode(key, &head, segment, unit))
+            file.read_padded_at(offset, &mut head).map(|()| layout::decode(key, &head, segment, unit))
         });
         match head.transpose()?.flatten() {
             Some(head) => {
@@ -99,19 +88,6 @@ fn keep_later(found: &mut BTreeMap<u32, Located>, located: Located) {
     }
 }
 
-pub(super) fn segment_name(segment: u32) -> String {
-    format!("seg-{segment:06}")
-}
-
-/// The numbers of the segments there are.
-pub(super) fn segments(media: &dyn Media) -> Result<Vec<u32>, StoreError> {
-    let names = media.list().map_err(io_error("listing", Path::new("segments")))?;
-    let mut found: Vec<u32> =
-        names.iter().filter_map(|name| name.strip_prefix("seg-")?.parse().ok()).collect();
-    found.sort_unstable();
-    Ok(found)
-}
-
 /// The index, right again.
 pub(super) struct Recovered {
     pub(super) index: Index,
@@ -129,19 +105,19 @@ fn index_folder(store: &Path, number: u64) -> PathBuf {
 pub(super) fn recover(
     store: &Path,
     cache_bytes: u64,
-    media: &dyn Media,
+    segments: &Segments,
     key: &[u8; 32],
     state: &State,
 ) -> Result<Recovered, StoreError> {
     let why = match trusted(store, cache_bytes, state) {
-        Ok(index) => match catch_up(&index, media, key, &state.dirty) {
+        Ok(index) => match catch_up(&index, segments, key, &state.dirty) {
             Ok(()) => return Ok(Recovered { index, number: state.index, rebuilt: None }),
             Err(CatchUp::Index(IndexFailed(why))) => why,
             Err(CatchUp::Store(error)) => return Err(error),
         },
         Err(IndexFailed(why)) => why,
     };
-    rebuild(store, cache_bytes, media, key, state.index + 1, why)
+    rebuild(store, cache_bytes, segments, key, state.index + 1, why)
 }
 
 /// The index, if it has at least the last checkpoint.
@@ -167,13 +143,18 @@ enum CatchUp {
 }
 
 /// Makes the index agree with the segments written since the checkpoint.
-fn catch_up(index: &Index, media: &dyn Media, key: &[u8; 32], dirty: &BTreeSet<u32>) -> Result<(), CatchUp> {
+fn catch_up(
+    index: &Index,
+    segments: &Segments,
+    key: &[u8; 32],
+    dirty: &BTreeSet<u32>,
+) -> Result<(), CatchUp> {
     if dirty.is_empty() {
         return Ok(());
     }
     let mut there: BTreeMap<(u32, u32), Located> = BTreeMap::new();
     for segment in dirty {
-        let found = scan(media, key, *segment).map_err(CatchUp::Store)?;
+        let found = scan(segments, key, *segment).map_err(CatchUp::Store)?;
         there.extend(found.into_iter().map(|located| ((*segment, located.place.unit), located)));
     }
     let mut after = None;
@@ -208,23 +189,22 @@ fn insert_newest(index: &Index, found: &[Located]) -> Result<(), IndexFailed> {
     Ok(())
 }
 
-fn scan(media: &dyn Media, key: &[u8; 32], segment: u32) -> Result<Vec<Located>, StoreError> {
-    let name = segment_name(segment);
-    let read = || scan_segment(media.open(&name)?.as_ref(), key, segment);
-    read().map_err(io_error("scanning", Path::new(&name)))
+fn scan(segments: &Segments, key: &[u8; 32], segment: u32) -> Result<Vec<Located>, StoreError> {
+    let read = || scan_segment(segments.open_once(segment)?.as_ref(), key, segment);
+    read().map_err(io_error("scanning", &segments.path(segment)))
 }
 
 /// Makes the index anew from all segments, in a folder of this number or, failing that, in memory.
 fn rebuild(
     store: &Path,
     cache_bytes: u64,
-    media: &dyn Media,
+    segments: &Segments,
     key: &[u8; 32],
     number: u64,
     why: String,
 ) -> Result<Recovered, StoreError> {
     let begun = Instant::now();
-    let all = segments(media)?;
+    let all = segments.list()?;
     if !all.is_empty() {
         tracing::warn!(why, segments = all.len(), "making the index of shares anew");
     }
@@ -232,7 +212,7 @@ fn rebuild(
     let fill = |index: &Index| -> Result<u64, CatchUp> {
         let mut shares = 0;
         for segment in &all {
-            let found = scan(media, key, *segment).map_err(CatchUp::Store)?;
+            let found = scan(segments, key, *segment).map_err(CatchUp::Store)?;
             shares += found.len() as u64;
             insert_newest(index, &found).map_err(CatchUp::Index)?;
         }

@@ -9,11 +9,12 @@
 
 use super::index::{Index, IndexFailed, Located};
 use super::layout::{self, CHUNK_BYTES, Place, UNIT_BYTES, chunk_crc};
-use super::media::{DiskMedia, Media, MediaFile};
 use super::recover::{self, RebuildReport};
+use super::segments::Segments;
 use super::space::Space;
 use super::state::{State, StateFile};
-use super::{GetError, PutError, ShareKey, ShareMeta, ShareRead, StoreError};
+use super::{GetError, PutError, ShareKey, ShareMeta, ShareRead, StoreError, io_error};
+use crate::disk::{DiskMedia, Media};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -25,8 +26,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Segments open at a time.
-const OPEN_SEGMENTS_MAX: usize = 256;
+/// The folder of segments within a store.
+const SEGMENTS: &str = "segments";
 
 /// Bytes of one gathered commit: what waits longer goes into the next.
 const COMMIT_BYTES_MAX: usize = 32 << 20;
@@ -104,14 +105,13 @@ struct Counters {
 struct Inner {
     options: StoreOptions,
     folder: PathBuf,
-    media: Arc<dyn Media>,
+    segments: Segments,
     key: [u8; 32],
     index: RwLock<Index>,
     /// Which folder it is in. Changes under the index's write lock.
     index_number: AtomicU64,
     space: Mutex<Space>,
     state: Mutex<StateFile>,
-    open: Mutex<HashMap<u32, Arc<dyn MediaFile>>>,
     next_segment: Mutex<u32>,
     next_sequence: AtomicU64,
     counters: Counters,
@@ -131,13 +131,9 @@ pub struct ShareStore {
 impl ShareStore {
     /// Opens a store in a folder; makes it when it is not there.
     pub fn open(folder: &Path, options: StoreOptions) -> Result<ShareStore, StoreError> {
-        let segments = folder.join("segments");
-        let media = DiskMedia::new(&segments).map_err(|source| StoreError::Io {
-            doing: "making",
-            path: segments.display().to_string(),
-            source,
-        })?;
-        ShareStore::open_on(Arc::new(media), folder, options)
+        let segments = folder.join(SEGMENTS);
+        std::fs::create_dir_all(&segments).map_err(io_error("making", &segments))?;
+        ShareStore::open_on(Arc::new(DiskMedia), folder, options)
     }
 
     /// Opens a store whose segments are elsewhere than on a disk.
@@ -147,33 +143,28 @@ impl ShareStore {
         options: StoreOptions,
     ) -> Result<ShareStore, StoreError> {
         options.validate()?;
-        let made = std::fs::create_dir_all(folder);
-        made.map_err(|source| StoreError::Io {
-            doing: "making",
-            path: folder.display().to_string(),
-            source,
-        })?;
+        std::fs::create_dir_all(folder).map_err(io_error("making", folder))?;
         let key = recover::store_key(&folder.join("store-id"))?;
         let state = StateFile::open(&folder.join("state"))?;
-        let found = recover::recover(folder, options.index_cache_bytes, media.as_ref(), &key, state.state())?;
-        let segments = recover::segments(media.as_ref())?;
+        let segments = Segments::new(media, &folder.join(SEGMENTS));
+        let found = recover::recover(folder, options.index_cache_bytes, &segments, &key, state.state())?;
+        let all = segments.list()?;
         let inner = Arc::new(Inner {
             folder: folder.to_owned(),
             key,
             index: RwLock::new(found.index),
             space: Mutex::default(),
             state: Mutex::new(state),
-            open: Mutex::default(),
-            next_segment: Mutex::new(segments.last().map_or(1, |last| last + 1)),
+            next_segment: Mutex::new(all.last().map_or(1, |last| last + 1)),
             next_sequence: AtomicU64::new(1),
             counters: Counters::default(),
             index_number: AtomicU64::new(found.number),
             rebuilt: Mutex::new(found.rebuilt),
             committing: Mutex::new(()),
-            media,
+            segments,
             options,
         });
-        inner.take_stock(&segments)?;
+        inner.take_stock(&all)?;
         if let Err(error) = inner.checkpoint() {
             tracing::warn!(%error, "no checkpoint of the share index; the next start makes it anew");
         }
@@ -352,7 +343,7 @@ impl Inner {
     }
 
     fn free_bytes(&self, used: u64) -> u64 {
-        let disk = self.media.free_bytes().unwrap_or(0).saturating_sub(RESERVE_BYTES);
+        let disk = self.segments.free_bytes().unwrap_or(0).saturating_sub(RESERVE_BYTES);
         self.options.capacity_bytes.map_or(disk, |capacity| capacity.saturating_sub(used).min(disk))
     }
 
@@ -383,26 +374,11 @@ impl Inner {
         // sled holds the old one's files until it is gone.
         *index = Index::in_memory();
         let cache = self.options.index_cache_bytes;
-        let fresh = recover::recover(&self.folder, cache, self.media.as_ref(), &self.key, &nothing)?;
+        let fresh = recover::recover(&self.folder, cache, &self.segments, &self.key, &nothing)?;
         *index = fresh.index;
         self.index_number.store(fresh.number, Relaxed);
         *self.rebuilt.lock() = fresh.rebuilt;
         call(&index).map_err(|IndexFailed(why)| StoreError::Index(why))
-    }
-
-    fn segment(&self, segment: u32) -> io::Result<Arc<dyn MediaFile>> {
-        if let Some(file) = self.open.lock().get(&segment) {
-            return Ok(file.clone());
-        }
-        let file = self.media.open(&recover::segment_name(segment))?;
-        let mut open = self.open.lock();
-        if open.len() >= OPEN_SEGMENTS_MAX
-            && let Some(any) = open.keys().next().copied()
-        {
-            open.remove(&any);
-        }
-        open.insert(segment, file.clone());
-        Ok(file)
     }
 
     fn get(&self, key: ShareKey, offset: u32, len: u32) -> Result<ShareRead, GetError> {
@@ -431,13 +407,13 @@ impl Inner {
         let end = offset.checked_add(len).filter(|end| *end <= share_len && len > 0);
         let Some(end) = end else { return Err(GetError::Range { key, offset, len, share_len }) };
         let io = |error: io::Error| GetError::Io { key, why: error.to_string() };
-        let file = self.segment(located.place.segment).map_err(io)?;
+        let file = self.segments.open(located.place.segment).map_err(io)?;
         let first_chunk = offset as usize / CHUNK_BYTES;
         let last_chunk = (end as usize).div_ceil(CHUNK_BYTES);
         let from = first_chunk * CHUNK_BYTES;
         let to = (last_chunk * CHUNK_BYTES).min(share_len as usize);
         let mut head = vec![0; layout::head_bytes(share_len)];
-        file.read_at(&mut head, located.place.offset()).map_err(io)?;
+        file.read_padded_at(located.place.offset(), &mut head).map_err(io)?;
         let Some(decoded) = layout::decode(&self.key, &head, located.place.segment, located.place.unit)
         else {
             return Ok(None);
@@ -446,7 +422,7 @@ impl Inner {
             return Ok(None);
         }
         let mut payload = vec![0; to - from];
-        file.read_at(&mut payload, located.place.offset() + (head.len() + from) as u64).map_err(io)?;
+        file.read_padded_at(located.place.offset() + (head.len() + from) as u64, &mut payload).map_err(io)?;
         let crcs = &decoded.crcs[first_chunk..last_chunk];
         if payload.chunks(CHUNK_BYTES).zip(crcs).any(|(chunk, crc)| chunk_crc(chunk) != *crc) {
             return Ok(None);
@@ -521,7 +497,7 @@ impl Inner {
         let failed: HashMap<u32, String> = segments
             .into_iter()
             .filter_map(|segment| {
-                let synced = self.segment(segment).and_then(|file| file.sync());
+                let synced = self.segments.open(segment).and_then(|file| file.sync());
                 synced.err().map(|error| (segment, error.to_string()))
             })
             .collect();
@@ -570,8 +546,8 @@ impl Inner {
         let place = self.allocate(units, key)?;
         let sequence = self.next_sequence.fetch_add(1, Relaxed);
         let head = layout::encode(&self.key, &put.meta, &put.crcs, place, sequence);
-        let file = self.segment(place.segment).map_err(io)?;
-        if let Err(error) = file.write_at(&[&head, &put.payload], place.offset()) {
+        let file = self.segments.open(place.segment).map_err(io)?;
+        if let Err(error) = file.write_parts_at(place.offset(), &[&head, &put.payload]) {
             let _ = file.punch(place.offset(), place.bytes());
             self.space.lock().free(place);
             return Err(match error.kind() {
@@ -594,7 +570,7 @@ impl Inner {
         {
             return Err(PutError::NoSpace { bytes });
         }
-        if self.media.free_bytes().is_ok_and(|free| free < RESERVE_BYTES + bytes) {
+        if self.segments.free_bytes().is_ok_and(|free| free < RESERVE_BYTES + bytes) {
             return Err(PutError::NoSpace { bytes });
         }
         let io = |error: &dyn std::fmt::Display| PutError::Io { key, why: error.to_string() };
@@ -607,8 +583,8 @@ impl Inner {
                     *next += 1;
                     *next - 1
                 };
-                self.segment(segment).map_err(|error| io(&error))?;
-                self.media.sync_names().map_err(|error| io(&error))?;
+                self.segments.open(segment).map_err(|error| io(&error))?;
+                self.segments.sync_names().map_err(|error| io(&error))?;
                 let all = (self.options.segment_bytes / UNIT_BYTES) as u32;
                 let mut space = self.space.lock();
                 space.free(Place { segment, unit: units, units: all - units });
@@ -632,7 +608,7 @@ impl Inner {
         let punched = self
             .mark_dirty(located.place.segment)
             .map_err(|error| error.to_string())
-            .and_then(|()| self.segment(located.place.segment).map_err(|error| error.to_string()))
+            .and_then(|()| self.segments.open(located.place.segment).map_err(|error| error.to_string()))
             .and_then(|file| {
                 file.punch(located.place.offset(), located.place.bytes()).map_err(|error| error.to_string())
             });
@@ -667,7 +643,7 @@ impl Inner {
     /// An index that had to be made in memory goes to the disk once there is room.
     fn leave_memory(&self) {
         let mut index = self.index.write();
-        if !index.is_in_memory() || self.media.free_bytes().unwrap_or(0) < RESERVE_BYTES {
+        if !index.is_in_memory() || self.segments.free_bytes().unwrap_or(0) < RESERVE_BYTES {
             return;
         }
         let number = self.index_number.load(Relaxed) + 1;

@@ -20,7 +20,7 @@ use super::super::store::{MetaStore, StoreError};
 use super::types::{Entry, EntryLogId, StorageError, Types, Vote, index_at, position, position_of};
 use super::wire::{self, Kept};
 use crate::disk::Media;
-use crate::disk::slots::SlotFile;
+use crate::disk::slots::{PayloadLength, SlotFile, SlotFormat, Unreadable};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
     CommittedLeaderId, EntryPayload, ErrorSubject, ErrorVerb, LogState, RaftLogId, RaftLogReader,
@@ -39,8 +39,13 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-const MAGIC: &[u8; 8] = b"RAINRFT1";
-const SLOT_BYTES: usize = 4096;
+/// The file `raft-state`.
+const STATE_FORMAT: SlotFormat = SlotFormat {
+    magic: b"RAINRFT1",
+    slot_bytes: 4096,
+    length: PayloadLength::Prefix,
+    unreadable: Unreadable::IsAnError,
+};
 
 /// Bytes of the newest entries kept in memory.
 const RECENT_BYTES: usize = 4 << 20;
@@ -310,7 +315,7 @@ impl LogStore {
     ) -> Result<LogStore, OpenError> {
         let path = dir.join("raft-state");
         let trouble = |source| OpenError::State { path: path.clone(), source };
-        let (mut file, kept) = SlotFile::open(&*media, &path, MAGIC, SLOT_BYTES).map_err(trouble)?;
+        let (mut file, kept) = SlotFile::open(&*media, &path, STATE_FORMAT).map_err(trouble)?;
         let kept = match kept {
             Some(bytes) => wire::decode_kept(&bytes)
                 .map_err(|error| trouble(io::Error::new(io::ErrorKind::InvalidData, error)))?,
