@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use storaged::metadata::raft::Election;
 use storaged::metadata::{
-    AskError, Carried, Line, Member, MetadataOptions, MetadataService, Namespace, StoreOptions, Times,
-    Transport, TransportError,
+    AppendStream, AskError, Delivery, Member, MetadataOptions, MetadataService, Namespace, StoreOptions,
+    Times, Transport, TransportError,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -75,30 +75,30 @@ impl Port {
 }
 
 #[derive(Debug)]
-struct PortLine(Port, NodeId);
+struct PortAppendStream(Port, NodeId);
 
-impl Line for PortLine {
-    fn ask<'a>(&'a mut self, message: bytes::Bytes) -> Carried<'a> {
+impl AppendStream for PortAppendStream {
+    fn ask<'a>(&'a mut self, message: bytes::Bytes) -> Delivery<'a> {
         Box::pin(self.0.clone().carry(self.1, message))
     }
 }
 
 impl Transport for Port {
-    fn line(&self, to: NodeId, _address: &str) -> Box<dyn Line> {
-        Box::new(PortLine(self.clone(), to))
+    fn append_stream(&self, to: NodeId, _address: &str) -> Box<dyn AppendStream> {
+        Box::new(PortAppendStream(self.clone(), to))
     }
 
-    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: bytes::Bytes) -> Carried<'a> {
+    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: bytes::Bytes) -> Delivery<'a> {
         Box::pin(self.clone().carry(to, message))
     }
 
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         to: NodeId,
         _address: &'a str,
         message: bytes::Bytes,
         pieces: tokio::sync::mpsc::Receiver<bytes::Bytes>,
-    ) -> Carried<'a> {
+    ) -> Delivery<'a> {
         let port = self.clone();
         Box::pin(async move {
             let gone = || TransportError("gone".into());
@@ -158,7 +158,7 @@ impl Cluster {
             cluster.start(NodeId(id));
         }
         let founder = cluster.metadata(NodeId(1)).unwrap();
-        cluster.members[&NodeId(1)].runtime.block_on(founder.found()).unwrap();
+        cluster.members[&NodeId(1)].runtime.block_on(founder.bootstrap()).unwrap();
         cluster.leader(Duration::from_secs(10));
         for request in setup() {
             cluster.runtime.block_on(founder.propose(request)).unwrap().unwrap();
@@ -199,7 +199,7 @@ impl Cluster {
         runtime.spawn(async move {
             let mut election = Election::default();
             while let Some(metadata) = leader_lease.upgrade() {
-                metadata.election(&mut election, Some(&wires.view(id))).await;
+                metadata.run_election(&mut election, Some(&wires.view(id))).await;
                 drop(metadata);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

@@ -26,7 +26,7 @@ pub use log::{CommandLog, LogError};
 pub use machine::{Machine, Namespace};
 pub use proposer::{ProposeError, ProposerOptions};
 pub use raft::lease::Times;
-pub use raft::network::{Carried, Line, ReceiveError, Transport, TransportError};
+pub use raft::network::{AppendStream, Delivery, ReceiveError, Transport, TransportError};
 pub use store::{Mark, MetaStore, StoreError, StoreOptions, StoreStats};
 
 use crate::disk::{DiskMedia, Media};
@@ -45,7 +45,8 @@ use raft::wire::Addressee;
 use rain_namespace::command::{Applied, Request};
 use rain_namespace::error::NsError;
 use rain_namespace::kv::KvRead;
-use rain_namespace::query::{Answered, Query};
+use rain_namespace::query::{Answer, Answered, Query};
+use rain_namespace::record::NodeRecord;
 use rain_types::{ClusterId, NodeId};
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -326,7 +327,7 @@ impl MetadataService {
     }
 
     /// Begins a new cluster with this node alone; others are taken in later. Does nothing where there is one.
-    pub async fn found(&self) -> Result<(), MetadataError> {
+    pub async fn bootstrap(&self) -> Result<(), MetadataError> {
         if self.raft.is_initialized().await.map_err(|error| MetadataError::raft(&error))? {
             return Ok(());
         }
@@ -425,6 +426,14 @@ impl MetadataService {
         self.try_query(query).unwrap_or_else(|error| Err(NsError::Malformed(error.to_string())))
     }
 
+    /// Returns the eligible nodes as this node's own state has them; empty where the store cannot be read.
+    pub fn nodes(&self) -> Vec<NodeRecord> {
+        match self.query(&Query::Nodes) {
+            Ok(Answer::Nodes(nodes)) => nodes,
+            _ => Vec::new(),
+        }
+    }
+
     /// As [`MetadataService::query`], with the store's failures told as such.
     pub fn try_query(&self, query: &Query) -> Result<Answered, StoreError> {
         self.applying.store.read(|kv| self.applying.machine.answer(kv, query))
@@ -481,7 +490,7 @@ impl MetadataService {
     }
 
     /// Stands for leader when that is due; `view` is who answers, by the ring. To be called often.
-    pub async fn election(&self, election: &mut raft::election::Election, view: Option<&[NodeId]>) {
+    pub async fn run_election(&self, election: &mut raft::election::Election, view: Option<&[NodeId]>) {
         let metrics = self.raft.server_metrics();
         let (membership, leader) = {
             let metrics = metrics.borrow();
@@ -530,7 +539,7 @@ impl MetadataService {
     /// Takes the next step towards the voters that should be; true if there was one. Only the leader can.
     pub async fn settle_membership(
         &self,
-        nodes: &[rain_namespace::record::NodeRecord],
+        nodes: &[NodeRecord],
         losses: u8,
         away: &BTreeSet<NodeId>,
     ) -> Result<bool, MetadataError> {

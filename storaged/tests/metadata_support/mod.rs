@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use storaged::disk::{Media, MediaFile};
 use storaged::metadata::{
-    Line, Machine, Member, MetadataError, MetadataOptions, MetadataService, Transport, TransportError,
+    AppendStream, Machine, Member, MetadataError, MetadataOptions, MetadataService, Transport, TransportError,
 };
 
 /// Small, seeded, good enough to choose sectors.
@@ -405,14 +405,14 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 #[derive(Debug)]
 pub(crate) struct Alone;
 
-impl Line for Alone {
-    fn ask<'a>(&'a mut self, _message: bytes::Bytes) -> storaged::metadata::Carried<'a> {
+impl AppendStream for Alone {
+    fn ask<'a>(&'a mut self, _message: bytes::Bytes) -> storaged::metadata::Delivery<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 }
 
 impl Transport for Alone {
-    fn line(&self, _to: NodeId, _address: &str) -> Box<dyn Line> {
+    fn append_stream(&self, _to: NodeId, _address: &str) -> Box<dyn AppendStream> {
         Box::new(Alone)
     }
 
@@ -421,17 +421,17 @@ impl Transport for Alone {
         _to: NodeId,
         _address: &'a str,
         _message: bytes::Bytes,
-    ) -> storaged::metadata::Carried<'a> {
+    ) -> storaged::metadata::Delivery<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         _to: NodeId,
         _address: &'a str,
         _message: bytes::Bytes,
         _pieces: tokio::sync::mpsc::Receiver<bytes::Bytes>,
-    ) -> storaged::metadata::Carried<'a> {
+    ) -> storaged::metadata::Delivery<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 }
@@ -472,7 +472,7 @@ impl Node {
         let metadata = runtime.block_on(async {
             let metadata =
                 MetadataService::open_with(dir, member, options, Arc::new(Alone), machine, media).await?;
-            metadata.found().await?;
+            metadata.bootstrap().await?;
             let begun = std::time::Instant::now();
             while metadata.ask(&rain_namespace::query::Query::Nodes).await.is_err() {
                 if let Some(reason) = metadata.stopped() {

@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storaged::metadata::raft::Election;
 use storaged::metadata::{
-    Carried, Line, Member, MetadataOptions, MetadataService, Namespace, ProposerOptions, StoreOptions,
-    Transport, TransportError,
+    AppendStream, Delivery, Member, MetadataOptions, MetadataService, Namespace, ProposerOptions,
+    StoreOptions, Transport, TransportError,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -150,30 +150,30 @@ impl Port {
 }
 
 #[derive(Debug)]
-struct PortLine(Port, NodeId);
+struct PortAppendStream(Port, NodeId);
 
-impl Line for PortLine {
-    fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a> {
+impl AppendStream for PortAppendStream {
+    fn ask<'a>(&'a mut self, message: Bytes) -> Delivery<'a> {
         Box::pin(self.0.clone().carry(self.1, message))
     }
 }
 
 impl Transport for Port {
-    fn line(&self, to: NodeId, _address: &str) -> Box<dyn Line> {
-        Box::new(PortLine(self.clone(), to))
+    fn append_stream(&self, to: NodeId, _address: &str) -> Box<dyn AppendStream> {
+        Box::new(PortAppendStream(self.clone(), to))
     }
 
-    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: Bytes) -> Carried<'a> {
+    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: Bytes) -> Delivery<'a> {
         Box::pin(self.clone().carry(to, message))
     }
 
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         to: NodeId,
         _address: &'a str,
         message: Bytes,
         pieces: mpsc::Receiver<Bytes>,
-    ) -> Carried<'a> {
+    ) -> Delivery<'a> {
         let port = self.clone();
         Box::pin(async move {
             let gone = || TransportError("gone".into());
@@ -235,13 +235,13 @@ impl World {
         for id in 1..=count {
             world.start(NodeId(id)).await?;
         }
-        world.found().await?;
+        world.bootstrap().await?;
         Ok(world)
     }
 
-    async fn found(&mut self) -> anyhow::Result<()> {
+    async fn bootstrap(&mut self) -> anyhow::Result<()> {
         let founder = self.wires.metadata(NodeId(1)).context("the founder")?;
-        founder.found().await?;
+        founder.bootstrap().await?;
         self.leader().await?;
         let volume = Command::CreateVolume {
             name: "v".into(),
@@ -279,7 +279,7 @@ impl World {
         node.election = Some(tokio::spawn(async move {
             let (mut election, mut turns) = (Election::default(), 0u32);
             while let Some(metadata) = weak.upgrade() {
-                metadata.election(&mut election, Some(&wires.view(id))).await;
+                metadata.run_election(&mut election, Some(&wires.view(id))).await;
                 turns += 1;
                 if turns.is_multiple_of(100) {
                     // A log that cannot be made shorter is no failure of what is promised here.

@@ -51,30 +51,30 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct TransportError(pub String);
 
 /// A line to another keeper for one message after the other.
-pub trait Line: Debug + Send + Sync + 'static {
+pub trait AppendStream: Debug + Send + Sync + 'static {
     /// Sends a message and gives the answer. The caller sets the deadline; after a missed one the line is not used again.
-    fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a>;
+    fn ask<'a>(&'a mut self, message: Bytes) -> Delivery<'a>;
 }
 
 /// The answer to a message, on its way.
-pub type Carried<'a> = BoxFuture<'a, Result<Bytes, TransportError>>;
+pub type Delivery<'a> = BoxFuture<'a, Result<Bytes, TransportError>>;
 
 /// Carries bytes between keepers.
 pub trait Transport: Debug + Send + Sync + 'static {
     /// A line for what a leader says all the time.
-    fn line(&self, to: NodeId, address: &str) -> Box<dyn Line>;
+    fn append_stream(&self, to: NodeId, address: &str) -> Box<dyn AppendStream>;
 
     /// Sends a message and gives the answer. The caller sets the deadline.
-    fn call<'a>(&'a self, to: NodeId, address: &'a str, message: Bytes) -> Carried<'a>;
+    fn call<'a>(&'a self, to: NodeId, address: &'a str, message: Bytes) -> Delivery<'a>;
 
     /// Sends a message and pieces that follow it; the answer comes when all were taken.
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         to: NodeId,
         address: &'a str,
         message: Bytes,
         pieces: mpsc::Receiver<Bytes>,
-    ) -> Carried<'a>;
+    ) -> Delivery<'a>;
 }
 
 type Rpc<T> = Result<T, RPCError<NodeId, Place, RaftError<NodeId>>>;
@@ -116,7 +116,7 @@ pub(crate) struct Peer {
     to: NodeId,
     address: String,
     /// For entries, once there were some; taken out while it is asked.
-    line: Option<Box<dyn Line>>,
+    line: Option<Box<dyn AppendStream>>,
     /// The vote and time of what was acknowledged last over the line.
     last: Option<(Vote, Instant)>,
 }
@@ -144,7 +144,7 @@ impl Peer {
     async fn ask_on_line(&mut self, message: &Message) -> Rpc<Reply> {
         let bytes = wire::encode_message(self.addressee(), message);
         let line = self.line.take();
-        let mut line = line.unwrap_or_else(|| self.network.transport.line(self.to, &self.address));
+        let mut line = line.unwrap_or_else(|| self.network.transport.append_stream(self.to, &self.address));
         let answer = line.ask(bytes).await.map_err(unreachable)?;
         self.line = Some(line);
         wire::decode_reply(answer).map_err(|_| RPCError::Network(nonsense()))
@@ -240,7 +240,7 @@ impl RaftNetwork<Types> for Peer {
         tracing::info!(to = %self.to, index = last.index, "sending the namespace, whole");
         let (send, pieces) = mpsc::channel(4);
         let pumping = tokio::spawn(pump(held, send));
-        let sending = self.network.transport.send(self.to, &self.address, bytes, pieces);
+        let sending = self.network.transport.send_snapshot(self.to, &self.address, bytes, pieces);
         let answer = tokio::select! {
             answer = sending => answer.map_err(|error| failed(error.0)),
             closed = cancel => Err(StreamingError::Closed(closed)),
