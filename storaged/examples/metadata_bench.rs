@@ -126,7 +126,7 @@ fn run(runtime: &Runtime, dir: &Path) -> Result<()> {
 fn without_layers(runtime: &Runtime, dir: &Path) -> Result<()> {
     let mut options = MetadataOptions::default();
     options.store.commit_interval = Duration::ZERO;
-    options.store.layer_keys_max = 1;
+    options.store.memtable_keys_max = 1;
     let metadata = Arc::new(open(dir, options)?);
     let root = runtime.block_on(set_up(&metadata))?;
     say(format_args!("with a commit of the base for every entry or two:"));

@@ -127,8 +127,8 @@ struct Cluster {
 fn options() -> MetadataOptions {
     let store = StoreOptions {
         commit_interval: Duration::from_millis(20),
-        layer_keys_max: 2000,
-        layer_bytes_max: 1 << 20,
+        memtable_keys_max: 2000,
+        memtable_bytes_max: 1 << 20,
         cache_bytes: 1 << 20,
     };
     // Debug builds of many nodes share few cores.

@@ -30,8 +30,8 @@ fn small() -> MetadataOptions {
     let mut options = MetadataOptions { segment_bytes: 32 << 10, ..MetadataOptions::default() };
     options.store = StoreOptions {
         commit_interval: Duration::from_millis(3),
-        layer_keys_max: 300,
-        layer_bytes_max: 1 << 20,
+        memtable_keys_max: 300,
+        memtable_bytes_max: 1 << 20,
         cache_bytes: 1 << 20,
     };
     options.keep_bytes = 64 << 10;
@@ -207,7 +207,7 @@ fn a_copy_taken_at_any_moment_has_all_that_was_acknowledged() {
     let mut options = small();
     // The base stays as it is: unlike the log, a copy of it that is taken while it changes is none.
     options.store.commit_interval = Duration::from_secs(3600);
-    options.store.layer_keys_max = 1 << 20;
+    options.store.memtable_keys_max = 1 << 20;
     options.segment_bytes = 4 << 20;
     let metadata = Arc::new(open_plain(dir.path(), options.clone()).unwrap());
     let root = runtime().block_on(set_up(&metadata)).unwrap();
@@ -514,7 +514,7 @@ fn close_makes_everything_durable_in_the_base() {
     let dir = TempDir::new().unwrap();
     let mut options = small();
     options.store.commit_interval = Duration::from_secs(3600);
-    options.store.layer_keys_max = 1 << 20;
+    options.store.memtable_keys_max = 1 << 20;
     let metadata = open_plain(dir.path(), options.clone()).unwrap();
     let runtime = runtime();
     runtime.block_on(async {
@@ -606,12 +606,12 @@ fn close_on_a_full_disk() -> bool {
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();
     let mut options = small();
-    options.store.layer_keys_max = 8;
+    options.store.memtable_keys_max = 8;
     options.proposer.entry_requests_max = 2;
     let metadata = Node::open(dir.path(), options, Arc::new(Namespace), Arc::new(media.clone())).unwrap();
     let metadata = Arc::new(metadata);
     let root = runtime().block_on(set_up(&metadata)).unwrap();
-    wait_until(|| metadata.stats().store.layer_keys == 0);
+    wait_until(|| metadata.stats().store.memtable_keys == 0);
     media.set_fault(|act, path| {
         let base = path.to_string_lossy().ends_with("base-1.redb");
         (matches!(act, Act::Write | Act::Length) && base).then(full)

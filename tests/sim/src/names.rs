@@ -211,8 +211,8 @@ impl World {
         let options = MetadataOptions {
             store: StoreOptions {
                 commit_interval: Duration::from_millis(rng.u64(20..400)),
-                layer_keys_max: 2000,
-                layer_bytes_max: 1 << 20,
+                memtable_keys_max: 2000,
+                memtable_bytes_max: 1 << 20,
                 cache_bytes: 1 << 20,
             },
             proposer: ProposerOptions { now: virtual_now, ..ProposerOptions::default() },

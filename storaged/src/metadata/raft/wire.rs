@@ -3,7 +3,7 @@
 //!
 //! Numbers are little-endian. The namespace's entries are carried as they are, without a copy when they are read.
 
-use super::types::{Entry, EntryLogId, Membership, Payload, Place, StoredMembership, Vote};
+use super::types::{Entry, EntryLogId, MemberAddress, Membership, Payload, StoredMembership, Vote};
 use bytes::{Buf, BufMut, Bytes};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
@@ -102,8 +102,8 @@ fn membership_of(bytes: &[u8]) -> Read<Membership> {
     if written.configs.iter().flatten().any(|voter| !written.nodes.contains_key(voter)) {
         return Err(Malformed);
     }
-    let nodes: BTreeMap<NodeId, Place> =
-        written.nodes.into_iter().map(|(id, address)| (id, Place { address })).collect();
+    let nodes: BTreeMap<NodeId, MemberAddress> =
+        written.nodes.into_iter().map(|(id, address)| (id, MemberAddress { address })).collect();
     Ok(Membership::new(written.configs, nodes))
 }
 
@@ -401,8 +401,9 @@ mod tests {
 
     fn membership() -> Membership {
         let nodes = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
-        let places: BTreeMap<NodeId, Place> =
-            (1..=4).map(|node| (NodeId(node), Place { address: format!("10.0.0.{node}:7400") })).collect();
+        let places: BTreeMap<NodeId, MemberAddress> = (1..=4)
+            .map(|node| (NodeId(node), MemberAddress { address: format!("10.0.0.{node}:7400") }))
+            .collect();
         Membership::new(vec![nodes(&[1, 2, 3]), nodes(&[2, 3, 4])], places)
     }
 

@@ -1,4 +1,7 @@
 //! The file under redb.
+//!
+//! redb refuses everything, reads too, after its first failed write. So a full disk must not reach it: the writing thread,
+//! which is only ever the store's flusher, waits here until there is room.
 
 use crate::disk::{MediaFile, is_full};
 use parking_lot::Mutex;
@@ -7,20 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What the base's file tells the rest of the store.
+/// The state of the base's file, for the rest of the store.
 #[derive(Debug, Default)]
 pub(crate) struct BaseHealth {
-    /// Why writing waits at this moment.
+    /// Set while a write waits for room: the reason.
     full: Mutex<Option<String>>,
-    /// Waiting is over: the store closes.
+    /// True once the store closes: a full disk is an error then.
     give_up: AtomicBool,
 }
 
 impl BaseHealth {
+    /// Returns the reason why a write waits for room; `None`: no write waits.
     pub(crate) fn full(&self) -> Option<String> {
         self.full.lock().clone()
     }
 
+    /// Makes a full disk an error from here on.
     pub(crate) fn give_up(&self) {
         self.give_up.store(true, Ordering::Release);
     }
@@ -30,15 +35,14 @@ impl BaseHealth {
     }
 }
 
-/// The file under redb. redb refuses everything after its first failed write, reads too, so a full disk must not
-/// reach it: the writing thread (only ever the store's own flusher) waits here until there is room.
+/// The file, as redb uses it.
 #[derive(Debug)]
 pub(crate) struct BaseFile {
     file: Box<dyn MediaFile>,
     health: Arc<BaseHealth>,
 }
 
-/// How often a write to a full disk is tried again.
+/// Pause between two tries of a write to a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
 impl BaseFile {
@@ -46,13 +50,14 @@ impl BaseFile {
         BaseFile { file, health }
     }
 
-    fn patiently(&self, what: &str, step: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    /// Does a step again and again while the disk is full.
+    fn until_room(&self, what: &str, step: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let mut waited = false;
         loop {
             match step() {
                 Err(error) if is_full(&error) && !self.health.give_up.load(Ordering::Acquire) => {
                     if !waited {
-                        tracing::error!(%error, "no room for the namespace store ({what}): writing waits until there is");
+                        tracing::error!(%error, "no room for the namespace store ({what}): writing waits for room");
                         self.health.set_full(Some(format!("no room for the namespace store: {error}")));
                         waited = true;
                     }
@@ -80,7 +85,7 @@ impl redb::StorageBackend for BaseFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.patiently("set length", || self.file.set_len(len))
+        self.until_room("set length", || self.file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -88,6 +93,6 @@ impl redb::StorageBackend for BaseFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.patiently("write", || self.file.write_at(offset, data))
+        self.until_room("write", || self.file.write_at(offset, data))
     }
 }
