@@ -1,4 +1,4 @@
-//! What the ring must not forget, in the file `ring-state` ([`crate::disk::slots`]).
+//! The durable state of the ring, in the file `ring-state` ([`crate::disk::slots`]).
 
 use crate::disk::DiskMedia;
 use crate::disk::slots::{PayloadLength, SlotFile, SlotFormat, Unreadable};
@@ -16,11 +16,11 @@ const FORMAT: SlotFormat = SlotFormat {
     unreadable: Unreadable::IsAnError,
 };
 
-/// The file's content.
+/// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) durable: Durable,
-    /// Where the nodes were reached last, so that a ring can form when all start at once.
+    /// The last known addresses of the nodes, so that a ring can form when all start at once.
     pub(super) addresses: BTreeMap<NodeId, Vec<String>>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Kept {
 pub(super) struct KeptFile(SlotFile);
 
 impl KeptFile {
-    /// Opens or makes it. Nothing kept: the node is new.
+    /// Opens or makes the file; returns its contents, `None` for a new node.
     pub(super) fn open(path: &Path) -> io::Result<(KeptFile, Option<Kept>)> {
         let (file, kept) = SlotFile::open(&DiskMedia, path, FORMAT)?;
         let kept = kept.map(|bytes| wire::decode(&bytes)).transpose();
@@ -37,7 +37,7 @@ impl KeptFile {
         Ok((KeptFile(file), kept))
     }
 
-    /// Makes it durable.
+    /// Makes new contents durable.
     pub(super) fn write(&mut self, kept: &Kept) -> io::Result<()> {
         self.0.write(&wire::encode(kept))
     }

@@ -1,10 +1,10 @@
-//! What is done at the start: trust the index as far as its last checkpoint, re-read the segments written since;
-//! or, when it is lost, damaged or older than the store remembers, make it anew from all segments.
-//! An index made anew has a folder of its own, so that one which sled still holds cannot be in its way; where
-//! there is no room for one it is made in memory.
+//! The start of a store. An index that has the last checkpoint is trusted, and the segments written since are read again.
+//! An index that is lost, damaged or older than the state file says is made again from all segments. The new index has a
+//! folder of its own, so that files that sled still holds are not in its way. Where the disk has no room for it, it is made
+//! in memory.
 
 use super::index::{Index, IndexFailed, Located};
-use super::layout::{self, HEADER_BYTES, Place, UNIT_BYTES};
+use super::layout::{self, HEADER_BYTES, SharePosition, UNIT_BYTES};
 use super::segments::Segments;
 use super::state::State;
 use super::{StoreError, io_error};
@@ -16,18 +16,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What a rebuild of the index did.
+/// The report of a rebuild of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebuildReport {
-    /// Why it was needed.
+    /// The reason.
     pub why: String,
-    /// Shares found.
+    /// Number of shares found.
     pub shares: u64,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 
-/// The store's own random id, made at its beginning: the key of every seal.
+/// Returns the store's random id, the key of every seal; makes it with a new store.
 pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
     match fs::read(path) {
         Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| StoreError::Damaged {
@@ -46,7 +46,7 @@ pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
     }
 }
 
-/// The whole shares of a segment. Where two overlap, the later one was written over the other.
+/// Returns the whole shares of a segment. Of two that overlap the later one counts: it was written over the other.
 pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -> io::Result<Vec<Located>> {
     let len = file.len()?;
     let mut found: BTreeMap<u32, Located> = BTreeMap::new();
@@ -63,9 +63,9 @@ pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -
         });
         match head.transpose()?.flatten() {
             Some(head) => {
-                let located = Located { meta: head.meta, place: head.place, sequence: head.sequence };
+                let located = Located { meta: head.meta, position: head.position, sequence: head.sequence };
                 keep_later(&mut found, located);
-                // On by one unit, not by the share: a newer share may have been written over its tail.
+                // By one unit, not by the whole share: a newer share may have been written over the tail.
                 unit += 1;
             }
             None => unit += 1,
@@ -77,21 +77,21 @@ pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -
 fn keep_later(found: &mut BTreeMap<u32, Located>, located: Located) {
     let overlapping: Vec<u32> = found
         .values()
-        .filter(|other| other.place.unit + other.place.units > located.place.unit)
-        .map(|other| other.place.unit)
+        .filter(|other| other.position.unit + other.position.units > located.position.unit)
+        .map(|other| other.position.unit)
         .collect();
     if overlapping.iter().all(|unit| found[unit].sequence < located.sequence) {
         for unit in overlapping {
             found.remove(&unit);
         }
-        found.insert(located.place.unit, located);
+        found.insert(located.position.unit, located);
     }
 }
 
-/// The index, right again.
+/// An index that is right.
 pub(super) struct Recovered {
     pub(super) index: Index,
-    /// Which folder it is in.
+    /// Number of its folder.
     pub(super) number: u64,
     pub(super) rebuilt: Option<RebuildReport>,
 }
@@ -120,10 +120,10 @@ pub(super) fn recover(
     rebuild(store, cache_bytes, segments, key, state.index + 1, why)
 }
 
-/// The index, if it has at least the last checkpoint.
+/// Opens the index. Fails unless it has the last checkpoint.
 fn trusted(store: &Path, cache_bytes: u64, state: &State) -> Result<Index, IndexFailed> {
     if !state.trusted {
-        return Err(IndexFailed("the state file trusts none".into()));
+        return Err(IndexFailed("the state file trusts no index".into()));
     }
     let (folder, checkpoint) = (index_folder(store, state.index), state.checkpoint);
     if !folder.is_dir() {
@@ -142,7 +142,7 @@ enum CatchUp {
     Store(StoreError),
 }
 
-/// Makes the index agree with the segments written since the checkpoint.
+/// Reads the segments written since the checkpoint again and makes the index agree with them.
 fn catch_up(
     index: &Index,
     segments: &Segments,
@@ -155,15 +155,15 @@ fn catch_up(
     let mut there: BTreeMap<(u32, u32), Located> = BTreeMap::new();
     for segment in dirty {
         let found = scan(segments, key, *segment).map_err(CatchUp::Store)?;
-        there.extend(found.into_iter().map(|located| ((*segment, located.place.unit), located)));
+        there.extend(found.into_iter().map(|located| ((*segment, located.position.unit), located)));
     }
     let mut after = None;
     loop {
         let page = index.list(after, 1024).map_err(CatchUp::Index)?;
         let Some(last) = page.last() else { break };
         after = Some(last.meta.key);
-        for named in page.iter().filter(|named| dirty.contains(&named.place.segment)) {
-            if there.get(&(named.place.segment, named.place.unit)) != Some(named) {
+        for named in page.iter().filter(|named| dirty.contains(&named.position.segment)) {
+            if there.get(&(named.position.segment, named.position.unit)) != Some(named) {
                 index.remove(named.meta.key).map_err(CatchUp::Index)?;
             }
         }
@@ -194,7 +194,7 @@ fn scan(segments: &Segments, key: &[u8; 32], segment: u32) -> Result<Vec<Located
     read().map_err(io_error("scanning", &segments.path(segment)))
 }
 
-/// Makes the index anew from all segments, in a folder of this number or, failing that, in memory.
+/// Makes a new index from all segments, in a folder with this number or, if that fails, in memory.
 fn rebuild(
     store: &Path,
     cache_bytes: u64,
@@ -206,7 +206,7 @@ fn rebuild(
     let begun = Instant::now();
     let all = segments.list()?;
     if !all.is_empty() {
-        tracing::warn!(why, segments = all.len(), "making the index of shares anew");
+        tracing::warn!(why, segments = all.len(), "making a new index of shares from all segments");
     }
     remove_indexes(store);
     let fill = |index: &Index| -> Result<u64, CatchUp> {
@@ -222,7 +222,10 @@ fn rebuild(
         .map_err(CatchUp::Index)
         .and_then(|index| fill(&index).map(|shares| (index, shares)));
     let in_memory = |IndexFailed(why)| {
-        tracing::error!(why, "the index of shares cannot be on the disk; it is in memory until it can");
+        tracing::error!(
+            why,
+            "no index of shares can be made on the disk; it is in memory until there is room"
+        );
         let index = Index::in_memory();
         fill(&index).map(|shares| (index, shares))
     };
@@ -236,12 +239,12 @@ fn rebuild(
     })?;
     let rebuilt = (!all.is_empty()).then(|| RebuildReport { why, shares, took: begun.elapsed() });
     if let Some(report) = &rebuilt {
-        tracing::warn!(shares, took = ?report.took, "the index of shares is made anew");
+        tracing::warn!(shares, took = ?report.took, "the new index of shares is complete");
     }
     Ok(Recovered { index, number, rebuilt })
 }
 
-/// Moves an index that is in memory to the disk. `None`: it cannot be there yet.
+/// Copies an index in memory to the disk. `None`: that is not possible yet.
 pub(super) fn to_disk(store: &Path, cache_bytes: u64, memory: &Index, number: u64) -> Option<Index> {
     remove_indexes(store);
     let copy = || -> Result<Index, IndexFailed> {
@@ -257,7 +260,8 @@ pub(super) fn to_disk(store: &Path, cache_bytes: u64, memory: &Index, number: u6
     copy().inspect_err(|IndexFailed(why)| tracing::debug!(why, "the index of shares stays in memory")).ok()
 }
 
-/// Best effort: what stays costs only room, as no later index has its number.
+/// Removes all folders of indexes. Best effort: a folder that stays costs only room, because no later index has its
+/// number.
 fn remove_indexes(store: &Path) {
     for entry in fs::read_dir(store).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(INDEX))
@@ -268,14 +272,14 @@ fn remove_indexes(store: &Path) {
     }
 }
 
-/// Every place in use, of an index that is right; entries that make no sense count as a failed index.
-pub(super) fn places(index: &Index) -> Result<Vec<(Place, u32)>, IndexFailed> {
-    let mut places = Vec::new();
+/// Returns every position in use with the length of its share. An entry that cannot be decoded is a failed index.
+pub(super) fn positions(index: &Index) -> Result<Vec<(SharePosition, u32)>, IndexFailed> {
+    let mut positions = Vec::new();
     let mut after = None;
     loop {
         let page = index.list(after, 4096)?;
-        let Some(last) = page.last() else { return Ok(places) };
+        let Some(last) = page.last() else { return Ok(positions) };
         after = Some(last.meta.key);
-        places.extend(page.iter().map(|located| (located.place, located.meta.share_len)));
+        positions.extend(page.iter().map(|located| (located.position, located.meta.share_len)));
     }
 }

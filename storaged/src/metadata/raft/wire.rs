@@ -1,7 +1,7 @@
-//! The bytes of entries, votes and messages, in the log, the state file and between nodes. `docs/formats-log.md` has the tables;
-//! the tests at the end hold them.
+//! The bytes of entries, votes and messages, in the log, in the state file and between members. `docs/formats-log.md` has
+//! the tables; the tests at the end hold them.
 //!
-//! Numbers are little-endian. The namespace's entries are carried as they are, without a copy when they are read.
+//! Numbers are little endian. The namespace's entries are carried unchanged, and reading them copies nothing.
 
 use super::types::{Entry, EntryLogId, MemberAddress, Membership, Payload, StoredMembership, Vote};
 use bytes::{Buf, BufMut, Bytes};
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
-/// Of records and messages.
+/// Version of records and messages.
 const VERSION: u8 = 1;
 
-/// Entries of one message at most; a message that announces more is malformed.
+/// Entries of one message. A message that announces more is malformed, so that a bad count allocates little.
 const ENTRIES_MAX: u32 = 4096;
 
-/// Bytes that are none of ours, or not whole.
+/// The bytes are not of this format, or not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("malformed bytes of the namespace's log or of a message between members")]
 pub(crate) struct Malformed;
@@ -107,7 +107,7 @@ fn membership_of(bytes: &[u8]) -> Read<Membership> {
     Ok(Membership::new(written.configs, nodes))
 }
 
-/// The membership with the entry that made it, as the store keeps it.
+/// Encodes the membership with the id of its entry, for the store.
 pub(crate) fn encode_stored_membership(stored: &StoredMembership) -> Vec<u8> {
     let mut out = vec![VERSION];
     put_log_id(&mut out, stored.log_id().as_ref());
@@ -125,14 +125,14 @@ pub(crate) fn decode_stored_membership(bytes: &[u8]) -> Read<StoredMembership> {
     Ok(StoredMembership::new(id, membership_of(&from)?))
 }
 
-/// A record of the log; the log itself has the position.
+/// Encodes an entry as a record of the log, without its position, which the log has.
 pub(crate) fn encode_record(entry: &Entry) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + payload_len(entry));
     put_record(&mut out, entry);
     out
 }
 
-/// About how many bytes an entry's payload has.
+/// Returns the bytes of an entry's payload, about.
 pub(crate) fn payload_len(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(payload) => payload.0.len(),
@@ -158,7 +158,7 @@ fn put_record(out: &mut Vec<u8>, entry: &Entry) {
     }
 }
 
-/// The entry with this index.
+/// Decodes the record of the entry with this index.
 pub(crate) fn decode_record(index: u64, mut record: Bytes) -> Read<Entry> {
     if u8_of(&mut record)? != VERSION {
         return Err(Malformed);
@@ -174,7 +174,7 @@ pub(crate) fn decode_record(index: u64, mut record: Bytes) -> Read<Entry> {
     Ok(Entry { log_id: LogId::new(CommittedLeaderId::new(term, node), index), payload })
 }
 
-/// What must not be forgotten besides the log: the promise, and where the log begins.
+/// The contents of the state file, which must not be forgotten: the promise, and the beginning of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) cluster: ClusterId,
@@ -214,25 +214,25 @@ pub(crate) fn decode_kept(bytes: &[u8]) -> Read<Kept> {
     whole(Kept { cluster, node, vote, purged }, &from)
 }
 
-/// To whom a message goes: a node that hears one for another, or of another cluster, refuses it.
+/// The addressee of a message. A member refuses a message for another node or another cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Addressee {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
 }
 
-/// What keepers ask of each other.
+/// A message between members.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     Append(AppendEntriesRequest<super::types::Types>),
     Vote(VoteRequest<NodeId>),
-    /// Whether the node would vote for one whose log ends here, were it asked now.
+    /// The question whether the member would vote for a candidate whose log ends here.
     PreVote(Option<EntryLogId>),
-    /// The head of a snapshot; its pieces follow.
+    /// The head of a snapshot; the pieces follow.
     Snapshot(SnapshotHead),
 }
 
-/// What a snapshot is of.
+/// The head of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SnapshotHead {
     pub(crate) vote: Vote,
@@ -327,13 +327,13 @@ fn append_of(from: &mut Bytes) -> Read<AppendEntriesRequest<super::types::Types>
     whole(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, from)
 }
 
-/// What they answer.
+/// An answer between members.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Append(AppendEntriesResponse<NodeId>),
     Vote(VoteResponse<NodeId>),
     PreVote(bool),
-    /// The vote of a node that has taken a snapshot, or would not.
+    /// The vote of a member that has taken a snapshot or refused it.
     Snapshot(Vote),
 }
 
