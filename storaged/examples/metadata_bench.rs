@@ -1,7 +1,9 @@
-//! What the keeper does on this machine: `cargo run --release -p storaged --example metadata_bench [DIR]`.
+//! Measures the metadata service on this machine: `cargo run --release -p storaged --example metadata_bench
+//! [DIR]`.
 //!
-//! Real `Make` commands through `MetadataService::propose` by 1, 64 and 256 callers, lookups from layers and from the base, the
-//! time of a restart, and an fdatasync of an append that grows a file against one into blocks that are there.
+//! Real `Make` commands through `MetadataService::propose` by 1, 64 and 256 callers, lookups from memtables
+//! and from the base, the time of a restart, and an fdatasync of an append that grows a file against one into
+//! blocks that are there.
 
 use metadata_support::Node;
 use rain_namespace::command::{Command, NodeSpec, Request};

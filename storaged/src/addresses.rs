@@ -1,5 +1,5 @@
-//! The addresses of the nodes: recorded in the namespace, or heard from the nodes themselves since. Nodes that have
-//! all moved must find each other before the namespace can record their new addresses.
+//! The addresses of the nodes: recorded in the namespace, or heard from the nodes themselves since. Nodes
+//! that have all moved must find each other before the namespace can record their new addresses.
 
 use parking_lot::RwLock;
 use rain_types::NodeId;

@@ -1,9 +1,9 @@
 //! Bootstrap: how a node gets its number and its cluster.
 //!
-//! All nodes of a new cluster are started with the same list of peers. The node with the least address begins the cluster
-//! when all peers answer, none has a cluster, and all have the same list. The others ask the peers to admit them. A node
-//! that is not in its own list waits until somebody adds it (`rain node add`). The wait has no end; the log says once for
-//! what.
+//! All nodes of a new cluster are started with the same list of peers. The node with the least address begins
+//! the cluster when all peers answer, none has a cluster, and all have the same list. The others ask the
+//! peers to admit them. A node that is not in its own list waits until somebody adds it (`rain node add`).
+//! The wait has no end; the log says once for what.
 //!
 //! [`next`] decides on the next step and is pure; the rest asks and records.
 
@@ -45,7 +45,8 @@ enum Next {
 /// The peers' descriptions of themselves, by address. A peer that does not answer is missing.
 type Heard = BTreeMap<String, v1::DescribeResponse>;
 
-/// Returns the numbers of all nodes of a list: their wishes if these are all different, else their positions in the list.
+/// Returns the numbers of all nodes of a list: their wishes if these are all different, else their positions
+/// in the list.
 pub(crate) fn numbers(peers: &[String], wishes: &BTreeMap<String, u32>) -> BTreeMap<String, NodeId> {
     let wished: Vec<u32> = wishes.values().copied().filter(|wish| *wish != 0).collect();
     let clear = wished.iter().collect::<BTreeSet<_>>().len() == wished.len();
@@ -157,7 +158,8 @@ pub(crate) async fn describe_all(me: &Started) -> Heard {
     answers.into_iter().filter_map(|(peer, answer)| Some((peer, answer.ok()?))).collect()
 }
 
-/// Asks the peers that have a cluster to admit this node; returns cluster and number, or the reason for waiting.
+/// Asks the peers that have a cluster to admit this node; returns cluster and number, or the reason for
+/// waiting.
 async fn admitted(me: &Started, heard: &Heard) -> Result<(ClusterId, NodeId), String> {
     let mut why = String::new();
     for (peer, other) in heard.iter().filter(|(_, other)| !other.cluster.is_empty()) {

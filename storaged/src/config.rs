@@ -1,5 +1,5 @@
-//! The settings of a daemon: flags, and the same words in a TOML file. A flag overrides the file. An unknown key is
-//! refused. Relations between settings are checked before anything is opened.
+//! The settings of a daemon: flags, and the same words in a TOML file. A flag overrides the file. An unknown
+//! key is refused. Relations between settings are checked before anything is opened.
 
 use crate::ring::load::LoadWeights;
 use anyhow::{Context, bail};
@@ -48,7 +48,8 @@ pub struct Settings {
     /// The folder for everything this node keeps.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Addresses of all nodes that make up a new cluster, this one among them; or of some nodes of a cluster that is there.
+    /// Addresses of all nodes that make up a new cluster, this one among them; or of some nodes of a cluster
+    /// that is there.
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
     /// This node votes and keeps no shares: the third one of two servers.
@@ -75,7 +76,8 @@ pub struct Settings {
     /// Where others reach these, in the same order; by default the same, or --advertise.
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub ring_advertise: Option<Vec<String>>,
-    /// What becomes of a node that does not take the token: it is out at once, or after two others have failed, too.
+    /// What becomes of a node that does not take the token: it is out at once, or after two others have
+    /// failed, too.
     #[arg(long, value_enum)]
     pub detection: Option<DetectionWord>,
     /// Several addresses of a node are tried one after the other, or all at once.
@@ -280,7 +282,8 @@ fn one_address(name: &str, given: &str) -> anyhow::Result<SocketAddr> {
 }
 
 impl Cli {
-    /// Reads the file, applies the flags over it, and checks the result. Fails with the setting and its value.
+    /// Reads the file, applies the flags over it, and checks the result. Fails with the setting and its
+    /// value.
     pub fn into_config(self) -> anyhow::Result<Config> {
         let from_file = match &self.config {
             None => Settings::default(),

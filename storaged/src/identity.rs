@@ -1,9 +1,9 @@
 //! The owner of a data folder: one process at a time, one node, one cluster
-//! (`a_folder_is_held_by_one_process_node_and_cluster`). A folder copied to another node, or a node pointed at a foreign
-//! cluster, is refused before anything is written.
+//! (`a_folder_is_held_by_one_process_node_and_cluster`). A folder copied to another node, or a node pointed
+//! at a foreign cluster, is refused before anything is written.
 //!
-//! The folder has a random mark of its own, made with it. A node that comes back with an empty folder is another node,
-//! because the promises of the old one are lost.
+//! The folder has a random mark of its own, made with it. A node that comes back with an empty folder is
+//! another node, because the promises of the old one are lost.
 
 use crate::disk::replace::replace_file;
 use anyhow::{Context, bail};
@@ -47,8 +47,8 @@ pub(crate) fn random() -> anyhow::Result<u128> {
 }
 
 impl Identity {
-    /// Locks the folder for this process, or makes it. Fails where it belongs to another process, another node, or a node of
-    /// another kind.
+    /// Locks the folder for this process, or makes it. Fails where it belongs to another process, another
+    /// node, or a node of another kind.
     pub(crate) fn take(data: &Path, wish: Option<NodeId>, witness: bool) -> anyhow::Result<Identity> {
         fs::create_dir_all(data).with_context(|| format!("making the data folder {}", data.display()))?;
         let lock_path = data.join("lock");
@@ -106,8 +106,8 @@ impl Identity {
         self.write()
     }
 
-    /// Notes the cluster and the number of this node, once and for all. `founding`: the node begins the cluster. Fails for
-    /// another cluster or number than before.
+    /// Notes the cluster and the number of this node, once and for all. `founding`: the node begins the
+    /// cluster. Fails for another cluster or number than before.
     pub(crate) fn join(&mut self, cluster: ClusterId, node: NodeId, founding: bool) -> anyhow::Result<()> {
         match self.member() {
             Some(member) if member == (cluster, node) => Ok(()),

@@ -1,7 +1,8 @@
-//! The parts of a node that exist only once it has joined a cluster: its number, the metadata service, the ring.
+//! The parts of a node that exist only once it has joined a cluster: its number, the metadata service, the
+//! ring.
 //!
-//! A node serves before it has joined, because its peers ask it who it is. So the services hold a [`Joined`] and find
-//! it empty at first. Each part is set once, in this order: member, metadata service, ring.
+//! A node serves before it has joined, because its peers ask it who it is. So the services hold a [`Joined`]
+//! and find it empty at first. Each part is set once, in this order: member, metadata service, ring.
 
 use crate::addresses::Addresses;
 use crate::metadata::MetadataService;
@@ -71,8 +72,9 @@ impl Joined {
         self.metadata().ok_or_else(|| Status::failed_precondition("this node is not in a cluster yet"))
     }
 
-    /// Returns the leader of the metadata service and its address, as far as this node knows them. `None` also where
-    /// this node leads without a majority's recent confirmation: another may have been elected since.
+    /// Returns the leader of the metadata service and its address, as far as this node knows them. `None`
+    /// also where this node leads without a majority's recent confirmation: another may have been elected
+    /// since.
     pub(crate) fn leader(&self) -> Option<v1::Leader> {
         let metadata = self.metadata()?;
         let leadership = metadata.leadership();

@@ -1,16 +1,16 @@
-//! RAIN's node daemon. It stores shares on this machine's disk and serves them, replicates the namespace together with the
-//! other nodes, and, on the leader, runs the workers that repair, move and delete.
+//! RAIN's node daemon. It stores shares on this machine's disk and serves them, replicates the namespace
+//! together with the other nodes, and, on the leader, runs the workers that repair, move and delete.
 //!
 //! From top to bottom; a part uses only parts below it:
 //!
 //! | part | what it is |
 //! |---|---|
 //! | `node` | a node's life: puts the parts together |
-//! | `service`, `worker` | the gRPC services; the background work of the leader |
+//! | `service`, `worker`, `ring_feed` | the gRPC services; the background work of the leader; facts for the ring |
 //! | `own_client`, `joined` | the node's own client; the parts of a node that has joined a cluster |
 //! | `bootstrap`, `transport` | how a node finds its cluster; gRPC between members of the metadata service |
 //! | `ring`, `metadata`, `share` | the driver of the token ring; the replicated namespace; the share store |
-//! | `sessions`, `open_files`, `share_gate`, `counters`, `addresses` | small states that services and workers share |
+//! | `sessions`, `open_files`, `share_gate`, `counters`, `addresses` | small states of services and workers |
 //! | `config`, `identity`, `disk` | settings; the owner of the data folder; the way to the disk |
 //!
 //! The crate knows nothing of FUSE or of the command line of `rain`.
@@ -27,6 +27,7 @@ pub mod node;
 mod open_files;
 mod own_client;
 pub mod ring;
+mod ring_feed;
 mod service;
 mod sessions;
 pub mod share;

@@ -1,9 +1,10 @@
-//! The open files of all sessions, as the sessions report them to the leader. In memory, and pure: time comes in.
+//! The open files of all sessions, as the sessions report them to the leader. In memory, and pure: time comes
+//! in.
 //!
-//! The namespace does not record opens: each would cost an entry of the log. Instead every session reports its open
-//! files every few seconds. The worker `unlinked_files` frees a removed file when the reports prove that no session has
-//! it open; its module head has the argument. A new leader has no reports and frees nothing until all sessions have
-//! reported.
+//! The namespace does not record opens: each would cost an entry of the log. Instead every session reports
+//! its open files every few seconds. The worker `unlinked_files` frees a removed file when the reports prove
+//! that no session has it open; its module head has the argument. A new leader has no reports and frees
+//! nothing until all sessions have reported.
 
 use parking_lot::Mutex;
 use rain_types::{Ino, SessionId};
@@ -34,8 +35,8 @@ pub(crate) struct OpenFileReports {
 }
 
 impl OpenFileReports {
-    /// Takes a report. `settled`: every open that was begun before the answer to the session's last report is over, so
-    /// that its file is in `open`. Then the report is certain for the time before that last report.
+    /// Takes a report. `settled`: every open that was begun before the answer to the session's last report is
+    /// over, so that its file is in `open`. Then the report is certain for the time before that last report.
     pub(crate) fn take(&self, session: SessionId, open: OpenFiles, settled: bool, now: Instant) {
         let mut by_session = self.by_session.lock();
         let before = by_session.remove(&session);
@@ -51,8 +52,9 @@ impl OpenFileReports {
         self.by_session.lock().clear();
     }
 
-    /// Returns the files that no open session has open. `sealed` has each file with the moment at which it was seen
-    /// sealed. Without a certain report of every session newer than that moment a file is not returned.
+    /// Returns the files that no open session has open. `sealed` has each file with the moment at which it
+    /// was seen sealed. Without a certain report of every session newer than that moment a file is not
+    /// returned.
     pub(crate) fn free(&self, sessions: &[SessionId], sealed: &HashMap<Ino, Instant>) -> Vec<Ino> {
         let mut by_session = self.by_session.lock();
         by_session.retain(|session, _| sessions.contains(session));

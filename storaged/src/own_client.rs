@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Memory for data of `Store` calls that is not stored yet, bytes. Enough for some calls side by side; a client on a
-/// machine of its own has more.
+/// Memory for data of `Store` calls that is not stored yet, bytes. Enough for some calls side by side; a
+/// client on a machine of its own has more.
 const DIRTY_BYTES_MAX: u64 = 48 << 20;
 
 /// Memory for blocks read for `Store` calls, bytes.
@@ -57,7 +57,8 @@ impl OwnClient {
         Ok(volume)
     }
 
-    /// Stores the rest and ends the client's session. Gives up after `within`; then the session's lease ends it.
+    /// Stores the rest and ends the client's session. Gives up after `within`; then the session's lease ends
+    /// it.
     pub(crate) async fn close(&self, within: Duration) {
         let client = self.client.lock().await.take();
         if let Some(client) = client

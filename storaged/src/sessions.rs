@@ -1,7 +1,8 @@
 //! The leases of the clients' sessions, in the memory of the leader.
 //!
-//! A new leader gives every open session a whole lease again, so that no client loses its session because the leader
-//! was away. The service `namespace` renews leases; the workers `leases` and `delegations` look at them.
+//! A new leader gives every open session a whole lease again, so that no client loses its session because the
+//! leader was away. The service `namespace` renews leases; the workers `leases` and `delegations` look at
+//! them.
 
 use parking_lot::Mutex;
 use rain_types::SessionId;
@@ -30,7 +31,8 @@ impl SessionLeases {
         self.last_contact.lock().insert(session, Instant::now());
     }
 
-    /// Returns the time since the last contact of a session. A session without any contact begins its lease at `now`.
+    /// Returns the time since the last contact of a session. A session without any contact begins its lease
+    /// at `now`.
     pub(crate) fn silence(&self, session: SessionId, now: Instant) -> Duration {
         now.saturating_duration_since(*self.last_contact.lock().entry(session).or_insert(now))
     }
@@ -40,8 +42,8 @@ impl SessionLeases {
         self.last_contact.lock().clear();
     }
 
-    /// Returns the open sessions that were silent for longer than a lease. A session without any contact begins its
-    /// lease at `now`. Sessions that are not open are forgotten.
+    /// Returns the open sessions that were silent for longer than a lease. A session without any contact
+    /// begins its lease at `now`. Sessions that are not open are forgotten.
     pub(crate) fn expired(&self, open: &[SessionId], now: Instant) -> Vec<SessionId> {
         let mut last_contact = self.last_contact.lock();
         last_contact.retain(|session, _| open.contains(session));

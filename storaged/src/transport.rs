@@ -1,7 +1,8 @@
 //! gRPC between members of the metadata service.
 //!
-//! A connection that owes an answer for [`STUCK_AFTER`] is replaced: after a network cut, TCP itself would wait for
-//! seconds before it tries again. The replacement goes to the node's next address, over another network.
+//! A connection that owes an answer for [`STUCK_AFTER`] is replaced: after a network cut, TCP itself would
+//! wait for seconds before it tries again. The replacement goes to the node's next address, over another
+//! network.
 
 use crate::addresses::Addresses;
 use crate::metadata::{AppendStream, Delivery, Transport, TransportError};
@@ -20,8 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// Time for which a connection may owe an answer before it is replaced: three leases, so that it is not the network's
-/// usual delay, and less than the time after which a silent leader is replaced.
+/// Time for which a connection may owe an answer before it is replaced: three leases, so that it is not the
+/// network's usual delay, and less than the time after which a silent leader is replaced.
 const STUCK_AFTER: Duration = Duration::from_millis(600);
 
 #[derive(Debug)]
@@ -47,8 +48,8 @@ impl GrpcTransport {
         GrpcTransport { addresses, connections: Mutex::default() }
     }
 
-    /// Returns a client over the connection to a node and notes that a message goes out. `address` is for a node
-    /// without a known address.
+    /// Returns a client over the connection to a node and notes that a message goes out. `address` is for a
+    /// node without a known address.
     fn client(&self, to: NodeId, address: &str) -> Result<RaftClient<Channel>, TransportError> {
         let mut addresses = self.addresses.all_of(to);
         if addresses.is_empty() {

@@ -1,8 +1,9 @@
-//! Several keepers in one process, over wires that are cut and disks that lose power: what is acknowledged stays, and no read is old.
+//! Several members in one process, over wires that are cut and disks that lose power: what is acknowledged
+//! stays, and no read is old.
 //!
-//! Every name is made once and never removed, so each is a register that goes from absent to present: a history of it is linearizable
-//! exactly if no read finds it absent that began after a make was acknowledged or after a read had found it. `METADATA_SEEDS=FROM..TO`
-//! runs others than the usual seeds.
+//! Every name is made once and never removed, so each is a register that goes from absent to present: a
+//! history of it is linearizable exactly if no read finds it absent that began after a make was acknowledged
+//! or after a read had found it. `METADATA_SEEDS=FROM..TO` runs others than the usual seeds.
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
 mod metadata_support;
@@ -24,7 +25,7 @@ use storaged::metadata::{
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-/// Which keepers run, and which wires are cut.
+/// Which members run, and which wires are cut.
 #[derive(Debug, Clone, Default)]
 struct Wires(Arc<Mutex<WiresState>>);
 
@@ -445,7 +446,8 @@ fn a_leader_that_is_cut_off_answers_nothing_old() {
     let cut_off = cluster.metadata(old).unwrap();
     cluster.wires.0.lock().unwrap().side.insert(old, 1);
     let query = Query::Lookup { parent: root, name: b"new".to_vec() };
-    // The others make a name as soon as one of them leads; from then on the old leader must not say that it is not there.
+    // The others make a name as soon as one of them leads; from then on the old leader must not say that it
+    // is not there.
     let begun = Instant::now();
     let new = loop {
         let others = cluster.members.keys().filter(|id| **id != old);

@@ -1,5 +1,5 @@
-//! A torn tail is said. Alone in its program: who writes the log lines is decided once for a program, and other tests
-//! would meet the line before.
+//! A torn tail is said. Alone in its program: who writes the log lines is decided once for a program, and
+//! other tests would meet the line before.
 
 use std::io;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! The keeper's promises over the real namespace: what is acknowledged stays, however the node ends.
+//! The member's promises over the real namespace: what is acknowledged stays, however the node ends.
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
 mod metadata_support;
@@ -73,7 +73,8 @@ fn is_there(metadata: &MetadataService, root: Ino, name: &str) -> bool {
     }
 }
 
-/// Callers at once, each making files until the keeper fails or it made enough; gives the names that were acknowledged.
+/// Callers at once, each making files until the metadata service fails or it made enough; gives the names
+/// that were acknowledged.
 async fn make_files(
     metadata: &MetadataService,
     root: Ino,
@@ -230,7 +231,8 @@ fn a_copy_taken_at_any_moment_has_all_that_was_acknowledged() {
         assert!(copy_files(dir.path(), copy.path()));
         let copied = match open_plain(copy.path(), options.clone()) {
             Ok(copied) => copied,
-            // Copying passed a place just before it was written, and the next one just after: no crash does that.
+            // Copying passed a place just before it was written, and the next one just after: no crash does
+            // that.
             Err(MetadataError::Log(LogError::Damaged { .. })) => continue,
             Err(error) => panic!("{error}"),
         };
@@ -256,8 +258,8 @@ fn copy_files(from: &Path, to: &Path) -> bool {
     true
 }
 
-/// A random history over the real commands, with power losses, against the log applied from its first entry to a store in
-/// memory that never stopped.
+/// A random history over the real commands, with power losses, against the log applied from its first entry
+/// to a store in memory that never stopped.
 #[test]
 fn a_replay_gives_the_same_bytes_as_never_crashing() {
     let runtime = runtime();
@@ -411,7 +413,8 @@ fn a_full_disk_refuses_requests_and_the_service_goes_on() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // The append itself is refused in the middle; cutting it off works, as it does on a disk that is full.
+        // The append itself is refused in the middle; cutting it off works, as it does on a disk that is
+        // full.
         let writes = AtomicU64::new(0);
         media.set_fault(move |act, path| {
             let log = path.to_string_lossy().contains("/log/")
@@ -592,16 +595,17 @@ fn wait_until(reached: impl Fn() -> bool) {
     }
 }
 
-/// Memory fills up behind a full disk; closing then must not wait for room, and the log has what the base has not.
+/// Memory fills up behind a full disk; closing then must not wait for room, and the log has what the base has
+/// not.
 #[test]
 fn close_does_not_wait_for_a_full_disk() {
-    // Whether requests are still queued when the disk is seen to be full (later ones are refused at once) is a matter of
-    // luck, mostly good.
+    // Whether requests are still queued when the disk is seen to be full (later ones are refused at once) is
+    // a matter of luck, mostly good.
     let stuck = (0..20).filter(|_| close_on_a_full_disk()).take(2).count();
     assert_eq!(stuck, 2);
 }
 
-/// Gives whether the keeper's threads were waiting for room when it was closed.
+/// Gives whether the metadata service's threads were waiting for room when it was closed.
 fn close_on_a_full_disk() -> bool {
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();

@@ -109,7 +109,8 @@ fn check_inside(kv: &dyn KvRead, model: &Model, step: &Step) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Writes, removals, commits and restarts in any order: reads inside and outside of entries are those of a map.
+    /// Writes, removals, commits and restarts in any order: reads inside and outside of entries are those of
+    /// a map.
     #[test]
     fn layers_read_as_one_ordered_map(steps in prop::collection::vec(step(), 1..160)) {
         let dir = TempDir::new().unwrap();

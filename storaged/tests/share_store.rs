@@ -183,8 +183,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Goal: no acknowledged share is ever lost, nothing half there is ever given. Method: many seeds; each does
-/// puts and deletes, loses power between them and in the middle of a batch, keeps, loses or ages the index, and
-/// looks at everything.
+/// puts and deletes, loses power between them and in the middle of a batch, keeps, loses or ages the index,
+/// and looks at everything.
 #[test]
 fn acknowledged_shares_survive_a_power_loss_anywhere() {
     for seed in 0..60 {

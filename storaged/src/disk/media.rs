@@ -24,12 +24,14 @@ pub trait Media: Debug + Send + Sync + 'static {
     /// Makes creations, renames and removals in a directory durable.
     fn sync_directory(&self, dir: &Path) -> io::Result<()>;
 
-    /// Returns the bytes that can still be written below a directory. A simulated disk has no limit of its own.
+    /// Returns the bytes that can still be written below a directory. A simulated disk has no limit of its
+    /// own.
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         Ok(u64::MAX)
     }
 
-    /// Returns the duration of the next piece of disk work, in the runtime's virtual time. `None` for a real disk.
+    /// Returns the duration of the next piece of disk work, in the runtime's virtual time. `None` for a real
+    /// disk.
     fn virtual_delay(&self) -> Option<Duration> {
         None
     }
@@ -68,8 +70,8 @@ pub trait MediaFile: Debug + Send + Sync + 'static {
     /// Makes contents and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
 
-    /// Gives a range back to the disk, as far as the file reaches. The range reads as zeros afterwards, or, where
-    /// the filesystem cannot punch holes, its first 4096 bytes do.
+    /// Gives a range back to the disk, as far as the file reaches. The range reads as zeros afterwards, or,
+    /// where the filesystem cannot punch holes, its first 4096 bytes do.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let there = self.len()?.saturating_sub(offset).min(len);
         self.write_at(offset, &vec![0; there as usize])

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// Writes `bytes` beside `path` (extension `new`), syncs them, and renames them over it. Durable when it returns Ok.
+/// Writes `bytes` beside `path` (extension `new`), syncs them, and renames them over it. Durable when it
+/// returns Ok.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, bytes)?;

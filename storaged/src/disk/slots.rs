@@ -1,8 +1,9 @@
-//! A small state in two slots of a file, written in turn and in place. A torn write leaves the other slot, and a full
-//! disk cannot refuse a write, because the file never grows. `docs/formats.md` has the bytes.
+//! A small state in two slots of a file, written in turn and in place. A torn write leaves the other slot,
+//! and a full disk cannot refuse a write, because the file never grows. `docs/formats.md` has the bytes.
 //!
-//! A slot is: magic (8 bytes), generation (8), payload, CRC-64/NVMe of all before (8). The whole slot with the higher
-//! generation counts (`a_torn_write_leaves_the_one_before`). [`SlotFormat`] says what differs between the files.
+//! A slot is: magic (8 bytes), generation (8), payload, CRC-64/NVMe of all before (8). The whole slot with
+//! the higher generation counts (`a_torn_write_leaves_the_one_before`). [`SlotFormat`] says what differs
+//! between the files.
 //!
 //! The module does not interpret the payload. One owner writes.
 
@@ -33,7 +34,8 @@ pub(crate) struct SlotFormat {
 pub(crate) enum PayloadLength {
     /// In four bytes between generation and payload, little endian.
     Prefix,
-    /// In the payload itself: the function reads it from the bytes behind the generation. `None`: too few bytes.
+    /// In the payload itself: the function reads it from the bytes behind the generation. `None`: too few
+    /// bytes.
     Inside(fn(&[u8]) -> Option<usize>),
 }
 
@@ -89,8 +91,8 @@ pub(crate) struct SlotFile {
 }
 
 impl SlotFile {
-    /// Opens or makes the file and returns the payload written last; `None` for a new file. Fails when both slots are
-    /// damaged and the format says that this is an error.
+    /// Opens or makes the file and returns the payload written last; `None` for a new file. Fails when both
+    /// slots are damaged and the format says that this is an error.
     pub(crate) fn open(
         media: &dyn Media,
         path: &Path,
@@ -125,8 +127,8 @@ impl SlotFile {
         Ok((SlotFile { file, format, generation }, payload))
     }
 
-    /// Makes a payload durable. Fails without a change when the payload does not fit into a slot. After another
-    /// error the file has the old payload or the new one.
+    /// Makes a payload durable. Fails without a change when the payload does not fit into a slot. After
+    /// another error the file has the old payload or the new one.
     pub(crate) fn write(&mut self, payload: &[u8]) -> io::Result<()> {
         let generation = self.generation + 1;
         let bytes = self.format.encode(generation, payload);

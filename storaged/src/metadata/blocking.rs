@@ -1,5 +1,6 @@
-//! The executor for work that waits for a disk. In a daemon it has threads. In a simulation it has tasks of the runtime: a
-//! job takes the time that the media says, and one thread does everything, in an order that a seed decides.
+//! The executor for work that waits for a disk. In a daemon it has threads. In a simulation it has tasks of
+//! the runtime: a job takes the time that the media says, and one thread does everything, in an order that a
+//! seed decides.
 
 use crate::disk::Media;
 use std::io;
@@ -46,7 +47,8 @@ impl Queue {
     }
 }
 
-/// Does work that waits for a disk on a thread that nobody else needs. `None`: the work panicked, or the runtime ends.
+/// Does work that waits for a disk on a thread that nobody else needs. `None`: the work panicked, or the
+/// runtime ends.
 pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         // One thread does everything: a simulation, or a test of that kind.

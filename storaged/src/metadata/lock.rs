@@ -1,6 +1,6 @@
 //! The lock of a namespace's directory: one process at a time.
 
-use super::MetadataError;
+use super::error::MetadataError;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
@@ -25,8 +25,8 @@ impl DirectoryLock {
 }
 
 impl Drop for DirectoryLock {
-    /// Unlocks at once. Closing the file would not be enough: a child process that is just being started has the
-    /// descriptor until its exec.
+    /// Unlocks at once. Closing the file would not be enough: a child process that is just being started has
+    /// the descriptor until its exec.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
             tracing::warn!(%error, "unlocking the namespace's directory");

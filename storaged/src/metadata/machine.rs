@@ -1,5 +1,5 @@
-//! The deterministic machine that the metadata service replicates, over an ordered store. The daemon has the namespace;
-//! tests bring smaller machines.
+//! The deterministic machine that the metadata service replicates, over an ordered store. The daemon has the
+//! namespace; tests bring smaller machines.
 
 use rain_namespace::command::{Applied, Entry, Request};
 use rain_namespace::kv::{KvRead, KvTxn};
@@ -7,7 +7,8 @@ use rain_namespace::query::{Answered, Query};
 use rain_namespace::wire;
 use std::fmt::Debug;
 
-/// A deterministic machine. The same entries in the same order give the same store, on every node and in every replay.
+/// A deterministic machine. The same entries in the same order give the same store, on every node and in
+/// every replay.
 pub trait Machine: Debug + Send + Sync + 'static {
     /// Returns the bytes of an entry, for the log.
     fn encode(&self, entry: &Entry) -> Vec<u8>;

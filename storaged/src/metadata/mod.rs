@@ -1,16 +1,17 @@
-//! The metadata service: the namespace, replicated. A change is durable on a majority of the voters before it is
-//! acknowledged, and all nodes apply the same changes in the same order.
+//! The metadata service: the namespace, replicated. A change is durable on a majority of the voters before it
+//! is acknowledged, and all nodes apply the same changes in the same order.
 //!
 //! ```text
 //!   propose -> proposer -> raft (log of a majority, durable) -> machine.apply over store -> outcome
 //!   ask     -> store (one consistent state), if this node is certainly the leader -> machine.answer
 //! ```
 //!
-//! - `service`: the facade [`MetadataService`]. `options`, `error`: its settings, figures and errors. `lock`: one process
-//!   per directory. `check`: the namespace's invariants, checked in place.
-//! - [`log`]: numbered records on disk. [`store`]: the ordered store under the namespace. [`proposer`]: gathers requests
-//!   into entries. [`machine`]: the deterministic machine, normally [`Namespace`]. [`raft`]: drives openraft, with
-//!   election, pre-vote, read index, membership and compaction. `blocking`: work that waits for a disk.
+//! - `service`: the facade [`MetadataService`]. `options`, `error`: its settings, figures and errors. `lock`:
+//!   one process per directory. `check`: the namespace's invariants, checked in place.
+//! - [`log`]: numbered records on disk. [`store`]: the ordered store under the namespace. [`proposer`]:
+//!   gathers requests into entries. [`machine`]: the deterministic machine, normally [`Namespace`]. [`raft`]:
+//!   drives openraft, with election, pre-vote, read index, membership and compaction. `blocking`: work that
+//!   waits for a disk.
 //!
 //! Invariants:
 //! 1. An acknowledged request survives a crash of any minority at any point, and of all at once

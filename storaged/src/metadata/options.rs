@@ -8,7 +8,8 @@ use rain_types::{ClusterId, NodeId};
 /// Size of a log segment, bytes: about a second of writing at full speed, so that purging follows closely.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// Log records that stay for followers that lag, bytes: two segments. A follower that lags more gets a snapshot.
+/// Log records that stay for followers that lag, bytes: two segments. A follower that lags more gets a
+/// snapshot.
 const LOG_KEEP_BYTES: u64 = 32 << 20;
 
 /// Settings of the metadata service.

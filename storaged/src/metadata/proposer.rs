@@ -1,4 +1,5 @@
-//! Gathers requests into entries (group commit), has the entries replicated, and answers when they are applied.
+//! Gathers requests into entries (group commit), has the entries replicated, and answers when they are
+//! applied.
 //!
 //! ```text
 //!   propose (any task) -> bounded queue -> batch, stamp -> Raft (two entries in flight) -> outcomes
@@ -8,8 +9,8 @@
 //!
 //! 1. A caller gets its outcome after the entry is durable on a majority and applied here, never before.
 //! 2. The queue is bounded by number and bytes. A request without room by the deadline is refused as `Busy`.
-//! 3. A full disk refuses requests, and passes. Any other failure of the log or the store stops the service: all later
-//!    proposals are refused with the reason, and the outcome of those in flight is unknown.
+//! 3. A full disk refuses requests, and passes. Any other failure of the log or the store stops the service:
+//!    all later proposals are refused with the reason, and the outcome of those in flight is unknown.
 //! 4. Nobody waits for ever: all waiting callers get an error when the node loses the lead or its majority.
 
 use super::log::PAYLOAD_BYTES_MAX;
@@ -59,8 +60,8 @@ pub enum ProposeError {
         /// The limit.
         limit: usize,
     },
-    /// Another node leads, or none. It is unknown whether the request will be applied; sent again with its id it is
-    /// applied once.
+    /// Another node leads, or none. It is unknown whether the request will be applied; sent again with its id
+    /// it is applied once.
     #[error("this node does not lead the namespace")]
     NotLeader,
     /// No majority of the voters answers. As with `NotLeader`, the outcome is unknown.
@@ -126,9 +127,9 @@ struct Pending {
     _room: OwnedSemaphorePermit,
 }
 
-/// Counters since the start of the process.
+/// ProposerCounters since the start of the process.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct ProposerCounters {
     pub(super) entries: AtomicU64,
     pub(super) requests: AtomicU64,
 }
@@ -141,7 +142,7 @@ pub(super) struct Proposer {
     applying: Arc<Applying>,
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
     room: Arc<Semaphore>,
-    counters: Arc<Counters>,
+    counters: Arc<ProposerCounters>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -161,7 +162,7 @@ impl Proposer {
         assert!(options.request_bytes_max < PAYLOAD_BYTES_MAX, "a request fits into a record");
         let (queue, requests) = mpsc::channel(options.queue_requests_max);
         let room = options.queue_bytes_max.max(options.request_bytes_max) / PERMIT_BYTES + 1;
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(ProposerCounters::default());
         let batcher = Batcher {
             options: options.clone(),
             raft,
@@ -187,8 +188,9 @@ impl Proposer {
         reason.map(|reason| ProposeError::Stopped { reason })
     }
 
-    /// Has requests replicated and applied, all in one entry, in this order; returns their outcomes. A caller that goes
-    /// away does not take its requests back. `leads` fails unless a majority has confirmed recently that this node leads.
+    /// Has requests replicated and applied, all in one entry, in this order; returns their outcomes. A caller
+    /// that goes away does not take its requests back. `leads` fails unless a majority has confirmed recently
+    /// that this node leads.
     pub(super) async fn propose(
         &self,
         requests: Vec<Request>,
@@ -242,7 +244,7 @@ impl Proposer {
         }
     }
 
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &ProposerCounters {
         &self.counters
     }
 
@@ -263,7 +265,7 @@ struct Batcher {
     options: ProposerOptions,
     raft: Raft,
     applying: Arc<Applying>,
-    counters: Arc<Counters>,
+    counters: Arc<ProposerCounters>,
     requests: mpsc::Receiver<Pending>,
     /// A call that was taken from the queue and did not fit into the last entry.
     left_over: Option<Pending>,

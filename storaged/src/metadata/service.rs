@@ -2,8 +2,10 @@
 
 use super::blocking;
 use super::check::{self, Checked};
+use super::error::{AskError, MetadataError};
 use super::lock::DirectoryLock;
 use super::machine::{Machine, Namespace};
+use super::options::{Member, MetadataOptions, MetadataStats};
 use super::proposer::{ProposeError, Proposer};
 use super::raft::candidate::Candidate;
 use super::raft::compaction;
@@ -19,7 +21,6 @@ use super::raft::receiver::{ReceiveError, Receiver};
 use super::raft::types::{MemberAddress, Raft, Vote, position_of};
 use super::raft::wire::Addressee;
 use super::store::{MetaStore, StoreError};
-use super::{AskError, Member, MetadataError, MetadataOptions, MetadataStats};
 use crate::disk::{DiskMedia, Media};
 use bytes::Bytes;
 use openraft::{ServerState, SnapshotPolicy};
@@ -65,8 +66,8 @@ impl std::fmt::Debug for MetadataService {
 }
 
 impl MetadataService {
-    /// Opens the namespace in a directory, or makes an empty one. A new one does nothing until this node bootstraps a
-    /// cluster or a leader adds the node as a member.
+    /// Opens the namespace in a directory, or makes an empty one. A new one does nothing until this node
+    /// bootstraps a cluster or a leader adds the node as a member.
     pub async fn open(
         dir: &Path,
         member: Member,
@@ -138,8 +139,8 @@ impl MetadataService {
         })
     }
 
-    /// Begins a new cluster with this node as its only voter; other members are added later. Does nothing where the
-    /// node is a member already.
+    /// Begins a new cluster with this node as its only voter; other members are added later. Does nothing
+    /// where the node is a member already.
     pub async fn bootstrap(&self) -> Result<(), MetadataError> {
         if self.raft.is_initialized().await.map_err(|error| MetadataError::raft(&error))? {
             return Ok(());
@@ -160,8 +161,8 @@ impl MetadataService {
         Ok(applied.pop().expect("an outcome for the request"))
     }
 
-    /// As [`MetadataService::propose`], for several requests: in this order, without others' requests between them, and
-    /// all of them or none.
+    /// As [`MetadataService::propose`], for several requests: in this order, without others' requests between
+    /// them, and all of them or none.
     pub async fn propose_all(&self, requests: Vec<Request>) -> Result<Vec<Applied>, ProposeError> {
         let leads = || {
             let now = Instant::now();
@@ -177,7 +178,8 @@ impl MetadataService {
         self.proposer.propose(requests, &leads).await
     }
 
-    /// Answers a query linearizably: from one consistent state that has every acknowledged outcome. Only the leader can.
+    /// Answers a query linearizably: from one consistent state that has every acknowledged outcome. Only the
+    /// leader can.
     pub async fn ask(&self, query: &Query) -> Result<Answered, AskError> {
         if !self.leadership.borrow().mine {
             return Err(AskError::NotLeader);
@@ -221,8 +223,8 @@ impl MetadataService {
         self.leads_until().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Returns a bound on the age of this node's state: zero on a leader with its lease, else the time since the last
-    /// contact with a leader.
+    /// Returns a bound on the age of this node's state: zero on a leader with its lease, else the time since
+    /// the last contact with a leader.
     pub fn age(&self) -> Duration {
         let now = Instant::now();
         if self.may_answer_alone() {
@@ -232,9 +234,9 @@ impl MetadataService {
         self.leader_lease.lock().age(until, now).unwrap_or(Duration::MAX)
     }
 
-    /// Answers a query from this node's own state, which may lack the newest outcomes. May read the disk: call it where
-    /// blocking is allowed if the answer has many records. A store that cannot be read gives `Malformed` with the reason,
-    /// never "not found"; [`MetadataService::try_query`] tells the two apart.
+    /// Answers a query from this node's own state, which may lack the newest outcomes. May read the disk:
+    /// call it where blocking is allowed if the answer has many records. A store that cannot be read gives
+    /// `Malformed` with the reason, never "not found"; [`MetadataService::try_query`] tells the two apart.
     pub fn query(&self, query: &Query) -> Answered {
         self.try_query(query).unwrap_or_else(|error| Err(NsError::Malformed(error.to_string())))
     }
@@ -287,8 +289,8 @@ impl MetadataService {
         self.receiver.install_snapshot(head, pieces).await
     }
 
-    /// Stands for election when that is due. `view`: the nodes that answer, by the ring. To be called every few
-    /// milliseconds.
+    /// Stands for election when that is due. `view`: the nodes that answer, by the ring. To be called every
+    /// few milliseconds.
     pub async fn run_election(&self, election: &mut Election, view: Option<&[NodeId]>) {
         self.candidate.run(election, view).await;
     }
@@ -303,7 +305,8 @@ impl MetadataService {
         membership::settle(&self.raft, nodes, losses, away).await
     }
 
-    /// Drops log records that the store has durably and that followers hardly need. To be called every few seconds.
+    /// Drops log records that the store has durably and that followers hardly need. To be called every few
+    /// seconds.
     pub async fn compact(&self) -> Result<(), MetadataError> {
         compaction::compact(&self.raft, &self.log, &self.applying.store, self.options.keep_bytes).await
     }
@@ -339,8 +342,8 @@ impl MetadataService {
         self.log.stopped().or_else(|| self.applying.stopped.get().cloned())
     }
 
-    /// Finishes the requests under way, makes the store durable and stops. May be called again. Without it nothing is
-    /// lost, but the next start applies the end of the log again.
+    /// Finishes the requests under way, makes the store durable and stops. May be called again. Without it
+    /// nothing is lost, but the next start applies the end of the log again.
     pub async fn close(&self) {
         self.retire().await;
         self.log.settle().await;
@@ -351,8 +354,9 @@ impl MetadataService {
         }
     }
 
-    /// Finishes the requests under way, then neither leads nor votes, so that the others elect a new leader at once. The
-    /// state can still be read. A leader that is about to stop must not go on with its heartbeats.
+    /// Finishes the requests under way, then neither leads nor votes, so that the others elect a new leader
+    /// at once. The state can still be read. A leader that is about to stop must not go on with its
+    /// heartbeats.
     pub async fn retire(&self) {
         self.proposer.close().await;
         // Else an entry that waits for room in memory would wait for room on the disk.

@@ -1,13 +1,13 @@
-//! From the start to a member that is ready: find the cluster, open the metadata service and the ring, start the loops
-//! and the workers, register, announce.
+//! From the start to a member that is ready: find the cluster, open the metadata service and the ring, start
+//! the loops and the workers, register, announce.
 
 use super::{Parts, upkeep};
 use crate::bootstrap::{self, Started};
 use crate::identity::Identity;
 use crate::joined::Joined;
 use crate::metadata::{Member, MetadataOptions, MetadataService, ProposeError};
-use crate::ring::follow::Follower;
-use crate::ring::{self, Ring};
+use crate::ring::Ring;
+use crate::ring_feed::{self, RingFeed};
 use crate::transport::GrpcTransport;
 use crate::worker::Workers;
 use anyhow::{Context, bail};
@@ -30,7 +30,8 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node announces that it is ready without a place in the ring after this time.
 const RING_WITHIN: Duration = Duration::from_secs(5);
 
-/// Joins the cluster, starts all loops, and calls `ready`. Waits as long as that takes; fails when the node cannot go on.
+/// Joins the cluster, starts all loops, and calls `ready`. Waits as long as that takes; fails when the node
+/// cannot go on.
 pub(super) async fn join(
     parts: Arc<Parts>,
     mut identity: Identity,
@@ -75,7 +76,7 @@ async fn start_ring(parts: &Parts, bound: SocketAddr, is_founding: bool) -> anyh
     let (config, own_address) = (parts.config.clone(), parts.spec.address.clone());
     let member = parts.joined.metadata().context("no metadata service")?.member().clone();
     let starting = tokio::task::spawn_blocking(move || {
-        ring::follow::start(&config, &own_address, &member, bound, is_founding)
+        ring_feed::start(&config, &own_address, &member, bound, is_founding)
     });
     let ring = Arc::new(starting.await.context("starting the ring")?.context("the token ring")?);
     parts.joined.set_ring(ring.clone());
@@ -83,7 +84,7 @@ async fn start_ring(parts: &Parts, bound: SocketAddr, is_founding: bool) -> anyh
 }
 
 fn start_loops(parts: &Parts, metadata: &Arc<MetadataService>, ring: &Arc<Ring>, started: &Started) {
-    let follower = Follower {
+    let feed = RingFeed {
         config: parts.config.clone(),
         ring: ring.clone(),
         metadata: metadata.clone(),
@@ -91,7 +92,7 @@ fn start_loops(parts: &Parts, metadata: &Arc<MetadataService>, ring: &Arc<Ring>,
         store: parts.store.clone(),
         gate: parts.gate.clone(),
     };
-    tokio::spawn(follower.run());
+    tokio::spawn(feed.run());
     tokio::spawn(upkeep::ask_peers(parts.addresses.clone(), metadata.clone(), started.clone()));
     tokio::spawn(upkeep::elect(ring.clone(), metadata.clone()));
     tokio::spawn(upkeep::compact(metadata.clone()));
@@ -132,8 +133,8 @@ async fn register_peers(parts: &Parts, started: &Started) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Waits until this node is in a primary ring, so that nobody takes it for a node that is gone. Gives up after
-/// [`RING_WITHIN`], because most of a node's work needs no ring.
+/// Waits until this node is in a primary ring, so that nobody takes it for a node that is gone. Gives up
+/// after [`RING_WITHIN`], because most of a node's work needs no ring.
 async fn wait_for_ring(ring: &Ring) {
     let mut status = ring.status();
     let there =
@@ -164,7 +165,8 @@ async fn register(parts: &Parts) -> anyhow::Result<()> {
     propose_until_applied(&parts.joined, Command::RegisterNode { id, node: spec.clone() }).await
 }
 
-/// Proposes a command until it is applied, however long it takes to find a leader. Fails when the namespace refuses it.
+/// Proposes a command until it is applied, however long it takes to find a leader. Fails when the namespace
+/// refuses it.
 async fn propose_until_applied(joined: &Joined, command: Command) -> anyhow::Result<()> {
     let request = Request::internal(command);
     let mut said = String::new();

@@ -1,11 +1,12 @@
 //! A node's life: take the data folder, open the stores, serve, join a cluster, work, stop.
 //!
-//! - `serve`: the gRPC server and its services. `join`: from the start to a member that is ready. `upkeep`: the loops of
-//!   the metadata service that run on every member. `stop`: what ends a node.
+//! - `serve`: the gRPC server and its services. `join`: from the start to a member that is ready. `upkeep`:
+//!   the loops of the metadata service that run on every member. `stop`: what ends a node.
 //!
-//! A stop (SIGTERM, SIGINT, or the end of standard input where that was asked for) runs in this order: the node ends its
-//! own session, retires from the metadata service, and leaves the ring; then the server finishes the requests under way
-//! within [`DRAIN`]; then the stores close. A killed node loses nothing: the stores are made for that.
+//! A stop (SIGTERM, SIGINT, or the end of standard input where that was asked for) runs in this order: the
+//! node ends its own session, retires from the metadata service, and leaves the ring; then the server
+//! finishes the requests under way within [`DRAIN`]; then the stores close. A killed node loses nothing: the
+//! stores are made for that.
 //!
 //! No other part uses this one. It puts the parts together and does nothing else.
 
@@ -60,7 +61,8 @@ struct Parts {
     stopping: watch::Sender<bool>,
 }
 
-/// Runs a node until it is told to stop. Calls `ready` with its number and address once it serves and has joined.
+/// Runs a node until it is told to stop. Calls `ready` with its number and address once it serves and has
+/// joined.
 pub async fn run(
     config: Config,
     ready: impl FnOnce(NodeId, SocketAddr) + Send + 'static,

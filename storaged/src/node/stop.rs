@@ -18,7 +18,8 @@ pub(super) async fn wait_for_stop(exit_with_parent: bool) {
         if !exit_with_parent {
             return std::future::pending().await;
         }
-        // On a thread of its own: a read of standard input cannot be cancelled, and must not hold up the runtime's end.
+        // On a thread of its own: a read of standard input cannot be cancelled, and must not hold up the
+        // runtime's end.
         let (gone, went) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());

@@ -9,11 +9,12 @@ use rain_types::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Interval of the checks whether an election is due: a small part of a lease (200 ms), which a failover waits for anyway.
+/// Interval of the checks whether an election is due: a small part of a lease (200 ms), which a failover
+/// waits for anyway.
 const ELECTION_CHECK_EVERY: Duration = Duration::from_millis(15);
 
-/// Without contact with a leader for this time the peers are asked for their addresses. Two leases: an ordinary
-/// failover is over by then.
+/// Without contact with a leader for this time the peers are asked for their addresses. Two leases: an
+/// ordinary failover is over by then.
 const ASK_PEERS_AFTER: Duration = Duration::from_millis(400);
 
 /// Interval of these questions.
@@ -33,8 +34,8 @@ pub(super) async fn elect(ring: Arc<Ring>, metadata: Arc<MetadataService>) {
     }
 }
 
-/// Returns the nodes of the ring's view whose first link is up: messages between members go over the first link.
-/// `None`: there is no view yet.
+/// Returns the nodes of the ring's view whose first link is up: messages between members go over the first
+/// link. `None`: there is no view yet.
 fn reachable(status: &RingStatus) -> Option<Vec<NodeId>> {
     let is_cut =
         |node: NodeId| status.links.iter().any(|(path, up, _)| path.peer == node && path.link == 0 && !up);
@@ -42,7 +43,8 @@ fn reachable(status: &RingStatus) -> Option<Vec<NodeId>> {
     Some(view.members.iter().map(|member| member.node).filter(|node| !is_cut(*node)).collect())
 }
 
-/// Asks the peers for their numbers and addresses while this node has no contact with a leader: all may have moved.
+/// Asks the peers for their numbers and addresses while this node has no contact with a leader: all may have
+/// moved.
 pub(super) async fn ask_peers(addresses: Arc<Addresses>, metadata: Arc<MetadataService>, started: Started) {
     let mut leadership = metadata.leadership();
     let cluster = metadata.member().cluster.to_string();

@@ -18,7 +18,7 @@ const FORMAT: SlotFormat = SlotFormat {
 
 /// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct RingState {
     pub(super) durable: Durable,
     /// The last known addresses of the nodes, so that a ring can form when all start at once.
     pub(super) addresses: BTreeMap<NodeId, Vec<String>>,
@@ -26,20 +26,20 @@ pub(super) struct Kept {
 
 /// The open file.
 #[derive(Debug)]
-pub(super) struct KeptFile(SlotFile);
+pub(super) struct RingStateFile(SlotFile);
 
-impl KeptFile {
+impl RingStateFile {
     /// Opens or makes the file; returns its contents, `None` for a new node.
-    pub(super) fn open(path: &Path) -> io::Result<(KeptFile, Option<Kept>)> {
-        let (file, kept) = SlotFile::open(&DiskMedia, path, FORMAT)?;
-        let kept = kept.map(|bytes| wire::decode(&bytes)).transpose();
-        let kept = kept.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        Ok((KeptFile(file), kept))
+    pub(super) fn open(path: &Path) -> io::Result<(RingStateFile, Option<RingState>)> {
+        let (file, state) = SlotFile::open(&DiskMedia, path, FORMAT)?;
+        let state = state.map(|bytes| wire::decode(&bytes)).transpose();
+        let state = state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        Ok((RingStateFile(file), state))
     }
 
     /// Makes new contents durable.
-    pub(super) fn write(&mut self, kept: &Kept) -> io::Result<()> {
-        self.0.write(&wire::encode(kept))
+    pub(super) fn write(&mut self, state: &RingState) -> io::Result<()> {
+        self.0.write(&wire::encode(state))
     }
 }
 
@@ -51,11 +51,11 @@ mod tests {
     fn what_was_written_last_is_found() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ring-state");
-        let (mut file, nothing) = KeptFile::open(&path).expect("made");
+        let (mut file, nothing) = RingStateFile::open(&path).expect("made");
         assert_eq!(nothing, None);
         let durable = Durable { incarnation: 2, epoch_ceiling: 9, ..Durable::default() };
-        let kept = Kept { durable, addresses: BTreeMap::from([(NodeId(1), vec!["h:1".to_owned()])]) };
-        file.write(&kept).expect("written");
-        assert_eq!(KeptFile::open(&path).expect("opened").1, Some(kept));
+        let state = RingState { durable, addresses: BTreeMap::from([(NodeId(1), vec!["h:1".to_owned()])]) };
+        file.write(&state).expect("written");
+        assert_eq!(RingStateFile::open(&path).expect("opened").1, Some(state));
     }
 }

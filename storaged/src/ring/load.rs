@@ -5,8 +5,9 @@
 //! - `queue`: the requests for shares under way, as a part of 64,
 //! - `disk`: the used part of the node's space,
 //!
-//! and the weights of `--load-weights` (by default 4, 4, 2). It follows the load index of the HAS architecture (Haddad
-//! 2006, 3.22), which counts processor and memory. For shares the queue says more than memory.
+//! and the weights of `--load-weights` (by default 4, 4, 2). It follows the load index of the HAS
+//! architecture (Haddad 2006, 3.22), which counts processor and memory. For shares the queue says more than
+//! memory.
 
 use std::time::Duration;
 

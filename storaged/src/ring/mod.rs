@@ -1,23 +1,24 @@
-//! The driver of the token ring: sockets, clock and disk around [`rain_ring::Endpoint`], which decides everything.
+//! The driver of the token ring: sockets, clock and disk around [`rain_ring::Endpoint`], which decides
+//! everything.
 //!
-//! The ring uses datagrams (UDP, the port of the node's own address), not gRPC. A lost packet must cost one retry of 20 ms,
-//! not a stalled stream; and the machine of a process that is gone says so at once (ICMP, "port unreachable"). The loop has
-//! a thread of its own, with a higher priority where that is allowed. The thread never waits for a disk or for the async
-//! runtime, because a ring excludes living nodes when their thread does not run. A second thread writes the durable state.
+//! The ring uses datagrams (UDP, the port of the node's own address), not gRPC. A lost packet must cost one
+//! retry of 20 ms, not a stalled stream; and the machine of a process that is gone says so at once (ICMP,
+//! "port unreachable"). The loop has a thread of its own, with a higher priority where that is allowed. The
+//! thread never waits for a disk or for the async runtime, because a ring excludes living nodes when their
+//! thread does not run. A second thread writes the durable state.
 //!
-//! - `follow`: the other nodes, and this node's load. `thread`: the loop. `packets`: envelopes as datagrams. `file`: the
-//!   durable state. `load`: the load index.
+//! - `thread`: the loop. `packets`: envelopes as datagrams.
+//!   `file`: the durable state. `load`: the load index.
 //!
 //! A node with several addresses listens on each. The nth addresses of two nodes are one link.
 
 mod file;
-pub(crate) mod follow;
 pub mod load;
 mod packets;
 mod thread;
 
 use anyhow::Context;
-use file::{Kept, KeptFile};
+use file::{RingState, RingStateFile};
 use rain_ring::link::Path as LinkPath;
 use rain_ring::{
     Change, Configuration, Counts, Eligible, Fence, Input, Notice, Phase, Refused, Report, Settings, Stamp,
@@ -48,7 +49,8 @@ pub struct RingOptions {
     pub advertise: Vec<String>,
     /// Times and limits.
     pub settings: Settings,
-    /// The eligible nodes that a new cluster begins with. Only for its first node; ignored unless the file is new.
+    /// The eligible nodes that a new cluster begins with. Only for its first node; ignored unless the file is
+    /// new.
     pub birth: Option<Eligible>,
 }
 
@@ -131,21 +133,30 @@ impl Ring {
     pub fn start(options: RingOptions) -> anyhow::Result<Ring> {
         options.settings.validate()?;
         let path = options.file.display().to_string();
-        let (mut file, kept) = KeptFile::open(&options.file).with_context(|| format!("opening {path}"))?;
-        let mut kept = kept.unwrap_or_else(|| {
-            let mut kept = Kept::default();
-            kept.durable.configuration.installed = options.birth.clone().unwrap_or_default();
-            kept
+        let (mut file, state) =
+            RingStateFile::open(&options.file).with_context(|| format!("opening {path}"))?;
+        let mut state = state.unwrap_or_else(|| {
+            let mut state = RingState::default();
+            state.durable.configuration.installed = options.birth.clone().unwrap_or_default();
+            state
         });
-        kept.durable.incarnation += 1;
-        file.write(&kept).with_context(|| format!("writing {path}"))?;
-        let known = kept.addresses.clone();
+        state.durable.incarnation += 1;
+        file.write(&state).with_context(|| format!("writing {path}"))?;
+        let known = state.addresses.clone();
         let (status, watched) = watch::channel(Arc::default());
         let (notices, _) = broadcast::channel(4096);
         let (orders, given) = std::sync::mpsc::channel();
         let wake = Arc::new(thread::Wake::new().context("making an eventfd")?);
-        let threads =
-            thread::spawn(options, file, kept, wake.clone(), orders.clone(), given, status, notices.clone())?;
+        let threads = thread::spawn(
+            options,
+            file,
+            state,
+            wake.clone(),
+            orders.clone(),
+            given,
+            status,
+            notices.clone(),
+        )?;
         Ok(Ring { orders, wake, status: watched, notices, threads, known })
     }
 
@@ -171,8 +182,8 @@ impl Ring {
         self.order(Order::Tell(input));
     }
 
-    /// Replaces the addresses of the other nodes, resolved and as text. Each list has one address for each interface, in the
-    /// node's order.
+    /// Replaces the addresses of the other nodes, resolved and as text. Each list has one address for each
+    /// interface, in the node's order.
     pub fn set_peers(
         &self,
         resolved: BTreeMap<NodeId, Vec<SocketAddr>>,
@@ -181,8 +192,8 @@ impl Ring {
         self.order(Order::Peers(resolved, addresses));
     }
 
-    /// Has a change of the shared data ordered. Returns when it is committed and applied here: made, or refused by all nodes
-    /// alike. In an orphan ring it waits.
+    /// Has a change of the shared data ordered. Returns when it is committed and applied here: made, or
+    /// refused by all nodes alike. In an orphan ring it waits.
     pub async fn change(&self, change: Change) -> anyhow::Result<Result<(), Refused>> {
         let (done, answer) = oneshot::channel();
         self.order(Order::Change(change, done));
@@ -194,7 +205,8 @@ impl Ring {
         self.order(Order::Load(load));
     }
 
-    /// Leaves the ring with a farewell, so that the others need not detect a failure; gives up after `within`.
+    /// Leaves the ring with a farewell, so that the others need not detect a failure; gives up after
+    /// `within`.
     pub async fn leave(&self, within: Duration) {
         self.order(Order::Tell(Input::Leave));
         let mut status = self.status();

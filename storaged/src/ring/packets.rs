@@ -5,8 +5,9 @@
 //!  2      1     8 LE      2 LE   2 LE   8 LE       up to 8169 bytes
 //! ```
 //!
-//! The seal is CRC-64/NVMe over the cluster's id and all other bytes. It keeps clusters apart and finds damage (UDP's own
-//! checksum is weak); it does not authenticate. A packet with another seal is dropped and counted.
+//! The seal is CRC-64/NVMe over the cluster's id and all other bytes. It keeps clusters apart and finds
+//! damage (UDP's own checksum is weak); it does not authenticate. A packet with another seal is dropped and
+//! counted.
 //!
 //! Memory is bounded by the number and the length of unfinished envelopes; the oldest one is dropped
 //! (`what_never_ends_is_forgotten`).
@@ -67,7 +68,8 @@ impl Seal {
         bytes.chunks(PART).enumerate().map(datagram).collect()
     }
 
-    /// Returns number, part, count of parts and contents of a datagram; `None` unless it is whole and of this cluster.
+    /// Returns number, part, count of parts and contents of a datagram; `None` unless it is whole and of this
+    /// cluster.
     fn open<'a>(&self, datagram: &'a [u8]) -> Option<(u64, usize, usize, &'a [u8])> {
         let (head, rest) = datagram.split_at_checked(HEAD)?;
         let (seal, part) = rest.split_at_checked(SEAL)?;

@@ -1,6 +1,6 @@
 //! The ring's threads: one receives, waits and sends; one writes the durable state.
 
-use super::file::{Kept, KeptFile};
+use super::file::{RingState, RingStateFile};
 use super::packets::{DATAGRAM_BYTES, Reassembly, Seal};
 use super::{Order, RingNotice, RingOptions, RingStatus};
 use anyhow::Context;
@@ -22,7 +22,8 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 /// Buffer of the kernel for datagrams while the thread does not run, bytes.
 const RECEIVE_BUFFER: usize = 2 << 20;
-/// Priority of the thread, where that is allowed: above other threads of the machine (-20 to 19, less is higher).
+/// Priority of the thread, where that is allowed: above other threads of the machine (-20 to 19, less is
+/// higher).
 const NICENESS: i32 = -15;
 /// Interval at which the status is published without news: its counters grow.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -78,8 +79,8 @@ struct Driver {
 #[expect(clippy::too_many_arguments, reason = "the parts of one thing, taken apart once")]
 pub(super) fn spawn(
     options: RingOptions,
-    mut file: KeptFile,
-    kept: Kept,
+    mut file: RingStateFile,
+    state: RingState,
     wake: Arc<Wake>,
     orders: Sender<Order>,
     given: Receiver<Order>,
@@ -89,9 +90,9 @@ pub(super) fn spawn(
     let sockets =
         options.listen.iter().map(|address| listen(*address)).collect::<anyhow::Result<Vec<_>>>()?;
     let (disk, to_write) = channel::<Durable>();
-    let addresses = Arc::new(Mutex::new(kept.addresses));
+    let addresses = Arc::new(Mutex::new(state.addresses));
     let links = LinkSettings::default();
-    let endpoint = Endpoint::new(options.node, kept.durable, options.settings.clone(), links);
+    let endpoint = Endpoint::new(options.node, state.durable, options.settings.clone(), links);
     let mut driver = Driver {
         endpoint,
         seal: Seal::of(options.cluster),
@@ -123,7 +124,7 @@ pub(super) fn spawn(
                 // Only the last waiting state matters.
                 durable = to_write.try_iter().last().unwrap_or(durable);
                 let known = addresses.lock().clone();
-                let Err(error) = file.write(&Kept { durable: durable.clone(), addresses: known }) else { break };
+                let Err(error) = file.write(&RingState { durable: durable.clone(), addresses: known }) else { break };
                 if !failed {
                     tracing::error!(%error, "writing the ring's state; this node makes no new promises until it is written");
                     failed = true;

@@ -1,8 +1,8 @@
 //! `Store`: files by path for programs in any language. This node is their client: it encodes and gathers.
 //!
-//! A put writes to a temporary name beside its target. When the file is whole and durable, it is renamed over the
-//! target, so that nobody sees half of it. A put that breaks off removes its temporary file; if this node dies in the
-//! middle, a file `.rain-put-*` stays behind.
+//! A put writes to a temporary name beside its target. When the file is whole and durable, it is renamed over
+//! the target, so that nobody sees half of it. A put that breaks off removes its temporary file; if this node
+//! dies in the middle, a file `.rain-put-*` stays behind.
 
 use crate::joined::Joined;
 use crate::own_client::OwnClient;
@@ -276,7 +276,8 @@ async fn receive(
     Ok((size, hasher.finalize()))
 }
 
-/// Deletes a directory with everything below it. Without recursion: the directories on the way down are a list.
+/// Deletes a directory with everything below it. Without recursion: the directories on the way down are a
+/// list.
 async fn delete_tree(volume: &Volume, parent: Ino, name: &[u8], ino: Ino) -> Result<(), Error> {
     let mut way = vec![(parent, name.to_vec(), ino)];
     while let Some((parent, name, dir)) = way.last().cloned() {

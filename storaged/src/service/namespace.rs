@@ -1,4 +1,5 @@
-//! `Namespace`: commands and queries, answered by the leader of the metadata service, and the renewal of sessions.
+//! `Namespace`: commands and queries, answered by the leader of the metadata service, and the renewal of
+//! sessions.
 
 use crate::joined::Joined;
 use crate::metadata::{AskError, MetadataService, ProposeError};
@@ -111,7 +112,8 @@ impl Namespace for NamespaceService {
     }
 }
 
-/// Returns true for an answer that says "not yet": a lock that waits, a directory that is delegated, no recall.
+/// Returns true for an answer that says "not yet": a lock that waits, a directory that is delegated, no
+/// recall.
 fn is_waiting(answered: &Answered) -> bool {
     match answered {
         Ok(Answer::Ticket { waiting, .. }) => *waiting,
@@ -121,8 +123,8 @@ fn is_waiting(answered: &Answered) -> bool {
     }
 }
 
-/// Answers a query. While the answer is "not yet", asks again after every change that may have changed it, for at most
-/// `wait`.
+/// Answers a query. While the answer is "not yet", asks again after every change that may have changed it,
+/// for at most `wait`.
 async fn ask_waiting(
     metadata: &MetadataService,
     query: &Query,

@@ -204,7 +204,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two looks at the status, which changes with each token.
 const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 
-/// Returns the part of a response whose change is news for a watcher: not the token's hops and not the counters.
+/// Returns the part of a response whose change is news for a watcher: not the token's hops and not the
+/// counters.
 fn news_of(response: &v1::RingResponse) -> impl PartialEq + use<> {
     let starving = response.phase == v1::ring_response::Phase::Starving as i32;
     let view = (response.epoch, response.founder, starving, response.members.clone());

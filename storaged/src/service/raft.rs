@@ -69,7 +69,8 @@ impl Raft for RaftService {
             pieces.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without its head"))?;
         let (send, receive) = mpsc::channel(4);
         let pumping = tokio::spawn(async move {
-            // A stream that ends without an empty piece is cut off: the receiver discards the pieces that it has.
+            // A stream that ends without an empty piece is cut off: the receiver discards the pieces that it
+            // has.
             while let Ok(Some(piece)) = pieces.message().await {
                 if send.send(piece.bytes).await.is_err() {
                     return;

@@ -36,7 +36,8 @@ impl SharesService {
         SharesService { store, gate, joined, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }
     }
 
-    /// Lets a request in and counts it until the guard is dropped. Fails on a witness, and while the shares are off.
+    /// Lets a request in and counts it until the guard is dropped. Fails on a witness, and while the shares
+    /// are off.
     fn begin(&self) -> Result<(Arc<ShareStore>, UnderWay), Status> {
         let store = self.store.clone();
         let store =
@@ -104,8 +105,8 @@ impl Shares for SharesService {
         let request = request.into_inner();
         let (block, index) = convert::read_share_key(request.key)?;
         let key = ShareKey { block, index };
-        // A read of cached pages takes microseconds. A read from the disk may take long; then the runtime's other
-        // workers go on with other requests.
+        // A read of cached pages takes microseconds. A read from the disk may take long; then the runtime's
+        // other workers go on with other requests.
         let read = tokio::task::block_in_place(|| store.get(key, request.offset, request.length));
         match read {
             Ok(read) if request.only.is_some() => rows_of(&read, &request).map(Response::new),
@@ -213,7 +214,8 @@ fn get_status(error: &GetError) -> Status {
     }
 }
 
-/// Returns the requested rows, with checksums of their own. Fails unless rows ascend and the range is whole stripes.
+/// Returns the requested rows, with checksums of their own. Fails unless rows ascend and the range is whole
+/// stripes.
 fn rows_of(read: &ShareRead, request: &v1::GetShareRequest) -> Result<v1::GetShareResponse, Status> {
     let v1::Rows { row_bytes, stripe_rows, rows } = request.only.clone().unwrap_or_default();
     let stripe = row_bytes.checked_mul(stripe_rows).filter(|stripe| *stripe > 0);

@@ -1,7 +1,8 @@
-//! The committer: one thread that takes all waiting puts, writes them, syncs each touched segment once, names them in
-//! the index, and answers.
+//! The committer: one thread that takes all waiting puts, writes them, syncs each touched segment once, names
+//! them in the index, and answers.
 //!
-//! Measured with 256 KiB shares on ext4 (`docs/benchmarks.md`): the sync is the cost, and one serves all waiting puts.
+//! Measured with 256 KiB shares on ext4 (`docs/benchmarks.md`): the sync is the cost, and one serves all
+//! waiting puts.
 
 use super::index::Located;
 use super::inner::{Inner, RESERVE_BYTES};
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 /// Payload of one commit, bytes; further puts go into the next commit. It bounds the latency of a put.
 const COMMIT_BYTES_MAX: usize = 32 << 20;
 
-/// Interval of checkpoints while shares are written: it bounds the segments that a start after a crash reads again.
+/// Interval of checkpoints while shares are written: it bounds the segments that a start after a crash reads
+/// again.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
 
 type Done = Box<dyn FnOnce(Result<(), PutError>) + Send>;
@@ -93,7 +95,8 @@ impl Inner {
         let mut keys = HashSet::new();
         let mut again = Vec::new();
         for put in batch {
-            // The same share twice: a retry that overtook its answer. The second put finds the first one stored.
+            // The same share twice: a retry that overtook its answer. The second put finds the first one
+            // stored.
             if !keys.insert(put.meta.key) {
                 again.push(put);
                 continue;
@@ -123,7 +126,8 @@ impl Inner {
         for (put, located, replaced) in written {
             let key = put.meta.key;
             let result = match (failed.get(&located.position.segment), &named) {
-                // After a failed sync the contents of the disk are unknown: the position is not used again before a restart.
+                // After a failed sync the contents of the disk are unknown: the position is not used again
+                // before a restart.
                 (Some(why), _) => Err(PutError::Io { key, why: why.clone() }),
                 (None, Err(why)) => Err(PutError::Io { key, why: why.clone() }),
                 (None, Ok(())) => {
@@ -142,8 +146,8 @@ impl Inner {
         }
     }
 
-    /// Writes a share to a free position; returns it with the share that it replaces, a damaged one. `None`: the share is
-    /// stored already, whole.
+    /// Writes a share to a free position; returns it with the share that it replaces, a damaged one. `None`:
+    /// the share is stored already, whole.
     fn write(&self, put: &Put) -> Result<Option<(Located, Option<Located>)>, PutError> {
         let key = put.meta.key;
         let io = |error: io::Error| PutError::Io { key, why: error.to_string() };

@@ -1,6 +1,6 @@
-//! The index: the position of each share, in sled. It holds only facts that the shares themselves have, too. sled may fail
-//! or panic on damaged files or a full disk. So every call catches both, and the caller makes a new index. Where the disk
-//! has no room for an index, it is in memory: about 100 bytes per share.
+//! The index: the position of each share, in sled. It holds only facts that the shares themselves have, too.
+//! sled may fail or panic on damaged files or a full disk. So every call catches both, and the caller makes a
+//! new index. Where the disk has no room for an index, it is in memory: about 100 bytes per share.
 
 use super::layout::SharePosition;
 use super::{ShareKey, ShareMeta};
@@ -133,7 +133,8 @@ impl Index {
         let pairs = located.iter().map(|located| (key_bytes(located.meta.key), value_bytes(located)));
         match &self.0 {
             Storage::Sled { shares, .. } => {
-                // Not as a batch: sled ends each batch with a write to its file, and these entries need no atomicity.
+                // Not as a batch: sled ends each batch with a write to its file, and these entries need no
+                // atomicity.
                 for (key, value) in pairs {
                     fenced(|| shares.insert(key, value.as_slice()))?;
                 }
@@ -185,8 +186,8 @@ impl Index {
         Ok(value.and_then(|value| value.as_ref().try_into().ok()).map_or(0, u64::from_le_bytes))
     }
 
-    /// Makes the index durable as a numbered checkpoint. sled's own flush does not reach the device, so its files are
-    /// synced, too.
+    /// Makes the index durable as a numbered checkpoint. sled's own flush does not reach the device, so its
+    /// files are synced, too.
     pub(super) fn make_durable(&self, checkpoint: u64) -> Result<(), IndexFailed> {
         let Storage::Sled { database, folder, .. } = &self.0 else {
             return Err(IndexFailed("it is in memory".into()));

@@ -1,24 +1,26 @@
-//! The state that the store's facade and its committer share: the index, the free space, the segments, the counters.
+//! The state that the store's facade and its committer share: the index, the free space, the segments, the
+//! counters.
 
 use super::StoreError;
 use super::index::{Index, IndexFailed, Located};
 use super::layout::{SharePosition, UNIT_BYTES};
+use super::options::StoreOptions;
 use super::recover::{self, RebuildReport};
 use super::segments::Segments;
 use super::space::Space;
 use super::state::{State, StateFile};
-use super::store::StoreOptions;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Disk space that shares leave free, bytes: the index needs it to go on, and without the index no share can be deleted.
+/// Disk space that shares leave free, bytes: the index needs it to go on, and without the index no share can
+/// be deleted.
 pub(super) const RESERVE_BYTES: u64 = 32 << 20;
 
 /// Counters of the stored shares, and of damaged ones found since the start.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct ShareCounters {
     pub(super) shares: AtomicU64,
     pub(super) payload_bytes: AtomicU64,
     pub(super) used_bytes: AtomicU64,
@@ -39,9 +41,10 @@ pub(super) struct Inner {
     pub(super) state: Mutex<StateFile>,
     pub(super) next_segment: Mutex<u32>,
     pub(super) next_sequence: AtomicU64,
-    pub(super) counters: Counters,
+    pub(super) counters: ShareCounters,
     pub(super) rebuilt: Mutex<Option<RebuildReport>>,
-    /// Held from writing shares to naming them in the index, and during a checkpoint: a checkpoint never falls between.
+    /// Held from writing shares to naming them in the index, and during a checkpoint: a checkpoint never
+    /// falls between.
     pub(super) committing: Mutex<()>,
 }
 
@@ -70,7 +73,8 @@ impl Inner {
             }
         }
         drop(space);
-        // Sequences only have to grow. The clock's microseconds grow over restarts, whatever was written before.
+        // Sequences only have to grow. The clock's microseconds grow over restarts, whatever was written
+        // before.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.next_sequence.store(now.as_micros() as u64, Relaxed);
         Ok(())

@@ -1,9 +1,10 @@
 //! A share's bytes on disk: header, checksum table, payload. `docs/formats.md` has the table, and
 //! `the_bytes_are_those_of_format_1` holds it. All integers are little endian.
 //!
-//! The seal is a keyed hash over header and table. Its key is the store's random id, and the header has the segment and
-//! the offset to which it was written. So bytes of a file that look like a share, or a segment that was copied elsewhere,
-//! are never taken for a share (`a_head_reads_back_and_only_where_it_was_written`).
+//! The seal is a keyed hash over header and table. Its key is the store's random id, and the header has the
+//! segment and the offset to which it was written. So bytes of a file that look like a share, or a segment
+//! that was copied elsewhere, are never taken for a share
+//! (`a_head_reads_back_and_only_where_it_was_written`).
 
 use super::{ShareKey, ShareMeta};
 use crc_fast::{CrcAlgorithm, checksum};
@@ -106,7 +107,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Returns the share's length if the first bytes look like a header: the length of the whole head follows from it.
+/// Returns the share's length if the first bytes look like a header: the length of the whole head follows
+/// from it.
 pub(super) fn peek_share_len(bytes: &[u8]) -> Option<u32> {
     if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC || bytes[8..10] != VERSION.to_le_bytes() {
         return None;
@@ -117,7 +119,7 @@ pub(super) fn peek_share_len(bytes: &[u8]) -> Option<u32> {
 
 /// A decoded head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct ShareHead {
     pub(super) meta: ShareMeta,
     pub(super) position: SharePosition,
     pub(super) sequence: u64,
@@ -125,7 +127,7 @@ pub(super) struct Head {
 }
 
 /// Decodes a whole head at a position; `None` unless every bit of it is right.
-pub(super) fn decode(store_key: &[u8; 32], head: &[u8], segment: u32, unit: u32) -> Option<Head> {
+pub(super) fn decode(store_key: &[u8; 32], head: &[u8], segment: u32, unit: u32) -> Option<ShareHead> {
     let share_len = peek_share_len(head)?;
     let head = head.get(..head_bytes(share_len))?;
     if seal(store_key, head).as_bytes() != &head[SEALED_BYTES..HEADER_BYTES] {
@@ -143,7 +145,7 @@ pub(super) fn decode(store_key: &[u8; 32], head: &[u8], segment: u32, unit: u32)
     let key = ShareKey { block, index: ShareIndex(head[13]) };
     let meta = ShareMeta { key, code, block_len: u32_at(head, 32), share_len };
     let crcs = head[HEADER_BYTES..].as_chunks::<8>().0.iter().map(|crc| u64::from_le_bytes(*crc)).collect();
-    Some(Head { meta, position, sequence: u64_at(head, 56), crcs })
+    Some(ShareHead { meta, position, sequence: u64_at(head, 56), crcs })
 }
 
 #[cfg(test)]
@@ -163,7 +165,7 @@ mod tests {
         let (meta, crcs, position) = sample();
         let head = encode(&[1; 32], &meta, &crcs, position, 77);
         let read = decode(&[1; 32], &head, 7, 9).expect("whole");
-        assert_eq!(read, Head { meta, position, sequence: 77, crcs });
+        assert_eq!(read, ShareHead { meta, position, sequence: 77, crcs });
         assert_eq!(decode(&[2; 32], &head, 7, 9), None, "another store's");
         assert_eq!(decode(&[1; 32], &head, 8, 9), None, "another segment");
         assert_eq!(decode(&[1; 32], &head, 7, 10), None, "another position");

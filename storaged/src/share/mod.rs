@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `store` | the facade |
+//! | `store`, `options` | the facade; its settings |
 //! | `commit` | puts gathered under few fdatasyncs |
 //! | `read` | verified reads |
 //! | `inner` | the state that these share, checkpoints, deletes |
@@ -26,6 +26,7 @@ mod commit;
 mod index;
 mod inner;
 mod layout;
+mod options;
 mod read;
 mod recover;
 mod segments;
@@ -34,8 +35,9 @@ mod state;
 mod store;
 
 pub use layout::{CHUNK_BYTES, UNIT_BYTES};
+pub use options::StoreOptions;
 pub use recover::RebuildReport;
-pub use store::{ShareStore, StoreOptions, Usage};
+pub use store::{ShareStore, Usage};
 
 use bytes::Bytes;
 use rain_types::{BlockId, CodeSpec, ShareIndex};

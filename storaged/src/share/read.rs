@@ -11,7 +11,8 @@ impl Inner {
     /// Reads the whole chunks that cover a range, verified.
     pub(super) fn get(&self, key: ShareKey, offset: u32, len: u32) -> Result<ShareRead, GetError> {
         let mut last = None;
-        // A share may be deleted, or replaced because it was damaged, while it is read: then it is looked up again.
+        // A share may be deleted, or replaced because it was damaged, while it is read: then it is looked up
+        // again.
         loop {
             let found = self
                 .with_index(|index| index.get(key))

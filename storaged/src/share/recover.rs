@@ -1,7 +1,7 @@
-//! The start of a store. An index that has the last checkpoint is trusted, and the segments written since are read again.
-//! An index that is lost, damaged or older than the state file says is made again from all segments. The new index has a
-//! folder of its own, so that files that sled still holds are not in its way. Where the disk has no room for it, it is made
-//! in memory.
+//! The start of a store. An index that has the last checkpoint is trusted, and the segments written since are
+//! read again. An index that is lost, damaged or older than the state file says is made again from all
+//! segments. The new index has a folder of its own, so that files that sled still holds are not in its way.
+//! Where the disk has no room for it, it is made in memory.
 
 use super::index::{Index, IndexFailed, Located};
 use super::layout::{self, HEADER_BYTES, SharePosition, UNIT_BYTES};
@@ -46,7 +46,8 @@ pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
     }
 }
 
-/// Returns the whole shares of a segment. Of two that overlap the later one counts: it was written over the other.
+/// Returns the whole shares of a segment. Of two that overlap the later one counts: it was written over the
+/// other.
 pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -> io::Result<Vec<Located>> {
     let len = file.len()?;
     let mut found: BTreeMap<u32, Located> = BTreeMap::new();
@@ -260,8 +261,8 @@ pub(super) fn to_disk(store: &Path, cache_bytes: u64, memory: &Index, number: u6
     copy().inspect_err(|IndexFailed(why)| tracing::debug!(why, "the index of shares stays in memory")).ok()
 }
 
-/// Removes all folders of indexes. Best effort: a folder that stays costs only room, because no later index has its
-/// number.
+/// Removes all folders of indexes. Best effort: a folder that stays costs only room, because no later index
+/// has its number.
 fn remove_indexes(store: &Path) {
     for entry in fs::read_dir(store).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(INDEX))
@@ -272,7 +273,8 @@ fn remove_indexes(store: &Path) {
     }
 }
 
-/// Returns every position in use with the length of its share. An entry that cannot be decoded is a failed index.
+/// Returns every position in use with the length of its share. An entry that cannot be decoded is a failed
+/// index.
 pub(super) fn positions(index: &Index) -> Result<Vec<(SharePosition, u32)>, IndexFailed> {
     let mut positions = Vec::new();
     let mut after = None;

@@ -1,8 +1,8 @@
 //! The free units of the segments. Pure: in memory only, made from the index at every start.
 //!
 //! Best fit over runs of free units; a freed run is joined with its neighbours
-//! (`what_is_taken_never_overlaps_and_freed_runs_join`). There are no size classes: a share wastes less than a unit, and
-//! most shares have one size and fit into the holes of others.
+//! (`what_is_taken_never_overlaps_and_freed_runs_join`). There are no size classes: a share wastes less than
+//! a unit, and most shares have one size and fit into the holes of others.
 
 use super::layout::SharePosition;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,9 @@
-//! The state file of the share store: which index to trust how far, and the segments written to since its checkpoint.
+//! The state file of the share store: which index to trust how far, and the segments written to since its
+//! checkpoint.
 //!
-//! It lies in two slots ([`crate::disk::slots`]): a torn write leaves the other slot, and a full disk cannot refuse it.
-//! A segment is named here, durably, before the first write to it after a checkpoint. `docs/formats.md` has the bytes.
+//! It lies in two slots ([`crate::disk::slots`]): a torn write leaves the other slot, and a full disk cannot
+//! refuse it. A segment is named here, durably, before the first write to it after a checkpoint.
+//! `docs/formats.md` has the bytes.
 
 use super::StoreError;
 use crate::disk::DiskMedia;
@@ -14,8 +16,8 @@ const SLOT_BYTES: usize = 128 << 10;
 /// Bytes of the payload before the segments: index, checkpoint, trusted, count of segments.
 const FIXED_BYTES: usize = 8 + 8 + 4 + 4;
 
-/// Dirty segments that fit into a slot beside its magic, generation and checksum. With segments of 64 MiB: 2 TiB
-/// written between two checkpoints.
+/// Dirty segments that fit into a slot beside its magic, generation and checksum. With segments of 64 MiB: 2
+/// TiB written between two checkpoints.
 const SEGMENTS_MAX: usize = (SLOT_BYTES - 8 - 8 - FIXED_BYTES - 8) / 4;
 
 const FORMAT: SlotFormat = SlotFormat {

@@ -1,11 +1,13 @@
-//! The facade of the share store: puts gathered under few fdatasyncs, verified reads, deletes that free space.
+//! The facade of the share store: puts gathered under few fdatasyncs, verified reads, deletes that free
+//! space.
 //!
-//! After a crash the index may be older than the shares; [`super::recover`] makes it right. A delete that a crash undoes
-//! leaves a share that nobody asks for; the worker `stray_shares` of the leader deletes it again.
+//! After a crash the index may be older than the shares; [`super::recover`] makes it right. A delete that a
+//! crash undoes leaves a share that nobody asks for; the worker `stray_shares` of the leader deletes it
+//! again.
 
 use super::commit::{Put, check_put};
-use super::inner::{Counters, Inner};
-use super::layout::UNIT_BYTES;
+use super::inner::{Inner, ShareCounters};
+use super::options::StoreOptions;
 use super::recover::{self, RebuildReport};
 use super::segments::Segments;
 use super::state::StateFile;
@@ -21,39 +23,6 @@ use std::thread::JoinHandle;
 
 /// The folder of segments within a store.
 const SEGMENTS: &str = "segments";
-
-/// Settings of a share store.
-#[derive(Debug, Clone)]
-pub struct StoreOptions {
-    /// Limit for the disk space of shares, bytes; `None`: the disk is the limit.
-    pub capacity_bytes: Option<u64>,
-    /// Memory for the index's pages, bytes. 8 MiB.
-    pub index_cache_bytes: u64,
-    /// Length of a segment, bytes: a multiple of 4096, 1 MiB to 1 TiB. 64 MiB: a start after a crash reads whole segments
-    /// again.
-    pub segment_bytes: u64,
-}
-
-impl Default for StoreOptions {
-    fn default() -> StoreOptions {
-        StoreOptions { capacity_bytes: None, index_cache_bytes: 8 << 20, segment_bytes: 64 << 20 }
-    }
-}
-
-impl StoreOptions {
-    fn validate(&self) -> Result<(), StoreError> {
-        if !self.segment_bytes.is_multiple_of(UNIT_BYTES)
-            || self.segment_bytes < 1 << 20
-            || self.segment_bytes > 1 << 40
-        {
-            return Err(StoreError::Options(format!(
-                "segments of {} bytes: give a multiple of {UNIT_BYTES} from 1 MiB to 1 TiB",
-                self.segment_bytes
-            )));
-        }
-        Ok(())
-    }
-}
 
 /// The contents of a store, and its failures since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,7 +78,7 @@ impl ShareStore {
             state: Mutex::new(state),
             next_segment: Mutex::new(all.last().map_or(1, |last| last + 1)),
             next_sequence: AtomicU64::new(1),
-            counters: Counters::default(),
+            counters: ShareCounters::default(),
             index_number: AtomicU64::new(found.number),
             rebuilt: Mutex::new(found.rebuilt),
             committing: Mutex::new(()),
@@ -133,8 +102,8 @@ impl ShareStore {
         Ok(ShareStore { inner, queue: Mutex::new(Some(queue)), committer: Mutex::new(Some(committer)) })
     }
 
-    /// Stores a share and calls `done` when it is durable, from the committer's thread. The caller bounds the bytes that
-    /// wait.
+    /// Stores a share and calls `done` when it is durable, from the committer's thread. The caller bounds the
+    /// bytes that wait.
     pub fn put_with(
         &self,
         meta: ShareMeta,
@@ -174,7 +143,8 @@ impl ShareStore {
         Ok(self.inner.with_index(|index| index.get(key))?.map(|located| located.meta))
     }
 
-    /// Deletes shares and frees their space; skips shares that are not here. Returns the number of deleted shares.
+    /// Deletes shares and frees their space; skips shares that are not here. Returns the number of deleted
+    /// shares.
     pub fn delete(&self, keys: &[ShareKey]) -> Result<u64, StoreError> {
         let mut deleted = 0;
         for key in keys {

@@ -71,8 +71,8 @@ pub(super) async fn work<P: Pages>(mut pages: P) {
     }
 }
 
-/// Returns the location of a block in a group of its volume: the present group, or the one to move to. `None`: the
-/// volume has no such group.
+/// Returns the location of a block in a group of its volume: the present group, or the one to move to.
+/// `None`: the volume has no such group.
 pub(super) fn location(volume: &VolumeRecord, entry: &BlockEntry, group: GroupId) -> Option<BlockLocation> {
     let nodes = volume.nodes_of(group)?.into();
     Some(BlockLocation { id: entry.id, len: entry.record.len, code: volume.code, group, nodes })

@@ -1,5 +1,5 @@
-//! The namespace's records of some blocks, and the lock that keeps workers from deleting shares that another worker has
-//! just placed.
+//! The namespace's records of some blocks, and the lock that keeps workers from deleting shares that another
+//! worker has just placed.
 
 use rain_client::{Client, Error};
 use rain_namespace::query::{Answer, Query};
@@ -8,7 +8,8 @@ use rain_types::{BlockId, NodeId, ShareIndex, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Held by a worker from reading the records of blocks until it has moved the blocks or deleted their stray shares.
+/// Held by a worker from reading the records of blocks until it has moved the blocks or deleted their stray
+/// shares.
 pub(super) type PlacementLock = Arc<tokio::sync::Mutex<()>>;
 
 /// The records of some blocks and of all volumes.
@@ -35,8 +36,8 @@ impl BlockRecords {
         })
     }
 
-    /// Returns true where a node is the right place of a share: its block lies in a group with this node, or moves to
-    /// one. `None`: there is no such block.
+    /// Returns true where a node is the right place of a share: its block lies in a group with this node, or
+    /// moves to one. `None`: there is no such block.
     pub(super) fn is_placed(&self, node: NodeId, block: BlockId, index: ShareIndex) -> Option<bool> {
         let record = self.blocks.get(&block)?;
         let volume = self.volumes.get(&record.volume)?;

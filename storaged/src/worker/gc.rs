@@ -1,5 +1,6 @@
-//! Garbage collection: deletes the shares of blocks that no file uses any more. The namespace lists the garbage of a node
-//! until the node has deleted it, so the garbage of a node that does not answer is not forgotten.
+//! Garbage collection: deletes the shares of blocks that no file uses any more. The namespace lists the
+//! garbage of a node until the node has deleted it, so the garbage of a node that does not answer is not
+//! forgotten.
 
 use crate::counters::WorkerCounters;
 use rain_client::Client;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Pause between reading the list of garbage and the deletion: a reader that has looked a block up just before still
-/// finds it.
+/// Pause between reading the list of garbage and the deletion: a reader that has looked a block up just
+/// before still finds it.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Pause when there is nothing to do.

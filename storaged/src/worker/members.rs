@@ -1,5 +1,5 @@
-//! Keeps the membership of the metadata service as it should be: every eligible node follows, and the right ones vote.
-//! `metadata::raft::voters` decides on each change.
+//! Keeps the membership of the metadata service as it should be: every eligible node follows, and the right
+//! ones vote. `metadata::raft::voters` decides on each change.
 
 use crate::metadata::MetadataService;
 use crate::ring::Ring;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// Pause between two rounds: one change of the membership in each.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A voter that has been out of the ring's view for this time gives its vote to another node. A restart is over by
-/// then.
+/// A voter that has been out of the ring's view for this time gives its vote to another node. A restart is
+/// over by then.
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs while this node leads.

@@ -1,7 +1,7 @@
 //! The work that goes on behind the services, on the leader of the metadata service.
 //!
-//! Each worker is a loop with a pause, a bound on its work at a time, and, where an operator wants them, counters
-//! ([`crate::counters`]). Pure functions of `rain_namespace` plan the work.
+//! Each worker is a loop with a pause, a bound on its work at a time, and, where an operator wants them,
+//! counters ([`crate::counters`]). Pure functions of `rain_namespace` plan the work.
 //!
 //! | worker | what it does |
 //! |---|---|
@@ -43,8 +43,8 @@ const CONNECT_EVERY: Duration = Duration::from_millis(300);
 /// Interval at which the node's own client asks for new nodes and new addresses.
 const NODES_EVERY: Duration = Duration::from_secs(2);
 
-/// Ended sessions that wait for the search for their shares. A session that finds no room is found by the search
-/// through everything.
+/// Ended sessions that wait for the search for their shares. A session that finds no room is found by the
+/// search through everything.
 const ENDED_SESSIONS_MAX: usize = 256;
 
 /// All workers, and the parts of the node that they use.

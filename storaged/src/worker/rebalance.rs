@@ -1,9 +1,10 @@
-//! Moves blocks when nodes have come or gone. The worker opens the groups that the nodes ask for, makes the shares of
-//! each stray block on their new nodes, has the namespace record the move, and deletes the old shares a while later.
-//! `rain_namespace::placement` plans the moves; the block layer of the client makes and places the shares.
+//! Moves blocks when nodes have come or gone. The worker opens the groups that the nodes ask for, makes the
+//! shares of each stray block on their new nodes, has the namespace record the move, and deletes the old
+//! shares a while later. `rain_namespace::placement` plans the moves; the block layer of the client makes and
+//! places the shares.
 //!
-//! A block that moves is complete all the time: it keeps its old shares until the new ones are durable and the
-//! namespace has recorded the move.
+//! A block that moves is complete all the time: it keeps its old shares until the new ones are durable and
+//! the namespace has recorded the move.
 
 use super::block_list::{self, AT_A_TIME, PAGE, Pages, Round};
 use super::block_records::{BlockRecords, PlacementLock};
@@ -19,11 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Time for which old shares stay. Clients learn of new groups within a second, and fetch a placement that may have
-/// changed again after three.
+/// Time for which old shares stay. Clients learn of new groups within a second, and fetch a placement that
+/// may have changed again after three.
 const OLD_SHARES_STAY: Duration = Duration::from_secs(10);
 
-/// Old shares that wait for their deletion, a bound on memory. With more, no block moves until some are deleted.
+/// Old shares that wait for their deletion, a bound on memory. With more, no block moves until some are
+/// deleted.
 const OLD_SHARES_MAX: usize = 100_000;
 
 /// Old shares that are deleted in one round: as many blocks as one query answers.
@@ -41,7 +43,8 @@ struct Mover {
     client: Arc<Client>,
     counters: Arc<WorkerCounters>,
     lock: PlacementLock,
-    /// The namespace's count of changes of nodes at the time when all groups that the nodes ask for were open.
+    /// The namespace's count of changes of nodes at the time when all groups that the nodes ask for were
+    /// open.
     seen: Option<u64>,
     after: Option<Position>,
     /// Shares that no block may need, each with the time of its deletion.
@@ -140,7 +143,8 @@ impl Mover {
         Ok(())
     }
 
-    /// Deletes the old shares that are due. The worker `stray_shares` finds those of a node that does not answer.
+    /// Deletes the old shares that are due. The worker `stray_shares` finds those of a node that does not
+    /// answer.
     async fn delete_old(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let due = self.old.iter().take_while(|(due, ..)| *due <= now).take(DELETED_AT_ONCE).count();

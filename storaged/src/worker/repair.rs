@@ -1,5 +1,5 @@
-//! Makes missing shares again, those of blocks without margin first. `rain_namespace::repair` plans; the block layer of
-//! the client reads, decodes and stores.
+//! Makes missing shares again, those of blocks without margin first. `rain_namespace::repair` plans; the
+//! block layer of the client reads, decodes and stores.
 
 use super::block_list::{self, AT_A_TIME, PAGE, Pages, Round};
 use crate::counters::WorkerCounters;

@@ -1,8 +1,8 @@
-//! Deletes stray shares: shares that a client stored and never committed, shares that came back with a node after their
-//! block was deleted, and shares that a moved block has left behind.
+//! Deletes stray shares: shares that a client stored and never committed, shares that came back with a node
+//! after their block was deleted, and shares that a moved block has left behind.
 //!
-//! A share of a block that the namespace does not know is stray only when the block's session has ended: then the block
-//! can never be committed any more.
+//! A share of a block that the namespace does not know is stray only when the block's session has ended: then
+//! the block can never be committed any more.
 
 use super::block_records::{BlockRecords, PlacementLock};
 use rain_client::Client;

@@ -1,15 +1,18 @@
 //! Frees files without a name that no session has open any more.
 //!
-//! The sessions report their open files to the leader ([`crate::open_files`]). Two seconds after its last name has
-//! gone, a file is *sealed*: the namespace gives it to nobody who opens. The delay is for sessions that have looked the
-//! name up just before and may still open it. A session that has a sealed file open began to open it before this worker
-//! saw the file sealed, at a moment T. A session does not have the file open when a report without the file
+//! The sessions report their open files to the leader ([`crate::open_files`]). Two seconds after its last
+//! name has gone, a file is *sealed*: the namespace gives it to nobody who opens. The delay is for sessions
+//! that have looked the name up just before and may still open it. A session that has a sealed file open
+//! began to open it before this worker saw the file sealed, at a moment T. A session does not have the file
+//! open when a report without the file
 //!
 //! 1. was put together after the answer to an earlier report, which this leader received after T, and
-//! 2. is *settled*: every open or create that was begun before that answer is over, so that its file is in the list.
+//! 2. is *settled*: every open or create that was begun before that answer is over, so that its file is in
+//!    the list.
 //!
 //! A session that does not report holds up everything until it is ended.
-//! (`a_file_is_freed_after_two_reports_without_it_and_not_before`, `every_session_must_have_spoken_and_ended_ones_do_not_count`)
+//! (`a_file_is_freed_after_two_reports_without_it_and_not_before`,
+//! `every_session_must_have_spoken_and_ended_ones_do_not_count`)
 
 use crate::metadata::MetadataService;
 use crate::open_files::OpenFileReports;
@@ -23,7 +26,8 @@ use std::time::{Duration, Instant};
 /// Pause between two rounds.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Time from the loss of the last name to the seal. A kernel trusts a name that it has looked up for a second.
+/// Time from the loss of the last name to the seal. A kernel trusts a name that it has looked up for a
+/// second.
 const SEAL_AFTER: Duration = Duration::from_secs(2);
 
 /// Files freed by one command: each costs a write for every extent.

@@ -1,5 +1,5 @@
-//! Files with a power switch, for the keeper's tests: real files in a scratch directory, of which what was not
-//! synced is lost, sector by sector at random, when the power goes. Faults are values.
+//! Files with a power switch, for the tests of the metadata service: real files in a scratch directory, of
+//! which what was not synced is lost, sector by sector at random, when the power goes. Faults are values.
 #![allow(dead_code)] // Each test file uses its part.
 #![allow(clippy::unwrap_used)] // A helper of tests.
 
@@ -146,8 +146,8 @@ impl SimMedia {
         self.0.lock().unwrap().acts
     }
 
-    /// Off: from here on every act fails, and what was not synced is lost in part. Whoever opens the directory next brings a
-    /// new media.
+    /// Off: from here on every act fails, and what was not synced is lost in part. Whoever opens the
+    /// directory next brings a new media.
     pub(crate) fn lose_power(&self, dice: &mut Dice) {
         let mut sim = self.0.lock().unwrap();
         sim.off = true;
@@ -170,7 +170,8 @@ impl SimMedia {
 
 const SECTOR: u64 = 512;
 
-/// Each sector goes back to one of the contents that it had since the last sync, each file to one of its lengths.
+/// Each sector goes back to one of the contents that it had since the last sync, each file to one of its
+/// lengths.
 fn lose_sectors(written: Vec<Written>, lens: &HashMap<u64, Vec<u64>>, dice: &mut Dice) {
     let mut versions: HashMap<(u64, u64), u64> = HashMap::new();
     for write in &written {
@@ -436,7 +437,7 @@ impl Transport for Alone {
     }
 }
 
-/// A keeper alone in its cluster, on a runtime of its own: dropping it is its death.
+/// A member alone in its cluster, on a runtime of its own: dropping it is its death.
 #[derive(Debug)]
 pub(crate) struct Node {
     metadata: Option<MetadataService>,

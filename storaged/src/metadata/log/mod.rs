@@ -1,20 +1,22 @@
-//! The log of the namespace's entries: numbered payloads in segment files, durable when `append` returns. Raft is above
-//! it, so the log does not interpret the payloads.
+//! The log of the namespace's entries: numbered payloads in segment files, durable when `append` returns.
+//! Raft is above it, so the log does not interpret the payloads.
 //!
-//! A segment is filled with zeros before its use, and used again after a purge. So an append only overwrites blocks that
-//! the filesystem has already, which takes a fifth to a half off an fdatasync (figures in
+//! A segment is filled with zeros before its use, and used again after a purge. So an append only overwrites
+//! blocks that the filesystem has already, which takes a fifth to a half off an fdatasync (figures in
 //! `docs/decisions/0003-namespace-store.md`). `docs/formats-log.md` has the bytes.
 //!
-//! 1. A record that `append` acknowledged survives a crash at any point (`acknowledged_records_survive_a_power_loss`).
+//! 1. A record that `append` acknowledged survives a crash at any point
+//!    (`acknowledged_records_survive_a_power_loss`).
 //! 2. A record that `append` refused never comes back (`a_refused_append_never_comes_back`).
-//! 3. An append that a crash tore is cut off at opening. Damage to acknowledged records is an error that names file and
-//!    offset (`damage_in_the_middle_is_an_error_with_file_and_offset`). Limit: damage to the very last append looks like a
-//!    torn append; the metadata service notices it if the store has applied that entry.
-//! 4. After a failed fdatasync nothing is appended: the kernel may have dropped the pages, and a second fdatasync would
-//!    lie (`after_a_failed_sync_nothing_is_acknowledged`).
+//! 3. An append that a crash tore is cut off at opening. Damage to acknowledged records is an error that
+//!    names file and offset (`damage_in_the_middle_is_an_error_with_file_and_offset`). Limit: damage to the
+//!    very last append looks like a torn append; the metadata service notices it if the store has applied
+//!    that entry.
+//! 4. After a failed fdatasync nothing is appended: the kernel may have dropped the pages, and a second
+//!    fdatasync would lie (`after_a_failed_sync_nothing_is_acknowledged`).
 //!
-//! The log does not decide when to purge, and it keeps no payload in memory. `record` and `segment` are the bytes, `spares`
-//! the files for later segments, `purge` drops records from either end.
+//! The log does not decide when to purge, and it keeps no payload in memory. `record` and `segment` are the
+//! bytes, `spares` the files for later segments, `purge` drops records from either end.
 
 mod error;
 mod purge;
@@ -192,7 +194,8 @@ impl CommandLog {
             + self.spares.len() as u64 * self.segment_bytes
     }
 
-    /// Returns the bytes that appends can take without asking the disk for more: in the segment in use and the spares.
+    /// Returns the bytes that appends can take without asking the disk for more: in the segment in use and
+    /// the spares.
     pub fn room(&self) -> u64 {
         let active = self.active();
         let spares = self.spares.len() as u64 * (self.segment_bytes - SEGMENT_HEAD as u64);
@@ -209,8 +212,8 @@ impl CommandLog {
         self.await_prepared();
     }
 
-    /// Asks the disk for the next segment, if the one in use has fewer than `bytes` left and there is no spare. An append that
-    /// needs more than a segment asks for itself.
+    /// Asks the disk for the next segment, if the one in use has fewer than `bytes` left and there is no
+    /// spare. An append that needs more than a segment asks for itself.
     pub fn reserve(&mut self, bytes: u64) -> Result<(), LogError> {
         self.check_running()?;
         if self.active().size - self.active().end >= bytes {
@@ -242,8 +245,9 @@ impl CommandLog {
         self.segments.len()
     }
 
-    /// Appends payloads with the indices that follow, with one write and one fdatasync. All are durable when this returns
-    /// Ok. After `NoSpace`, `NotNext` and `TooLarge` the log is as before; after another error it has stopped.
+    /// Appends payloads with the indices that follow, with one write and one fdatasync. All are durable when
+    /// this returns Ok. After `NoSpace`, `NotNext` and `TooLarge` the log is as before; after another error
+    /// it has stopped.
     pub fn append(&mut self, entries: &[(u64, &[u8])]) -> Result<(), LogError> {
         self.check_running()?;
         let mut needed = 0;
@@ -304,7 +308,8 @@ impl CommandLog {
         if let Err(error) = segment.file.write_at(start, &self.buffer) {
             let error = LogError::writing("writing", &segment.path, error);
             if matches!(error, LogError::NoSpace { .. }) {
-                // Part of the append may be on the disk. Without its first head none of it can be read as a record.
+                // Part of the append may be on the disk. Without its first head none of it can be read as a
+                // record.
                 let wipe = segment.file.write_at(start, &[0; RECORD_HEAD]).and_then(|()| segment.file.sync());
                 wipe.map_err(|source| {
                     LogError::io("cutting off a refused append in", &segment.path, source)

@@ -4,8 +4,8 @@ use super::record::{RECORD_HEAD, RecordHead};
 use super::{CommandLog, LogError, SPARES_MAX};
 
 impl CommandLog {
-    /// Drops all records above `index`, durably. A new segment that begins at `index + 1` replaces them: the rename of that
-    /// segment decides.
+    /// Drops all records above `index`, durably. A new segment that begins at `index + 1` replaces them: the
+    /// rename of that segment decides.
     pub fn truncate_after(&mut self, index: u64) -> Result<(), LogError> {
         self.check_running()?;
         if index + 1 >= self.next_index() {

@@ -1,11 +1,12 @@
 //! The bytes of a record and of a segment's head. `docs/formats-log.md` has the tables.
 //!
-//! 1. The checksum of a record covers the segment's sequence number, which is not in the record. So records of an earlier
-//!    use of a recycled file are never valid (`recycled_bytes_are_never_read_as_records`).
-//! 2. A record has the checksum of the record before it. So a record that a failed or torn append has left behind never
-//!    follows the records written over the first part of that append (`leftovers_of_a_torn_append_never_come_back`).
-//! 3. A record has the offset at which its append began: all bytes below were durable before it was written. So a valid
-//!    record distinguishes damage below its append from a torn tail.
+//! 1. The checksum of a record covers the segment's sequence number, which is not in the record. So records
+//!    of an earlier use of a recycled file are never valid (`recycled_bytes_are_never_read_as_records`).
+//! 2. A record has the checksum of the record before it. So a record that a failed or torn append has left
+//!    behind never follows the records written over the first part of that append
+//!    (`leftovers_of_a_torn_append_never_come_back`).
+//! 3. A record has the offset at which its append began: all bytes below were durable before it was written.
+//!    So a valid record distinguishes damage below its append from a torn tail.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -69,7 +70,8 @@ impl SegmentHead {
 /// A record's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordHead {
-    /// Checksum of the segment's sequence and all bytes behind this field, with the payload, without the padding.
+    /// Checksum of the segment's sequence and all bytes behind this field, with the payload, without the
+    /// padding.
     pub(super) crc: u64,
     /// Payload bytes.
     pub(super) len: u32,

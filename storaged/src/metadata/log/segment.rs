@@ -41,8 +41,8 @@ impl Segment {
         Some((start, (end - start) as usize))
     }
 
-    /// Reads a whole segment. `expected`: the index after its last record, known from the next segment; `None` for the last
-    /// segment. Returns the segment, the last record's checksum and the tail.
+    /// Reads a whole segment. `expected`: the index after its last record, known from the next segment;
+    /// `None` for the last segment. Returns the segment, the last record's checksum and the tail.
     pub(super) fn load(
         media: &dyn Media,
         path: &Path,
@@ -100,9 +100,9 @@ impl Segment {
         Ok(last)
     }
 
-    /// Judges the bytes after the last good record of the last segment. A valid record there whose append began behind the
-    /// bad offset proves that the bad bytes were durable once: damage. Anything else is an append that was never
-    /// acknowledged, or the rest of an earlier use of the file.
+    /// Judges the bytes after the last good record of the last segment. A valid record there whose append
+    /// began behind the bad offset proves that the bad bytes were durable once: damage. Anything else is an
+    /// append that was never acknowledged, or the rest of an earlier use of the file.
     fn judge_tail(&self, bytes: &[u8], last: u64) -> Result<Tail, LogError> {
         let stop = self.end as usize;
         let mut tail = match RecordHead::peek(&bytes[stop..]) {

@@ -1,5 +1,5 @@
-//! Spare segments: files full of zeros, prepared or kept for reuse, so that an append only overwrites blocks that the
-//! filesystem has already.
+//! Spare segments: files full of zeros, prepared or kept for reuse, so that an append only overwrites blocks
+//! that the filesystem has already.
 
 use super::CommandLog;
 use super::error::LogError;

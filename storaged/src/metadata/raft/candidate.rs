@@ -1,6 +1,7 @@
-//! Takes part in elections: gathers the facts for [`Election`], asks for pre-votes, then has openraft request votes.
+//! Takes part in elections: gathers the facts for [`Election`], asks for pre-votes, then has openraft request
+//! votes.
 
-use super::election::{Election, Facts};
+use super::election::{Election, ElectionFacts};
 use super::lease::{LeaderLease, Times};
 use super::log_store::LogStore;
 use super::network::Network;
@@ -22,7 +23,8 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Requests votes when that is due and a majority would grant them. `view`: the nodes that answer, by the ring.
+    /// Requests votes when that is due and a majority would grant them. `view`: the nodes that answer, by the
+    /// ring.
     pub(crate) async fn run(&self, election: &mut Election, view: Option<&[NodeId]>) {
         let metrics = self.raft.server_metrics();
         let (membership, leader) = {
@@ -33,7 +35,7 @@ impl Candidate {
             // A leader that loses its place does not stand against its successor for a lease.
             self.leader_lease.lock().leads_now(Instant::now());
         }
-        let facts = Facts {
+        let facts = ElectionFacts {
             me: self.me,
             now: Instant::now(),
             voters: membership.get_joint_config(),

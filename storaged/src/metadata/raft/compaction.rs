@@ -1,13 +1,14 @@
-//! Log compaction: drops records that the store has durably, but for the newest, which followers may still need.
+//! Log compaction: drops records that the store has durably, but for the newest, which followers may still
+//! need.
 
 use super::log_store::LogStore;
 use super::types::{Raft, index_at};
-use crate::metadata::MetadataError;
+use crate::metadata::error::MetadataError;
 use crate::metadata::store::MetaStore;
 use std::sync::atomic::Ordering;
 
-/// Has openraft take a snapshot (the durable base, so it costs nothing) and purge the log up to it. Records of
-/// `keep_bytes` stay.
+/// Has openraft take a snapshot (the durable base, so it costs nothing) and purge the log up to it. Records
+/// of `keep_bytes` stay.
 pub(crate) async fn compact(
     raft: &Raft,
     log: &LogStore,

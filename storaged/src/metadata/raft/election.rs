@@ -1,20 +1,21 @@
 //! When this node stands for election. Pure: facts and time come in, a decision goes out.
 //!
-//! openraft would decide by a timeout alone. Here the ring's view comes first: it says within a tenth of a second which
-//! nodes answer. So a leader that is gone is replaced at once, and a leader that is only slow is not. Safety does not rest
-//! on these decisions: voters within their lease refuse a candidate that stands at a wrong moment ([`super::lease`]).
+//! openraft would decide by a timeout alone. Here the ring's view comes first: it says within a tenth of a
+//! second which nodes answer. So a leader that is gone is replaced at once, and a leader that is only slow is
+//! not. Safety does not rest on these decisions: voters within their lease refuse a candidate that stands at
+//! a wrong moment ([`super::lease`]).
 //!
 //! | the ring's view | the leader | decision |
 //! |---|---|---|
-//! | has too few voters | any | none: a candidate could not win, and its higher term would disturb the others later |
+//! | has too few voters | any | none: a candidate cannot win, and its higher term would disturb the others |
 //! | lacks the leader, or no leader is known | no contact within its lease | stand, in turn |
 //! | has the leader | silent for [`Times::silence`] | stand, in turn: the leader's disk or its Raft hangs |
-//! | has enough voters again | no contact for [`Times::silence`] | give a leader [`Times::settle`] to reach this node |
+//! | has enough voters again | no contact for [`Times::silence`] | wait [`Times::settle`] for a leader |
 //! | no ring here | silent for [`Times::blind`] | stand, in turn |
 //!
-//! A node that is to stand first asks for pre-votes ([`super::pre_vote`]). Without them every second failover of a pair took
-//! a second round: a node with a shorter log, or with a lease that ended a little before the others', would only raise the
-//! term, vote for itself, and keep the others from winning for a lease.
+//! A node that is to stand first asks for pre-votes ([`super::pre_vote`]). Without them every second failover
+//! of a pair took a second round: a node with a shorter log, or with a lease that ended a little before the
+//! others', would only raise the term, vote for itself, and keep the others from winning for a lease.
 
 use super::lease::Times;
 use rain_types::NodeId;
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 
 /// The facts at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts<'a> {
+pub(crate) struct ElectionFacts<'a> {
     pub(crate) me: NodeId,
     pub(crate) now: Instant,
     /// The voters; two sets while the membership changes.
@@ -37,8 +38,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) view: Option<&'a [NodeId]>,
 }
 
-/// Shorter gaps in the ring's view do not count: the view loses members for moments while it is made anew. A node that
-/// was really away was away for longer.
+/// Shorter gaps in the ring's view do not count: the view loses members for moments while it is made anew. A
+/// node that was really away was away for longer.
 const APART_FOR: Duration = Duration::from_millis(400);
 
 /// The state of the decisions of one node.
@@ -62,15 +63,15 @@ pub struct Election {
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 impl Election {
-    /// Notes that the others have refused their pre-votes: a lease is not over yet, or this node's log is shorter. That has
-    /// disturbed nobody, so they may be asked again soon.
+    /// Notes that the others have refused their pre-votes: a lease is not over yet, or this node's log is
+    /// shorter. That has disturbed nobody, so they may be asked again soon.
     pub(crate) fn refused(&mut self) {
         self.refused = true;
     }
 
     /// Returns true when this node is to stand now. The caller then asks for pre-votes, and stands or calls
     /// [`Election::refused`].
-    pub(crate) fn decide(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
+    pub(crate) fn decide(&mut self, times: &Times, facts: &ElectionFacts<'_>) -> bool {
         let before = self.decided.replace(facts.now);
         if before.is_some_and(|before| facts.now.duration_since(before) > APART_FOR) {
             self.connected = None;
@@ -82,8 +83,9 @@ impl Election {
         let since = *self.since.get_or_insert(facts.now);
         let order = turn_order(facts);
         let Some(turn) = order.iter().position(|node| *node == facts.me) else { return false };
-        // A whole round of turns passes before the next try. Every node has a period of its own: with one period, nodes
-        // whose turns fall together (each counts from its own reason) would split the votes for ever.
+        // A whole round of turns passes before the next try. Every node has a period of its own: with one
+        // period, nodes whose turns fall together (each counts from its own reason) would split the votes for
+        // ever.
         let round = times.step * (order.len() + 1 + turn) as u32;
         let due = match self.tried {
             None => since + times.step * turn as u32,
@@ -98,7 +100,7 @@ impl Election {
     }
 
     /// Returns true when the table of the module head says "stand".
-    fn has_reason(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
+    fn has_reason(&mut self, times: &Times, facts: &ElectionFacts<'_>) -> bool {
         let votes = facts.voters.iter().any(|voters| voters.contains(&facts.me));
         if !votes || facts.leader == Some(facts.me) {
             return false;
@@ -129,9 +131,9 @@ impl Election {
     }
 }
 
-/// Returns the voters that answer in the order of their turns. The order begins behind the lost leader, so that the first
-/// turn is not always the same node's.
-fn turn_order(facts: &Facts<'_>) -> Vec<NodeId> {
+/// Returns the voters that answer in the order of their turns. The order begins behind the lost leader, so
+/// that the first turn is not always the same node's.
+fn turn_order(facts: &ElectionFacts<'_>) -> Vec<NodeId> {
     let voters: BTreeSet<NodeId> = facts.voters.iter().flatten().copied().collect();
     let mut order: Vec<NodeId> = voters
         .into_iter()
@@ -179,7 +181,7 @@ mod tests {
         fn stands_connected(&self, me: u32, until: u64, connected: Option<Instant>) -> Option<u64> {
             let mut election = Election { connected, ..Election::default() };
             (0..until).find(|at| {
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(me),
                     now: self.start + ms(*at),
                     voters: &self.voters,
@@ -224,7 +226,7 @@ mod tests {
         let long_ago = |scene: &Scene| {
             let mut election = Election::default();
             (0..5000).find(|at| {
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(3),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
@@ -253,7 +255,7 @@ mod tests {
                 if gap.contains(at) && seen.is_empty() {
                     return false;
                 }
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(3),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
@@ -293,7 +295,7 @@ mod tests {
         let mut election = Election { connected, ..Election::default() };
         (0..until)
             .filter(|at| {
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(me),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
@@ -321,7 +323,7 @@ mod tests {
         let mut election = Election { connected, ..Election::default() };
         let mut asked = Vec::new();
         for at in 0..600 {
-            let facts = Facts {
+            let facts = ElectionFacts {
                 me: NodeId(3),
                 now: scene.start + ms(at),
                 voters: &scene.voters,
@@ -340,8 +342,8 @@ mod tests {
         assert_eq!(asked, [201, 221, 241, 261, 501], "after it has stood a whole round passes");
     }
 
-    /// Nodes that were started at different moments count their turns from there, so two may begin to stand together. Found by
-    /// simulation: with one period for all they split the votes for ever.
+    /// Nodes that were started at different moments count their turns from there, so two may begin to stand
+    /// together. Found by simulation: with one period for all they split the votes for ever.
     #[test]
     fn candidates_that_meet_once_do_not_meet_for_ever() {
         let all = [tries(1, 5000), tries(3, 5000), tries(4, 5000)];

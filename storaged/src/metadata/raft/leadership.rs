@@ -28,7 +28,8 @@ pub struct Leadership {
     pub learners: Vec<NodeId>,
 }
 
-/// Follows openraft's metrics: returns a watch of the leadership, and keeps the learners of the lease up to date.
+/// Follows openraft's metrics: returns a watch of the leadership, and keeps the learners of the lease up to
+/// date.
 pub(crate) fn follow_leadership(
     me: NodeId,
     raft: &Raft,

@@ -1,17 +1,21 @@
-//! The leader lease: whether this node may answer reads alone, as the leader, and when it last had contact with one. Pure:
-//! time comes in.
+//! The leader lease: whether this node may answer reads alone, as the leader, and when it last had contact
+//! with one. Pure: time comes in.
 //!
-//! A read is linearizable if no other leader can have committed anything when the state is read. A read index, the question
-//! to a majority for each read, proves that and costs a round trip. A lease proves it, too. A node that has acknowledged a
-//! leader's message grants no vote for [`Times::lease`] from the message's arrival. So a majority's acknowledgements rule
-//! out another leader for that time from the moment at which the message was **sent**. The proof rests on this:
+//! A read is linearizable if no other leader can have committed anything when the state is read. A read
+//! index, the question to a majority for each read, proves that and costs a round trip. A lease proves it,
+//! too. A node that has acknowledged a leader's message grants no vote for [`Times::lease`] from the
+//! message's arrival. So a majority's acknowledgements rule out another leader for that time from the moment
+//! at which the message was **sent**. The proof rests on this:
 //!
-//! 1. Voters keep their promise: openraft refuses votes within the lease. A candidate votes for itself without asking; it
-//!    requests no votes within its own promise ([`LeaderLease::may_request_votes`], `nobody_stands_within_its_own_promise`).
-//!    One lock orders the arrival of a message and the request for votes.
-//! 2. The leader's clock runs at most a quarter slower than a voter's: the leader counts three quarters of the lease.
+//! 1. Voters keep their promise: openraft refuses votes within the lease. A candidate votes for itself
+//!    without asking; it requests no votes within its own promise ([`LeaderLease::may_request_votes`],
+//!    `nobody_stands_within_its_own_promise`). One lock orders the arrival of a message and the request for
+//!    votes.
+//! 2. The leader's clock runs at most a quarter slower than a voter's: the leader counts three quarters of
+//!    the lease.
 //! 3. A leader that has granted a vote, or has seen a higher one, has no lease ([`LeaderLease::saw`],
-//!    `a_leader_that_has_seen_a_higher_vote_has_no_lease`). The lease ends before the answer to the candidate goes out.
+//!    `a_leader_that_has_seen_a_higher_vote_has_no_lease`). The lease ends before the answer to the candidate
+//!    goes out.
 //! 4. The lease is checked after the state was read: a pause before the check makes it fail.
 //!
 //! The ring has no part in this.
@@ -25,15 +29,17 @@ use tokio::time::Instant;
 /// Times of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// Interval of a leader's messages without entries, and the deadline of a message before it is sent again. 70 ms: a
-    /// lease has room for two of them.
+    /// Interval of a leader's messages without entries, and the deadline of a message before it is sent
+    /// again. 70 ms: a lease has room for two of them.
     pub heartbeat: Duration,
-    /// After a leader's message a voter grants no vote for this time. 200 ms: the most of a failover that is spent
-    /// waiting.
+    /// After a leader's message a voter grants no vote for this time. 200 ms: the most of a failover that is
+    /// spent waiting.
     pub lease: Duration,
-    /// A leader that is silent for this time is replaced even if it is in the ring's view. 1500 ms: its disk may be slow.
+    /// A leader that is silent for this time is replaced even if it is in the ring's view. 1500 ms: its disk
+    /// may be slow.
     pub silence: Duration,
-    /// Time that a node which was cut off gives a leader to reach it before it stands for election itself. 800 ms.
+    /// Time that a node which was cut off gives a leader to reach it before it stands for election itself.
+    /// 800 ms.
     pub settle: Duration,
     /// A leader that is silent for this time is replaced where there is no ring to ask. 2500 ms.
     pub blind: Duration,
@@ -67,7 +73,8 @@ pub(crate) struct LeaderLease {
     own: Instant,
     /// Members without a vote.
     learners: BTreeSet<NodeId>,
-    /// A vote, the members that have acknowledged a message under it, and the moment at which that message was sent.
+    /// A vote, the members that have acknowledged a message under it, and the moment at which that message
+    /// was sent.
     acknowledged: (Vote, BTreeMap<NodeId, Instant>),
 }
 
@@ -116,8 +123,8 @@ impl LeaderLease {
         self.own = now;
     }
 
-    /// Returns the last moment at which a leader may have relied on this node: the last contact, this node's own
-    /// leadership, or its start.
+    /// Returns the last moment at which a leader may have relied on this node: the last contact, this node's
+    /// own leadership, or its start.
     pub(crate) fn last_leader(&self) -> Instant {
         self.last_contact.map_or(self.own, |contact| contact.max(self.own))
     }
@@ -127,7 +134,8 @@ impl LeaderLease {
         now > self.last_leader() + self.times.lease
     }
 
-    /// Returns true when this node would vote for another: its promises to a leader and to a candidate are over.
+    /// Returns true when this node would vote for another: its promises to a leader and to a candidate are
+    /// over.
     pub(crate) fn would_vote(&self, voted: Option<Instant>, now: Instant) -> bool {
         self.may_request_votes(now) && voted.is_none_or(|voted| now > voted + self.times.lease)
     }
@@ -143,7 +151,8 @@ impl LeaderLease {
         }
     }
 
-    /// Returns the end of the lease under this node's own vote and this membership; `None`: this node has none.
+    /// Returns the end of the lease under this node's own vote and this membership; `None`: this node has
+    /// none.
     pub(crate) fn leads_until(&self, vote: &Vote, membership: &Membership, now: Instant) -> Option<Instant> {
         let mine = vote.committed && vote.leader_id.node_id == self.me;
         if !mine || self.highest > *vote {
@@ -166,8 +175,9 @@ impl LeaderLease {
         Some(earliest? + self.times.lease * 3 / 4)
     }
 
-    /// Returns a bound on the age of this node's state: the time since the last contact with a leader or, where this node
-    /// leads until `leads_until`, since a majority's confirmation. `None`: no contact since the start.
+    /// Returns a bound on the age of this node's state: the time since the last contact with a leader or,
+    /// where this node leads until `leads_until`, since a majority's confirmation. `None`: no contact since
+    /// the start.
     pub(crate) fn age(&self, leads_until: Option<Instant>, now: Instant) -> Option<Duration> {
         let confirmed = leads_until.and_then(|until| until.checked_sub(self.times.lease * 3 / 4));
         Some(now.saturating_duration_since(confirmed.or(self.last_contact)?))

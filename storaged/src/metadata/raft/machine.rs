@@ -1,10 +1,11 @@
-//! openraft's state machine over [`MetaStore`]: applies committed entries. Every node applies the same entries in the same
-//! order and has the same store.
+//! openraft's state machine over [`MetaStore`]: applies committed entries. Every node applies the same
+//! entries in the same order and has the same store.
 //!
-//! - Applying makes nothing durable: the base is committed about once a second, and after a restart openraft applies the
-//!   entries that the base lacks again. A snapshot is the durable base itself, so building one costs nothing.
-//! - Time never goes backwards: an entry of a leader whose clock is behind is applied at the time of the entry before
-//!   (`time_never_goes_backwards`).
+//! - Applying makes nothing durable: the base is committed about once a second, and after a restart openraft
+//!   applies the entries that the base lacks again. A snapshot is the durable base itself, so building one
+//!   costs nothing.
+//! - Time never goes backwards: an entry of a leader whose clock is behind is applied at the time of the
+//!   entry before (`time_never_goes_backwards`).
 
 use super::super::blocking;
 use super::super::machine::Machine;

@@ -2,7 +2,7 @@
 
 use super::types::{Membership, Raft, position_of};
 use super::voters::{self, MembershipChange};
-use crate::metadata::MetadataError;
+use crate::metadata::error::MetadataError;
 use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
 use rain_namespace::record::NodeRecord;
@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 /// A learner may get a vote when it lacks fewer entries than this: it catches up within a second.
 const READY_WITHIN: u64 = 1000;
 
-/// Makes the next change; returns true if there was one. Returns false where another node leads: its leader goes on.
+/// Makes the next change; returns true if there was one. Returns false where another node leads: its leader
+/// goes on.
 pub(crate) async fn settle(
     raft: &Raft,
     nodes: &[NodeRecord],
@@ -21,7 +22,7 @@ pub(crate) async fn settle(
 ) -> Result<bool, MetadataError> {
     let membership = raft.server_metrics().borrow().membership_config.membership().clone();
     let ready = ready_learners(raft, &membership, away);
-    let facts = voters::Facts { nodes, losses, away, ready: &ready };
+    let facts = voters::VoterFacts { nodes, losses, away, ready: &ready };
     let Some(change) = voters::next_change(&facts, &membership) else { return Ok(false) };
     tracing::info!(?change, "the namespace's membership changes");
     let changed = match change {

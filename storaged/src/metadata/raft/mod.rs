@@ -1,6 +1,6 @@
-//! Drives [openraft] over the metadata service's log and store. It holds no rules of the namespace and no rules of
-//! consensus; RAIN's own decisions (when to stand for election, when a leader may answer alone, who votes) are pure and in
-//! files of their own.
+//! Drives [openraft] over the metadata service's log and store. It holds no rules of the namespace and no
+//! rules of consensus; RAIN's own decisions (when to stand for election, when a leader may answer alone, who
+//! votes) are pure and in files of their own.
 //!
 //! ```text
 //!   proposer -> openraft -> log_store (CommandLog, fsynced) -> network -> the others' log_store
@@ -13,14 +13,17 @@
 //! | `log_store` | entries and votes, durable | |
 //! | `machine` | committed entries, applied; snapshots | |
 //! | `network`, `receiver` | messages to the other members, and from them | |
-//! | `election`, `pre_vote`, `candidate` | when to stand for election; whether the others would vote; the request for votes | `election` |
-//! | `lease`, `read_index` | whether a leader may answer alone; a majority's word where it may not | `lease` |
-//! | `voters`, `membership` | who should vote; the change of the members | `voters` |
+//! | `election` | when to stand for election | yes |
+//! | `pre_vote`, `candidate` | whether the others would vote; the request for votes | |
+//! | `lease` | whether a leader may answer alone | yes |
+//! | `read_index` | a majority's confirmation for a leader without its lease | |
+//! | `voters` | which members should vote | yes |
+//! | `membership` | the change of the members | |
 //! | `compaction` | which records of the log go | |
 //! | `leadership` | the leader and the members, as this node knows them | |
 //!
-//! Positions: openraft counts entries from 0, the log and the store from 1 (0: nothing yet). [`types::position`] is the
-//! only place that knows.
+//! Positions: openraft counts entries from 0, the log and the store from 1 (0: nothing yet).
+//! [`types::position`] is the only place that knows.
 
 pub(crate) mod candidate;
 pub(crate) mod compaction;

@@ -1,4 +1,5 @@
-//! Messages to the other members. A [`Transport`] delivers the bytes: gRPC in a daemon, a table of members in a test.
+//! Messages to the other members. A [`Transport`] delivers the bytes: gRPC in a daemon, a table of members in
+//! a test.
 
 use super::lease::LeaderLease;
 use super::log_store::LogStore;
@@ -31,12 +32,12 @@ use tokio::time::Instant;
 /// Pause between two messages to a member that does not answer.
 const AGAIN_AFTER: Duration = Duration::from_millis(40);
 
-/// Pause between two messages with entries to a learner: its acknowledgement commits nothing, so it gets fewer and
-/// larger messages.
+/// Pause between two messages with entries to a learner: its acknowledgement commits nothing, so it gets
+/// fewer and larger messages.
 const LEARNER_PACE: Duration = Duration::from_millis(20);
 
-/// A leader whose disk has made no progress for this time sends nothing: it cannot commit, and the others are to elect a
-/// leader whose disk works.
+/// A leader whose disk has made no progress for this time sends nothing: it cannot commit, and the others are
+/// to elect a leader whose disk works.
 const DISK_HANGS: Duration = Duration::from_millis(600);
 
 /// Bytes of one piece of a snapshot.
@@ -52,7 +53,8 @@ pub struct TransportError(pub String);
 
 /// A stream to another member for one message after the other: a leader's entries.
 pub trait AppendStream: Debug + Send + Sync + 'static {
-    /// Sends a message and returns the answer. The caller sets the deadline and drops the stream after a missed one.
+    /// Sends a message and returns the answer. The caller sets the deadline and drops the stream after a
+    /// missed one.
     fn ask<'a>(&'a mut self, message: Bytes) -> Delivery<'a>;
 }
 
@@ -98,9 +100,9 @@ impl RaftNetworkFactory<Types> for Network {
 }
 
 impl Network {
-    /// Asks a member whether it would vote for a candidate whose log ends at `last`. A member without an answer within
-    /// three heartbeats would not. On a busy machine an answer takes long; the caller does not wait for more than a
-    /// majority.
+    /// Asks a member whether it would vote for a candidate whose log ends at `last`. A member without an
+    /// answer within three heartbeats would not. On a busy machine an answer takes long; the caller does not
+    /// wait for more than a majority.
     pub(crate) async fn would_vote(
         &self,
         node: NodeId,
@@ -146,8 +148,8 @@ impl Peer {
         wire::decode_reply(answer).map_err(|_| RPCError::Network(nonsense()))
     }
 
-    /// As `ask`, over the stream. A stream that fails, or whose answer is missed because the future is dropped, is not
-    /// used again.
+    /// As `ask`, over the stream. A stream that fails, or whose answer is missed because the future is
+    /// dropped, is not used again.
     async fn ask_on_stream(&mut self, message: &Message) -> Rpc<Reply> {
         let bytes = wire::encode_message(self.addressee(), message);
         let stream = self.stream.take();
@@ -158,8 +160,8 @@ impl Peer {
         wire::decode_reply(answer).map_err(|_| RPCError::Network(nonsense()))
     }
 
-    /// Returns true for a message without entries just after another message: openraft sends one for every commit, and
-    /// the next entry or heartbeat does as well.
+    /// Returns true for a message without entries just after another message: openraft sends one for every
+    /// commit, and the next entry or heartbeat does as well.
     fn is_fresh(&self, rpc: &AppendEntriesRequest<Types>) -> bool {
         let half = self.network.heartbeat / 2;
         rpc.entries.is_empty() && self.last.is_some_and(|(vote, at)| vote == rpc.vote && at.elapsed() < half)
@@ -192,7 +194,8 @@ impl RaftNetwork<Types> for Peer {
         let mut rpc = rpc;
         rpc.leader_commit = rpc.leader_commit.min(self.network.log.durable());
         let (vote, sent) = (rpc.vote, Instant::now());
-        // A message without entries may be from the read index: several of them may be on their way side by side.
+        // A message without entries may be from the read index: several of them may be on their way side by
+        // side.
         let on_stream = !rpc.entries.is_empty() || self.stream.is_some();
         let message = Message::Append(rpc);
         let reply = if on_stream { self.ask_on_stream(&message).await } else { self.ask(&message).await };

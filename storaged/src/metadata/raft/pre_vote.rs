@@ -1,5 +1,6 @@
-//! The pre-vote of Ongaro's thesis, section 9.6: a node asks the others whether they would vote for it before it raises
-//! the term. A node whose log is shorter, or whose lease has ended a little before theirs, disturbs nobody that way.
+//! The pre-vote of Ongaro's thesis, section 9.6: a node asks the others whether they would vote for it before
+//! it raises the term. A node whose log is shorter, or whose lease has ended a little before theirs, disturbs
+//! nobody that way.
 
 use super::network::Network;
 use super::types::{EntryLogId, Membership};
@@ -7,8 +8,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use rain_types::NodeId;
 use std::collections::BTreeSet;
 
-/// Returns true when a majority would vote for this node, whose log ends at `last`. Only nodes of the ring's view are
-/// asked. Returns as soon as there is a majority.
+/// Returns true when a majority would vote for this node, whose log ends at `last`. Only nodes of the ring's
+/// view are asked. Returns as soon as there is a majority.
 pub(crate) async fn would_win(
     network: &Network,
     me: NodeId,

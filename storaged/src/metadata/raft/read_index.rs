@@ -1,16 +1,16 @@
-//! Read index: a majority confirms that this node leads, for all readers that wait, one round after the other. It serves
-//! the reads of a leader without its lease ([`super::lease`]).
+//! Read index: a majority confirms that this node leads, for all readers that wait, one round after the
+//! other. It serves the reads of a leader without its lease ([`super::lease`]).
 
 use super::machine::Applying;
 use super::types::{Raft, position_of};
-use crate::metadata::AskError;
+use crate::metadata::error::AskError;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// A round without a majority's confirmation fails after this time: five leases, in which a new leader is elected
-/// unless there is no majority.
+/// A round without a majority's confirmation fails after this time: five leases, in which a new leader is
+/// elected unless there is no majority.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// Readers that wait for a round; further readers are refused.
@@ -32,8 +32,8 @@ impl ReadIndex {
         ReadIndex { readers }
     }
 
-    /// Returns Ok when a majority has confirmed, after this call, that this node leads, and when all entries committed
-    /// before are applied here.
+    /// Returns Ok when a majority has confirmed, after this call, that this node leads, and when all entries
+    /// committed before are applied here.
     pub(crate) async fn confirm(&self) -> Result<(), AskError> {
         let (confirmed, confirmation) = oneshot::channel();
         self.readers.try_send(confirmed).map_err(|_| AskError::NoMajority)?;

@@ -69,8 +69,8 @@ impl Receiver {
             Message::Append(append) => {
                 let vote = append.vote;
                 let mut answering = Box::pin(self.raft.append_entries(append));
-                // Under the lock until openraft has the message in its queue: an election of this node (`Candidate`)
-                // either sees the message or comes before it.
+                // Under the lock until openraft has the message in its queue: an election of this node
+                // (`Candidate`) either sees the message or comes before it.
                 let begun = std::future::poll_fn(|context| {
                     let mut leader_lease = self.leader_lease.lock();
                     leader_lease.leader_contact(&vote, Instant::now());
@@ -84,7 +84,8 @@ impl Receiver {
                 if let AppendEntriesResponse::HigherVote(higher) = &response {
                     self.leader_lease.lock().saw(higher);
                 } else {
-                    // The matching entries may include entries that this node has appended as the leader before.
+                    // The matching entries may include entries that this node has appended as the leader
+                    // before.
                     self.log.all_durable().await.map_err(ReceiveError::Stopped)?;
                 }
                 Reply::Append(response)

@@ -1,5 +1,5 @@
-//! RAIN's types for openraft: a node is a [`NodeId`], an entry carries an encoded entry of the namespace, a snapshot is a
-//! view of the durable base.
+//! RAIN's types for openraft: a node is a [`NodeId`], an entry carries an encoded entry of the namespace, a
+//! snapshot is a view of the durable base.
 
 use super::super::store::{Incoming, StoreSnapshot};
 use bytes::Bytes;
@@ -30,7 +30,8 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// The address of a member when it was added. The namespace's own record may be newer, but this one exists before it.
+/// The address of a member when it was added. The namespace's own record may be newer, but this one exists
+/// before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberAddress {
     /// `host:port`.

@@ -1,9 +1,9 @@
 //! Which members should vote, and the next change towards that. Pure.
 //!
-//! There are 2m+1 voters for the largest m of any volume, at least 3, so that the namespace survives as many losses as the
-//! data. All other nodes are learners: they have the namespace, too, and get the vote of a voter that stays away. With
-//! fewer nodes the number of voters is the largest odd one; of two nodes both vote, so that both have every acknowledged
-//! change.
+//! There are 2m+1 voters for the largest m of any volume, at least 3, so that the namespace survives as many
+//! losses as the data. All other nodes are learners: they have the namespace, too, and get the vote of a
+//! voter that stays away. With fewer nodes the number of voters is the largest odd one; of two nodes both
+//! vote, so that both have every acknowledged change.
 
 use super::types::{MemberAddress, Membership};
 use rain_namespace::record::NodeRecord;
@@ -21,9 +21,9 @@ pub(crate) enum MembershipChange {
     Remove(NodeId),
 }
 
-/// The facts for a decision.
+/// The facts for a decision about the voters.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts<'a> {
+pub(crate) struct VoterFacts<'a> {
     /// The eligible nodes.
     pub(crate) nodes: &'a [NodeRecord],
     /// The largest m of any volume.
@@ -43,9 +43,10 @@ pub(crate) fn wanted(nodes: usize, losses: u8) -> usize {
     }
 }
 
-/// Chooses the voters among the nodes that can vote. Preferred, in this order: nodes that answer, nodes that stay, nodes
-/// in failure domains with few voters, witnesses (they exist to vote), present voters, lower numbers.
-fn choose(facts: &Facts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+/// Chooses the voters among the nodes that can vote. Preferred, in this order: nodes that answer, nodes that
+/// stay, nodes in failure domains with few voters, witnesses (they exist to vote), present voters, lower
+/// numbers.
+fn choose(facts: &VoterFacts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let able: Vec<&NodeRecord> =
         facts.nodes.iter().filter(|node| now.contains(&node.id) || facts.ready.contains(&node.id)).collect();
     let count = match wanted(able.len(), facts.losses) {
@@ -76,7 +77,7 @@ fn choose(facts: &Facts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
 }
 
 /// Returns the next change from the present members; `None`: they are as they should be.
-pub(crate) fn next_change(facts: &Facts<'_>, membership: &Membership) -> Option<MembershipChange> {
+pub(crate) fn next_change(facts: &VoterFacts<'_>, membership: &Membership) -> Option<MembershipChange> {
     let voters = match &membership.get_joint_config()[..] {
         [one] => one.clone(),
         // A leader was lost in the middle of a change: that change is completed first.
@@ -132,7 +133,7 @@ mod tests {
                 members.iter().map(|id| (*id, MemberAddress::default())).collect();
             let membership = Membership::new(vec![voters.clone()], places);
             let ready: BTreeSet<NodeId> = members.difference(&away).copied().collect();
-            let facts = Facts { nodes, losses, away: &away, ready: &ready };
+            let facts = VoterFacts { nodes, losses, away: &away, ready: &ready };
             match next_change(&facts, &membership) {
                 None => return voters,
                 Some(MembershipChange::AddLearner(id, _)) => assert!(members.insert(id)),
@@ -188,7 +189,7 @@ mod tests {
             (1..=3).map(|id| (NodeId(id), MemberAddress::default())).collect();
         let membership = Membership::new(vec![set(&[1]), set(&[1, 2, 3])], places);
         let none = BTreeSet::new();
-        let facts = Facts { nodes: &three, losses: 1, away: &none, ready: &none };
+        let facts = VoterFacts { nodes: &three, losses: 1, away: &none, ready: &none };
         assert_eq!(next_change(&facts, &membership), Some(MembershipChange::SetVoters(set(&[1, 2, 3]))));
     }
 }

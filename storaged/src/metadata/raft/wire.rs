@@ -1,5 +1,5 @@
-//! The bytes of entries, votes and messages, in the log, in the state file and between members. `docs/formats-log.md` has
-//! the tables; the tests at the end hold them.
+//! The bytes of entries, votes and messages, in the log, in the state file and between members.
+//! `docs/formats-log.md` has the tables; the tests at the end hold them.
 //!
 //! Numbers are little endian. The namespace's entries are carried unchanged, and reading them copies nothing.
 
@@ -176,29 +176,29 @@ pub(crate) fn decode_record(index: u64, mut record: Bytes) -> Read<Entry> {
 
 /// The contents of the state file, which must not be forgotten: the promise, and the beginning of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct RaftState {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) vote: Option<Vote>,
     pub(crate) purged: Option<EntryLogId>,
 }
 
-pub(crate) fn encode_kept(kept: &Kept) -> Vec<u8> {
+pub(crate) fn encode_raft_state(state: &RaftState) -> Vec<u8> {
     let mut out = vec![VERSION];
-    out.put_u128_le(kept.cluster.0);
-    out.put_u32_le(kept.node.0);
-    match &kept.vote {
+    out.put_u128_le(state.cluster.0);
+    out.put_u32_le(state.node.0);
+    match &state.vote {
         None => out.put_u8(0),
         Some(vote) => {
             out.put_u8(1);
             put_vote(&mut out, vote);
         }
     }
-    put_log_id(&mut out, kept.purged.as_ref());
+    put_log_id(&mut out, state.purged.as_ref());
     out
 }
 
-pub(crate) fn decode_kept(bytes: &[u8]) -> Read<Kept> {
+pub(crate) fn decode_raft_state(bytes: &[u8]) -> Read<RaftState> {
     let mut from = Bytes::copy_from_slice(bytes);
     if u8_of(&mut from)? != VERSION {
         return Err(Malformed);
@@ -211,7 +211,7 @@ pub(crate) fn decode_kept(bytes: &[u8]) -> Read<Kept> {
         _ => return Err(Malformed),
     };
     let purged = log_id_of(&mut from)?;
-    whole(Kept { cluster, node, vote, purged }, &from)
+    whole(RaftState { cluster, node, vote, purged }, &from)
 }
 
 /// The addressee of a message. A member refuses a message for another node or another cluster.
@@ -429,21 +429,21 @@ mod tests {
 
     #[test]
     fn what_is_kept_reads_back_and_keeps_its_bytes() {
-        let kept = Kept {
+        let kept = RaftState {
             cluster: ClusterId(7),
             node: NodeId(5),
             vote: Some(Vote::new_committed(9, NodeId(4))),
             purged: Some(id(2, 1, 3)),
         };
-        let bytes = encode_kept(&kept);
-        assert_eq!(decode_kept(&bytes), Ok(kept));
+        let bytes = encode_raft_state(&kept);
+        assert_eq!(decode_raft_state(&bytes), Ok(kept));
         let mut golden = vec![1, 7];
         golden.extend([0; 15]);
         golden.extend([5, 0, 0, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1]);
         golden.extend([1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes, golden);
-        let nothing = Kept { vote: None, purged: None, ..kept };
-        assert_eq!(decode_kept(&encode_kept(&nothing)), Ok(nothing));
+        let nothing = RaftState { vote: None, purged: None, ..kept };
+        assert_eq!(decode_raft_state(&encode_raft_state(&nothing)), Ok(nothing));
     }
 
     #[test]

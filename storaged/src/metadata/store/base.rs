@@ -41,8 +41,8 @@ pub(super) fn base_name(number: u64) -> String {
     format!("base-{number}.redb")
 }
 
-/// Returns path and number of the base with the highest number, or of a first one. Removes older bases and a base that
-/// was not received completely.
+/// Returns path and number of the base with the highest number, or of a first one. Removes older bases and a
+/// base that was not received completely.
 pub(super) fn find_base(media: &dyn Media, dir: &Path) -> Result<(PathBuf, u64), StoreError> {
     let failed = |error| StoreError::base("looking for the base", error);
     let names = media.list(dir).map_err(failed)?;
@@ -119,7 +119,8 @@ pub(super) fn read_base(database: &Database) -> Result<Option<BaseContents>, red
 /// Commits a memtable with its last entry and its membership in one durable transaction.
 pub(super) fn write_base(database: &Database, memtable: &Memtable) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
-    // With every commit redb writes its allocator's state, so that an open after a crash need not walk the whole tree.
+    // With every commit redb writes its allocator's state, so that an open after a crash need not walk the
+    // whole tree.
     transaction.set_quick_repair(true);
     {
         let mut data = transaction.open_table(DATA)?;

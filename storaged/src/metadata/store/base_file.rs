@@ -1,7 +1,7 @@
 //! The file under redb.
 //!
-//! redb refuses everything, reads too, after its first failed write. So a full disk must not reach it: the writing thread,
-//! which is only ever the store's flusher, waits here until there is room.
+//! redb refuses everything, reads too, after its first failed write. So a full disk must not reach it: the
+//! writing thread, which is only ever the store's flusher, waits here until there is room.
 
 use crate::disk::{MediaFile, is_full};
 use parking_lot::Mutex;

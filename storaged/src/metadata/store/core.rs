@@ -8,7 +8,8 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The flusher tries for this time to swap memtables between readers, before it makes readers queue behind it.
+/// The flusher tries for this time to swap memtables between readers, before it makes readers queue behind
+/// it.
 const POLITE_SWAP: Duration = Duration::from_millis(50);
 
 /// The state that readers see.
@@ -66,8 +67,8 @@ pub(super) struct StoreCore {
 }
 
 impl StoreCore {
-    /// Takes the write lock for the flusher, which is in no hurry. A waiting writer makes all new readers queue, so the
-    /// flusher first tries to come between them.
+    /// Takes the write lock for the flusher, which is in no hurry. A waiting writer makes all new readers
+    /// queue, so the flusher first tries to come between them.
     pub(super) fn write_politely(&self) -> RwLockWriteGuard<'_, VisibleState> {
         let start = Instant::now();
         while start.elapsed() < POLITE_SWAP {

@@ -1,5 +1,5 @@
-//! The flusher commits memtables to the base. In a daemon it is a thread; in a simulation it is a task, and threads that
-//! would wait for the flusher do its work.
+//! The flusher commits memtables to the base. In a daemon it is a thread; in a simulation it is a task, and
+//! threads that would wait for the flusher do its work.
 
 use super::StoreError;
 use super::base::{read_base, write_base};

@@ -7,7 +7,8 @@ use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Bytes that a map's node, two vectors and the allocator add to a pair: an estimate, for the limit on memory.
+/// Bytes that a map's node, two vectors and the allocator add to a pair: an estimate, for the limit on
+/// memory.
 const PAIR_OVERHEAD: usize = 112;
 
 /// Writes in the order of their keys. The value `None` is a tombstone: the key is removed.

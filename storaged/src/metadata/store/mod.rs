@@ -1,26 +1,28 @@
-//! The ordered store under the namespace: redb as the durable base, and in memory the writes since its last commit. A
-//! durable redb commit for every entry would cost several times the log's fdatasync. The log makes entries durable, so
-//! the base may lag by a second, and a restart applies the rest from the log again.
+//! The ordered store under the namespace: redb as the durable base, and in memory the writes since its last
+//! commit. A durable redb commit for every entry would cost several times the log's fdatasync. The log makes
+//! entries durable, so the base may lag by a second, and a restart applies the rest from the log again.
 //!
 //! ```text
-//!   apply -> memtable (BTreeMap) --about a second, or full--> immutable memtable --one redb transaction--> base
+//!   apply -> memtable (BTreeMap) --after 1 s, or full--> immutable memtable --one redb transaction--> base
 //!   reads look in the memtable, the immutable memtable, the base; a tombstone hides older values
 //! ```
 //!
-//! `memtable`, `base` and `base_file` are the levels, `view` reads through them, `flusher` moves writes down, `snapshot`
-//! takes and receives whole bases, `core` is the state that they share.
+//! `memtable`, `base` and `base_file` are the levels, `view` reads through them, `flusher` moves writes down,
+//! `snapshot` takes and receives whole bases, `core` is the state that they share.
 //!
 //! 1. A read sees one state, at the end of an entry (`readers_see_whole_entries_only`).
 //! 2. An entry's writes show together or not at all; a panic in the middle leaves nothing
 //!    (`a_panic_in_the_middle_leaves_nothing`).
-//! 3. The base's pairs, its last entry and the membership change in one transaction, so that Raft goes on exactly behind
-//!    that entry.
+//! 3. The base's pairs, its last entry and the membership change in one transaction, so that Raft goes on
+//!    exactly behind that entry.
 //! 4. Memory is bounded: with an immutable memtable on its way and a full memtable, `apply` waits.
 //! 5. A store without writes neither commits nor wakes (`an_idle_store_does_not_commit`).
-//! 6. A received snapshot replaces everything at once, across a crash too. Bases are numbered, and the highest number
-//!    counts; a base gets its number only when it is complete (`a_received_snapshot_replaces_everything_at_once`).
+//! 6. A received snapshot replaces everything at once, across a crash too. Bases are numbered, and the
+//!    highest number counts; a base gets its number only when it is complete
+//!    (`a_received_snapshot_replaces_everything_at_once`).
 //!
-//! The store knows neither the log nor the meaning of a membership: its caller gives the position and the bytes.
+//! The store knows neither the log nor the meaning of a membership: its caller gives the position and the
+//! bytes.
 
 mod base;
 mod base_file;
@@ -83,12 +85,13 @@ impl StoreError {
 /// Settings of a store.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The memtable is flushed when its oldest write has this age. 1 s: a restart applies about that much again.
+    /// The memtable is flushed when its oldest write has this age. 1 s: a restart applies about that much
+    /// again.
     pub commit_interval: Duration,
     /// The memtable is flushed when it has this many keys. 131,072.
     pub memtable_keys_max: usize,
-    /// The memtable is flushed when it has this many bytes, the map's own included by estimate. 16 MiB; two memtables can
-    /// exist.
+    /// The memtable is flushed when it has this many bytes, the map's own included by estimate. 16 MiB; two
+    /// memtables can exist.
     pub memtable_bytes_max: usize,
     /// redb's cache, bytes. 16 MiB.
     pub cache_bytes: usize,
@@ -226,7 +229,8 @@ impl MetaStore {
         Ok(Incoming { path, database })
     }
 
-    /// Replaces the whole store by a received base; returns its last entry. Entries applied here are not visible any more.
+    /// Replaces the whole store by a received base; returns its last entry. Entries applied here are not
+    /// visible any more.
     pub fn install(&self, incoming: Incoming) -> Result<AppliedPosition, StoreError> {
         let _one = self.applier.lock();
         let failed = |error| StoreError::base("taking a received base", error);
@@ -283,8 +287,8 @@ impl MetaStore {
         view.into_failure().map_or(Ok(result), Err)
     }
 
-    /// Applies an entry. The writes of `change` become visible together when this returns Ok; after an error or a panic
-    /// they never do. Waits while memory is full.
+    /// Applies an entry. The writes of `change` become visible together when this returns Ok; after an error
+    /// or a panic they never do. Waits while memory is full.
     pub fn apply<R>(
         &self,
         entry: AppliedPosition,
@@ -382,12 +386,14 @@ impl MetaStore {
         }
     }
 
-    /// Makes a full disk under the base an error from here on, instead of a wait: the store is about to close.
+    /// Makes a full disk under the base an error from here on, instead of a wait: the store is about to
+    /// close.
     pub fn stop_waiting(&self) {
         self.core.health.give_up();
     }
 
-    /// Writes everything to the base and ends the flusher. Does not wait for room on a full disk: the log has the entries.
+    /// Writes everything to the base and ends the flusher. Does not wait for room on a full disk: the log has
+    /// the entries.
     pub fn close(&self) -> Result<(), StoreError> {
         self.core.control.lock().closing = true;
         self.stop_waiting();

@@ -1,8 +1,8 @@
-//! Reads through the levels of the store: the writes of the entry that is being applied, the memtable, the immutable
-//! memtable, the base. The newest level that knows a key decides; a tombstone is knowledge, too.
+//! Reads through the levels of the store: the writes of the entry that is being applied, the memtable, the
+//! immutable memtable, the base. The newest level that knows a key decides; a tombstone is knowledge, too.
 //!
-//! `KvRead` has no errors, because its callers expect a store that answers. So a view keeps its first failed read and
-//! answers "nothing" from then on, and the caller that made the view discards the result.
+//! `KvRead` has no errors, because its callers expect a store that answers. So a view keeps its first failed
+//! read and answers "nothing" from then on, and the caller that made the view discards the result.
 
 use super::StoreError;
 use super::core::VisibleState;

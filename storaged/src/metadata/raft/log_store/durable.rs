@@ -1,9 +1,10 @@
-//! The durable side of the log storage: what the log thread does, and the figures that others read without waiting for it.
+//! The durable side of the log storage: what the log thread does, and the figures that others read without
+//! waiting for it.
 
 use super::super::super::log::{CommandLog, LogError};
 use super::super::super::store::MetaStore;
 use super::super::types::{Entry, EntryLogId, index_at, position, position_of};
-use super::super::wire::{self, Kept};
+use super::super::wire::{self, RaftState};
 use super::recent::Recent;
 use crate::disk::slots::SlotFile;
 use parking_lot::{Mutex, RwLock};
@@ -37,7 +38,7 @@ pub(super) struct DurableLog {
     /// Weak: the log thread may outlive the service by a moment, and the store must not.
     pub(super) store: Weak<MetaStore>,
     pub(super) log: Mutex<CommandLog>,
-    pub(super) kept: Mutex<(SlotFile, Kept)>,
+    pub(super) state: Mutex<(SlotFile, RaftState)>,
     pub(super) recent: RwLock<Recent>,
     pub(super) counters: LogCounters,
     pub(super) stopped: OnceLock<String>,
@@ -122,7 +123,7 @@ impl DurableLog {
 
     /// Returns the last entry of the log or, if the log is empty, the last purged one.
     pub(super) fn last(&self) -> io::Result<Option<EntryLogId>> {
-        let purged = self.kept.lock().1.purged;
+        let purged = self.state.lock().1.purged;
         let last = self.log.lock().next_index() - 1;
         if last <= position_of(purged.as_ref()) {
             return Ok(purged);
@@ -140,19 +141,19 @@ impl DurableLog {
     }
 
     /// Changes the state file, durably.
-    pub(super) fn write_kept(&self, change: impl FnOnce(&mut Kept)) -> io::Result<()> {
-        let mut held = self.kept.lock();
-        let (file, kept) = &mut *held;
-        let mut new = *kept;
+    pub(super) fn write_state(&self, change: impl FnOnce(&mut RaftState)) -> io::Result<()> {
+        let mut held = self.state.lock();
+        let (file, state) = &mut *held;
+        let mut new = *state;
         change(&mut new);
-        file.write(&wire::encode_kept(&new)).map_err(|error| self.stop(&error))?;
-        *kept = new;
+        file.write(&wire::encode_raft_state(&new)).map_err(|error| self.stop(&error))?;
+        *state = new;
         Ok(())
     }
 
     /// Drops the entries up to one.
     pub(super) fn purge(&self, upto: EntryLogId) -> io::Result<()> {
-        self.write_kept(|kept| kept.purged = Some(upto))?;
+        self.write_state(|state| state.purged = Some(upto))?;
         let mut log = self.log.lock();
         let next = position(upto.index) + 1;
         let result = if next > log.next_index() {
@@ -185,7 +186,7 @@ impl DurableLog {
         if let Some(entries) = self.recent.read().range(start, end) {
             return Ok(entries);
         }
-        let purged = position_of(self.kept.lock().1.purged.as_ref());
+        let purged = position_of(self.state.lock().1.purged.as_ref());
         let log = self.log.lock();
         let first = position(start).max(log.first_index()).max(purged + 1);
         let (mut entries, mut bytes) = (Vec::new(), 0);

@@ -1,17 +1,19 @@
 //! Entries and promises, durable: openraft's log storage over [`CommandLog`] and the state file.
 //!
-//! 1. An append is reported as done when it is fsynced, a vote when it is; the log thread does one after the other. The
-//!    exception is a leader's own entries. openraft would have to make them durable here before it sends them. So they are
-//!    reported at once and written while the others write theirs. An entry that openraft then takes for committed is
-//!    committed only when it is durable here, too ([`LogStore::durable`]). Until then it is not applied, and the others do
-//!    not learn of the commit (`network`). A former leader acknowledges nothing before all of its own entries are durable
-//!    ([`LogStore::all_durable`]). A change of the members is never reported early, because it counts from its append.
-//! 2. A full disk does not end Raft: the append waits for room, nothing is acknowledged meanwhile, and [`LogStore::room`]
-//!    reports it to callers that would propose more.
+//! 1. An append is reported as done when it is fsynced, a vote when it is; the log thread does one after the
+//!    other. The exception is a leader's own entries. openraft would have to make them durable here before it
+//!    sends them. So they are reported at once and written while the others write theirs. An entry that
+//!    openraft then takes for committed is committed only when it is durable here, too
+//!    ([`LogStore::durable`]). Until then it is not applied, and the others do not learn of the commit
+//!    (`network`). A former leader acknowledges nothing before all of its own entries are durable
+//!    ([`LogStore::all_durable`]). A change of the members is never reported early, because it counts from
+//!    its append.
+//! 2. A full disk does not end Raft: the append waits for room, nothing is acknowledged meanwhile, and
+//!    [`LogStore::room`] reports it to callers that would propose more.
 //! 3. Any other failure of the log is final for this process; [`LogStore::stopped`] has the reason.
 //! 4. A node that was the leader when it stopped is no leader when it starts.
-//! 5. Entries are purged only when the store has them durably: openraft purges up to a snapshot, and a snapshot is the
-//!    durable base.
+//! 5. Entries are purged only when the store has them durably: openraft purges up to a snapshot, and a
+//!    snapshot is the durable base.
 //!
 //! `durable` is the log thread's side, `recent` the newest entries in memory, `open` the start.
 
@@ -63,7 +65,8 @@ impl LogStore {
         &self.inner.counters
     }
 
-    /// Returns the reason why the log takes nothing more until the process is restarted; `None` while it works.
+    /// Returns the reason why the log takes nothing more until the process is restarted; `None` while it
+    /// works.
     pub(crate) fn stopped(&self) -> Option<String> {
         self.inner.stopped.get().cloned()
     }
@@ -100,8 +103,8 @@ impl LogStore {
         self.inner.full.lock().clone()
     }
 
-    /// Checks that there is room for appends of `bytes`; fails with the reason. Never waits for the disk: with little room
-    /// left the log thread reserves more, and its result counts for later callers.
+    /// Checks that there is room for appends of `bytes`; fails with the reason. Never waits for the disk:
+    /// with little room left the log thread reserves more, and its result counts for later callers.
     pub(crate) fn room(&self, bytes: usize) -> Result<(), String> {
         if let Some(full) = self.waits_for_room() {
             return Err(full);
@@ -154,7 +157,8 @@ impl LogStore {
             .await;
     }
 
-    /// Returns the position below which records may be purged, so that segments of at least `keep_bytes` stay.
+    /// Returns the position below which records may be purged, so that segments of at least `keep_bytes`
+    /// stay.
     pub(crate) fn purge_point(&self, keep_bytes: u64) -> u64 {
         self.inner.log.lock().first_keeping(keep_bytes)
     }
@@ -232,7 +236,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let read = self.run(|inner| {
-            let last_purged_log_id = inner.kept.lock().1.purged;
+            let last_purged_log_id = inner.state.lock().1.purged;
             Ok(LogState { last_purged_log_id, last_log_id: inner.last()? })
         });
         read.await.map_err(|error| trouble(ErrorSubject::Logs, ErrorVerb::Read, &error))
@@ -244,17 +248,18 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let vote = *vote;
-        let written = self.run(move |inner| inner.write_kept(|kept| kept.vote = Some(vote))).await;
+        let written = self.run(move |inner| inner.write_state(|state| state.vote = Some(vote))).await;
         written.map_err(|error| trouble(ErrorSubject::Vote, ErrorVerb::Write, &error))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let kept = self.inner.kept.lock().1;
-        // openraft would go on as the leader that it was, and answer reads before it has applied all acknowledged entries
-        // again: it does not know which those are. As a candidate of that term it must be elected again, and then it knows.
-        Ok(kept
+        let state = self.inner.state.lock().1;
+        // openraft would go on as the leader that it was, and answer reads before it has applied all
+        // acknowledged entries again: it does not know which those are. As a candidate of that term it must
+        // be elected again, and then it knows.
+        Ok(state
             .vote
-            .map(|vote| Vote { committed: vote.committed && vote.leader_id.node_id != kept.node, ..vote }))
+            .map(|vote| Vote { committed: vote.committed && vote.leader_id.node_id != state.node, ..vote }))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
@@ -263,9 +268,9 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: Send,
     {
         let (mut records, mut last) = (Vec::new(), None);
-        let kept = self.inner.kept.lock().1;
+        let state = self.inner.state.lock().1;
         // An entry under another node's vote is from a leader that this node follows.
-        let mine = kept.vote.filter(|vote| vote.leader_id.node_id == kept.node).map(|vote| vote.leader_id);
+        let mine = state.vote.filter(|vote| vote.leader_id.node_id == state.node).map(|vote| vote.leader_id);
         let mut early = true;
         {
             let mut recent = self.inner.recent.write();

@@ -4,7 +4,7 @@ use super::super::super::blocking::Queue;
 use super::super::super::log::{CommandLog, LogError};
 use super::super::super::store::MetaStore;
 use super::super::types::position_of;
-use super::super::wire::{self, Kept};
+use super::super::wire::{self, RaftState};
 use super::LogStore;
 use super::durable::{DurableLog, LogCounters};
 use crate::disk::Media;
@@ -41,8 +41,8 @@ pub(crate) enum OpenError {
 }
 
 impl LogStore {
-    /// Opens the log and the promises of a member in a directory, or makes them. Fails where they belong to another member,
-    /// and where entries between the store and the log are missing.
+    /// Opens the log and the promises of a member in a directory, or makes them. Fails where they belong to
+    /// another member, and where entries between the store and the log are missing.
     pub(crate) fn open(
         media: Arc<dyn Media>,
         dir: &Path,
@@ -52,20 +52,20 @@ impl LogStore {
     ) -> Result<LogStore, OpenError> {
         let path = dir.join("raft-state");
         let failed = |source| OpenError::State { path: path.clone(), source };
-        let (mut file, kept) = SlotFile::open(&*media, &path, STATE_FORMAT).map_err(failed)?;
-        let kept = match kept {
-            Some(bytes) => wire::decode_kept(&bytes)
+        let (mut file, state) = SlotFile::open(&*media, &path, STATE_FORMAT).map_err(failed)?;
+        let state = match state {
+            Some(bytes) => wire::decode_raft_state(&bytes)
                 .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?,
             None => {
-                let kept = Kept { cluster, node, vote: None, purged: None };
-                file.write(&wire::encode_kept(&kept)).map_err(failed)?;
-                kept
+                let state = RaftState { cluster, node, vote: None, purged: None };
+                file.write(&wire::encode_raft_state(&state)).map_err(failed)?;
+                state
             }
         };
-        if (kept.cluster, kept.node) != (cluster, node) {
-            return Err(OpenError::Foreign { path, node: kept.node, cluster: kept.cluster });
+        if (state.cluster, state.node) != (cluster, node) {
+            return Err(OpenError::Foreign { path, node: state.node, cluster: state.cluster });
         }
-        let purged = position_of(kept.purged.as_ref());
+        let purged = position_of(state.purged.as_ref());
         let applied = store.applied().index;
         if purged > applied {
             return Err(OpenError::Gap { applied, purged });
@@ -88,7 +88,7 @@ impl LogStore {
             durable: watch::Sender::new(None),
             appended_to: AtomicU64::new(0),
             waits_since: Mutex::default(),
-            kept: Mutex::new((file, kept)),
+            state: Mutex::new((file, state)),
             recent: RwLock::default(),
             stopped: OnceLock::new(),
             full: Mutex::default(),

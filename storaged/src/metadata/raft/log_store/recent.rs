@@ -4,7 +4,8 @@ use super::super::types::Entry;
 use super::super::wire;
 use std::collections::VecDeque;
 
-/// Bytes of the newest entries in memory: two full entries of the proposer, and those before them that followers may lack.
+/// Bytes of the newest entries in memory: two full entries of the proposer, and those before them that
+/// followers may lack.
 const RECENT_BYTES: usize = 4 << 20;
 
 /// Bytes that an entry's own fields take, about.

@@ -1,11 +1,11 @@
-//! Feeds the ring with the facts of the rest of the daemon: the other nodes and their addresses, the eligible nodes, this
-//! node's load.
+//! Feeds the ring with the facts of the rest of the daemon: the other nodes and their addresses, the eligible
+//! nodes, this node's load.
 
-use super::load::{self, Cpu};
-use super::{Ring, RingOptions};
 use crate::addresses::Addresses;
 use crate::config::{Config, DetectionWord, PathsWord};
 use crate::metadata::{Member, MetadataService};
+use crate::ring::load::{self, Cpu};
+use crate::ring::{Ring, RingOptions};
 use crate::share::ShareStore;
 use crate::share_gate::ShareGate;
 use rain_ring::paths::Strategy;
@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Interval at which the namespace's list of nodes is read: short against the seconds that a join takes.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const FEED_EVERY: Duration = Duration::from_millis(100);
 
-/// Returns the settings of a ring with `nodes` nodes and `links` addresses of each, as the configuration asks.
+/// Returns the settings of a ring with `nodes` nodes and `links` addresses of each, as the configuration
+/// asks.
 fn settings(config: &Config, nodes: usize, links: usize) -> Settings {
     let default = Settings::for_nodes(nodes);
     // A pass tries every address at least twice before it fails; the time before starving grows with it.
@@ -40,7 +41,8 @@ fn settings(config: &Config, nodes: usize, links: usize) -> Settings {
     }
 }
 
-/// Starts the ring of a node that knows its cluster. `is_founding`: the node has just begun the cluster. Blocks on the disk.
+/// Starts the ring of a node that knows its cluster. `is_founding`: the node has just begun the cluster.
+/// Blocks on the disk.
 pub(crate) fn start(
     config: &Config,
     own_address: &str,
@@ -60,8 +62,8 @@ pub(crate) fn start(
     })
 }
 
-/// Keeps the ring informed.
-pub(crate) struct Follower {
+/// The parts whose facts the ring gets.
+pub(crate) struct RingFeed {
     pub(crate) config: Arc<Config>,
     pub(crate) ring: Arc<Ring>,
     pub(crate) metadata: Arc<MetadataService>,
@@ -71,7 +73,7 @@ pub(crate) struct Follower {
     pub(crate) gate: Arc<ShareGate>,
 }
 
-impl Follower {
+impl RingFeed {
     /// Runs as long as the node.
     pub(crate) async fn run(self) {
         let mut known: BTreeMap<NodeId, Vec<String>> = self.ring.known.clone();
@@ -98,7 +100,7 @@ impl Follower {
                     free,
                 ));
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(FEED_EVERY).await;
         }
     }
 
@@ -133,8 +135,8 @@ impl Follower {
     }
 }
 
-/// Resolves the addresses of each node, in order. A node with an address that does not resolve is left out until the
-/// next round.
+/// Resolves the addresses of each node, in order. A node with an address that does not resolve is left out
+/// until the next round.
 async fn resolve(known: &BTreeMap<NodeId, Vec<String>>) -> BTreeMap<NodeId, Vec<SocketAddr>> {
     let mut resolved = BTreeMap::new();
     for (node, texts) in known {
