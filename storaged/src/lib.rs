@@ -1,17 +1,19 @@
 //! RAIN's node daemon. It stores shares on this machine's disk and serves them, replicates the namespace
 //! together with the other nodes, and, on the leader, runs the workers that repair, move and delete.
 //!
-//! From top to bottom; a part uses only parts below it:
+//! From top to bottom. A part uses only parts below it (`a_part_imports_only_parts_of_lower_rungs`):
 //!
 //! | part | what it is |
 //! |---|---|
 //! | `node` | a node's life: puts the parts together |
-//! | `service`, `worker`, `ring_feed` | the gRPC services; the background work of the leader; facts for the ring |
-//! | `own_client`, `joined` | the node's own client; the parts of a node that has joined a cluster |
-//! | `bootstrap`, `transport` | how a node finds its cluster; gRPC between members of the metadata service |
+//! | `service`, `worker` | the gRPC services; the background work of the leader |
+//! | `own_client`, `ring_feed` | the node's own client; facts for the ring |
+//! | `joined` | the parts of a node that has joined a cluster |
+//! | `bootstrap`, `transport` | how a node finds its cluster; gRPC between members |
+//! | `config` | settings |
 //! | `ring`, `metadata`, `share` | the driver of the token ring; the replicated namespace; the share store |
 //! | `sessions`, `open_files`, `share_gate`, `counters`, `addresses` | small states of services and workers |
-//! | `config`, `identity`, `disk` | settings; the owner of the data folder; the way to the disk |
+//! | `identity`, `disk` | the owner of the data folder; the way to the disk |
 //!
 //! The crate knows nothing of FUSE or of the command line of `rain`.
 

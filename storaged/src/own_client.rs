@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Memory for data of `Store` calls that is not stored yet, bytes. Enough for some calls side by side; a
-/// client on a machine of its own has more.
+/// Memory for data of `Store` calls that is not stored yet, bytes. Less than a mount has: the node needs its
+/// memory for shares.
 const DIRTY_BYTES_MAX: u64 = 48 << 20;
 
 /// Memory for blocks read for `Store` calls, bytes.

@@ -5,7 +5,7 @@ use super::raft::lease::Times;
 use super::store::{StoreOptions, StoreStats};
 use rain_types::{ClusterId, NodeId};
 
-/// Size of a log segment, bytes: about a second of writing at full speed, so that purging follows closely.
+/// Size of a log segment, bytes. A purge drops whole segments, so smaller ones let it follow more closely.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Log records that stay for followers that lag, bytes: two segments. A follower that lags more gets a

@@ -13,8 +13,8 @@ use std::time::Duration;
 /// waits for anyway.
 const ELECTION_CHECK_EVERY: Duration = Duration::from_millis(15);
 
-/// Without contact with a leader for this time the peers are asked for their addresses. Two leases: an
-/// ordinary failover is over by then.
+/// Without contact with a leader for this time the peers are asked for their addresses. Two leases, so that
+/// an ordinary failover hardly asks.
 const ASK_PEERS_AFTER: Duration = Duration::from_millis(400);
 
 /// Interval of these questions.

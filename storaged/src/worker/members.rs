@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// Pause between two rounds: one change of the membership in each.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A voter that has been out of the ring's view for this time gives its vote to another node. A restart is
-/// over by then.
+/// A voter that has been out of the ring's view for this time loses its vote to another node. Long enough for
+/// a restart.
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs while this node leads.

@@ -39,7 +39,7 @@ use std::thread::JoinHandle;
 /// Largest payload of one entry, bytes: far above the proposer's limit.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
-/// Spare segments that are kept for reuse: one is the next segment, one is in reserve.
+/// Spare segments that are kept for reuse; a purge removes further ones.
 const SPARES_MAX: usize = 2;
 
 /// A durable log of numbered payloads. One owner appends; reading needs no lock of its own.

@@ -9,7 +9,7 @@ use rain_namespace::record::NodeRecord;
 use rain_types::NodeId;
 use std::collections::BTreeSet;
 
-/// A learner may get a vote when it lacks fewer entries than this: it catches up within a second.
+/// A learner may get a vote when it lacks fewer entries than this: commits then hardly wait for it.
 const READY_WITHIN: u64 = 1000;
 
 /// Makes the next change; returns true if there was one. Returns false where another node leads: its leader

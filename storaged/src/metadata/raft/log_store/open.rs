@@ -33,7 +33,7 @@ pub(crate) enum OpenError {
     #[error("{path}: {source}", path = path.display())]
     State { path: PathBuf, source: io::Error },
     #[error(
-        "the namespace store has the entries up to {applied}, the log begins behind entry {purged}: the entries between are missing"
+        "the namespace store has the entries up to {applied}, the log begins behind {purged}: the entries between are missing"
     )]
     Gap { applied: u64, purged: u64 },
     #[error("{path} belongs to node {node} of cluster {cluster}, not to this one", path = path.display())]
