@@ -1,7 +1,9 @@
-//! What the keeper does on this machine: `cargo run --release -p storaged --example metadata_bench [DIR]`.
+//! Measures the metadata service on this machine: `cargo run --release -p storaged --example metadata_bench
+//! [DIR]`.
 //!
-//! Real `Make` commands through `MetadataService::propose` by 1, 64 and 256 callers, lookups from layers and from the base, the
-//! time of a restart, and an fdatasync of an append that grows a file against one into blocks that are there.
+//! Real `Make` commands through `MetadataService::propose` by 1, 64 and 256 callers, lookups from memtables
+//! and from the base, the time of a restart, and an fdatasync of an append that grows a file against one into
+//! blocks that are there.
 
 use metadata_support::Node;
 use rain_namespace::command::{Command, NodeSpec, Request};
@@ -15,7 +17,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storaged::metadata::{DiskMedia, MetadataOptions, MetadataService, Namespace};
+use storaged::disk::DiskMedia;
+use storaged::metadata::{MetadataOptions, MetadataService, Namespace};
 use tokio::runtime::Runtime;
 
 #[path = "../tests/metadata_support/mod.rs"]
@@ -125,7 +128,7 @@ fn run(runtime: &Runtime, dir: &Path) -> Result<()> {
 fn without_layers(runtime: &Runtime, dir: &Path) -> Result<()> {
     let mut options = MetadataOptions::default();
     options.store.commit_interval = Duration::ZERO;
-    options.store.layer_keys_max = 1;
+    options.store.memtable_keys_max = 1;
     let metadata = Arc::new(open(dir, options)?);
     let root = runtime.block_on(set_up(&metadata))?;
     say(format_args!("with a commit of the base for every entry or two:"));

@@ -1,10 +1,11 @@
-//! How a node gets its number and its cluster.
+//! Bootstrap: how a node gets its number and its cluster.
 //!
-//! All nodes of a new cluster are started with the same list of peers. When all of them answer, none has a cluster, and all were given
-//! the same list, the one with the least address begins it; the others ask whether they are known. A node that is not in the list it
-//! was given waits until somebody adds it (`rain node add`). Waiting never ends by itself; what is waited for is said once.
+//! All nodes of a new cluster are started with the same list of peers. The node with the least address begins
+//! the cluster when all peers answer, none has a cluster, and all have the same list. The others ask the
+//! peers to admit them. A node that is not in its own list waits until somebody adds it (`rain node add`).
+//! The wait has no end; the log says once for what.
 //!
-//! What to do next is decided by [`next`], which is pure; the rest asks and tells.
+//! [`next`] decides on the next step and is pure; the rest asks and records.
 
 use crate::identity::{self, Identity};
 use anyhow::Context;
@@ -16,12 +17,13 @@ use rain_types::{ClusterId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Between two looks at the peers.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Pause between two questions to the peers.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
+/// Time for the answer of a peer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// What this node was started with.
+/// The settings that this node was started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Started {
     pub(crate) spec: NodeSpec,
@@ -29,21 +31,22 @@ pub(crate) struct Started {
     pub(crate) peers: Vec<String>,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// Begin the cluster, as this node.
+    /// Begin the cluster as this node.
     Begin(NodeId),
-    /// Ask the peers that have a cluster.
+    /// Ask the peers that have a cluster to admit this node.
     Ask,
-    /// Wait; what for.
+    /// Wait, for this reason.
     Wait(String),
 }
 
-/// What the others said of themselves, by address; those that do not answer are missing.
+/// The peers' descriptions of themselves, by address. A peer that does not answer is missing.
 type Heard = BTreeMap<String, v1::DescribeResponse>;
 
-/// The numbers of all nodes of a list: their wishes where they do not contradict each other, else their place in the list.
+/// Returns the numbers of all nodes of a list: their wishes if these are all different, else their positions
+/// in the list.
 pub(crate) fn numbers(peers: &[String], wishes: &BTreeMap<String, u32>) -> BTreeMap<String, NodeId> {
     let wished: Vec<u32> = wishes.values().copied().filter(|wish| *wish != 0).collect();
     let clear = wished.iter().collect::<BTreeSet<_>>().len() == wished.len();
@@ -112,7 +115,7 @@ fn next(me: &Started, heard: &Heard) -> Next {
     Next::Begin(numbers(&me.peers, &wishes)[&me.spec.address])
 }
 
-/// Gives this node its number and its cluster, however long it takes.
+/// Returns cluster and number of this node, and records them. Waits as long as that takes.
 pub(crate) async fn find_cluster(
     me: &Started,
     identity: &mut Identity,
@@ -126,7 +129,7 @@ pub(crate) async fn find_cluster(
         let waiting = match next(me, &heard) {
             Next::Begin(node) => {
                 let cluster = ClusterId(identity::random()?);
-                tracing::info!(%cluster, %node, "all peers are there: a new cluster begins");
+                tracing::info!(%cluster, %node, "all peers answer: a new cluster begins");
                 identity.join(cluster, node, true)?;
                 continue;
             }
@@ -143,11 +146,11 @@ pub(crate) async fn find_cluster(
             tracing::info!("not in a cluster yet: {waiting}");
             said = waiting;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(ASK_EVERY).await;
     }
 }
 
-/// What the peers say of themselves, those that answer; without this node.
+/// Asks all peers but this node for their descriptions; returns those that answer.
 pub(crate) async fn describe_all(me: &Started) -> Heard {
     let others: BTreeSet<&String> = me.peers.iter().filter(|peer| **peer != me.spec.address).collect();
     let asked = others.into_iter().map(|peer| async move { (peer.clone(), describe(peer).await) });
@@ -155,6 +158,8 @@ pub(crate) async fn describe_all(me: &Started) -> Heard {
     answers.into_iter().filter_map(|(peer, answer)| Some((peer, answer.ok()?))).collect()
 }
 
+/// Asks the peers that have a cluster to admit this node; returns cluster and number, or the reason for
+/// waiting.
 async fn admitted(me: &Started, heard: &Heard) -> Result<(ClusterId, NodeId), String> {
     let mut why = String::new();
     for (peer, other) in heard.iter().filter(|(_, other)| !other.cluster.is_empty()) {
@@ -189,7 +194,7 @@ fn client(address: &str) -> anyhow::Result<NodeClient<tonic::transport::Channel>
     Ok(NodeClient::new(endpoint.connect_lazy()))
 }
 
-/// What a node says of itself.
+/// Asks a node for its description of itself.
 pub(crate) async fn describe(address: &str) -> anyhow::Result<v1::DescribeResponse> {
     let mut client = client(address)?;
     let asked = tokio::time::timeout(ASK_TIMEOUT, client.describe(v1::DescribeRequest {})).await;

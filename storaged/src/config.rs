@@ -1,5 +1,5 @@
-//! What a daemon may be told: flags, and the same words in a TOML file. A flag overrides the file; an unknown
-//! key is refused; relations between settings are checked before anything is opened.
+//! The settings of a daemon: flags, and the same words in a TOML file. A flag overrides the file. An unknown
+//! key is refused. Relations between settings are checked before anything is opened.
 
 use crate::ring::load::LoadWeights;
 use anyhow::{Context, bail};
@@ -27,12 +27,12 @@ pub struct Cli {
     /// Read settings from this TOML file; flags override it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The settings themselves.
+    /// The settings.
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Settings as given, each of them optional.
+/// The settings as given; each is optional.
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
@@ -48,7 +48,8 @@ pub struct Settings {
     /// The folder for everything this node keeps.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Addresses of all nodes that make up a new cluster, this one among them; or of some nodes of a cluster that is there.
+    /// Addresses of all nodes that make up a new cluster, this one among them; or of some nodes of a cluster
+    /// that is there.
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
     /// This node votes and keeps no shares: the third one of two servers.
@@ -75,7 +76,8 @@ pub struct Settings {
     /// Where others reach these, in the same order; by default the same, or --advertise.
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub ring_advertise: Option<Vec<String>>,
-    /// What becomes of a node that does not take the token: it is out at once, or after two others have failed, too.
+    /// What becomes of a node that does not take the token: it is out at once, or after two others have
+    /// failed, too.
     #[arg(long, value_enum)]
     pub detection: Option<DetectionWord>,
     /// Several addresses of a node are tried one after the other, or all at once.
@@ -92,82 +94,82 @@ pub struct Settings {
     pub exit_with_parent: Option<bool>,
 }
 
-/// How failures are judged.
+/// How failures of nodes are judged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DetectionWord {
-    /// Out at the first failed pass.
+    /// A node leaves the ring at the first failed pass of the token.
     #[default]
     Aggressive,
-    /// Out after two failed passes in a row, from different senders.
+    /// A node leaves the ring after two failed passes in a row from different senders.
     Conservative,
 }
 
-/// How several addresses are used.
+/// The order in which a node's addresses are used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathsWord {
-    /// One after the other, those that work first.
+    /// One after the other, working addresses first.
     #[default]
     Sequence,
-    /// All at once.
+    /// All at the same time.
     Parallel,
 }
 
-/// How the log looks.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Settings checked and complete.
+/// The settings, checked and complete.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The number it would like.
+    /// The number that the node would like.
     pub node_id: Option<NodeId>,
-    /// Where it listens.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Where others reach it; port 0 is replaced by the one that was bound.
+    /// The address for others; `None`: the bound address.
     pub advertise: Option<String>,
-    /// Its folder.
+    /// The data folder.
     pub data: PathBuf,
-    /// All nodes of a new cluster, or some of one that is there.
+    /// The addresses of all nodes of a new cluster, or of some nodes of an existing one.
     pub peers: Vec<String>,
-    /// It votes and keeps no shares.
+    /// True for a node that votes and stores no shares.
     pub witness: bool,
-    /// The network is trusted.
+    /// True for a trusted network: no warning about missing encryption.
     pub insecure: bool,
-    /// Failure domain, empty for its own.
+    /// The failure domain; empty: the node is a domain of its own.
     pub domain: String,
-    /// Relative capacity.
+    /// Relative capacity for placement, 1 to 1000.
     pub weight: u32,
-    /// Limit for shares, bytes.
+    /// Limit for the disk space of shares, bytes; `None`: the disk is the limit.
     pub capacity: Option<u64>,
-    /// Silence after which a session is ended.
+    /// Silence after which a client's session is ended.
     pub session_ttl: Duration,
-    /// Where the ring is heard; empty: where the node listens.
+    /// The UDP addresses of the ring; empty: the address to listen on.
     pub ring_listen: Vec<SocketAddr>,
-    /// Where others reach these; empty: the same.
+    /// The same addresses for others; empty: unchanged.
     pub ring_advertise: Vec<String>,
-    /// How failures are judged.
+    /// How failures of nodes are judged.
     pub detection: DetectionWord,
-    /// How several addresses are used.
+    /// The order in which a node's addresses are used.
     pub ring_paths: PathsWord,
-    /// How the parts of the load index count.
+    /// The weights of the parts of the load index.
     pub load_weights: LoadWeights,
-    /// How the log looks.
+    /// The format of the log.
     pub log_format: LogFormat,
-    /// Stop at the end of standard input.
+    /// True: the node stops at the end of standard input.
     pub exit_with_parent: bool,
 }
 
 impl Config {
-    /// Where others reach the ring, for each of its interfaces; `own` is where they reach the node.
+    /// Returns the ring's addresses for others, one for each interface. `own`: the node's address for others.
     pub(crate) fn ring_addresses(&self, own: &str) -> Vec<String> {
         match (&self.ring_advertise[..], &self.ring_listen[..]) {
             ([], []) => vec![own.to_owned()],
@@ -178,7 +180,7 @@ impl Config {
 }
 
 impl Settings {
-    /// Takes what is not set here from `other`.
+    /// Fills settings that are missing here from `other`.
     fn or(self, other: Settings) -> Settings {
         Settings {
             node_id: self.node_id.or(other.node_id),
@@ -280,7 +282,8 @@ fn one_address(name: &str, given: &str) -> anyhow::Result<SocketAddr> {
 }
 
 impl Cli {
-    /// Reads the file, lets the flags override it, and checks the whole.
+    /// Reads the file, applies the flags over it, and checks the result. Fails with the setting and its
+    /// value.
     pub fn into_config(self) -> anyhow::Result<Config> {
         let from_file = match &self.config {
             None => Settings::default(),

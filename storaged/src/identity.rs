@@ -1,21 +1,23 @@
-//! Who a data folder belongs to: one process at a time, one node, one cluster. A folder copied to another
-//! node, or a node pointed at a foreign cluster, is refused before anything is written.
+//! The owner of a data folder: one process at a time, one node, one cluster
+//! (`a_folder_is_held_by_one_process_node_and_cluster`). A folder copied to another node, or a node pointed
+//! at a foreign cluster, is refused before anything is written.
 //!
-//! The folder has a mark of its own, random, made with it: a node that comes back with an empty folder is not the node that it was,
-//! because what that one had promised is lost.
+//! The folder has a random mark of its own, made with it. A node that comes back with an empty folder is
+//! another node, because the promises of the old one are lost.
 
+use crate::disk::replace::replace_file;
 use anyhow::{Context, bail};
 use rain_types::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "identity.toml";
 
-/// Of everything in the folder. Raised with every change that an older version would misread.
+/// Format of everything in the folder. A change that an older version would misread raises it.
 const FORMAT: u32 = 6;
 
+/// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {
     format: u32,
@@ -23,31 +25,30 @@ struct Written {
     witness: bool,
     cluster: Option<String>,
     node_id: Option<u32>,
-    /// This node has begun the cluster and has not yet taken in all that it was started with.
+    /// True on the node that has begun the cluster, until it has registered all nodes of its list of peers.
     #[serde(default)]
     founding: bool,
 }
 
-/// A data folder held by this process.
+/// A data folder that this process has locked.
 #[derive(Debug)]
 pub(crate) struct Identity {
     path: PathBuf,
     written: Written,
-    /// Held for its lock.
+    /// Keeps the lock.
     _lock: File,
 }
 
-/// 128 random bits.
+/// Returns 128 random bits. Fails where the system gives none.
 pub(crate) fn random() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("reading /dev/urandom")?;
+    getrandom::fill(&mut bytes).context("asking the system for random bytes")?;
     Ok(u128::from_be_bytes(bytes))
 }
 
 impl Identity {
-    /// Takes the folder for this process; makes it when it is not there.
+    /// Locks the folder for this process, or makes it. Fails where it belongs to another process, another
+    /// node, or a node of another kind.
     pub(crate) fn take(data: &Path, wish: Option<NodeId>, witness: bool) -> anyhow::Result<Identity> {
         fs::create_dir_all(data).with_context(|| format!("making the data folder {}", data.display()))?;
         let lock_path = data.join("lock");
@@ -76,36 +77,37 @@ impl Identity {
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         let identity = Identity { path, written, _lock: lock };
-        // A node whose disk is full can start.
+        // An old folder is not written to: a node whose disk is full can start.
         if is_new {
             identity.write()?;
         }
         Ok(identity)
     }
 
-    /// The cluster it has joined, and as which node.
+    /// Returns cluster and number of the node; `None` before it has joined a cluster.
     pub(crate) fn member(&self) -> Option<(ClusterId, NodeId)> {
         let cluster = self.written.cluster.as_deref().and_then(|id| id.parse().ok())?;
         Some((cluster, NodeId(self.written.node_id?)))
     }
 
-    /// The folder's mark.
+    /// Returns the folder's mark.
     pub(crate) fn folder(&self) -> &str {
         &self.written.folder
     }
 
-    /// Whether this node has begun the cluster and is not done with it.
+    /// Returns true on the node that has begun the cluster, until [`Identity::founded`].
     pub(crate) fn is_founding(&self) -> bool {
         self.written.founding
     }
 
-    /// All that the cluster was begun with are taken in.
+    /// Notes that all nodes of the list of peers are registered.
     pub(crate) fn founded(&mut self) -> anyhow::Result<()> {
         self.written.founding = false;
         self.write()
     }
 
-    /// Joins a cluster, once and for all; or begins it.
+    /// Notes the cluster and the number of this node, once and for all. `founding`: the node begins the
+    /// cluster. Fails for another cluster or number than before.
     pub(crate) fn join(&mut self, cluster: ClusterId, node: NodeId, founding: bool) -> anyhow::Result<()> {
         match self.member() {
             Some(member) if member == (cluster, node) => Ok(()),
@@ -125,14 +127,7 @@ impl Identity {
 
     fn write(&self) -> anyhow::Result<()> {
         let text = toml::to_string(&self.written).context("writing the identity")?;
-        let new = self.path.with_extension("new");
-        let write = || -> std::io::Result<()> {
-            fs::write(&new, &text)?;
-            File::open(&new)?.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-        };
-        write().with_context(|| format!("writing {}", self.path.display()))
+        replace_file(&self.path, text.as_bytes()).with_context(|| format!("writing {}", self.path.display()))
     }
 }
 
@@ -147,7 +142,7 @@ fn read(
     struct Head {
         format: u32,
     }
-    let damaged = || format!("{} is damaged; it should name the node and the cluster", path.display());
+    let damaged = || format!("{} is damaged: it does not name the node and the cluster", path.display());
     let head: Head = toml::from_str(text).with_context(damaged)?;
     if head.format != FORMAT {
         bail!(

@@ -1,21 +1,39 @@
-//! RAIN's node daemon: keeps shares on this machine's disk and serves them, keeps the namespace together with the others, and, on
-//! the node that leads, runs the workers that repair and reclaim.
+//! RAIN's node daemon. It stores shares on this machine's disk and serves them, replicates the namespace
+//! together with the other nodes, and, on the leader, runs the workers that repair, move and delete.
 //!
-//! - `ring`: the driver of the token ring. `share`: the share store. `keeper`: the replicated namespace. `service`: what is answered over gRPC.
-//!   `transport`: between keepers. `worker`: what goes on by itself. `forming`: how a node finds its cluster. `node`: a node's life.
-//!   `config`: what it may be told.
+//! From top to bottom. A part uses only parts below it (`a_part_imports_only_parts_of_lower_rungs`):
 //!
-//! It knows nothing of FUSE or of the command line of `rain`.
+//! | part | what it is |
+//! |---|---|
+//! | `node` | a node's life: puts the parts together |
+//! | `service`, `worker` | the gRPC services; the background work of the leader |
+//! | `own_client`, `ring_feed` | the node's own client; facts for the ring |
+//! | `joined` | the parts of a node that has joined a cluster |
+//! | `bootstrap`, `transport` | how a node finds its cluster; gRPC between members |
+//! | `config` | settings |
+//! | `ring`, `metadata`, `share` | the driver of the token ring; the replicated namespace; the share store |
+//! | `sessions`, `open_files`, `share_gate`, `counters`, `addresses` | small states of services and workers |
+//! | `identity`, `disk` | the owner of the data folder; the way to the disk |
+//!
+//! The crate knows nothing of FUSE or of the command line of `rain`.
 
+mod addresses;
 mod bootstrap;
 pub mod config;
+mod counters;
+pub mod disk;
 mod identity;
+mod joined;
 pub mod metadata;
 pub mod node;
+mod open_files;
+mod own_client;
 pub mod ring;
+mod ring_feed;
 mod service;
+mod sessions;
 pub mod share;
-mod slots;
+mod share_gate;
 mod transport;
 mod worker;
 
@@ -26,7 +44,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// The program: reads flags and the config file, runs a node until it is told to stop.
+/// Runs the program: reads flags and the config file, then runs a node until it is told to stop.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -35,7 +53,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    // Huge pages would back the allocator's arenas with memory that nobody uses: 54 MiB instead of 4 when idle.
+    // Huge pages would back the allocator's arenas with unused memory: 54 MiB instead of 4 on an idle node.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let config = match cli.into_config() {
         Ok(config) => config,
@@ -56,7 +74,7 @@ fn run_blocking(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let done = runtime.block_on(node::run(config, move |node, address| {
-        // One line for whoever started it; a closed standard output is no reason to stop.
+        // One line for the parent process; a closed standard output is no reason to stop.
         let _ = writeln!(std::io::stdout(), "ready node={node} address={address}");
         tracing::info!(%node, %address, "ready");
     }));
@@ -70,7 +88,7 @@ fn start_log(format: LogFormat) {
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    // A log that is set already, by a program that embeds a node, stays.
+    // A program that embeds a node may have set a log; that one stays.
     let _ = match format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -1,8 +1,9 @@
-//! Several keepers in one process, over wires that are cut and disks that lose power: what is acknowledged stays, and no read is old.
+//! Several members in one process, over wires that are cut and disks that lose power: what is acknowledged
+//! stays, and no read is old.
 //!
-//! Every name is made once and never removed, so each is a register that goes from absent to present: a history of it is linearizable
-//! exactly if no read finds it absent that began after a make was acknowledged or after a read had found it. `METADATA_SEEDS=FROM..TO`
-//! runs others than the usual seeds.
+//! Every name is made once and never removed, so each is a register that goes from absent to present: a
+//! history of it is linearizable exactly if no read finds it absent that began after a make was acknowledged
+//! or after a read had found it. `METADATA_SEEDS=FROM..TO` runs others than the usual seeds.
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
 mod metadata_support;
@@ -18,13 +19,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use storaged::metadata::raft::Election;
 use storaged::metadata::{
-    AskError, Carried, Line, Member, MetadataOptions, MetadataService, Namespace, StoreOptions, Times,
-    Transport, TransportError,
+    AppendStream, AskError, Delivery, Member, MetadataOptions, MetadataService, Namespace, StoreOptions,
+    Times, Transport, TransportError,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-/// Which keepers run, and which wires are cut.
+/// Which members run, and which wires are cut.
 #[derive(Debug, Clone, Default)]
 struct Wires(Arc<Mutex<WiresState>>);
 
@@ -75,30 +76,30 @@ impl Port {
 }
 
 #[derive(Debug)]
-struct PortLine(Port, NodeId);
+struct PortAppendStream(Port, NodeId);
 
-impl Line for PortLine {
-    fn ask<'a>(&'a mut self, message: bytes::Bytes) -> Carried<'a> {
+impl AppendStream for PortAppendStream {
+    fn ask<'a>(&'a mut self, message: bytes::Bytes) -> Delivery<'a> {
         Box::pin(self.0.clone().carry(self.1, message))
     }
 }
 
 impl Transport for Port {
-    fn line(&self, to: NodeId, _address: &str) -> Box<dyn Line> {
-        Box::new(PortLine(self.clone(), to))
+    fn append_stream(&self, to: NodeId, _address: &str) -> Box<dyn AppendStream> {
+        Box::new(PortAppendStream(self.clone(), to))
     }
 
-    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: bytes::Bytes) -> Carried<'a> {
+    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: bytes::Bytes) -> Delivery<'a> {
         Box::pin(self.clone().carry(to, message))
     }
 
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         to: NodeId,
         _address: &'a str,
         message: bytes::Bytes,
         pieces: tokio::sync::mpsc::Receiver<bytes::Bytes>,
-    ) -> Carried<'a> {
+    ) -> Delivery<'a> {
         let port = self.clone();
         Box::pin(async move {
             let gone = || TransportError("gone".into());
@@ -127,8 +128,8 @@ struct Cluster {
 fn options() -> MetadataOptions {
     let store = StoreOptions {
         commit_interval: Duration::from_millis(20),
-        layer_keys_max: 2000,
-        layer_bytes_max: 1 << 20,
+        memtable_keys_max: 2000,
+        memtable_bytes_max: 1 << 20,
         cache_bytes: 1 << 20,
     };
     // Debug builds of many nodes share few cores.
@@ -158,7 +159,7 @@ impl Cluster {
             cluster.start(NodeId(id));
         }
         let founder = cluster.metadata(NodeId(1)).unwrap();
-        cluster.members[&NodeId(1)].runtime.block_on(founder.found()).unwrap();
+        cluster.members[&NodeId(1)].runtime.block_on(founder.bootstrap()).unwrap();
         cluster.leader(Duration::from_secs(10));
         for request in setup() {
             cluster.runtime.block_on(founder.propose(request)).unwrap().unwrap();
@@ -199,7 +200,7 @@ impl Cluster {
         runtime.spawn(async move {
             let mut election = Election::default();
             while let Some(metadata) = leader_lease.upgrade() {
-                metadata.election(&mut election, Some(&wires.view(id))).await;
+                metadata.run_election(&mut election, Some(&wires.view(id))).await;
                 drop(metadata);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -445,7 +446,8 @@ fn a_leader_that_is_cut_off_answers_nothing_old() {
     let cut_off = cluster.metadata(old).unwrap();
     cluster.wires.0.lock().unwrap().side.insert(old, 1);
     let query = Query::Lookup { parent: root, name: b"new".to_vec() };
-    // The others make a name as soon as one of them leads; from then on the old leader must not say that it is not there.
+    // The others make a name as soon as one of them leads; from then on the old leader must not say that it
+    // is not there.
     let begun = Instant::now();
     let new = loop {
         let others = cluster.members.keys().filter(|id| **id != old);

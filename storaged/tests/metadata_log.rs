@@ -154,8 +154,8 @@ fn acknowledged_records_survive_a_power_loss() {
     assert!(torn > 20, "some appends that were not acknowledged survive, as they may: {torn}");
 }
 
-/// What a torn append left behind (its second record whole, its first not) must not be read when a new first record happens to
-/// end where the old second one begins.
+/// What a torn append left behind (its second record whole, its first not) must not be read when a new first
+/// record happens to end where the old second one begins.
 #[test]
 fn leftovers_of_a_torn_append_never_come_back() {
     let dir = TempDir::new().unwrap();
@@ -377,7 +377,8 @@ fn a_full_disk_refuses_and_passes() {
     drop(log);
     let mut log = open(&media, dir.path()).unwrap();
     assert_eq!(read_all(&log).len(), 19);
-    // Here the append itself is refused in the middle, and its wiping too: what is on the disk is open, so the log stops.
+    // Here the append itself is refused in the middle, and its wiping too: what is on the disk is open, so
+    // the log stops.
     media.set_fault(|act, _| (act == Act::Write).then(full));
     assert!(matches!(log.append(&[(20, b"small")]), Err(LogError::Io { .. })));
     media.heal();

@@ -1,9 +1,10 @@
-//! A torn tail is said. Alone in its program: who writes the log lines is decided once for a program, and other tests
-//! would meet the line before.
+//! A torn tail is said. Alone in its program: who writes the log lines is decided once for a program, and
+//! other tests would meet the line before.
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use storaged::metadata::{CommandLog, DiskMedia};
+use storaged::disk::DiskMedia;
+use storaged::metadata::CommandLog;
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 16 << 10;

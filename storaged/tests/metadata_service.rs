@@ -1,4 +1,4 @@
-//! The keeper's promises over the real namespace: what is acknowledged stays, however the node ends.
+//! The member's promises over the real namespace: what is acknowledged stays, however the node ends.
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
 mod metadata_support;
@@ -17,9 +17,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use storaged::disk::DiskMedia;
 use storaged::metadata::{
-    CommandLog, DiskMedia, LogError, Machine, Member, MetadataError, MetadataOptions, MetadataService,
-    Namespace, ProposeError, StoreOptions,
+    CommandLog, LogError, Machine, Member, MetadataError, MetadataOptions, MetadataService, Namespace,
+    ProposeError, StoreOptions,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -29,8 +30,8 @@ fn small() -> MetadataOptions {
     let mut options = MetadataOptions { segment_bytes: 32 << 10, ..MetadataOptions::default() };
     options.store = StoreOptions {
         commit_interval: Duration::from_millis(3),
-        layer_keys_max: 300,
-        layer_bytes_max: 1 << 20,
+        memtable_keys_max: 300,
+        memtable_bytes_max: 1 << 20,
         cache_bytes: 1 << 20,
     };
     options.keep_bytes = 64 << 10;
@@ -72,7 +73,8 @@ fn is_there(metadata: &MetadataService, root: Ino, name: &str) -> bool {
     }
 }
 
-/// Callers at once, each making files until the keeper fails or it made enough; gives the names that were acknowledged.
+/// Callers at once, each making files until the metadata service fails or it made enough; gives the names
+/// that were acknowledged.
 async fn make_files(
     metadata: &MetadataService,
     root: Ino,
@@ -206,7 +208,7 @@ fn a_copy_taken_at_any_moment_has_all_that_was_acknowledged() {
     let mut options = small();
     // The base stays as it is: unlike the log, a copy of it that is taken while it changes is none.
     options.store.commit_interval = Duration::from_secs(3600);
-    options.store.layer_keys_max = 1 << 20;
+    options.store.memtable_keys_max = 1 << 20;
     options.segment_bytes = 4 << 20;
     let metadata = Arc::new(open_plain(dir.path(), options.clone()).unwrap());
     let root = runtime().block_on(set_up(&metadata)).unwrap();
@@ -229,7 +231,8 @@ fn a_copy_taken_at_any_moment_has_all_that_was_acknowledged() {
         assert!(copy_files(dir.path(), copy.path()));
         let copied = match open_plain(copy.path(), options.clone()) {
             Ok(copied) => copied,
-            // Copying passed a place just before it was written, and the next one just after: no crash does that.
+            // Copying passed a place just before it was written, and the next one just after: no crash does
+            // that.
             Err(MetadataError::Log(LogError::Damaged { .. })) => continue,
             Err(error) => panic!("{error}"),
         };
@@ -255,8 +258,8 @@ fn copy_files(from: &Path, to: &Path) -> bool {
     true
 }
 
-/// A random history over the real commands, with power losses, against the log applied from its first entry to a store in
-/// memory that never stopped.
+/// A random history over the real commands, with power losses, against the log applied from its first entry
+/// to a store in memory that never stopped.
 #[test]
 fn a_replay_gives_the_same_bytes_as_never_crashing() {
     let runtime = runtime();
@@ -410,7 +413,8 @@ fn a_full_disk_refuses_requests_and_the_service_goes_on() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // The append itself is refused in the middle; cutting it off works, as it does on a disk that is full.
+        // The append itself is refused in the middle; cutting it off works, as it does on a disk that is
+        // full.
         let writes = AtomicU64::new(0);
         media.set_fault(move |act, path| {
             let log = path.to_string_lossy().contains("/log/")
@@ -513,7 +517,7 @@ fn close_makes_everything_durable_in_the_base() {
     let dir = TempDir::new().unwrap();
     let mut options = small();
     options.store.commit_interval = Duration::from_secs(3600);
-    options.store.layer_keys_max = 1 << 20;
+    options.store.memtable_keys_max = 1 << 20;
     let metadata = open_plain(dir.path(), options.clone()).unwrap();
     let runtime = runtime();
     runtime.block_on(async {
@@ -591,26 +595,27 @@ fn wait_until(reached: impl Fn() -> bool) {
     }
 }
 
-/// Memory fills up behind a full disk; closing then must not wait for room, and the log has what the base has not.
+/// Memory fills up behind a full disk; closing then must not wait for room, and the log has what the base has
+/// not.
 #[test]
 fn close_does_not_wait_for_a_full_disk() {
-    // Whether requests are still queued when the disk is seen to be full (later ones are refused at once) is a matter of
-    // luck, mostly good.
+    // Whether requests are still queued when the disk is seen to be full (later ones are refused at once) is
+    // a matter of luck, mostly good.
     let stuck = (0..20).filter(|_| close_on_a_full_disk()).take(2).count();
     assert_eq!(stuck, 2);
 }
 
-/// Gives whether the keeper's threads were waiting for room when it was closed.
+/// Gives whether the metadata service's threads were waiting for room when it was closed.
 fn close_on_a_full_disk() -> bool {
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();
     let mut options = small();
-    options.store.layer_keys_max = 8;
+    options.store.memtable_keys_max = 8;
     options.proposer.entry_requests_max = 2;
     let metadata = Node::open(dir.path(), options, Arc::new(Namespace), Arc::new(media.clone())).unwrap();
     let metadata = Arc::new(metadata);
     let root = runtime().block_on(set_up(&metadata)).unwrap();
-    wait_until(|| metadata.stats().store.layer_keys == 0);
+    wait_until(|| metadata.stats().store.memtable_keys == 0);
     media.set_fault(|act, path| {
         let base = path.to_string_lossy().ends_with("base-1.redb");
         (matches!(act, Act::Write | Act::Length) && base).then(full)

@@ -13,7 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use storaged::metadata::{Mark, Media, MetaStore, StoreError, StoreOptions};
+use storaged::disk::Media;
+use storaged::metadata::{AppliedPosition, MetaStore, StoreError, StoreOptions};
 use tempfile::TempDir;
 
 /// Commits only when told to.
@@ -29,8 +30,8 @@ fn open(dir: &Path, options: StoreOptions) -> MetaStore {
     MetaStore::open(Arc::new(SimMedia::default()), dir, options).unwrap()
 }
 
-fn mark(index: u64, secs: i64) -> Mark {
-    Mark { index, term: 3, node: 7, time: Time { secs, nanos: 5 } }
+fn mark(index: u64, secs: i64) -> AppliedPosition {
+    AppliedPosition { index, term: 3, node: 7, time: Time { secs, nanos: 5 } }
 }
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -108,7 +109,8 @@ fn check_inside(kv: &dyn KvRead, model: &Model, step: &Step) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Writes, removals, commits and restarts in any order: reads inside and outside of entries are those of a map.
+    /// Writes, removals, commits and restarts in any order: reads inside and outside of entries are those of
+    /// a map.
     #[test]
     fn layers_read_as_one_ordered_map(steps in prop::collection::vec(step(), 1..160)) {
         let dir = TempDir::new().unwrap();
@@ -151,7 +153,7 @@ proptest! {
 #[test]
 fn layers_read_as_one_ordered_map_while_the_flusher_works() {
     let dir = TempDir::new().unwrap();
-    let options = StoreOptions { commit_interval: Duration::ZERO, layer_keys_max: 50, ..manual() };
+    let options = StoreOptions { commit_interval: Duration::ZERO, memtable_keys_max: 50, ..manual() };
     let store = open(dir.path(), options);
     let (mut model, mut dice) = (Model::new(), Dice::new(3));
     for index in 1..1500u64 {
@@ -180,7 +182,8 @@ fn layers_read_as_one_ordered_map_while_the_flusher_works() {
 #[test]
 fn readers_see_whole_entries_only() {
     let dir = TempDir::new().unwrap();
-    let options = StoreOptions { commit_interval: Duration::from_millis(1), layer_keys_max: 100, ..manual() };
+    let options =
+        StoreOptions { commit_interval: Duration::from_millis(1), memtable_keys_max: 100, ..manual() };
     let store = Arc::new(open(dir.path(), options));
     let done = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..3)
@@ -257,7 +260,7 @@ fn writes_are_committed_after_the_interval_without_more_of_them() {
         assert!(start.elapsed() < Duration::from_secs(10), "the flusher sleeps");
         std::thread::sleep(Duration::from_millis(2));
     }
-    assert_eq!(store.stats().layer_keys, 0);
+    assert_eq!(store.stats().memtable_keys, 0);
 }
 
 #[test]
@@ -302,7 +305,7 @@ fn a_full_disk_under_the_base_waits_and_passes() {
     use metadata_support::{Act, full};
     let dir = TempDir::new().unwrap();
     let media = SimMedia::default();
-    let options = StoreOptions { layer_keys_max: 8, ..manual() };
+    let options = StoreOptions { memtable_keys_max: 8, ..manual() };
     let store = Arc::new(MetaStore::open(Arc::new(media.clone()), dir.path(), options).unwrap());
     media.set_fault(|act, _| matches!(act, Act::Write | Act::Length).then(full));
     let writer = {
@@ -358,7 +361,7 @@ fn a_received_snapshot_replaces_everything_at_once() {
     // Later changes do not show in it.
     sender.apply(mark(302, 5), |kv| kv.put(b"later", b"1")).unwrap();
     sender.flush().unwrap();
-    assert_eq!((held.mark(), held.membership()), (mark(301, 4), &b"who"[..]));
+    assert_eq!((held.applied(), held.membership()), (mark(301, 4), &b"who"[..]));
     for seed in seeds(40) {
         let mut dice = Dice::new(seed);
         let dir = TempDir::new().unwrap();
@@ -368,7 +371,7 @@ fn a_received_snapshot_replaces_everything_at_once() {
         store.flush().unwrap();
         store.apply(mark(2, 1), |kv| kv.put(b"not yet durable", b"1")).unwrap();
         media.power_fails_in(1 + dice.roll(60));
-        let receive = || -> Result<Mark, StoreError> {
+        let receive = || -> Result<AppliedPosition, StoreError> {
             let mut incoming = store.incoming()?;
             let mut after: Option<Vec<u8>> = None;
             loop {
@@ -377,7 +380,7 @@ fn a_received_snapshot_replaces_everything_at_once() {
                 after = Some(last.clone());
                 incoming.put(&page)?;
             }
-            incoming.finish(held.mark(), held.membership())?;
+            incoming.finish(held.applied(), held.membership())?;
             store.install(incoming)
         };
         let received = receive().is_ok();

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
-use storaged::share::media::{Media, MediaFile};
+use storaged::disk::{Media, MediaFile};
 use storaged::share::{GetError, PutError, ShareKey, ShareMeta, ShareStore, StoreOptions};
 
 #[derive(Debug, Default)]
@@ -40,17 +40,24 @@ fn put_bytes(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
 }
 
 impl Media for OnDisk {
-    fn list(&self) -> io::Result<Vec<String>> {
+    fn open(&self, path: &Path, _create: bool) -> io::Result<Box<dyn MediaFile>> {
+        let name = path.file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+        let file = self.0.files.lock().expect("sound").entry(name).or_default().clone();
+        Ok(Box::new(OpenFile(self.0.clone(), file)))
+    }
+    fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {
         Ok(self.0.files.lock().expect("sound").keys().cloned().collect())
     }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn MediaFile>> {
-        let file = self.0.files.lock().expect("sound").entry(name.into()).or_default().clone();
-        Ok(Arc::new(OpenFile(self.0.clone(), file)))
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        panic!("the share store renames no segment: {} to {}", from.display(), to.display())
     }
-    fn sync_names(&self) -> io::Result<()> {
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        panic!("the share store removes no segment: {}", path.display())
+    }
+    fn sync_directory(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         Ok(1 << 40)
     }
 }
@@ -59,16 +66,13 @@ impl MediaFile for OpenFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.1.lock().expect("sound").now.len() as u64)
     }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let file = self.1.lock().expect("sound");
-        let from = (offset as usize).min(file.now.len());
-        let there = (file.now.len() - from).min(buffer.len());
-        buffer[..there].copy_from_slice(&file.now[from..from + there]);
-        buffer[there..].fill(0);
+        let there = file.now.get(offset as usize..offset as usize + bytes.len());
+        bytes.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
-    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
-        let data = parts.concat();
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if let Some(room) = self.0.room.lock().expect("sound").as_mut() {
             if *room < data.len() as u64 {
                 return Err(io::ErrorKind::StorageFull.into());
@@ -76,9 +80,12 @@ impl MediaFile for OpenFile {
             *room -= data.len() as u64;
         }
         let mut file = self.1.lock().expect("sound");
-        put_bytes(&mut file.now, offset, &data);
-        file.unsynced.push((offset, data));
+        put_bytes(&mut file.now, offset, data);
+        file.unsynced.push((offset, data.to_vec()));
         Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        panic!("the share store sets no length: {len}")
     }
     fn sync(&self) -> io::Result<()> {
         self.0.syncs.fetch_add(1, Relaxed);
@@ -87,6 +94,7 @@ impl MediaFile for OpenFile {
         file.unsynced.clear();
         Ok(())
     }
+    // A hole needs no room on the disk.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut file = self.1.lock().expect("sound");
         let end = ((offset + len) as usize).min(file.now.len());
@@ -175,8 +183,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Goal: no acknowledged share is ever lost, nothing half there is ever given. Method: many seeds; each does
-/// puts and deletes, loses power between them and in the middle of a batch, keeps, loses or ages the index, and
-/// looks at everything.
+/// puts and deletes, loses power between them and in the middle of a batch, keeps, loses or ages the index,
+/// and looks at everything.
 #[test]
 fn acknowledged_shares_survive_a_power_loss_anywhere() {
     for seed in 0..60 {

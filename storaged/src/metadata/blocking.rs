@@ -1,7 +1,8 @@
-//! Work that is done aside, because it waits for a disk: on threads of its own in a daemon, by tasks of the runtime in a simulation, where
-//! it takes the time that the media says and one thread does everything, in an order that a seed decides.
+//! The executor for work that waits for a disk. In a daemon it has threads. In a simulation it has tasks of
+//! the runtime: a job takes the time that the media says, and one thread does everything, in an order that a
+//! seed decides.
 
-use super::media::Media;
+use crate::disk::Media;
 use std::io;
 use std::sync::{Arc, mpsc};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -10,7 +11,7 @@ use tokio::sync::mpsc as tasks;
 /// A piece of work.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// Jobs done one after the other. Clones are one; the queue ends when the last is gone.
+/// Jobs done one after the other. Clones share the queue, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub(crate) enum Queue {
     Thread(mpsc::Sender<Job>),
@@ -18,7 +19,7 @@ pub(crate) enum Queue {
 }
 
 impl Queue {
-    /// Begins one.
+    /// Makes a queue and starts its thread or task.
     pub(crate) fn new(name: &str, media: &Arc<dyn Media>) -> io::Result<Queue> {
         if media.virtual_delay().is_some() {
             let (queue, mut jobs) = tasks::unbounded_channel::<Job>();
@@ -37,7 +38,7 @@ impl Queue {
         Ok(Queue::Thread(queue))
     }
 
-    /// Adds a job; false: nobody does it any more.
+    /// Adds a job; returns false where the queue has ended.
     pub(crate) fn add(&self, job: Job) -> bool {
         match self {
             Queue::Thread(queue) => queue.send(job).is_ok(),
@@ -46,10 +47,11 @@ impl Queue {
     }
 }
 
-/// Does something that waits for a disk where that holds up nobody. None: it panicked, or the runtime ends.
+/// Does work that waits for a disk on a thread that nobody else needs. `None`: the work panicked, or the
+/// runtime ends.
 pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
-        // One thread for everything: a simulation, or a test that wants it so.
+        // One thread does everything: a simulation, or a test of that kind.
         return Some(work());
     }
     tokio::task::spawn_blocking(work).await.ok()

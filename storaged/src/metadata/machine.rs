@@ -1,5 +1,5 @@
-//! What the keeper drives: a deterministic machine over an ordered store. The namespace is the one that
-//! counts; tests bring smaller ones.
+//! The deterministic machine that the metadata service replicates, over an ordered store. The daemon has the
+//! namespace; tests bring smaller machines.
 
 use rain_namespace::command::{Applied, Entry, Request};
 use rain_namespace::kv::{KvRead, KvTxn};
@@ -7,21 +7,22 @@ use rain_namespace::query::{Answered, Query};
 use rain_namespace::wire;
 use std::fmt::Debug;
 
-/// A deterministic machine. The same entries in the same order give the same store, on every node and in every replay.
+/// A deterministic machine. The same entries in the same order give the same store, on every node and in
+/// every replay.
 pub trait Machine: Debug + Send + Sync + 'static {
-    /// Bytes of an entry, for the log.
+    /// Returns the bytes of an entry, for the log.
     fn encode(&self, entry: &Entry) -> Vec<u8>;
-    /// The entry back; what is wrong, if it is none.
+    /// Returns the entry of these bytes, or what is wrong with them.
     fn decode(&self, bytes: &[u8]) -> Result<Entry, String>;
-    /// About how many bytes a request adds to an entry.
+    /// Returns the bytes that a request adds to an entry, about.
     fn request_bytes(&self, request: &Request) -> usize;
-    /// Applies an entry; one result for each request.
+    /// Applies an entry; returns one outcome for each request.
     fn apply(&self, kv: &mut dyn KvTxn, entry: &Entry) -> Vec<Applied>;
     /// Answers a query.
     fn answer(&self, kv: &dyn KvRead, query: &Query) -> Answered;
 }
 
-/// The namespace itself.
+/// The namespace of RAIN.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Namespace;
 

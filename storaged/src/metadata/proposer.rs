@@ -1,53 +1,55 @@
-//! Gathers requests into entries, has them replicated, and answers when they are applied.
+//! Gathers requests into entries (group commit), has the entries replicated, and answers when they are
+//! applied.
 //!
 //! ```text
-//!   propose (any task) -> bounded queue -> gather, stamp -> Raft (two entries in flight) -> outcomes
+//!   propose (any task) -> bounded queue -> batch, stamp -> Raft (two entries in flight) -> outcomes
 //! ```
 //!
-//! The longer an entry takes, the more requests the next one carries (group commit).
+//! The longer an entry takes, the more requests the next one carries.
 //!
-//! 1. An outcome is told after its entry is durable on a majority and applied here, never before.
-//! 2. The queue is bounded by number and bytes; who finds no place by the deadline is told `Busy`.
-//! 3. A full disk refuses requests and passes; anything else that fails in the log or the store stops the keeper: all later
-//!    proposals are refused with the reason, and the outcome of those in flight is said to be unknown.
-//! 4. Nobody waits for ever: a node that leads no more, or that no majority answers, says so to all who wait.
+//! 1. A caller gets its outcome after the entry is durable on a majority and applied here, never before.
+//! 2. The queue is bounded by number and bytes. A request without room by the deadline is refused as `Busy`.
+//! 3. A full disk refuses requests, and passes. Any other failure of the log or the store stops the service:
+//!    all later proposals are refused with the reason, and the outcome of those in flight is unknown.
+//! 4. Nobody waits for ever: all waiting callers get an error when the node loses the lead or its majority.
 
 use super::log::PAYLOAD_BYTES_MAX;
 use super::raft::log_store::LogStore;
 use super::raft::machine::Applying;
 use super::raft::types::{Payload, Raft};
 use openraft::error::ClientWriteError;
+use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Entry, Request};
 use rain_namespace::record::Time;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Entries in flight.
+/// Entries in flight: one is being replicated while the next one is gathered and sent.
 const IN_FLIGHT: usize = 2;
 
-/// How often it is looked whether an outcome can still come.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Interval at which a waiting caller checks that its outcome can still come.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// After so many looks at a log that waits for room, who waits for it is told.
-const STUCK_LOOKS: u32 = 8;
+/// Checks of a log that waits for room before its callers get an error: eight tenths of a second.
+const STUCK_CHECKS: u32 = 8;
 
 /// Why a proposal has no outcome.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ProposeError {
-    /// No place in the queue by the deadline. The request was not taken.
-    #[error("the namespace is busy: no place in its queue for {waited:?}")]
+    /// No room in the queue by the deadline. The request was not taken.
+    #[error("the namespace is busy: no room in its queue for {waited:?}")]
     Busy {
-        /// How long it was tried.
+        /// The time waited.
         waited: Duration,
     },
     /// No room on the disk. The request was not taken.
     #[error("{reason}")]
     NoSpace {
-        /// Which file, and what the system said.
+        /// The file and the system's error.
         reason: String,
     },
     /// The request is larger than an entry may be. It was not taken.
@@ -58,43 +60,44 @@ pub enum ProposeError {
         /// The limit.
         limit: usize,
     },
-    /// Another node leads, or none. Whether the request will be applied is unknown; sent again with its id it is applied once.
+    /// Another node leads, or none. It is unknown whether the request will be applied; sent again with its id
+    /// it is applied once.
     #[error("this node does not lead the namespace")]
     NotLeader,
-    /// No majority of the voters answers. The same holds.
+    /// No majority of the voters answers. As with `NotLeader`, the outcome is unknown.
     #[error("no majority of the namespace's voters answers")]
     NoMajority,
-    /// The disk became full under it. The same holds.
+    /// The disk is full, and the entry waits for room. As with `NotLeader`, the outcome is unknown.
     #[error("the namespace waits: {reason}")]
     Stuck {
-        /// Which file, and what the system said.
+        /// The file and the system's error.
         reason: String,
     },
-    /// The keeper stopped. A request in flight may or may not be there after a restart.
-    #[error("the namespace has stopped: {reason}; restart the node when that is mended")]
+    /// The service has stopped. A request in flight may or may not be applied after a restart.
+    #[error("the namespace has stopped: {reason}; mend that and restart the node")]
     Stopped {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The keeper was closed. The request was not taken.
+    /// The service was closed. The request was not taken.
     #[error("the namespace is closed")]
     Closed,
 }
 
-/// Limits of a proposer.
+/// Settings of a proposer.
 #[derive(Debug, Clone)]
 pub struct ProposerOptions {
-    /// Requests of one entry, as far as they are of more than one caller.
+    /// Requests of one entry, unless a single caller has more.
     pub entry_requests_max: usize,
-    /// Bytes of one entry, as far as it has more than one request.
+    /// Bytes of one entry, unless a single caller has more.
     pub entry_bytes_max: usize,
-    /// Bytes of one caller's requests.
+    /// Bytes of the requests of one call; more are refused.
     pub request_bytes_max: usize,
-    /// Requests that wait.
+    /// Calls that wait in the queue.
     pub queue_requests_max: usize,
-    /// Their bytes.
+    /// Bytes that wait in the queue.
     pub queue_bytes_max: usize,
-    /// How long a proposal waits for a place.
+    /// Longest wait for room in the queue.
     pub busy_after: Duration,
     /// The clock that stamps entries.
     pub now: fn() -> Time,
@@ -116,22 +119,22 @@ impl Default for ProposerOptions {
 
 type Outcomes = Result<Vec<Applied>, ProposeError>;
 
-/// Requests of one caller, in one entry.
+/// The requests of one call. They go into one entry.
 struct Pending {
     requests: Vec<Request>,
     bytes: usize,
     reply: oneshot::Sender<Outcomes>,
-    _place: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
-/// What has happened since the start.
+/// ProposerCounters since the start of the process.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct ProposerCounters {
     pub(super) entries: AtomicU64,
     pub(super) requests: AtomicU64,
 }
 
-/// The queue and the task behind it.
+/// The queue and the task that empties it.
 #[derive(Debug)]
 pub(super) struct Proposer {
     options: ProposerOptions,
@@ -139,14 +142,14 @@ pub(super) struct Proposer {
     applying: Arc<Applying>,
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
     room: Arc<Semaphore>,
-    counters: Arc<Counters>,
+    counters: Arc<ProposerCounters>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Bytes that one permit of the queue's room stands for: the semaphore counts in 32 bits.
+/// Bytes of one permit of the queue's room: the semaphore counts in 32 bits.
 const PERMIT_BYTES: usize = 1 << 10;
 
-/// Of the log's records around an entry.
+/// Bytes that the log adds to an entry, an upper bound.
 const RECORD_OVERHEAD: usize = 256;
 
 impl Proposer {
@@ -159,16 +162,16 @@ impl Proposer {
         assert!(options.request_bytes_max < PAYLOAD_BYTES_MAX, "a request fits into a record");
         let (queue, requests) = mpsc::channel(options.queue_requests_max);
         let room = options.queue_bytes_max.max(options.request_bytes_max) / PERMIT_BYTES + 1;
-        let counters = Arc::new(Counters::default());
-        let gatherer = Gatherer {
+        let counters = Arc::new(ProposerCounters::default());
+        let batcher = Batcher {
             options: options.clone(),
             raft,
             applying: applying.clone(),
             counters: counters.clone(),
             requests,
-            held: None,
+            left_over: None,
         };
-        let task = tokio::spawn(gatherer.run());
+        let task = tokio::spawn(batcher.run());
         Proposer {
             options,
             log,
@@ -185,8 +188,9 @@ impl Proposer {
         reason.map(|reason| ProposeError::Stopped { reason })
     }
 
-    /// Has requests replicated and applied, all in one entry, in this order; their outcomes when that is done. A caller that goes away
-    /// does not take its requests back. `leads`: whether a majority has confirmed lately that this node leads.
+    /// Has requests replicated and applied, all in one entry, in this order; returns their outcomes. A caller
+    /// that goes away does not take its requests back. `leads` fails unless a majority has confirmed recently
+    /// that this node leads.
     pub(super) async fn propose(
         &self,
         requests: Vec<Request>,
@@ -199,7 +203,7 @@ impl Proposer {
         if let Some(reason) = self.applying.store.full() {
             return Err(ProposeError::NoSpace { reason });
         }
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let queue = self.queue.lock().clone();
         let queue = queue.ok_or(ProposeError::Closed)?;
         leads()?;
         let bytes = requests.iter().map(|request| self.applying.machine.request_bytes(request)).sum();
@@ -212,8 +216,8 @@ impl Proposer {
         let (reply, mut outcome) = oneshot::channel();
         let enter = async {
             let room = self.room.clone().acquire_many_owned(permits).await;
-            let place = room.map_err(|_| ProposeError::Closed)?;
-            let pending = Pending { requests, bytes, reply, _place: place };
+            let room = room.map_err(|_| ProposeError::Closed)?;
+            let pending = Pending { requests, bytes, reply, _room: room };
             queue.send(pending).await.map_err(|_| ProposeError::Closed)
         };
         match tokio::time::timeout(options.busy_after, enter).await {
@@ -223,7 +227,7 @@ impl Proposer {
         drop(queue);
         let mut stuck = 0;
         loop {
-            match tokio::time::timeout(LOOK_EVERY, &mut outcome).await {
+            match tokio::time::timeout(CHECK_EVERY, &mut outcome).await {
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(_)) => return Err(self.stopped().unwrap_or(ProposeError::Closed)),
                 Err(_) => {
@@ -232,7 +236,7 @@ impl Proposer {
                     }
                     leads()?;
                     stuck += 1;
-                    if let Some(reason) = self.log.waits_for_room().filter(|_| stuck >= STUCK_LOOKS) {
+                    if let Some(reason) = self.log.waits_for_room().filter(|_| stuck >= STUCK_CHECKS) {
                         return Err(ProposeError::Stuck { reason });
                     }
                 }
@@ -240,14 +244,14 @@ impl Proposer {
         }
     }
 
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &ProposerCounters {
         &self.counters
     }
 
-    /// Takes no more requests and finishes those it has.
+    /// Takes no more requests and finishes those in the queue.
     pub(super) async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.lock().take();
+        let task = self.task.lock().take();
         if let Some(mut task) = task
             && tokio::time::timeout(self.options.busy_after, &mut task).await.is_err()
         {
@@ -256,58 +260,59 @@ impl Proposer {
     }
 }
 
-/// The task.
-struct Gatherer {
+/// The task that makes entries.
+struct Batcher {
     options: ProposerOptions,
     raft: Raft,
     applying: Arc<Applying>,
-    counters: Arc<Counters>,
+    counters: Arc<ProposerCounters>,
     requests: mpsc::Receiver<Pending>,
-    /// Was taken from the queue and did not fit the last entry.
-    held: Option<Pending>,
+    /// A call that was taken from the queue and did not fit into the last entry.
+    left_over: Option<Pending>,
 }
 
-impl Gatherer {
+impl Batcher {
     async fn run(mut self) {
-        let places = Arc::new(Semaphore::new(IN_FLIGHT));
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
         loop {
-            let first = match self.held.take() {
-                Some(held) => held,
+            let first = match self.left_over.take() {
+                Some(left_over) => left_over,
                 None => match self.requests.recv().await {
                     Some(first) => first,
                     None => break,
                 },
             };
-            let Ok(place) = places.clone().acquire_owned().await else { break };
-            let gathered = self.gather(first);
-            self.send(gathered, place).await;
+            let Ok(slot) = in_flight.clone().acquire_owned().await else { break };
+            let batch = self.batch(first);
+            self.send(batch, slot).await;
         }
-        // All that is in flight.
-        let _ = places.acquire_many(IN_FLIGHT as u32).await;
+        // Waits for all entries in flight.
+        let _ = in_flight.acquire_many(IN_FLIGHT as u32).await;
     }
 
-    /// All that waits, up to an entry's limits.
-    fn gather(&mut self, first: Pending) -> Vec<Pending> {
+    /// Takes all waiting calls, up to an entry's limits.
+    fn batch(&mut self, first: Pending) -> Vec<Pending> {
         let (mut bytes, mut count) = (first.bytes, first.requests.len());
-        let mut gathered = vec![first];
+        let mut batch = vec![first];
         while count < self.options.entry_requests_max {
             let Ok(next) = self.requests.try_recv() else { break };
             if bytes + next.bytes > self.options.entry_bytes_max {
-                self.held = Some(next);
+                self.left_over = Some(next);
                 break;
             }
             bytes += next.bytes;
             count += next.requests.len();
-            gathered.push(next);
+            batch.push(next);
         }
-        gathered
+        batch
     }
 
-    async fn send(&self, gathered: Vec<Pending>, place: OwnedSemaphorePermit) {
-        let mut entry = Entry { time: (self.options.now)(), requests: Vec::with_capacity(gathered.len()) };
-        let mut replies = Vec::with_capacity(gathered.len());
-        for pending in gathered {
-            replies.push((pending.reply, pending.requests.len(), pending._place));
+    /// Sends an entry to Raft, and spawns the task that answers its callers.
+    async fn send(&self, batch: Vec<Pending>, slot: OwnedSemaphorePermit) {
+        let mut entry = Entry { time: (self.options.now)(), requests: Vec::with_capacity(batch.len()) };
+        let mut replies = Vec::with_capacity(batch.len());
+        for pending in batch {
+            replies.push((pending.reply, pending.requests.len(), pending._room));
             entry.requests.extend(pending.requests);
         }
         self.counters.entries.fetch_add(1, Ordering::Relaxed);
@@ -316,7 +321,7 @@ impl Gatherer {
         let sent = self.raft.client_write_ff(payload).await;
         let applying = self.applying.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let _slot = slot;
             let result = match sent {
                 Ok(result) => result.await.ok(),
                 Err(_) => None,
@@ -325,7 +330,7 @@ impl Gatherer {
                 Some(Ok(written)) => {
                     let mut applied = written.data.into_iter();
                     for (reply, count, _) in replies {
-                        // Who asked may be gone.
+                        // The caller may be gone.
                         let _ = reply.send(Ok(applied.by_ref().take(count).collect()));
                     }
                     return;
@@ -334,7 +339,7 @@ impl Gatherer {
                 Some(Err(error)) => ProposeError::Stopped { reason: error.to_string() },
                 None => match applying.stopped.get() {
                     Some(reason) => ProposeError::Stopped { reason: reason.clone() },
-                    // Raft was shut down, or its log has failed: who waits looks there.
+                    // openraft was shut down, or its log has failed: waiting callers check both.
                     None => return,
                 },
             };

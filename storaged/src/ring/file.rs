@@ -1,7 +1,7 @@
-//! What the ring must not forget, in the file `ring-state` ([`crate::slots`]).
+//! The durable state of the ring, in the file `ring-state` ([`crate::disk::slots`]).
 
-use crate::metadata::media::DiskMedia;
-use crate::slots::SlotFile;
+use crate::disk::DiskMedia;
+use crate::disk::slots::{PayloadLength, SlotFile, SlotFormat, Unreadable};
 use rain_ring::{Durable, wire};
 use rain_types::NodeId;
 use serde::{Deserialize, Serialize};
@@ -9,33 +9,37 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-const MAGIC: &[u8; 8] = b"RAINRNG1";
-const SLOT_BYTES: usize = 64 << 10;
+const FORMAT: SlotFormat = SlotFormat {
+    magic: b"RAINRNG1",
+    slot_bytes: 64 << 10,
+    length: PayloadLength::Prefix,
+    unreadable: Unreadable::IsAnError,
+};
 
-/// The file's content.
+/// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct RingState {
     pub(super) durable: Durable,
-    /// Where the nodes were reached last, so that a ring can form when all start at once.
+    /// The last known addresses of the nodes, so that a ring can form when all start at once.
     pub(super) addresses: BTreeMap<NodeId, Vec<String>>,
 }
 
 /// The open file.
 #[derive(Debug)]
-pub(super) struct KeptFile(SlotFile);
+pub(super) struct RingStateFile(SlotFile);
 
-impl KeptFile {
-    /// Opens or makes it. Nothing kept: the node is new.
-    pub(super) fn open(path: &Path) -> io::Result<(KeptFile, Option<Kept>)> {
-        let (file, kept) = SlotFile::open(&DiskMedia, path, MAGIC, SLOT_BYTES)?;
-        let kept = kept.map(|bytes| wire::decode(&bytes)).transpose();
-        let kept = kept.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        Ok((KeptFile(file), kept))
+impl RingStateFile {
+    /// Opens or makes the file; returns its contents, `None` for a new node.
+    pub(super) fn open(path: &Path) -> io::Result<(RingStateFile, Option<RingState>)> {
+        let (file, state) = SlotFile::open(&DiskMedia, path, FORMAT)?;
+        let state = state.map(|bytes| wire::decode(&bytes)).transpose();
+        let state = state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        Ok((RingStateFile(file), state))
     }
 
-    /// Makes it durable.
-    pub(super) fn write(&mut self, kept: &Kept) -> io::Result<()> {
-        self.0.write(&wire::encode(kept))
+    /// Makes new contents durable.
+    pub(super) fn write(&mut self, state: &RingState) -> io::Result<()> {
+        self.0.write(&wire::encode(state))
     }
 }
 
@@ -47,11 +51,11 @@ mod tests {
     fn what_was_written_last_is_found() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ring-state");
-        let (mut file, nothing) = KeptFile::open(&path).expect("made");
+        let (mut file, nothing) = RingStateFile::open(&path).expect("made");
         assert_eq!(nothing, None);
         let durable = Durable { incarnation: 2, epoch_ceiling: 9, ..Durable::default() };
-        let kept = Kept { durable, addresses: BTreeMap::from([(NodeId(1), vec!["h:1".to_owned()])]) };
-        file.write(&kept).expect("written");
-        assert_eq!(KeptFile::open(&path).expect("opened").1, Some(kept));
+        let state = RingState { durable, addresses: BTreeMap::from([(NodeId(1), vec!["h:1".to_owned()])]) };
+        file.write(&state).expect("written");
+        assert_eq!(RingStateFile::open(&path).expect("opened").1, Some(state));
     }
 }

@@ -1,26 +1,27 @@
-//! The load index of a node, 0 (idle) to 1000 (full), as the token carries it to everybody.
+//! The load index of a node, 0 (idle) to 1000 (full). The token carries it to all nodes.
 //!
 //! `load = 1000 * (c * cpu + q * queue + d * disk) / (c + q + d)`, with
-//! - `cpu`: the part of the machine's processor time of the last second that was not idle,
-//! - `queue`: requests for shares under way, of 64,
-//! - `disk`: the used part of the space that the node may use,
+//! - `cpu`: the busy part of the machine's processor time of the last second,
+//! - `queue`: the requests for shares under way, as a part of 64,
+//! - `disk`: the used part of the node's space,
 //!
-//! and the weights of `--load-weights` (by default 4, 4, 2). After the load index of the HAS architecture (Haddad 2006, 3.22), which
-//! counts processor and memory; for shares the queue says more than memory.
+//! and the weights of `--load-weights` (by default 4, 4, 2). It follows the load index of the HAS
+//! architecture (Haddad 2006, 3.22), which counts processor and memory. For shares the queue says more than
+//! memory.
 
 use std::time::Duration;
 
 /// Requests under way that count as a full queue.
 const QUEUE_FULL: u64 = 64;
 
-/// How the parts count: processor, queue, disk.
+/// The weights of the parts of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadWeights {
-    /// Processor.
+    /// Weight of the processor.
     pub cpu: u32,
-    /// Requests.
+    /// Weight of the queue of requests.
     pub queue: u32,
-    /// Space.
+    /// Weight of the disk.
     pub disk: u32,
 }
 
@@ -46,7 +47,7 @@ impl std::str::FromStr for LoadWeights {
     }
 }
 
-/// The formula. `cpu` of a thousand; used and free in bytes.
+/// Computes the index. `cpu` is in thousandths; `used` and `free` are bytes.
 pub(crate) fn index(weights: LoadWeights, cpu: u64, under_way: u64, used: u64, free: u64) -> u16 {
     let queue = under_way.min(QUEUE_FULL) * 1000 / QUEUE_FULL;
     let disk = (u128::from(used) * 1000 / u128::from((used + free).max(1))) as u64;
@@ -56,7 +57,7 @@ pub(crate) fn index(weights: LoadWeights, cpu: u64, under_way: u64, used: u64, f
     (sum / u64::from(weights.cpu + weights.queue + weights.disk)) as u16
 }
 
-/// The machine's processor time since it was last asked.
+/// The machine's processor time at the last sample.
 #[derive(Debug, Default)]
 pub(crate) struct Cpu {
     busy: u64,
@@ -64,7 +65,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// The part that was not idle, of a thousand; 0 where the system does not say.
+    /// Returns the busy part since the last sample, in thousandths; 0 where the system does not say.
     pub(crate) fn sample(&mut self) -> u64 {
         let Some((busy, all)) = std::fs::read_to_string("/proc/stat").ok().and_then(|text| parse(&text))
         else {
@@ -84,7 +85,7 @@ fn parse(stat: &str) -> Option<(u64, u64)> {
     Some((all - idle, all))
 }
 
-/// Between two samples.
+/// Interval of the samples.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

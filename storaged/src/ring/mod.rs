@@ -1,22 +1,24 @@
-//! The driver of the token ring: sockets, clock and disk around [`rain_ring::Endpoint`], which decides everything.
+//! The driver of the token ring: sockets, clock and disk around [`rain_ring::Endpoint`], which decides
+//! everything.
 //!
-//! Datagrams (UDP, the port of the node's own address), not gRPC: a lost packet must cost one retry of 20 ms and not a stalled
-//! stream, and a process that is gone is told at once by its machine (ICMP, "port unreachable"). On a thread of its own, with a higher
-//! priority where that is allowed, which never waits for a disk or for the async runtime: what makes a ring exclude the living is a
-//! thread that did not run. What must be durable is written by a second thread.
+//! The ring uses datagrams (UDP, the port of the node's own address), not gRPC. A lost packet must cost one
+//! retry of 20 ms, not a stalled stream; and the machine of a process that is gone says so at once (ICMP,
+//! "port unreachable"). The loop has a thread of its own, with a higher priority where that is allowed. The
+//! thread never waits for a disk or for the async runtime, because a ring excludes living nodes when their
+//! thread does not run. A second thread writes the durable state.
 //!
-//! - `follow`: who the others are, and the load index. `thread`: the loop. `packets`: envelopes as datagrams. `file`: what must not be forgotten. `load`: the load index.
+//! - `thread`: the loop. `packets`: envelopes as datagrams.
+//!   `file`: the durable state. `load`: the load index.
 //!
-//! A node with several addresses listens on each; its nth and another's nth are one link.
+//! A node with several addresses listens on each. The nth addresses of two nodes are one link.
 
 mod file;
-pub(crate) mod follow;
 pub mod load;
 mod packets;
 mod thread;
 
 use anyhow::Context;
-use file::{Kept, KeptFile};
+use file::{RingState, RingStateFile};
 use rain_ring::link::Path as LinkPath;
 use rain_ring::{
     Change, Configuration, Counts, Eligible, Fence, Input, Notice, Phase, Refused, Report, Settings, Stamp,
@@ -32,79 +34,80 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, oneshot, watch};
 
-/// How a node takes part.
+/// The settings of a node in the ring.
 #[derive(Debug, Clone)]
 pub struct RingOptions {
-    /// Which node.
+    /// This node.
     pub node: NodeId,
-    /// Of which cluster.
+    /// Its cluster.
     pub cluster: ClusterId,
-    /// The file with what must not be forgotten.
+    /// The file with the durable state.
     pub file: PathBuf,
-    /// Where to listen: one for each interface.
+    /// The addresses to listen on: one for each interface.
     pub listen: Vec<SocketAddr>,
-    /// Where others reach these, in the same order.
+    /// The same addresses for others, in the same order.
     pub advertise: Vec<String>,
     /// Times and limits.
     pub settings: Settings,
-    /// The eligible membership that a new cluster begins with: only for its first node, and only counted when the
-    /// file is new.
+    /// The eligible nodes that a new cluster begins with. Only for its first node; ignored unless the file is
+    /// new.
     pub birth: Option<Eligible>,
 }
 
-/// How the ring is, as this node sees it.
+/// The state of the ring, as this node sees it.
 #[derive(Debug, Clone, Default)]
 pub struct RingStatus {
-    /// This node's state; nothing before it has started.
+    /// This node's phase; `None` before the ring has started.
     pub phase: Option<Phase>,
-    /// Who answers now.
+    /// The nodes that answer.
     pub view: Option<View>,
-    /// What the token told of each member, in the view's order.
+    /// The members' reports on the token, in the view's order.
     pub reports: Vec<Report>,
     /// The stamp of the last token here.
     pub stamp: Stamp,
-    /// Who is of the cluster.
+    /// The eligible nodes of the cluster.
     pub eligible: Configuration,
-    /// The last round of the token.
+    /// Duration of the last round of the token.
     pub round: Option<Duration>,
-    /// The shared data is whole here.
+    /// True when the shared data is complete here.
     pub synced: bool,
-    /// Last entry of the shared data applied.
+    /// Last applied entry of the shared data.
     pub applied: u64,
-    /// Since the start.
+    /// Counters since the start.
     pub counts: Counts,
-    /// Since the start, datagrams with their headers.
+    /// Bytes of datagrams with their headers, since the start.
     pub bytes_sent: u64,
     /// See `bytes_sent`.
     pub bytes_received: u64,
-    /// Datagrams that were not whole or not of this cluster.
+    /// Datagrams that were damaged or of another cluster.
     pub dropped: u64,
     /// Processor time of the ring's thread.
     pub cpu: Duration,
-    /// Each link: whether it is up, and the transitions of its history.
+    /// Each link, true when it is up, and the number of its transitions.
     pub links: Vec<(LinkPath, bool, u64)>,
-    /// What happened last, with the time.
+    /// The last events with their times.
     pub recent: Vec<(SystemTime, String)>,
 }
 
 impl RingStatus {
-    /// Whether this node is in a ring now.
+    /// Returns true while this node is in a ring.
     pub fn in_a_ring(&self) -> bool {
         matches!(self.phase, Some(Phase::Hungry | Phase::Eating)) && self.view.is_some()
     }
 }
 
-/// What users of the shared data hear, in one order on all nodes.
+/// Notices to the users of the shared data, in one order on all nodes.
 #[derive(Debug, Clone)]
 pub enum RingNotice {
-    /// Of the shared data.
+    /// A change of the shared data.
     Data(Notice),
-    /// The master lock is this node's.
+    /// This node has got the master lock.
     Master(Fence),
-    /// Not any more.
+    /// This node has lost the master lock.
     MasterLost,
 }
 
+/// An order to the thread of the ring.
 pub(crate) enum Order {
     Tell(Input),
     Peers(BTreeMap<NodeId, Vec<SocketAddr>>, BTreeMap<NodeId, Vec<String>>),
@@ -126,25 +129,34 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Opens the file, counts this life of the node, binds and starts. Blocks on the disk.
+    /// Opens the file, raises the incarnation, binds the sockets and starts the threads. Blocks on the disk.
     pub fn start(options: RingOptions) -> anyhow::Result<Ring> {
         options.settings.validate()?;
         let path = options.file.display().to_string();
-        let (mut file, kept) = KeptFile::open(&options.file).with_context(|| format!("opening {path}"))?;
-        let mut kept = kept.unwrap_or_else(|| {
-            let mut kept = Kept::default();
-            kept.durable.configuration.installed = options.birth.clone().unwrap_or_default();
-            kept
+        let (mut file, state) =
+            RingStateFile::open(&options.file).with_context(|| format!("opening {path}"))?;
+        let mut state = state.unwrap_or_else(|| {
+            let mut state = RingState::default();
+            state.durable.configuration.installed = options.birth.clone().unwrap_or_default();
+            state
         });
-        kept.durable.incarnation += 1;
-        file.write(&kept).with_context(|| format!("writing {path}"))?;
-        let known = kept.addresses.clone();
+        state.durable.incarnation += 1;
+        file.write(&state).with_context(|| format!("writing {path}"))?;
+        let known = state.addresses.clone();
         let (status, watched) = watch::channel(Arc::default());
         let (notices, _) = broadcast::channel(4096);
         let (orders, given) = std::sync::mpsc::channel();
         let wake = Arc::new(thread::Wake::new().context("making an eventfd")?);
-        let threads =
-            thread::spawn(options, file, kept, wake.clone(), orders.clone(), given, status, notices.clone())?;
+        let threads = thread::spawn(
+            options,
+            file,
+            state,
+            wake.clone(),
+            orders.clone(),
+            given,
+            status,
+            notices.clone(),
+        )?;
         Ok(Ring { orders, wake, status: watched, notices, threads, known })
     }
 
@@ -155,22 +167,23 @@ impl Ring {
         }
     }
 
-    /// How it is, as it changes.
+    /// Returns a watch of the state.
     pub fn status(&self) -> watch::Receiver<Arc<RingStatus>> {
         self.status.clone()
     }
 
-    /// What the shared data and the master lock tell, from now on. Who is too slow misses some, and is told how many.
+    /// Subscribes to the notices. A subscriber that is too slow misses some and learns their number.
     pub fn notices(&self) -> broadcast::Receiver<RingNotice> {
         self.notices.subscribe()
     }
 
-    /// Tells the node something.
+    /// Gives the node a fact.
     pub fn tell(&self, input: Input) {
         self.order(Order::Tell(input));
     }
 
-    /// The other nodes, resolved and as text. Each list has one address for each interface, in the node's order.
+    /// Replaces the addresses of the other nodes, resolved and as text. Each list has one address for each
+    /// interface, in the node's order.
     pub fn set_peers(
         &self,
         resolved: BTreeMap<NodeId, Vec<SocketAddr>>,
@@ -179,26 +192,27 @@ impl Ring {
         self.order(Order::Peers(resolved, addresses));
     }
 
-    /// Has a change of the shared data ordered. Answers when it is committed and applied here: made, or refused as all nodes
-    /// refuse it. In an orphan ring it waits.
+    /// Has a change of the shared data ordered. Returns when it is committed and applied here: made, or
+    /// refused by all nodes alike. In an orphan ring it waits.
     pub async fn change(&self, change: Change) -> anyhow::Result<Result<(), Refused>> {
         let (done, answer) = oneshot::channel();
         self.order(Order::Change(change, done));
         answer.await.context("the ring has stopped")?
     }
 
-    /// This node's load index from now on.
+    /// Sets this node's load index.
     pub fn set_load(&self, load: u16) {
         self.order(Order::Load(load));
     }
 
-    /// Says farewell, so that nobody has to find out; gives up after `within`.
+    /// Leaves the ring with a farewell, so that the others need not detect a failure; gives up after
+    /// `within`.
     pub async fn leave(&self, within: Duration) {
         self.order(Order::Tell(Input::Leave));
         let mut status = self.status();
         let gone = status.wait_for(|status| status.phase == Some(Phase::Gone));
         if tokio::time::timeout(within, gone).await.is_err() {
-            tracing::info!("the ring did not take the farewell in time; it will find out");
+            tracing::info!("the ring did not take the farewell in time; it will detect the failure");
         }
     }
 

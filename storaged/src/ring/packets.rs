@@ -5,10 +5,12 @@
 //!  2      1     8 LE      2 LE   2 LE   8 LE       up to 8169 bytes
 //! ```
 //!
-//! The seal is CRC-64/NVMe over the cluster's id and all else: it keeps clusters apart and finds damage (UDP's own sum is weak); it
-//! keeps nobody out. A packet with another seal is dropped and counted.
+//! The seal is CRC-64/NVMe over the cluster's id and all other bytes. It keeps clusters apart and finds
+//! damage (UDP's own checksum is weak); it does not authenticate. A packet with another seal is dropped and
+//! counted.
 //!
-//! Bounds: so many unfinished envelopes, each so long; the oldest gives way.
+//! Memory is bounded by the number and the length of unfinished envelopes; the oldest one is dropped
+//! (`what_never_ends_is_forgotten`).
 
 use crc_fast::{CrcAlgorithm, Digest};
 use rain_ring::wire::{self, Envelope};
@@ -19,14 +21,15 @@ use std::net::SocketAddr;
 const VERSION: u8 = 1;
 const HEAD: usize = 2 + 1 + 8 + 2 + 2;
 const SEAL: usize = 8;
-/// A datagram: six Ethernet frames, one of a loopback or of jumbo frames.
+/// Size of a datagram, bytes: six Ethernet frames, one frame of a loopback or of jumbo frames.
 pub(super) const DATAGRAM_BYTES: usize = 8192;
 const PART: usize = DATAGRAM_BYTES - HEAD - SEAL;
-/// Of one envelope: a full token and room.
+/// Parts of one envelope: a full token, with room.
 const PARTS_MAX: usize = 512;
+/// Unfinished envelopes.
 const UNFINISHED_MAX: usize = 64;
 
-/// Keyed by the cluster.
+/// Seals and opens datagrams of one cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Seal(ClusterId);
 
@@ -43,7 +46,7 @@ impl Seal {
         digest.finalize().to_le_bytes()
     }
 
-    /// The datagrams of an envelope; none if it is too long for any.
+    /// Returns the datagrams of an envelope; none for an envelope that is too long.
     pub(super) fn cut(&self, number: u64, envelope: &Envelope) -> Vec<Vec<u8>> {
         let bytes = wire::encode(envelope);
         let parts = bytes.len().div_ceil(PART);
@@ -65,7 +68,8 @@ impl Seal {
         bytes.chunks(PART).enumerate().map(datagram).collect()
     }
 
-    /// The number, part, count of parts and content of a datagram that is whole and of this cluster.
+    /// Returns number, part, count of parts and contents of a datagram; `None` unless it is whole and of this
+    /// cluster.
     fn open<'a>(&self, datagram: &'a [u8]) -> Option<(u64, usize, usize, &'a [u8])> {
         let (head, rest) = datagram.split_at_checked(HEAD)?;
         let (seal, part) = rest.split_at_checked(SEAL)?;
@@ -86,11 +90,11 @@ struct Unfinished {
     parts: Vec<Option<Vec<u8>>>,
 }
 
-/// Puts envelopes together.
+/// Puts envelopes together from their parts.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     unfinished: VecDeque<Unfinished>,
-    /// Datagrams that were not whole, not of this cluster, or not decodable.
+    /// Datagrams that were damaged, of another cluster, or not decodable.
     pub(super) dropped: u64,
 }
 

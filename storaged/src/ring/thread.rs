@@ -1,9 +1,10 @@
-//! The ring's threads: one that hears, waits and sends, and one that writes what must be durable.
+//! The ring's threads: one receives, waits and sends; one writes the durable state.
 
-use super::file::{Kept, KeptFile};
+use super::file::{RingState, RingStateFile};
 use super::packets::{DATAGRAM_BYTES, Reassembly, Seal};
 use super::{Order, RingNotice, RingOptions, RingStatus};
 use anyhow::Context;
+use parking_lot::Mutex;
 use rain_ring::link::{LinkSettings, Path};
 use rain_ring::wire::{Body, Envelope};
 use rain_ring::{
@@ -15,24 +16,25 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{broadcast, oneshot, watch};
 
-/// Datagrams that wait in the kernel while the thread does not run, bytes.
+/// Buffer of the kernel for datagrams while the thread does not run, bytes.
 const RECEIVE_BUFFER: usize = 2 << 20;
-/// Better than other threads of this machine, where that is allowed (-20 to 19, less is better).
+/// Priority of the thread, where that is allowed: above other threads of the machine (-20 to 19, less is
+/// higher).
 const NICENESS: i32 = -15;
-/// Without news the status is told so often, for its counters.
+/// Interval at which the status is published without news: its counters grow.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// After the disk has refused the ring's state.
+/// Pause before the state is written again after a failure of the disk.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
-/// Datagrams of one socket taken before timers are looked at again.
+/// Datagrams of one socket that are taken before the timers run.
 const BATCH: usize = 64;
 
-/// Wakes the loop.
+/// Wakes the loop of the thread.
 #[derive(Debug)]
 pub(super) struct Wake(OwnedFd);
 
@@ -42,7 +44,7 @@ impl Wake {
     }
 
     pub(super) fn wake(&self) {
-        // Full means that it will wake anyway.
+        // A full counter wakes the loop anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
@@ -79,8 +81,8 @@ struct Driver {
 #[expect(clippy::too_many_arguments, reason = "the parts of one thing, taken apart once")]
 pub(super) fn spawn(
     options: RingOptions,
-    mut file: KeptFile,
-    kept: Kept,
+    mut file: RingStateFile,
+    state: RingState,
     wake: Arc<Wake>,
     orders: Sender<Order>,
     given: Receiver<Order>,
@@ -90,9 +92,9 @@ pub(super) fn spawn(
     let sockets =
         options.listen.iter().map(|address| listen(*address)).collect::<anyhow::Result<Vec<_>>>()?;
     let (disk, to_write) = channel::<Durable>();
-    let addresses = Arc::new(Mutex::new(kept.addresses));
+    let addresses = Arc::new(Mutex::new(state.addresses));
     let links = LinkSettings::default();
-    let endpoint = Endpoint::new(options.node, kept.durable, options.settings.clone(), links);
+    let endpoint = Endpoint::new(options.node, state.durable, options.settings.clone(), links);
     let mut driver = Driver {
         endpoint,
         seal: Seal::of(options.cluster),
@@ -121,10 +123,10 @@ pub(super) fn spawn(
             let mut durable = first;
             let mut failed = false;
             loop {
-                // Only the last of those that wait matters.
+                // Only the last waiting state matters.
                 durable = to_write.try_iter().last().unwrap_or(durable);
-                let known = addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let Err(error) = file.write(&Kept { durable: durable.clone(), addresses: known }) else { break };
+                let known = addresses.lock().clone();
+                let Err(error) = file.write(&RingState { durable: durable.clone(), addresses: known }) else { break };
                 if !failed {
                     tracing::error!(%error, "writing the ring's state; this node makes no new promises until it is written");
                     failed = true;
@@ -156,10 +158,10 @@ pub(super) fn spawn(
 
 fn listen(address: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind(address).with_context(|| {
-        format!("cannot hear the ring on UDP {address}: is another program using the port? Choose another --listen")
+        format!("cannot listen for the ring on UDP {address}: is another program using the port? Choose another --listen")
     })?;
     socket.set_nonblocking(true)?;
-    // As root beyond the system's limit; else as much as it gives.
+    // Root may exceed the system's limit; others get as much as it allows.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
     }
@@ -276,7 +278,7 @@ impl Driver {
         }
         self.peers = sockets;
         self.resolved = resolved;
-        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = texts;
+        *self.addresses.lock() = texts;
         self.give(Event::Peers(counts));
     }
 
@@ -297,14 +299,14 @@ impl Driver {
         }
     }
 
-    /// A socket to a peer has something to say: that nobody listens there.
+    /// Handles a socket to a peer that reports an error: nobody listens there.
     fn ask_socket(&mut self, path: Path) {
         let Some(socket) = self.peers.get(&path) else { return };
         match socket.take_error() {
             Ok(Some(error)) if error.kind() == ErrorKind::ConnectionRefused => {
                 self.give(Event::Refused(path))
             }
-            // Answers come to the sockets that listen; whatever comes here is not for us.
+            // Answers come to the listening sockets; bytes that come here are not for this node.
             _ => {
                 let _ = socket.recv(&mut [0; 16]);
             }
@@ -316,7 +318,7 @@ impl Driver {
         let due: Vec<Clock> =
             self.timers.iter().filter(|(_, due)| **due <= now).map(|(clock, _)| *clock).collect();
         for clock in due {
-            // It may have been cancelled by the one before.
+            // The timer before may have cancelled this one.
             if self.timers.get(&clock).is_some_and(|due| *due <= now) {
                 self.timers.remove(&clock);
                 self.give(Event::Fired(clock));
@@ -358,7 +360,7 @@ impl Driver {
             }
         }
         if refused {
-            // What was refused is an earlier packet; this one goes out now.
+            // The refusal is for an earlier packet; this one still has to go out.
             if let Body::Ring(_) = envelope.body {
                 for datagram in &datagrams {
                     let _ = socket.send(datagram);
@@ -451,7 +453,7 @@ struct Ready {
     refused: Vec<Path>,
 }
 
-/// A socket that sends to one address only, so that its machine's refusals are told.
+/// Returns a socket that sends to one address only, so that the refusals of its machine are reported.
 fn connect(own: SocketAddr, target: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(SocketAddr::new(own.ip(), 0))?;
     socket.set_nonblocking(true)?;

@@ -1,10 +1,11 @@
 //! `Store`: files by path for programs in any language. This node is their client: it encodes and gathers.
 //!
-//! A put goes to a temporary name beside its target and is renamed over it when it is whole and durable, so
-//! nobody ever sees half of it. A put that breaks off takes its temporary file away; if this node dies in the
-//! middle, a file `.rain-put-*` stays behind.
+//! A put writes to a temporary name beside its target. When the file is whole and durable, it is renamed over
+//! the target, so that nobody sees half of it. A put that breaks off removes its temporary file; if this node
+//! dies in the middle, a file `.rain-put-*` stays behind.
 
-use crate::node::Shared;
+use crate::joined::Joined;
+use crate::own_client::OwnClient;
 use bytes::Bytes;
 use rain_client::{Error, NewInode, OpenFile, Volume};
 use rain_namespace::command::RenameMode;
@@ -22,26 +23,30 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-/// Bytes of a piece of a get.
+/// Bytes of a piece of a get: one block.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Pieces of a get that are read before the caller has taken them.
+/// Pieces of a get that are read ahead of the caller: read-ahead against memory.
 const PIECES_AHEAD: usize = 4;
 
-/// The largest piece of a put, bytes.
+/// Largest piece of a put, bytes.
 const PUT_PIECE_BYTES_MAX: usize = 4 << 20;
 
+/// Entries of one message of a list.
 const LIST_PAGE: u32 = 1024;
 
+/// The service.
 #[derive(Debug)]
 pub(crate) struct StoreService {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) puts: AtomicU64,
+    own_client: Arc<OwnClient>,
+    joined: Arc<Joined>,
+    /// Puts begun: a part of the temporary names.
+    puts: AtomicU64,
 }
 
 type Stream1<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A path taken apart: the volume, the directories on the way, and the last name (none for a root).
+/// A parsed path: the volume, the directories, and the last name (`None` for a volume's root).
 struct Target {
     volume: Arc<Volume>,
     directories: Vec<Vec<u8>>,
@@ -49,6 +54,10 @@ struct Target {
 }
 
 impl StoreService {
+    pub(crate) fn new(own_client: Arc<OwnClient>, joined: Arc<Joined>) -> StoreService {
+        StoreService { own_client, joined, puts: AtomicU64::new(0) }
+    }
+
     async fn target(&self, path: &str) -> Result<Target, Status> {
         let wrong = || Status::invalid_argument(format!("{path:?} is no path of the form /VOLUME/dir/file"));
         let mut names = path.strip_prefix('/').ok_or_else(wrong)?.split('/').filter(|name| !name.is_empty());
@@ -58,7 +67,7 @@ impl StoreService {
             return Err(wrong());
         }
         let name = directories.pop();
-        let volume = self.shared.volume(volume).await.map_err(|error| status(path, &error))?;
+        let volume = self.own_client.volume(volume).await.map_err(|error| status(path, &error))?;
         Ok(Target { volume, directories, name })
     }
 
@@ -74,7 +83,7 @@ impl StoreService {
     }
 }
 
-/// The directory that the last name is in.
+/// Returns the directory of the last name. With `make_parents` missing directories are made.
 async fn walk(target: &Target, make_parents: bool) -> Result<Ino, Error> {
     let mut at = target.volume.root();
     for name in &target.directories {
@@ -119,7 +128,7 @@ impl Store for StoreService {
         let session = target.volume.session().id();
         let number = self.puts.fetch_add(1, Relaxed);
         let temporary =
-            format!(".rain-put-{session}-{}-{number}", self.shared.node().unwrap_or_default()).into_bytes();
+            format!(".rain-put-{session}-{}-{number}", self.joined.node().unwrap_or_default()).into_bytes();
         let rename = if first.must_not_exist { RenameMode::NoReplace } else { RenameMode::Replace };
         let work = async {
             let new = NewInode::new(FileKind::File, mode, 0, 0);
@@ -138,7 +147,7 @@ impl Store for StoreService {
             })),
             Err(refused) => {
                 if let Err(error) = target.volume.unlink(parent, &temporary).await {
-                    tracing::debug!(%error, %path, "taking away the temporary file of a put that broke off");
+                    tracing::debug!(%error, %path, "removing the temporary file of a put that broke off");
                 }
                 Err(refused)
             }
@@ -241,7 +250,7 @@ impl Store for StoreService {
     }
 }
 
-/// Writes what comes in, and makes it durable.
+/// Writes all pieces of a put and makes them durable; returns size and hash.
 async fn receive(
     file: &OpenFile,
     first: Bytes,
@@ -267,7 +276,8 @@ async fn receive(
     Ok((size, hasher.finalize()))
 }
 
-/// Deletes a directory with everything below it, without recursion: the way down is a list.
+/// Deletes a directory with everything below it. Without recursion: the directories on the way down are a
+/// list.
 async fn delete_tree(volume: &Volume, parent: Ino, name: &[u8], ino: Ino) -> Result<(), Error> {
     let mut way = vec![(parent, name.to_vec(), ino)];
     while let Some((parent, name, dir)) = way.last().cloned() {
@@ -313,7 +323,7 @@ fn file_info(name: Vec<u8>, attr: &Attr) -> v1::FileInfo {
     }
 }
 
-/// The client's errors as statuses, one table.
+/// Maps the client's errors to statuses: the only table.
 fn status(path: &str, error: &Error) -> Status {
     let text = format!("{path}: {error}");
     match error {

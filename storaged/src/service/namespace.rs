@@ -1,83 +1,37 @@
-//! `Namespace`: commands and queries, answered by the node that leads the namespace, and the leases of sessions.
-//!
-//! A session's lease lives in the leader's memory only: a new leader gives every open session a whole lease
-//! again, so that no client loses its session because the leader was away.
+//! `Namespace`: commands and queries, answered by the leader of the metadata service, and the renewal of
+//! sessions.
 
+use crate::joined::Joined;
 use crate::metadata::{AskError, MetadataService, ProposeError};
-use crate::node::Shared;
-use crate::worker::unlinked_files::Open;
+use crate::open_files::{OpenFileReports, OpenFiles};
+use crate::sessions::SessionLeases;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_server::Namespace;
 use rain_types::{Ino, SessionId};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
-/// An answer waits at most so long for a lock.
+/// Longest wait of a query for a lock or a recall. The client asks again.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Requests of one call.
+/// Requests of one call: as many as one entry of the log takes.
 const REQUESTS_MAX: usize = 1000;
 
-/// When each session was last heard of.
-#[derive(Debug)]
-pub(crate) struct Leases {
-    ttl: Duration,
-    seen: Mutex<HashMap<SessionId, Instant>>,
-}
-
-impl Leases {
-    pub(crate) fn new(ttl: Duration) -> Leases {
-        Leases { ttl, seen: Mutex::default() }
-    }
-
-    pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
-    }
-
-    fn seen(&self) -> MutexGuard<'_, HashMap<SessionId, Instant>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn renew(&self, session: SessionId) {
-        self.seen().insert(session, Instant::now());
-    }
-
-    /// How long a session has been silent. One not heard of yet begins to be now.
-    pub(crate) fn silence(&self, session: SessionId, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.seen().entry(session).or_insert(now))
-    }
-
-    /// Every open session has a whole lease again.
-    pub(crate) fn forget(&self) {
-        self.seen().clear();
-    }
-
-    /// Which of the open sessions were silent for longer than a lease. One not heard of yet begins its lease now.
-    pub(crate) fn expired(&self, open: &[SessionId], now: Instant) -> Vec<SessionId> {
-        let mut seen = self.seen();
-        seen.retain(|session, _| open.contains(session));
-        open.iter()
-            .filter(|session| now.duration_since(*seen.entry(**session).or_insert(now)) > self.ttl)
-            .copied()
-            .collect()
-    }
-}
-
-/// The service. On a node that does not lead it says so.
+/// The service. A node that does not lead answers "failed precondition".
 #[derive(Debug)]
 pub(crate) struct NamespaceService {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) leases: Arc<Leases>,
+    pub(crate) joined: Arc<Joined>,
+    pub(crate) sessions: Arc<SessionLeases>,
+    pub(crate) open_files: Arc<OpenFileReports>,
 }
 
 impl NamespaceService {
     fn metadata(&self) -> Result<&Arc<MetadataService>, Status> {
-        self.shared.metadata_or_status()
+        self.joined.metadata_or_status()
     }
 }
 
@@ -97,10 +51,10 @@ impl Namespace for NamespaceService {
         let requests = requests.map_err(|error| Status::invalid_argument(error.to_string()))?;
         for request in &requests {
             if let Some(id) = request.id {
-                self.leases.renew(id.session);
+                self.sessions.renew(id.session);
             }
             if let Command::CreateVolume { code, .. } = &request.command {
-                // The namespace knows nothing of codes; every node that gets here does.
+                // The namespace functions know no codec; this node does.
                 rain_codec::by_name(code.codec.name(), code.k.into(), code.m.into())
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;
             }
@@ -120,7 +74,7 @@ impl Namespace for NamespaceService {
         let query: Query = wire::decode(&request.get_ref().query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Query::Delegations { session } = &query {
-            self.leases.renew(*session);
+            self.sessions.renew(*session);
         }
         let (answered, age) = if allow_stale {
             let answered = metadata.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
@@ -141,10 +95,13 @@ impl Namespace for NamespaceService {
         let asked = self.metadata()?.ask(&Query::Session { session }).await.map_err(ask_status)?;
         let open = matches!(asked, Ok(Answer::Sessions(sessions)) if !sessions.is_empty());
         if open {
-            self.leases.renew(session);
-            let files =
-                if more_open { Open::Anything } else { Open::Only(files.into_iter().map(Ino).collect()) };
-            self.shared.reports.take(session, files, settled, Instant::now());
+            self.sessions.renew(session);
+            let files = if more_open {
+                OpenFiles::Anything
+            } else {
+                OpenFiles::Only(files.into_iter().map(Ino).collect())
+            };
+            self.open_files.take(session, files, settled, Instant::now());
         }
         let totals = self.metadata()?.try_query(&Query::Totals);
         let places = match totals.map_err(|error| Status::internal(error.to_string()))? {
@@ -155,7 +112,8 @@ impl Namespace for NamespaceService {
     }
 }
 
-/// Whether an answer says that what was asked for has not come yet.
+/// Returns true for an answer that says "not yet": a lock that waits, a directory that is delegated, no
+/// recall.
 fn is_waiting(answered: &Answered) -> bool {
     match answered {
         Ok(Answer::Ticket { waiting, .. }) => *waiting,
@@ -165,7 +123,8 @@ fn is_waiting(answered: &Answered) -> bool {
     }
 }
 
-/// Asks, and where what was asked for has not come yet, asks again whenever it may have.
+/// Answers a query. While the answer is "not yet", asks again after every change that may have changed it,
+/// for at most `wait`.
 async fn ask_waiting(
     metadata: &MetadataService,
     query: &Query,
@@ -182,7 +141,7 @@ async fn ask_waiting(
         }
         let come = tokio::select! {
             come = tokio::time::timeout_at(until, grants.changed()) => matches!(come, Ok(Ok(()))),
-            // The next leader is asked at once.
+            // The caller then asks the next leader at once.
             _ = leadership.wait_for(|now| !now.mine) => return Err(AskError::NotLeader),
         };
         if !come {
@@ -197,7 +156,7 @@ fn propose_status(error: ProposeError) -> Status {
         ProposeError::Busy { .. } => Status::deadline_exceeded(error.to_string()),
         ProposeError::NotLeader => Status::failed_precondition(error.to_string()),
         ProposeError::NoMajority | ProposeError::Stuck { .. } => Status::aborted(error.to_string()),
-        // The node is going away, and another takes over.
+        // The node goes away, and another takes over.
         ProposeError::Closed | ProposeError::Stopped { .. } => Status::unavailable(error.to_string()),
         other => Status::internal(other.to_string()),
     }
@@ -208,25 +167,5 @@ fn ask_status(error: AskError) -> Status {
         AskError::NotLeader => Status::failed_precondition(error.to_string()),
         AskError::NoMajority => Status::aborted(error.to_string()),
         AskError::Store(why) => Status::internal(why),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_is_ended_after_silence_and_not_before() {
-        let leases = Leases::new(Duration::from_secs(10));
-        let start = Instant::now();
-        let open = [SessionId(1), SessionId(2)];
-        assert!(leases.expired(&open, start).is_empty(), "a lease begins when it is first looked for");
-        let later = start + Duration::from_secs(9);
-        assert!(leases.expired(&open, later).is_empty());
-        let end = start + Duration::from_secs(11);
-        assert_eq!(leases.expired(&open, end), open);
-        leases.renew(SessionId(2));
-        assert_eq!(leases.expired(&open, Instant::now() + Duration::from_secs(5)), []);
-        assert_eq!(leases.expired(&open[1..], end + Duration::from_secs(60)), [SessionId(2)]);
     }
 }

@@ -1,9 +1,13 @@
-//! `Node`: who this node is and how it does.
+//! `Node`: identity and state of this node.
 
+use crate::config::Config;
+use crate::counters::{Counters, WorkerCounters};
+use crate::joined::Joined;
 use crate::metadata::MetadataService;
-use crate::node::Shared;
 use crate::ring::RingStatus;
-use crate::worker::WorkerCounters;
+use crate::share::ShareStore;
+use crate::share_gate::ShareGate;
+use rain_namespace::command::NodeSpec;
 use rain_proto::v1;
 use rain_proto::v1::node_server::Node;
 use rain_ring::{Eligible, Phase};
@@ -12,13 +16,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+/// The service.
 #[derive(Debug)]
 pub(crate) struct NodeService {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) config: Arc<Config>,
+    /// This node's description of itself.
+    pub(crate) spec: NodeSpec,
+    /// Start of the process.
+    pub(crate) started: Instant,
+    /// `None` on a witness.
+    pub(crate) store: Option<Arc<ShareStore>>,
+    pub(crate) gate: Arc<ShareGate>,
+    pub(crate) counters: Counters,
+    pub(crate) joined: Arc<Joined>,
+    /// True once this node stops: streams end then.
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 #[tonic::async_trait]
@@ -27,31 +43,31 @@ impl Node for NodeService {
         &self,
         _request: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
-        let shared = &self.shared;
-        let spec = shared.spec.clone();
+        let joined = &self.joined;
+        let spec = self.spec.clone();
         Ok(Response::new(v1::DescribeResponse {
-            node: shared.node().map_or(0, |node| node.0),
-            cluster: shared.cluster().map(|id| id.to_string()).unwrap_or_default(),
+            node: joined.node().map_or(0, |node| node.0),
+            cluster: joined.cluster().map(|id| id.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").into(),
-            leader: shared.leader(),
-            session_ttl_ms: shared.config.session_ttl.as_millis() as u64,
+            leader: joined.leader(),
+            session_ttl_ms: self.config.session_ttl.as_millis() as u64,
             address: spec.address,
             domain: spec.domain,
             weight: spec.weight,
             witness: spec.witness,
             folder: spec.folder,
             others: spec.others,
-            peers: shared.config.peers.clone(),
-            wish: shared.config.node_id.map_or(0, |node| node.0),
+            peers: self.config.peers.clone(),
+            wish: self.config.node_id.map_or(0, |node| node.0),
         }))
     }
 
     async fn admit(&self, request: Request<v1::AdmitRequest>) -> Result<Response<v1::AdmitResponse>, Status> {
-        let shared = &self.shared;
+        let joined = &self.joined;
         let asked = request.into_inner();
-        let cluster = shared.cluster().map(|id| id.to_string()).unwrap_or_default();
+        let cluster = joined.cluster().map(|id| id.to_string()).unwrap_or_default();
         let mut response = v1::AdmitResponse { cluster, ..v1::AdmitResponse::default() };
-        for node in shared.nodes() {
+        for node in joined.nodes() {
             if node.folder == asked.folder {
                 response.node = node.id.0;
                 response.refused = String::new();
@@ -72,16 +88,16 @@ impl Node for NodeService {
         &self,
         _request: Request<v1::NodeStatusRequest>,
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
-        let shared = &self.shared;
-        let leads = shared.metadata().is_some_and(|metadata| metadata.leadership().borrow().mine);
-        let usage = shared.store.as_ref().map(|store| store.usage()).unwrap_or_default();
+        let joined = &self.joined;
+        let leads = joined.metadata().is_some_and(|metadata| metadata.leadership().borrow().mine);
+        let usage = self.store.as_ref().map(|store| store.usage()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusResponse {
-            node: shared.node().map_or(0, |node| node.0),
-            cluster: shared.cluster().map(|id| id.to_string()).unwrap_or_default(),
+            node: joined.node().map_or(0, |node| node.0),
+            cluster: joined.cluster().map(|id| id.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            uptime_ms: shared.started.elapsed().as_millis() as u64,
-            data: shared.config.data.display().to_string(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            data: self.config.data.display().to_string(),
             shares: usage.shares,
             payload_bytes: usage.payload_bytes,
             used_bytes: usage.used_bytes,
@@ -89,14 +105,14 @@ impl Node for NodeService {
             damaged_found: usage.corrupt_found,
             index_rebuilds: u64::from(usage.rebuilt.is_some()),
             resident_bytes: resident_bytes(),
-            shares_on: shared.shares_on.load(Relaxed),
+            shares_on: self.gate.is_open(),
             leads,
-            applied_index: shared.metadata().map_or(0, |metadata| metadata.applied_index()),
-            repair: leads.then(|| worker_status(&shared.repair)),
-            reclaim: leads.then(|| worker_status(&shared.reclaim)),
-            moves: leads.then(|| worker_status(&shared.moves)),
-            witness: shared.spec.witness,
-            consensus: shared.metadata().map(|metadata| consensus(shared, metadata)),
+            applied_index: joined.metadata().map_or(0, |metadata| metadata.applied_index()),
+            repair: leads.then(|| worker_status(&self.counters.repair)),
+            reclaim: leads.then(|| worker_status(&self.counters.gc)),
+            moves: leads.then(|| worker_status(&self.counters.rebalance)),
+            witness: self.spec.witness,
+            consensus: joined.metadata().map(|metadata| consensus(joined, metadata)),
         }))
     }
 
@@ -104,7 +120,7 @@ impl Node for NodeService {
         &self,
         _request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        let metadata = self.shared.metadata_or_status()?.clone();
+        let metadata = self.joined.metadata_or_status()?.clone();
         let checked = tokio::task::spawn_blocking(move || metadata.check()).await;
         let checked = checked
             .map_err(|error| Status::internal(error.to_string()))?
@@ -115,9 +131,9 @@ impl Node for NodeService {
     }
 
     async fn ring(&self, _request: Request<v1::RingRequest>) -> Result<Response<v1::RingResponse>, Status> {
-        let shared = &self.shared;
-        let status = shared.ring().map(|ring| ring.status().borrow().clone()).unwrap_or_default();
-        Ok(Response::new(ring_response(shared, &status)))
+        let joined = &self.joined;
+        let status = joined.ring().map(|ring| ring.status().borrow().clone()).unwrap_or_default();
+        Ok(Response::new(ring_response(joined, self.started, &status)))
     }
 
     type WatchRingStream = Pin<Box<dyn Stream<Item = Result<v1::RingResponse, Status>> + Send>>;
@@ -126,26 +142,26 @@ impl Node for NodeService {
         &self,
         _request: Request<v1::RingRequest>,
     ) -> Result<Response<Self::WatchRingStream>, Status> {
-        let ring = self.shared.ring().ok_or_else(|| Status::unavailable("the ring has not started here"))?;
-        let (shared, mut status) = (self.shared.clone(), ring.status());
-        let mut leadership = self.shared.metadata_or_status()?.leadership();
-        let mut stopping = self.shared.stopping.subscribe();
+        let ring = self.joined.ring().ok_or_else(|| Status::unavailable("the ring has not started here"))?;
+        let (joined, started, mut status) = (self.joined.clone(), self.started, ring.status());
+        let mut leadership = self.joined.metadata_or_status()?.leadership();
+        let mut stopping = self.stopping.clone();
         let (send, receive) = mpsc::channel(4);
         tokio::spawn(async move {
-            let mut told = None;
-            let mut told_at = Instant::now();
+            let mut sent = None;
+            let mut sent_at = Instant::now();
             loop {
                 let now = status.borrow_and_update().clone();
-                let response = ring_response(&shared, &now);
-                let news = told.as_ref() != Some(&what_matters(&response));
-                if news || told_at.elapsed() >= WATCH_EVERY {
-                    told = Some(what_matters(&response));
-                    told_at = Instant::now();
+                let response = ring_response(&joined, started, &now);
+                let news = sent.as_ref() != Some(&news_of(&response));
+                if news || sent_at.elapsed() >= WATCH_EVERY {
+                    sent = Some(news_of(&response));
+                    sent_at = Instant::now();
                     if send.send(Ok(response)).await.is_err() {
                         return;
                     }
                 }
-                // The status changes with each token; nobody wants to hear of that more often than this.
+                // The status changes with each token.
                 let changed = async {
                     tokio::time::sleep(WATCH_AT_MOST_EVERY).await;
                     tokio::select! {
@@ -171,7 +187,7 @@ impl Node for NodeService {
         request: Request<v1::SwitchSharesRequest>,
     ) -> Result<Response<v1::SwitchSharesResponse>, Status> {
         let on = request.get_ref().on;
-        let was_on = self.shared.shares_on.swap(on, Relaxed);
+        let was_on = self.gate.switch(on);
         if was_on != on {
             tracing::warn!(on, "the shares of this node were switched {}", if on { "on" } else { "off" });
         }
@@ -179,21 +195,24 @@ impl Node for NodeService {
     }
 }
 
-/// Violations that are sent.
+/// Violations in one answer; a broken namespace may have very many.
 const VIOLATIONS_MAX: usize = 100;
 
-/// Of a watched ring: the time without news, and between two pieces of it.
+/// Longest time between two messages to a watcher of the ring: the counters grow without news.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Shortest time between two looks at the status, which changes with each token.
 const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 
-/// What a watcher is told of at once: not the token's hops and the counters.
-fn what_matters(response: &v1::RingResponse) -> impl PartialEq + use<> {
+/// Returns the part of a response whose change is news for a watcher: not the token's hops and not the
+/// counters.
+fn news_of(response: &v1::RingResponse) -> impl PartialEq + use<> {
     let starving = response.phase == v1::ring_response::Phase::Starving as i32;
     let view = (response.epoch, response.founder, starving, response.members.clone());
     (view, response.links.clone(), response.leader.clone())
 }
 
-fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
+fn ring_response(joined: &Joined, started: Instant, status: &RingStatus) -> v1::RingResponse {
     let view = status.view.clone().unwrap_or_default();
     let members = view.members.iter().zip(&status.reports).map(|(member, report)| v1::RingMember {
         node: member.node.0,
@@ -215,7 +234,7 @@ fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
     });
     let counts = status.counts;
     v1::RingResponse {
-        node: shared.node().map_or(0, |node| node.0),
+        node: joined.node().map_or(0, |node| node.0),
         phase: match status.phase {
             None => v1::ring_response::Phase::Unspecified,
             Some(Phase::Hungry) => v1::ring_response::Phase::Hungry,
@@ -245,19 +264,19 @@ fn ring_response(shared: &Shared, status: &RingStatus) -> v1::RingResponse {
         bytes_received: status.bytes_received,
         cpu_us: status.cpu.as_micros() as u64,
         dropped: status.dropped + counts.nonsense,
-        uptime_ms: shared.started.elapsed().as_millis() as u64,
-        leader: shared.leader(),
+        uptime_ms: started.elapsed().as_millis() as u64,
+        leader: joined.leader(),
     }
 }
 
-fn consensus(shared: &Shared, metadata: &MetadataService) -> v1::Consensus {
+fn consensus(joined: &Joined, metadata: &MetadataService) -> v1::Consensus {
     let (stats, leadership) = (metadata.stats(), metadata.leadership());
     let leadership = leadership.borrow();
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     let matched =
         stats.matched.iter().map(|(node, position)| v1::MemberProgress { node: node.0, position: *position });
     v1::Consensus {
-        leader: shared.leader(),
+        leader: joined.leader(),
         voters: numbers(&leadership.voters),
         learners: numbers(&leadership.learners),
         log_last: stats.log_last,
@@ -280,11 +299,8 @@ fn worker_status(counters: &WorkerCounters) -> v1::WorkerStatus {
     }
 }
 
-/// Memory this process holds, as the kernel counts it; 0 where it cannot be read.
+/// Returns the resident memory of this process, bytes; 0 where the kernel does not say.
 fn resident_bytes() -> u64 {
-    let kib = std::fs::read_to_string("/proc/self/status").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    kib.unwrap_or(0) << 10
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    status.ok().and_then(|status| status.vmrss).unwrap_or(0) << 10
 }

@@ -1,19 +1,22 @@
-//! `Raft`: messages of the other keepers, taken to this node's.
+//! `Raft`: messages of the other members, for this node's metadata service.
 
+use crate::joined::Joined;
 use crate::metadata::ReceiveError;
-use crate::node::Shared;
 use bytes::Bytes;
 use rain_proto::v1::RaftMessage;
 use rain_proto::v1::raft_server::Raft;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+/// The service.
 #[derive(Debug)]
 pub(crate) struct RaftService {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) joined: Arc<Joined>,
+    /// True once this node stops: streams end then.
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 fn status(error: ReceiveError) -> Status {
@@ -31,7 +34,7 @@ fn message(bytes: Bytes) -> Response<RaftMessage> {
 #[tonic::async_trait]
 impl Raft for RaftService {
     async fn call(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let metadata = self.shared.metadata_or_status()?;
+        let metadata = self.joined.metadata_or_status()?;
         metadata.message(request.into_inner().bytes).await.map(message).map_err(status)
     }
 
@@ -41,8 +44,8 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let metadata = self.shared.metadata_or_status()?.clone();
-        let mut stopping = self.shared.stopping.subscribe();
+        let metadata = self.joined.metadata_or_status()?.clone();
+        let mut stopping = self.stopping.clone();
         let answers = request.into_inner().then(move |said| {
             let metadata = metadata.clone();
             async move {
@@ -60,12 +63,14 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let metadata = self.shared.metadata_or_status()?.clone();
+        let metadata = self.joined.metadata_or_status()?.clone();
         let mut pieces = request.into_inner();
-        let head = pieces.message().await?.ok_or_else(|| Status::invalid_argument("no head"))?;
+        let head =
+            pieces.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without its head"))?;
         let (send, receive) = mpsc::channel(4);
         let pumping = tokio::spawn(async move {
-            // The end without an empty piece: the receiver throws what it has away.
+            // A stream that ends without an empty piece is cut off: the receiver discards the pieces that it
+            // has.
             while let Ok(Some(piece)) = pieces.message().await {
                 if send.send(piece.bytes).await.is_err() {
                     return;

@@ -1,51 +1,50 @@
-//! `Shares`: this node's shares. Lengths and checksums are checked before anything is kept.
+//! `Shares`: this node's shares. Lengths and checksums are checked before a share is stored.
 
-use crate::node::Shared;
+use crate::joined::Joined;
 use crate::share::{GetError, PutError, ShareKey, ShareMeta, ShareRead, ShareStore};
+use crate::share_gate::{ShareGate, UnderWay};
 use rain_proto::v1::shares_server::Shares;
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, SessionId, ShareIndex};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-/// Shares a list gives at most at a time.
+/// Shares of one answer to a list.
 const LIST_MAX: usize = 4096;
 
-/// Kibibytes of shares that may wait to be durable at a time; callers beyond it wait their turn.
+/// Kibibytes of shares that may wait to be durable at a time: a bound on memory. Further callers wait.
 const WAITING_KIB_MAX: usize = 48 << 10;
 
+/// The service.
 #[derive(Debug)]
 pub(crate) struct SharesService {
-    shared: Arc<Shared>,
+    /// `None` on a witness.
+    store: Option<Arc<ShareStore>>,
+    gate: Arc<ShareGate>,
+    joined: Arc<Joined>,
+    /// Kibibytes that may still wait to be durable.
     room: Arc<Semaphore>,
 }
 
 impl SharesService {
-    pub(crate) fn new(shared: Arc<Shared>) -> SharesService {
-        SharesService { shared, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }
+    pub(crate) fn new(
+        store: Option<Arc<ShareStore>>,
+        gate: Arc<ShareGate>,
+        joined: Arc<Joined>,
+    ) -> SharesService {
+        SharesService { store, gate, joined, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }
     }
 
-    /// Counts the request until the guard is dropped.
+    /// Lets a request in and counts it until the guard is dropped. Fails on a witness, and while the shares
+    /// are off.
     fn begin(&self) -> Result<(Arc<ShareStore>, UnderWay), Status> {
-        let store = self.shared.store.clone();
+        let store = self.store.clone();
         let store =
             store.ok_or_else(|| Status::failed_precondition("this node is a witness: it keeps no shares"))?;
-        if self.shared.shares_on.load(Relaxed) {
-            self.shared.requests.fetch_add(1, Relaxed);
-            Ok((store, UnderWay(self.shared.clone())))
-        } else {
-            Err(Status::unavailable("the shares of this node are switched off"))
-        }
-    }
-}
-
-struct UnderWay(Arc<Shared>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Relaxed);
+        let under_way = self.gate.enter();
+        let off = || Status::unavailable("the shares of this node are switched off");
+        Ok((store, under_way.ok_or_else(off)?))
     }
 }
 
@@ -88,7 +87,7 @@ impl Shares for SharesService {
         let (done, durable) = tokio::sync::oneshot::channel();
         store.put_with(meta, crcs, request.payload, move |result| {
             drop(room);
-            // A caller that went away has no use for the answer; the share is kept all the same.
+            // The caller may be gone; the share is stored all the same.
             let _ = done.send(result);
         });
         match durable.await {
@@ -106,8 +105,8 @@ impl Shares for SharesService {
         let request = request.into_inner();
         let (block, index) = convert::read_share_key(request.key)?;
         let key = ShareKey { block, index };
-        // A read of cached pages takes microseconds; from the disk it may take long, and other requests go on
-        // in the runtime's other workers.
+        // A read of cached pages takes microseconds. A read from the disk may take long; then the runtime's
+        // other workers go on with other requests.
         let read = tokio::task::block_in_place(|| store.get(key, request.offset, request.length));
         match read {
             Ok(read) if request.only.is_some() => rows_of(&read, &request).map(Response::new),
@@ -119,7 +118,7 @@ impl Shares for SharesService {
             Err(error) => {
                 let status = get_status(&error);
                 if status.code() == tonic::Code::DataLoss {
-                    tracing::error!(%block, share = %index, node = %self.shared.node().unwrap_or_default(), %error, "damaged share");
+                    tracing::error!(%block, share = %index, node = %self.joined.node().unwrap_or_default(), %error, "damaged share");
                 }
                 Err(status)
             }
@@ -215,7 +214,8 @@ fn get_status(error: &GetError) -> Status {
     }
 }
 
-/// The rows that were asked for, with checksums of their own.
+/// Returns the requested rows, with checksums of their own. Fails unless rows ascend and the range is whole
+/// stripes.
 fn rows_of(read: &ShareRead, request: &v1::GetShareRequest) -> Result<v1::GetShareResponse, Status> {
     let v1::Rows { row_bytes, stripe_rows, rows } = request.only.clone().unwrap_or_default();
     let stripe = row_bytes.checked_mul(stripe_rows).filter(|stripe| *stripe > 0);

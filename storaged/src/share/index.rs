@@ -1,35 +1,36 @@
-//! Where each share is: sled, holding only what the shares themselves can give back. sled may fail or panic on
-//! damaged files or a full disk; every call is fenced, and the caller makes the index anew. Where the disk has no
-//! room for it, it is in memory: some 100 bytes a share.
+//! The index: the position of each share, in sled. It holds only facts that the shares themselves have, too.
+//! sled may fail or panic on damaged files or a full disk. So every call catches both, and the caller makes a
+//! new index. Where the disk has no room for an index, it is in memory: about 100 bytes per share.
 
-use super::layout::Place;
+use super::layout::SharePosition;
 use super::{ShareKey, ShareMeta};
+use parking_lot::Mutex;
 use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const CHECKPOINT: &[u8] = b"checkpoint";
 const KEY_BYTES: usize = 17;
 const VALUE_BYTES: usize = 31;
 
-/// What the index knows of a share.
+/// An entry of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Located {
     pub(super) meta: ShareMeta,
-    pub(super) place: Place,
+    pub(super) position: SharePosition,
     pub(super) sequence: u64,
 }
 
-/// The index failed; it is to be made anew.
+/// The index failed, and a new one must be made: the reason.
 #[derive(Debug, Clone)]
 pub(super) struct IndexFailed(pub(super) String);
 
-pub(super) struct Index(Held);
+/// The index.
+pub(super) struct Index(Storage);
 
-enum Held {
+enum Storage {
     Sled { database: sled::Db, shares: sled::Tree, folder: PathBuf },
     Memory(Mutex<BTreeMap<KeyBytes, ValueBytes>>),
 }
@@ -43,10 +44,7 @@ impl std::fmt::Debug for Index {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
+/// Calls sled; a panic becomes an error.
 fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexFailed> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
@@ -56,7 +54,7 @@ fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexFailed> {
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(IndexFailed(format!("panicked: {}", why.unwrap_or("without a word"))))
+            Err(IndexFailed(format!("panicked: {}", why.unwrap_or("without a message"))))
         }
     }
 }
@@ -72,9 +70,9 @@ fn key_bytes(key: ShareKey) -> KeyBytes {
 fn value_bytes(located: &Located) -> ValueBytes {
     let mut bytes = [0; VALUE_BYTES];
     let code = located.meta.code;
-    bytes[..4].copy_from_slice(&located.place.segment.to_le_bytes());
-    bytes[4..8].copy_from_slice(&located.place.unit.to_le_bytes());
-    bytes[8..12].copy_from_slice(&located.place.units.to_le_bytes());
+    bytes[..4].copy_from_slice(&located.position.segment.to_le_bytes());
+    bytes[4..8].copy_from_slice(&located.position.unit.to_le_bytes());
+    bytes[8..12].copy_from_slice(&located.position.units.to_le_bytes());
     bytes[12..16].copy_from_slice(&located.meta.block_len.to_le_bytes());
     bytes[16..20].copy_from_slice(&located.meta.share_len.to_le_bytes());
     bytes[20..28].copy_from_slice(&located.sequence.to_le_bytes());
@@ -83,7 +81,7 @@ fn value_bytes(located: &Located) -> ValueBytes {
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Result<Located, IndexFailed> {
-    let damaged = || IndexFailed("an entry makes no sense".into());
+    let damaged = || IndexFailed("an entry has a wrong length or an unknown code".into());
     if key.len() != KEY_BYTES || value.len() != VALUE_BYTES {
         return Err(damaged());
     }
@@ -95,7 +93,7 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Located, IndexFailed> {
     let key = ShareKey { block, index: ShareIndex(key[16]) };
     Ok(Located {
         meta: ShareMeta { key, code, block_len: u32_at(12), share_len: u32_at(16) },
-        place: Place { segment: u32_at(0), unit: u32_at(4), units: u32_at(8) },
+        position: SharePosition { segment: u32_at(0), unit: u32_at(4), units: u32_at(8) },
         sequence: u64_of(&value[20..28])?.swap_bytes(),
     })
 }
@@ -110,39 +108,40 @@ impl Index {
             .print_profile_on_drop(false);
         let database = fenced(|| config.open())?;
         let shares = fenced(|| database.open_tree("shares"))?;
-        Ok(Index(Held::Sled { database, shares, folder }))
+        Ok(Index(Storage::Sled { database, shares, folder }))
     }
 
     pub(super) fn in_memory() -> Index {
-        Index(Held::Memory(Mutex::default()))
+        Index(Storage::Memory(Mutex::default()))
     }
 
     pub(super) fn is_in_memory(&self) -> bool {
-        matches!(self.0, Held::Memory(_))
+        matches!(self.0, Storage::Memory(_))
     }
 
     pub(super) fn get(&self, key: ShareKey) -> Result<Option<Located>, IndexFailed> {
         let key = key_bytes(key);
         match &self.0 {
-            Held::Sled { shares, .. } => {
+            Storage::Sled { shares, .. } => {
                 fenced(|| shares.get(key))?.map(|value| decode(&key, &value)).transpose()
             }
-            Held::Memory(map) => lock(map).get(&key).map(|value| decode(&key, value)).transpose(),
+            Storage::Memory(map) => map.lock().get(&key).map(|value| decode(&key, value)).transpose(),
         }
     }
 
     pub(super) fn insert_all(&self, located: &[Located]) -> Result<(), IndexFailed> {
         let pairs = located.iter().map(|located| (key_bytes(located.meta.key), value_bytes(located)));
         match &self.0 {
-            Held::Sled { shares, .. } => {
-                // Not as a batch: sled seals each one with a write to its file, and nothing here needs them atomic.
+            Storage::Sled { shares, .. } => {
+                // Not as a batch: sled ends each batch with a write to its file, and these entries need no
+                // atomicity.
                 for (key, value) in pairs {
                     fenced(|| shares.insert(key, value.as_slice()))?;
                 }
                 Ok(())
             }
-            Held::Memory(map) => {
-                lock(map).extend(pairs);
+            Storage::Memory(map) => {
+                map.lock().extend(pairs);
                 Ok(())
             }
         }
@@ -151,28 +150,28 @@ impl Index {
     pub(super) fn remove(&self, key: ShareKey) -> Result<Option<Located>, IndexFailed> {
         let key = key_bytes(key);
         match &self.0 {
-            Held::Sled { shares, .. } => {
+            Storage::Sled { shares, .. } => {
                 fenced(|| shares.remove(key))?.map(|value| decode(&key, &value)).transpose()
             }
-            Held::Memory(map) => lock(map).remove(&key).map(|value| decode(&key, &value)).transpose(),
+            Storage::Memory(map) => map.lock().remove(&key).map(|value| decode(&key, &value)).transpose(),
         }
     }
 
-    /// Entries in order of their keys, after one, at most so many.
+    /// Returns up to `limit` entries in the order of their keys, from behind `after`.
     pub(super) fn list(&self, after: Option<ShareKey>, limit: usize) -> Result<Vec<Located>, IndexFailed> {
         let after = after.map(key_bytes);
         let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut found = Vec::new();
         match &self.0 {
-            Held::Sled { shares, .. } => {
+            Storage::Sled { shares, .. } => {
                 let mut entries = fenced(|| Ok(shares.range::<KeyBytes, _>(range)))?;
                 while found.len() < limit {
                     let Some(entry) = fenced(|| entries.next().transpose())? else { break };
                     found.push(decode(&entry.0, &entry.1)?);
                 }
             }
-            Held::Memory(map) => {
-                for (key, value) in lock(map).range::<KeyBytes, _>(range).take(limit) {
+            Storage::Memory(map) => {
+                for (key, value) in map.lock().range::<KeyBytes, _>(range).take(limit) {
                     found.push(decode(key, value)?);
                 }
             }
@@ -180,16 +179,17 @@ impl Index {
         Ok(found)
     }
 
-    /// The number of the last checkpoint that it has.
+    /// Returns the number of the last checkpoint in the index; 0: none.
     pub(super) fn checkpoint(&self) -> Result<u64, IndexFailed> {
-        let Held::Sled { database, .. } = &self.0 else { return Ok(0) };
+        let Storage::Sled { database, .. } = &self.0 else { return Ok(0) };
         let value = fenced(|| database.get(CHECKPOINT))?;
         Ok(value.and_then(|value| value.as_ref().try_into().ok()).map_or(0, u64::from_le_bytes))
     }
 
-    /// Makes it durable under a number. sled's own flush does not reach the device, so its files are synced too.
+    /// Makes the index durable as a numbered checkpoint. sled's own flush does not reach the device, so its
+    /// files are synced, too.
     pub(super) fn make_durable(&self, checkpoint: u64) -> Result<(), IndexFailed> {
-        let Held::Sled { database, folder, .. } = &self.0 else {
+        let Storage::Sled { database, folder, .. } = &self.0 else {
             return Err(IndexFailed("it is in memory".into()));
         };
         fenced(|| database.insert(CHECKPOINT, &checkpoint.to_le_bytes()))?;

@@ -1,39 +1,40 @@
-//! A share's bytes on disk: header, checksum table, payload; `docs/formats.md` has the table and a golden test
-//! holds it. All integers are little endian.
+//! A share's bytes on disk: header, checksum table, payload. `docs/formats.md` has the table, and
+//! `the_bytes_are_those_of_format_1` holds it. All integers are little endian.
 //!
-//! The seal is a keyed hash over header and table. Its key is the store's own random id, and the header names the
-//! segment and position it was written to: so bytes inside somebody's file that look like a share, or a segment
-//! copied elsewhere, are never taken for one.
+//! The seal is a keyed hash over header and table. Its key is the store's random id, and the header has the
+//! segment and the offset to which it was written. So bytes of a file that look like a share, or a segment
+//! that was copied elsewhere, are never taken for a share
+//! (`a_head_reads_back_and_only_where_it_was_written`).
 
 use super::{ShareKey, ShareMeta};
 use crc_fast::{CrcAlgorithm, checksum};
 use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
 
-/// Space is given out in units of so many bytes, and a share begins at one.
+/// Size of a unit of space, bytes. A share begins at a unit and takes whole units. The page of most disks.
 pub const UNIT_BYTES: u64 = 4096;
 
-/// Bytes of payload that one checksum covers.
+/// Bytes of payload under one checksum: the smallest piece that a read verifies.
 pub const CHUNK_BYTES: usize = 4096;
 
-/// Bytes before the checksum table.
+/// Bytes of the header, before the checksum table.
 pub(super) const HEADER_BYTES: usize = 128;
 
 const MAGIC: &[u8; 8] = b"RAINSHAR";
 const VERSION: u16 = 1;
 const SEALED_BYTES: usize = 96;
 
-/// Where a share lies.
+/// The position of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    /// Which segment.
+pub(super) struct SharePosition {
+    /// Number of the segment.
     pub(super) segment: u32,
-    /// Where in it, in units.
+    /// Offset in the segment, in units.
     pub(super) unit: u32,
-    /// How many units.
+    /// Length, in units.
     pub(super) units: u32,
 }
 
-impl Place {
+impl SharePosition {
     pub(super) fn offset(self) -> u64 {
         u64::from(self.unit) * UNIT_BYTES
     }
@@ -43,17 +44,17 @@ impl Place {
     }
 }
 
-/// Chunks of a payload.
+/// Returns the number of chunks of a payload.
 pub(super) fn chunks(share_len: u32) -> usize {
     (share_len as usize).div_ceil(CHUNK_BYTES)
 }
 
-/// Bytes before the payload.
+/// Returns the bytes before the payload.
 pub(super) fn head_bytes(share_len: u32) -> usize {
     HEADER_BYTES + 8 * chunks(share_len)
 }
 
-/// Units that a share takes.
+/// Returns the units of a share.
 pub(super) fn units(share_len: u32) -> u32 {
     ((head_bytes(share_len) + share_len as usize) as u64).div_ceil(UNIT_BYTES) as u32
 }
@@ -62,12 +63,12 @@ pub(super) fn chunk_crc(chunk: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Nvme, chunk)
 }
 
-/// Header and table of a share at its place.
+/// Returns header and table of a share at its position.
 pub(super) fn encode(
     store_key: &[u8; 32],
     meta: &ShareMeta,
     crcs: &[u64],
-    place: Place,
+    position: SharePosition,
     sequence: u64,
 ) -> Vec<u8> {
     let mut head = Vec::with_capacity(head_bytes(meta.share_len));
@@ -79,8 +80,8 @@ pub(super) fn encode(
     head.extend_from_slice(&meta.block_len.to_le_bytes());
     head.extend_from_slice(&meta.share_len.to_le_bytes());
     head.extend_from_slice(&(CHUNK_BYTES as u32).to_le_bytes());
-    head.extend_from_slice(&place.segment.to_le_bytes());
-    head.extend_from_slice(&place.offset().to_le_bytes());
+    head.extend_from_slice(&position.segment.to_le_bytes());
+    head.extend_from_slice(&position.offset().to_le_bytes());
     head.extend_from_slice(&sequence.to_le_bytes());
     head.resize(HEADER_BYTES, 0);
     for crc in crcs {
@@ -106,7 +107,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The share's length, if the first bytes look like a header: what is needed to read the rest of the head.
+/// Returns the share's length if the first bytes look like a header: the length of the whole head follows
+/// from it.
 pub(super) fn peek_share_len(bytes: &[u8]) -> Option<u32> {
     if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC || bytes[8..10] != VERSION.to_le_bytes() {
         return None;
@@ -115,26 +117,26 @@ pub(super) fn peek_share_len(bytes: &[u8]) -> Option<u32> {
     (1..=1 << 27).contains(&share_len).then_some(share_len)
 }
 
-/// What a head says.
+/// A decoded head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct ShareHead {
     pub(super) meta: ShareMeta,
-    pub(super) place: Place,
+    pub(super) position: SharePosition,
     pub(super) sequence: u64,
     pub(super) crcs: Vec<u64>,
 }
 
-/// Reads a whole head that lies at a position; `None` unless every bit of it holds.
-pub(super) fn decode(store_key: &[u8; 32], head: &[u8], segment: u32, unit: u32) -> Option<Head> {
+/// Decodes a whole head at a position; `None` unless every bit of it is right.
+pub(super) fn decode(store_key: &[u8; 32], head: &[u8], segment: u32, unit: u32) -> Option<ShareHead> {
     let share_len = peek_share_len(head)?;
     let head = head.get(..head_bytes(share_len))?;
     if seal(store_key, head).as_bytes() != &head[SEALED_BYTES..HEADER_BYTES] {
         return None;
     }
-    let place = Place { segment, unit, units: units(share_len) };
+    let position = SharePosition { segment, unit, units: units(share_len) };
     if u32_at(head, 40) != CHUNK_BYTES as u32
         || u32_at(head, 44) != segment
-        || u64_at(head, 48) != place.offset()
+        || u64_at(head, 48) != position.offset()
     {
         return None;
     }
@@ -143,27 +145,27 @@ pub(super) fn decode(store_key: &[u8; 32], head: &[u8], segment: u32, unit: u32)
     let key = ShareKey { block, index: ShareIndex(head[13]) };
     let meta = ShareMeta { key, code, block_len: u32_at(head, 32), share_len };
     let crcs = head[HEADER_BYTES..].as_chunks::<8>().0.iter().map(|crc| u64::from_le_bytes(*crc)).collect();
-    Some(Head { meta, place, sequence: u64_at(head, 56), crcs })
+    Some(ShareHead { meta, position, sequence: u64_at(head, 56), crcs })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sample() -> (ShareMeta, Vec<u64>, Place) {
+    fn sample() -> (ShareMeta, Vec<u64>, SharePosition) {
         let block = BlockId { session: SessionId(3), seq: 4 };
         let key = ShareKey { block, index: ShareIndex(5) };
         let code = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
         let meta = ShareMeta { key, code, block_len: 20_000, share_len: 5120 };
-        (meta, vec![11, 12], Place { segment: 7, unit: 9, units: units(5120) })
+        (meta, vec![11, 12], SharePosition { segment: 7, unit: 9, units: units(5120) })
     }
 
     #[test]
     fn a_head_reads_back_and_only_where_it_was_written() {
-        let (meta, crcs, place) = sample();
-        let head = encode(&[1; 32], &meta, &crcs, place, 77);
+        let (meta, crcs, position) = sample();
+        let head = encode(&[1; 32], &meta, &crcs, position, 77);
         let read = decode(&[1; 32], &head, 7, 9).expect("whole");
-        assert_eq!(read, Head { meta, place, sequence: 77, crcs });
+        assert_eq!(read, ShareHead { meta, position, sequence: 77, crcs });
         assert_eq!(decode(&[2; 32], &head, 7, 9), None, "another store's");
         assert_eq!(decode(&[1; 32], &head, 8, 9), None, "another segment");
         assert_eq!(decode(&[1; 32], &head, 7, 10), None, "another position");
@@ -174,11 +176,11 @@ mod tests {
         }
     }
 
-    /// Held for ever: nodes of later versions read these bytes.
+    /// These bytes never change: nodes of later versions read them.
     #[test]
     fn the_bytes_are_those_of_format_1() {
-        let (meta, crcs, place) = sample();
-        let head = encode(&[1; 32], &meta, &crcs, place, 77);
+        let (meta, crcs, position) = sample();
+        let head = encode(&[1; 32], &meta, &crcs, position, 77);
         let expected = "5241494e53484152010002040205000003000000000000000400000000000000204e000000140000\
                         0010000007000000009000000000000\
                         04d00000000000000";

@@ -1,41 +1,56 @@
-//! The share store: a node's shares on its disk, each of which describes itself.
+//! The share store: a node's shares on its disk. Every share describes itself.
 //!
-//! - [`layout`]: a share's bytes on disk. [`space`]: which bytes of the segments are free (pure). [`media`]: the only
-//!   way to the disk. [`index`]: where each share is, in sled, rebuildable from the shares. [`store`]: puts gathered
-//!   under few fdatasyncs, verified reads, deletes that give space back. [`recover`]: what is done at the start, by what
-//!   [`state`] remembers.
+//! | file | what it is |
+//! |---|---|
+//! | `store`, `options` | the facade; its settings |
+//! | `commit` | puts gathered under few fdatasyncs |
+//! | `read` | verified reads |
+//! | `inner` | the state that these share, checkpoints, deletes |
+//! | `layout` | a share's bytes on disk |
+//! | `segments` | the files that shares lie in |
+//! | `space` | the free units of the segments (pure) |
+//! | `index` | the position of each share, in sled; can be made again from the shares |
+//! | `state` | which index to trust how far |
+//! | `recover` | the start: makes the index right again |
 //!
 //! Invariants:
 //! 1. A share that was acknowledged is durable (`acknowledged_shares_survive_a_power_loss_anywhere`).
-//! 2. A share that the index names was complete when it was named.
-//! 3. Every byte read is verified before it is given (`a_flipped_bit_is_found_wherever_it_is`).
-//! 4. The index can be lost, damaged or old at any time; it costs a scan, never data.
+//! 2. A share in the index was complete when the index got it.
+//! 3. Every byte is verified before a read returns it (`a_flipped_bit_is_found_wherever_it_is`).
+//! 4. A lost, damaged or old index costs a scan, never data
+//!    (`acknowledged_shares_survive_a_power_loss_anywhere` loses, keeps or ages the index).
 //!
-//! It knows nothing of volumes, files, other nodes or the network.
+//! The store knows nothing of volumes, files, other nodes or the network.
 
+mod commit;
 mod index;
+mod inner;
 mod layout;
-pub mod media;
+mod options;
+mod read;
 mod recover;
+mod segments;
 mod space;
 mod state;
 mod store;
 
 pub use layout::{CHUNK_BYTES, UNIT_BYTES};
+pub use options::StoreOptions;
 pub use recover::RebuildReport;
-pub use store::{ShareStore, StoreOptions, Usage};
+pub use store::{ShareStore, Usage};
 
 use bytes::Bytes;
 use rain_types::{BlockId, CodeSpec, ShareIndex};
 use std::io;
+use std::path::Path;
 use thiserror::Error;
 
-/// Which share of which block.
+/// The key of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShareKey {
     /// The block.
     pub block: BlockId,
-    /// Which of its shares.
+    /// Number of the share in its block.
     pub index: ShareIndex,
 }
 
@@ -45,10 +60,10 @@ impl std::fmt::Display for ShareKey {
     }
 }
 
-/// What is known of a share without its payload.
+/// The description of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShareMeta {
-    /// Which.
+    /// Its key.
     pub key: ShareKey,
     /// The block's code.
     pub code: CodeSpec,
@@ -61,68 +76,73 @@ pub struct ShareMeta {
 /// Verified bytes of a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareRead {
-    /// What is known of the share.
+    /// The share's description.
     pub meta: ShareMeta,
-    /// Where the payload begins in the share: a multiple of [`CHUNK_BYTES`].
+    /// Offset of the payload in the share: a multiple of [`CHUNK_BYTES`].
     pub first_byte: u32,
-    /// Whole chunks (the share's last one may be short).
+    /// Whole chunks; the share's last chunk may be short.
     pub payload: Bytes,
-    /// Their checksums.
+    /// Checksums of the chunks.
     pub chunk_crcs: Vec<u64>,
 }
 
 /// Why the store cannot be opened or used.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// A file of the store.
+    /// A file of the store failed.
     #[error("{doing} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         doing: &'static str,
-        /// On what.
+        /// The file.
         path: String,
-        /// As the system said it.
+        /// The system's error.
         source: io::Error,
     },
-    /// A setting makes no sense.
+    /// A setting is out of its range.
     #[error("{0}")]
     Options(String),
-    /// A file of the store is not what it should be.
+    /// A file of the store is damaged.
     #[error("{path} is damaged: {why}")]
     Damaged {
-        /// Which file.
+        /// The file.
         path: String,
-        /// What is wrong.
+        /// The damage.
         why: String,
     },
-    /// The index failed, and could not be made anew.
+    /// The index failed, and no new one could be made.
     #[error("the index of shares failed: {0}")]
     Index(String),
 }
 
-/// Why a share was not kept.
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.display().to_string();
+    move |source| StoreError::Io { doing, path, source }
+}
+
+/// Why a share was not stored.
 #[derive(Debug, Clone, Error)]
 pub enum PutError {
-    /// No room on the disk or under the limit.
+    /// The disk or the limit has no room.
     #[error("no room for {bytes} bytes")]
     NoSpace {
-        /// What was needed.
+        /// Bytes needed.
         bytes: u64,
     },
-    /// Lengths or checksums that do not fit each other.
+    /// Lengths or checksums do not fit each other.
     #[error("{key}: {why}")]
     Invalid {
-        /// Which share.
+        /// The share.
         key: ShareKey,
-        /// What does not fit.
+        /// What does not fit together.
         why: String,
     },
-    /// The disk.
+    /// The disk failed.
     #[error("{key}: {why}")]
     Io {
-        /// Which share.
+        /// The share.
         key: ShareKey,
-        /// As the system said it.
+        /// The system's error.
         why: String,
     },
     /// The store is closed.
@@ -130,41 +150,41 @@ pub enum PutError {
     Closed,
 }
 
-/// Why a share was not given.
+/// Why a share was not read.
 #[derive(Debug, Clone, Error)]
 pub enum GetError {
-    /// It is not here.
+    /// The share is not here.
     #[error("{key} is not here")]
     NotFound {
-        /// Which share.
+        /// The share.
         key: ShareKey,
     },
-    /// It is here, and damaged.
+    /// The share is here, and damaged.
     #[error("{key} is damaged: {what}")]
     Corrupt {
-        /// Which share.
+        /// The share.
         key: ShareKey,
-        /// What of it.
+        /// Which check failed.
         what: String,
     },
-    /// It is shorter than what was asked for.
+    /// The range is empty or ends behind the share.
     #[error("bytes {offset}+{len} of {key}, which has {share_len}")]
     Range {
-        /// Which share.
+        /// The share.
         key: ShareKey,
-        /// First byte asked for.
+        /// First byte of the range.
         offset: u32,
-        /// Bytes asked for.
+        /// Length of the range.
         len: u32,
-        /// Bytes there are.
+        /// Length of the share.
         share_len: u32,
     },
-    /// The disk or the index.
+    /// The disk or the index failed.
     #[error("{key}: {why}")]
     Io {
-        /// Which share.
+        /// The share.
         key: ShareKey,
-        /// As the system said it.
+        /// The system's error.
         why: String,
     },
 }

@@ -1,44 +1,33 @@
-//! What is done at the start: trust the index as far as its last checkpoint, re-read the segments written since;
-//! or, when it is lost, damaged or older than the store remembers, make it anew from all segments.
-//! An index made anew has a folder of its own, so that one which sled still holds cannot be in its way; where
-//! there is no room for one it is made in memory.
+//! The start of a store. An index that has the last checkpoint is trusted, and the segments written since are
+//! read again. An index that is lost, damaged or older than the state file says is made again from all
+//! segments. The new index has a folder of its own, so that files that sled still holds are not in its way.
+//! Where the disk has no room for it, it is made in memory.
 
-use super::StoreError;
 use super::index::{Index, IndexFailed, Located};
-use super::layout::{self, HEADER_BYTES, Place, UNIT_BYTES};
-use super::media::{Media, MediaFile};
+use super::layout::{self, HEADER_BYTES, SharePosition, UNIT_BYTES};
+use super::segments::Segments;
 use super::state::State;
+use super::{StoreError, io_error};
+use crate::disk::MediaFile;
+use crate::disk::replace::replace_file;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What a rebuild of the index did.
+/// The report of a rebuild of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebuildReport {
-    /// Why it was needed.
+    /// The reason.
     pub why: String,
-    /// Shares found.
+    /// Number of shares found.
     pub shares: u64,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.display().to_string();
-    move |source| StoreError::Io { doing, path, source }
-}
-
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, bytes)?;
-    File::open(&new)?.sync_all()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
-/// The store's own random id, made at its beginning: the key of every seal.
+/// Returns the store's random id, the key of every seal; makes it with a new store.
 pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
     match fs::read(path) {
         Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| StoreError::Damaged {
@@ -47,17 +36,18 @@ pub(super) fn store_key(path: &Path) -> Result<[u8; 32], StoreError> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut key = [0; 32];
-            File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut key))
-                .map_err(io_error("reading", Path::new("/dev/urandom")))?;
-            write_durably(path, &key).map_err(io_error("writing", path))?;
+            getrandom::fill(&mut key)
+                .map_err(io::Error::from)
+                .map_err(io_error("asking the system for random bytes for", path))?;
+            replace_file(path, &key).map_err(io_error("writing", path))?;
             Ok(key)
         }
         Err(error) => Err(io_error("reading", path)(error)),
     }
 }
 
-/// The whole shares of a segment. Where two overlap, the later one was written over the other.
+/// Returns the whole shares of a segment. Of two that overlap the later one counts: it was written over the
+/// other.
 pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -> io::Result<Vec<Located>> {
     let len = file.len()?;
     let mut found: BTreeMap<u32, Located> = BTreeMap::new();
@@ -65,18 +55,18 @@ pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -
     let mut page = vec![0; UNIT_BYTES as usize];
     while u64::from(unit) * UNIT_BYTES < len {
         let offset = u64::from(unit) * UNIT_BYTES;
-        file.read_at(&mut page, offset)?;
+        file.read_padded_at(offset, &mut page)?;
         let head = layout::peek_share_len(&page).map(|share_len| {
             let bytes = layout::head_bytes(share_len);
             let mut head = page[..HEADER_BYTES].to_vec();
             head.resize(bytes, 0);
-            file.read_at(&mut head, offset).map(|()| layout::decode(key, &head, segment, unit))
+            file.read_padded_at(offset, &mut head).map(|()| layout::decode(key, &head, segment, unit))
         });
         match head.transpose()?.flatten() {
             Some(head) => {
-                let located = Located { meta: head.meta, place: head.place, sequence: head.sequence };
+                let located = Located { meta: head.meta, position: head.position, sequence: head.sequence };
                 keep_later(&mut found, located);
-                // On by one unit, not by the share: a newer share may have been written over its tail.
+                // By one unit, not by the whole share: a newer share may have been written over the tail.
                 unit += 1;
             }
             None => unit += 1,
@@ -88,34 +78,21 @@ pub(super) fn scan_segment(file: &dyn MediaFile, key: &[u8; 32], segment: u32) -
 fn keep_later(found: &mut BTreeMap<u32, Located>, located: Located) {
     let overlapping: Vec<u32> = found
         .values()
-        .filter(|other| other.place.unit + other.place.units > located.place.unit)
-        .map(|other| other.place.unit)
+        .filter(|other| other.position.unit + other.position.units > located.position.unit)
+        .map(|other| other.position.unit)
         .collect();
     if overlapping.iter().all(|unit| found[unit].sequence < located.sequence) {
         for unit in overlapping {
             found.remove(&unit);
         }
-        found.insert(located.place.unit, located);
+        found.insert(located.position.unit, located);
     }
 }
 
-pub(super) fn segment_name(segment: u32) -> String {
-    format!("seg-{segment:06}")
-}
-
-/// The numbers of the segments there are.
-pub(super) fn segments(media: &dyn Media) -> Result<Vec<u32>, StoreError> {
-    let names = media.list().map_err(io_error("listing", Path::new("segments")))?;
-    let mut found: Vec<u32> =
-        names.iter().filter_map(|name| name.strip_prefix("seg-")?.parse().ok()).collect();
-    found.sort_unstable();
-    Ok(found)
-}
-
-/// The index, right again.
+/// An index that is right.
 pub(super) struct Recovered {
     pub(super) index: Index,
-    /// Which folder it is in.
+    /// Number of its folder.
     pub(super) number: u64,
     pub(super) rebuilt: Option<RebuildReport>,
 }
@@ -129,25 +106,25 @@ fn index_folder(store: &Path, number: u64) -> PathBuf {
 pub(super) fn recover(
     store: &Path,
     cache_bytes: u64,
-    media: &dyn Media,
+    segments: &Segments,
     key: &[u8; 32],
     state: &State,
 ) -> Result<Recovered, StoreError> {
     let why = match trusted(store, cache_bytes, state) {
-        Ok(index) => match catch_up(&index, media, key, &state.dirty) {
+        Ok(index) => match catch_up(&index, segments, key, &state.dirty) {
             Ok(()) => return Ok(Recovered { index, number: state.index, rebuilt: None }),
             Err(CatchUp::Index(IndexFailed(why))) => why,
             Err(CatchUp::Store(error)) => return Err(error),
         },
         Err(IndexFailed(why)) => why,
     };
-    rebuild(store, cache_bytes, media, key, state.index + 1, why)
+    rebuild(store, cache_bytes, segments, key, state.index + 1, why)
 }
 
-/// The index, if it has at least the last checkpoint.
+/// Opens the index. Fails unless it has the last checkpoint.
 fn trusted(store: &Path, cache_bytes: u64, state: &State) -> Result<Index, IndexFailed> {
     if !state.trusted {
-        return Err(IndexFailed("the state file trusts none".into()));
+        return Err(IndexFailed("the state file trusts no index".into()));
     }
     let (folder, checkpoint) = (index_folder(store, state.index), state.checkpoint);
     if !folder.is_dir() {
@@ -166,23 +143,28 @@ enum CatchUp {
     Store(StoreError),
 }
 
-/// Makes the index agree with the segments written since the checkpoint.
-fn catch_up(index: &Index, media: &dyn Media, key: &[u8; 32], dirty: &BTreeSet<u32>) -> Result<(), CatchUp> {
+/// Reads the segments written since the checkpoint again and makes the index agree with them.
+fn catch_up(
+    index: &Index,
+    segments: &Segments,
+    key: &[u8; 32],
+    dirty: &BTreeSet<u32>,
+) -> Result<(), CatchUp> {
     if dirty.is_empty() {
         return Ok(());
     }
     let mut there: BTreeMap<(u32, u32), Located> = BTreeMap::new();
     for segment in dirty {
-        let found = scan(media, key, *segment).map_err(CatchUp::Store)?;
-        there.extend(found.into_iter().map(|located| ((*segment, located.place.unit), located)));
+        let found = scan(segments, key, *segment).map_err(CatchUp::Store)?;
+        there.extend(found.into_iter().map(|located| ((*segment, located.position.unit), located)));
     }
     let mut after = None;
     loop {
         let page = index.list(after, 1024).map_err(CatchUp::Index)?;
         let Some(last) = page.last() else { break };
         after = Some(last.meta.key);
-        for named in page.iter().filter(|named| dirty.contains(&named.place.segment)) {
-            if there.get(&(named.place.segment, named.place.unit)) != Some(named) {
+        for named in page.iter().filter(|named| dirty.contains(&named.position.segment)) {
+            if there.get(&(named.position.segment, named.position.unit)) != Some(named) {
                 index.remove(named.meta.key).map_err(CatchUp::Index)?;
             }
         }
@@ -208,31 +190,30 @@ fn insert_newest(index: &Index, found: &[Located]) -> Result<(), IndexFailed> {
     Ok(())
 }
 
-fn scan(media: &dyn Media, key: &[u8; 32], segment: u32) -> Result<Vec<Located>, StoreError> {
-    let name = segment_name(segment);
-    let read = || scan_segment(media.open(&name)?.as_ref(), key, segment);
-    read().map_err(io_error("scanning", Path::new(&name)))
+fn scan(segments: &Segments, key: &[u8; 32], segment: u32) -> Result<Vec<Located>, StoreError> {
+    let read = || scan_segment(segments.open_once(segment)?.as_ref(), key, segment);
+    read().map_err(io_error("scanning", &segments.path(segment)))
 }
 
-/// Makes the index anew from all segments, in a folder of this number or, failing that, in memory.
+/// Makes a new index from all segments, in a folder with this number or, if that fails, in memory.
 fn rebuild(
     store: &Path,
     cache_bytes: u64,
-    media: &dyn Media,
+    segments: &Segments,
     key: &[u8; 32],
     number: u64,
     why: String,
 ) -> Result<Recovered, StoreError> {
     let begun = Instant::now();
-    let all = segments(media)?;
+    let all = segments.list()?;
     if !all.is_empty() {
-        tracing::warn!(why, segments = all.len(), "making the index of shares anew");
+        tracing::warn!(why, segments = all.len(), "making a new index of shares from all segments");
     }
     remove_indexes(store);
     let fill = |index: &Index| -> Result<u64, CatchUp> {
         let mut shares = 0;
         for segment in &all {
-            let found = scan(media, key, *segment).map_err(CatchUp::Store)?;
+            let found = scan(segments, key, *segment).map_err(CatchUp::Store)?;
             shares += found.len() as u64;
             insert_newest(index, &found).map_err(CatchUp::Index)?;
         }
@@ -242,7 +223,10 @@ fn rebuild(
         .map_err(CatchUp::Index)
         .and_then(|index| fill(&index).map(|shares| (index, shares)));
     let in_memory = |IndexFailed(why)| {
-        tracing::error!(why, "the index of shares cannot be on the disk; it is in memory until it can");
+        tracing::error!(
+            why,
+            "no index of shares can be made on the disk; it is in memory until there is room"
+        );
         let index = Index::in_memory();
         fill(&index).map(|shares| (index, shares))
     };
@@ -256,12 +240,12 @@ fn rebuild(
     })?;
     let rebuilt = (!all.is_empty()).then(|| RebuildReport { why, shares, took: begun.elapsed() });
     if let Some(report) = &rebuilt {
-        tracing::warn!(shares, took = ?report.took, "the index of shares is made anew");
+        tracing::warn!(shares, took = ?report.took, "the new index of shares is complete");
     }
     Ok(Recovered { index, number, rebuilt })
 }
 
-/// Moves an index that is in memory to the disk. `None`: it cannot be there yet.
+/// Copies an index in memory to the disk. `None`: that is not possible yet.
 pub(super) fn to_disk(store: &Path, cache_bytes: u64, memory: &Index, number: u64) -> Option<Index> {
     remove_indexes(store);
     let copy = || -> Result<Index, IndexFailed> {
@@ -277,7 +261,8 @@ pub(super) fn to_disk(store: &Path, cache_bytes: u64, memory: &Index, number: u6
     copy().inspect_err(|IndexFailed(why)| tracing::debug!(why, "the index of shares stays in memory")).ok()
 }
 
-/// Best effort: what stays costs only room, as no later index has its number.
+/// Removes all folders of indexes. Best effort: a folder that stays costs only room, because no later index
+/// has its number.
 fn remove_indexes(store: &Path) {
     for entry in fs::read_dir(store).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(INDEX))
@@ -288,14 +273,15 @@ fn remove_indexes(store: &Path) {
     }
 }
 
-/// Every place in use, of an index that is right; entries that make no sense count as a failed index.
-pub(super) fn places(index: &Index) -> Result<Vec<(Place, u32)>, IndexFailed> {
-    let mut places = Vec::new();
+/// Returns every position in use with the length of its share. An entry that cannot be decoded is a failed
+/// index.
+pub(super) fn positions(index: &Index) -> Result<Vec<(SharePosition, u32)>, IndexFailed> {
+    let mut positions = Vec::new();
     let mut after = None;
     loop {
         let page = index.list(after, 4096)?;
-        let Some(last) = page.last() else { return Ok(places) };
+        let Some(last) = page.last() else { return Ok(positions) };
         after = Some(last.meta.key);
-        places.extend(page.iter().map(|located| (located.place, located.meta.share_len)));
+        positions.extend(page.iter().map(|located| (located.position, located.meta.share_len)));
     }
 }

@@ -1,6 +1,6 @@
-//! The loop of a worker that goes through a list of blocks in pages, and what such workers share.
+//! The loop of a worker that goes through a list of blocks page by page.
 
-use super::WorkerCounters;
+use crate::counters::WorkerCounters;
 use rain_client::{BlockLocation, Error};
 use rain_namespace::query::BlockEntry;
 use rain_namespace::record::VolumeRecord;
@@ -8,31 +8,31 @@ use rain_types::GroupId;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Between looks when there is nothing to do, or nothing that can be done now.
+/// Pause when there is nothing to do, or nothing that can be done at the moment.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Blocks listed at a time.
+/// Blocks of one page.
 pub(super) const PAGE: u32 = 256;
 
-/// Pages without anything to do that are passed over before a pause.
+/// Pages with nothing to do that the worker passes over before it pauses.
 const PAGES_AT_ONCE: u32 = 64;
 
-/// Blocks worked on at the same time: bounded so that people's reads and writes keep the upper hand.
+/// Blocks worked on at the same time: few, so that the reads and writes of users go first.
 pub(super) const AT_A_TIME: usize = 4;
 
-/// What became of a page.
+/// The outcome of a page.
 pub(super) enum Round {
-    /// Something of it was done.
+    /// Some blocks were done.
     Done,
-    /// None of it can be done now.
+    /// No block can be done at the moment.
     NothingHere,
-    /// There is none.
+    /// The list has no further page.
     End,
 }
 
-/// A list of blocks that are worked on.
+/// A list of blocks and the work on them.
 pub(super) trait Pages: Send {
-    /// What is done, for the log: `repairing`.
+    /// The work as a word of the log: `repairing`.
     const DOING: &str;
 
     fn counters(&self) -> &WorkerCounters;
@@ -40,11 +40,11 @@ pub(super) trait Pages: Send {
     /// Works on the next page.
     fn page(&mut self) -> impl Future<Output = Result<Round, Error>> + Send;
 
-    /// The next page is the first again.
+    /// Makes the first page the next one.
     fn rewind(&mut self);
 }
 
-/// Goes through the list for ever.
+/// Goes through the list again and again.
 pub(super) async fn work<P: Pages>(mut pages: P) {
     let mut passed_over = 0;
     loop {
@@ -53,7 +53,7 @@ pub(super) async fn work<P: Pages>(mut pages: P) {
                 passed_over = 0;
                 continue;
             }
-            // What can be done may stand behind what cannot.
+            // Blocks that can be done may stand behind blocks that cannot.
             Ok(Round::NothingHere) if passed_over < PAGES_AT_ONCE => {
                 passed_over += 1;
                 continue;
@@ -71,8 +71,9 @@ pub(super) async fn work<P: Pages>(mut pages: P) {
     }
 }
 
-/// The place of a block as it lies, or would lie, in a group of its volume.
-pub(super) fn place(volume: &VolumeRecord, entry: &BlockEntry, group: GroupId) -> Option<BlockLocation> {
+/// Returns the location of a block in a group of its volume: the present group, or the one to move to.
+/// `None`: the volume has no such group.
+pub(super) fn location(volume: &VolumeRecord, entry: &BlockEntry, group: GroupId) -> Option<BlockLocation> {
     let nodes = volume.nodes_of(group)?.into();
     Some(BlockLocation { id: entry.id, len: entry.record.len, code: volume.code, group, nodes })
 }

@@ -1,7 +1,8 @@
-//! Deletes the shares of blocks that no file uses any more. A node that does not answer keeps its part of the
-//! garbage listed in the namespace until it does, so nothing is forgotten.
+//! Garbage collection: deletes the shares of blocks that no file uses any more. The namespace lists the
+//! garbage of a node until the node has deleted it, so the garbage of a node that does not answer is not
+//! forgotten.
 
-use super::WorkerCounters;
+use crate::counters::WorkerCounters;
 use rain_client::Client;
 use rain_namespace::command::Command;
 use rain_namespace::query::{Answer, Query};
@@ -12,21 +13,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Between a block's becoming garbage and its deletion: a reader that looked just before still finds it.
+/// Pause between reading the list of garbage and the deletion: a reader that has looked a block up just
+/// before still finds it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Between looks when there is nothing to do.
+/// Pause when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(3);
 
+/// Blocks of one query.
 const PAGE: u32 = 1024;
 
-pub(crate) async fn run(cluster: Arc<Client>, counters: Arc<WorkerCounters>) {
+/// Runs while this node leads.
+pub(super) async fn run(client: Arc<Client>, counters: Arc<WorkerCounters>) {
     loop {
-        let did = match round(&cluster, &counters).await {
+        let did = match round(&client, &counters).await {
             Ok(did) => did,
             Err(error) => {
                 counters.failed(&error);
-                tracing::warn!(%error, "reclaiming space; it is tried again");
+                tracing::warn!(%error, "deleting garbage; it is tried again");
                 0
             }
         };
@@ -37,13 +41,13 @@ pub(crate) async fn run(cluster: Arc<Client>, counters: Arc<WorkerCounters>) {
     }
 }
 
-/// One pass over all garbage there is. Gives how many shares were deleted.
-async fn round(cluster: &Client, counters: &WorkerCounters) -> Result<u64, rain_client::Error> {
+/// Goes over all garbage once; returns the number of deleted shares.
+async fn round(client: &Client, counters: &WorkerCounters) -> Result<u64, rain_client::Error> {
     let mut after = None;
     let mut deleted = 0;
     let mut volumes: HashMap<VolumeId, VolumeRecord> = HashMap::new();
     loop {
-        let Answer::Garbage(page) = cluster.query(&Query::Garbage { after, limit: PAGE }).await? else {
+        let Answer::Garbage(page) = client.query(&Query::Garbage { after, limit: PAGE }).await? else {
             return Ok(deleted);
         };
         counters.waiting.store(page.len() as u64, Relaxed);
@@ -51,12 +55,12 @@ async fn round(cluster: &Client, counters: &WorkerCounters) -> Result<u64, rain_
         after = Some(*last);
         counters.running.store(true, Relaxed);
         tokio::time::sleep(GRACE).await;
-        let nodes_now: BTreeSet<NodeId> = cluster.nodes().await?.into_iter().map(|node| node.id).collect();
+        let nodes_now: BTreeSet<NodeId> = client.nodes().await?.into_iter().map(|node| node.id).collect();
         let mut gone: BTreeMap<BlockId, u64> = BTreeMap::new();
         let mut by_node: BTreeMap<NodeId, Vec<(BlockId, ShareIndex)>> = BTreeMap::new();
         for (block, record) in &page {
             if volumes.get(&record.volume).is_none_or(|volume| volume.nodes_of(record.group).is_none()) {
-                let Answer::Volumes(found) = cluster.query(&Query::VolumeById { id: record.volume }).await?
+                let Answer::Volumes(found) = client.query(&Query::VolumeById { id: record.volume }).await?
                 else {
                     continue;
                 };
@@ -70,7 +74,7 @@ async fn round(cluster: &Client, counters: &WorkerCounters) -> Result<u64, rain_
                     continue;
                 }
                 if !nodes_now.contains(node) {
-                    // Removed from the cluster, and its shares with it.
+                    // The node was removed from the cluster, and its shares with it.
                     *gone.entry(*block).or_default() |= 1 << index;
                 } else {
                     by_node.entry(*node).or_default().push((*block, ShareIndex(index as u8)));
@@ -78,8 +82,8 @@ async fn round(cluster: &Client, counters: &WorkerCounters) -> Result<u64, rain_
             }
         }
         for (node, shares) in by_node {
-            // A node that is away keeps its garbage for later.
-            if cluster.delete_shares(node, &shares).await.is_err() {
+            // The garbage of a node that does not answer stays listed.
+            if client.delete_shares(node, &shares).await.is_err() {
                 continue;
             }
             deleted += shares.len() as u64;
@@ -89,7 +93,7 @@ async fn round(cluster: &Client, counters: &WorkerCounters) -> Result<u64, rain_
             }
         }
         if !gone.is_empty() {
-            cluster.propose_internal(Command::Reclaimed { shares: gone.into_iter().collect() }).await?;
+            client.propose_internal(Command::Reclaimed { shares: gone.into_iter().collect() }).await?;
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Ends the sessions of clients that were silent for longer than a lease, so that what they left open is freed.
+//! Ends the sessions of clients that were silent for longer than a lease, so that their open files, locks and
+//! delegations are freed.
 
 use crate::metadata::MetadataService;
-use crate::service::namespace::Leases;
+use crate::sessions::SessionLeases;
 use rain_namespace::command::{Command, Request};
 use rain_namespace::query::{Answer, Query};
 use rain_types::SessionId;
@@ -9,20 +10,24 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
-/// Runs until the node stops. Ended sessions are told to `ended`, for the sweep of their shares.
-pub(crate) async fn run(metadata: Arc<MetadataService>, leases: Arc<Leases>, ended: mpsc::Sender<SessionId>) {
+/// Runs while this node leads. `ended` gets each ended session, for the search for its stray shares.
+pub(super) async fn run(
+    metadata: Arc<MetadataService>,
+    sessions: Arc<SessionLeases>,
+    ended: mpsc::Sender<SessionId>,
+) {
     loop {
-        tokio::time::sleep(leases.ttl() / 4).await;
+        tokio::time::sleep(sessions.ttl() / 4).await;
         let Ok(Answer::Sessions(open)) = metadata.query(&Query::Sessions) else { continue };
         let open: Vec<SessionId> = open.into_iter().map(|session| session.id).collect();
-        for session in leases.expired(&open, Instant::now()) {
+        for session in sessions.expired(&open, Instant::now()) {
             let request = Request::internal(Command::EndSession { session });
             match metadata.propose(request).await {
                 Ok(_) => {
-                    tracing::info!(%session, "session ended: its client was silent for {:?}", leases.ttl());
+                    tracing::info!(%session, "session ended: its client was silent for {:?}", sessions.ttl());
                     let _ = ended.try_send(session);
                 }
-                Err(error) => tracing::warn!(%session, %error, "ending a silent session"),
+                Err(error) => tracing::warn!(%session, %error, "ending the session of a silent client"),
             }
         }
     }

@@ -1,34 +1,36 @@
-//! Keeps the namespace's membership as it should be: every eligible node follows, the right ones vote. Who that is, and the next step,
-//! is decided by `keeper::raft::voters`.
+//! Keeps the membership of the metadata service as it should be: every eligible node follows, and the right
+//! ones vote. `metadata::raft::voters` decides on each change.
 
 use crate::metadata::MetadataService;
-use crate::node::Shared;
+use crate::ring::Ring;
 use rain_namespace::query::{Answer, Query};
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Pause between two rounds: one change of the membership in each.
+const EVERY: Duration = Duration::from_millis(100);
 
-/// A voter that has been out of the ring's view for so long gives its place to another.
+/// A voter that has been out of the ring's view for this time loses its vote to another node. Long enough for
+/// a restart.
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs while this node leads.
-pub(crate) async fn run(shared: Arc<Shared>, metadata: Arc<MetadataService>) {
+pub(super) async fn run(metadata: Arc<MetadataService>, ring: Arc<Ring>) {
     let mut missing: BTreeMap<NodeId, Instant> = BTreeMap::new();
     let mut said = String::new();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let nodes = shared.nodes();
+        tokio::time::sleep(EVERY).await;
+        let nodes = metadata.nodes();
         if nodes.is_empty() {
             continue;
         }
-        let view: Option<BTreeSet<NodeId>> = shared.ring().and_then(|ring| {
+        let view: Option<BTreeSet<NodeId>> = {
             let status = ring.status();
             let status = status.borrow();
             status.view.as_ref().map(|view| view.members.iter().map(|member| member.node).collect())
-        });
+        };
         let now = Instant::now();
         missing.retain(|id, _| view.as_ref().is_none_or(|view| !view.contains(id)));
         if let Some(view) = &view {
@@ -48,7 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>, metadata: Arc<MetadataService>) {
         if let Err(error) = metadata.settle_membership(&nodes, losses, &away).await {
             let text = error.to_string();
             if text != said {
-                tracing::warn!(%error, "changing who keeps the namespace; it is tried again");
+                tracing::warn!(%error, "changing the members of the metadata service; trying again");
                 said = text;
             }
         }

@@ -1,121 +1,125 @@
-//! The work that goes on behind the services, on the node that leads the namespace. Each worker is a loop with
-//! a pause, a bound on what it does at a time, and counters that anybody can look at; what to do is planned by
-//! pure functions elsewhere.
+//! The work that goes on behind the services, on the leader of the metadata service.
+//!
+//! Each worker is a loop with a pause, a bound on its work at a time, and, where an operator wants them,
+//! counters ([`crate::counters`]). Pure functions of `rain_namespace` plan the work.
+//!
+//! | worker | what it does |
+//! |---|---|
+//! | `members` | keeps the right nodes voting |
+//! | `leases` | ends the sessions of silent clients |
+//! | `delegations` | revokes delegations that a client does not return |
+//! | `unlinked_files` | frees removed files that no session has open |
+//! | `repair` | makes missing shares again |
+//! | `rebalance` | opens the groups that the nodes ask for and moves blocks into them |
+//! | `gc` | deletes the shares of blocks that no file uses |
+//! | `stray_shares` | deletes shares that belong to no block, or lie on the wrong node |
 
 mod block_list;
-pub(crate) mod delegations;
-pub(crate) mod gc;
-pub(crate) mod leases;
-pub(crate) mod members;
-pub(crate) mod rebalance;
-pub(crate) mod repair;
-pub(crate) mod stray_shares;
-pub(crate) mod unlinked_files;
+mod block_records;
+mod delegations;
+mod gc;
+mod leases;
+mod members;
+mod rebalance;
+mod repair;
+mod stray_shares;
+mod unlinked_files;
 
+use crate::counters::Counters;
 use crate::metadata::MetadataService;
-use crate::node::Shared;
-use crate::service::namespace::Leases;
+use crate::open_files::OpenFileReports;
+use crate::own_client::OwnClient;
+use crate::ring::Ring;
+use crate::sessions::SessionLeases;
 use rain_client::Client;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Between two tries to connect the workers' client.
+/// Pause between two tries to connect the node's own client.
 const CONNECT_EVERY: Duration = Duration::from_millis(300);
 
-/// How often the workers' client learns of new nodes.
+/// Interval at which the node's own client asks for new nodes and new addresses.
 const NODES_EVERY: Duration = Duration::from_secs(2);
 
-/// Runs the workers while this node leads, and stops them when it does not. Ends with the node.
-pub(crate) async fn lead(shared: Arc<Shared>, metadata: Arc<MetadataService>, leases: Arc<Leases>) {
-    let mut leadership = metadata.leadership();
-    loop {
-        if leadership.wait_for(|now| now.mine).await.is_err() {
-            return;
-        }
-        tracing::info!(term = leadership.borrow().term, "this node leads the namespace");
-        // Under another leader the sessions were renewed elsewhere.
-        leases.forget();
-        shared.reports.forget();
-        let work = work(shared.clone(), metadata.clone(), leases.clone());
-        tokio::select! {
-            () = work => {}
-            lost = leadership.wait_for(|now| !now.mine) => {
-                if lost.is_err() {
-                    return;
+/// Ended sessions that wait for the search for their shares. A session that finds no room is found by the
+/// search through everything.
+const ENDED_SESSIONS_MAX: usize = 256;
+
+/// All workers, and the parts of the node that they use.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    pub(crate) metadata: Arc<MetadataService>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) sessions: Arc<SessionLeases>,
+    pub(crate) open_files: Arc<OpenFileReports>,
+    pub(crate) counters: Counters,
+    pub(crate) own_client: Arc<OwnClient>,
+}
+
+impl Workers {
+    /// Runs the workers while this node leads and stops them when it does not. Ends with the node.
+    pub(crate) async fn run(self) {
+        let mut leadership = self.metadata.leadership();
+        loop {
+            if leadership.wait_for(|now| now.mine).await.is_err() {
+                return;
+            }
+            tracing::info!(term = leadership.borrow().term, "this node leads the namespace");
+            // Under another leader the sessions have renewed and reported elsewhere.
+            self.sessions.forget();
+            self.open_files.forget();
+            let work = self.clone().work();
+            tokio::select! {
+                () = work => {}
+                lost = leadership.wait_for(|now| !now.mine) => {
+                    if lost.is_err() {
+                        return;
+                    }
+                    tracing::info!("this node does not lead the namespace any more");
                 }
-                tracing::info!("this node leads the namespace no more");
+            }
+        }
+    }
+
+    async fn work(self) {
+        let Workers { metadata, ring, sessions, open_files, counters, own_client } = self;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(members::run(metadata.clone(), ring));
+        tasks.spawn(delegations::run(metadata.clone(), sessions.clone()));
+        tasks.spawn(unlinked_files::run(metadata.clone(), open_files));
+        let client = loop {
+            match own_client.client().await {
+                Ok(client) => break client,
+                Err(error) => tracing::debug!(%error, "connecting the workers' client; trying again"),
+            }
+            tokio::time::sleep(CONNECT_EVERY).await;
+        };
+        let (ended, sessions_ended) = mpsc::channel(ENDED_SESSIONS_MAX);
+        tasks.spawn(leases::run(metadata, sessions, ended));
+        tasks.spawn(repair::run(client.clone(), counters.repair));
+        tasks.spawn(gc::run(client.clone(), counters.gc));
+        let lock = block_records::PlacementLock::default();
+        tasks.spawn(rebalance::run(client.clone(), counters.rebalance, lock.clone()));
+        tasks.spawn(stray_shares::run(client.clone(), sessions_ended, lock));
+        tasks.spawn(follow_nodes(client));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a worker broke an invariant and stopped; restart this node");
             }
         }
     }
 }
 
-async fn work(shared: Arc<Shared>, metadata: Arc<MetadataService>, leases: Arc<Leases>) {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(members::run(shared.clone(), metadata.clone()));
-    tasks.spawn(delegations::run(metadata.clone(), leases.clone()));
-    tasks.spawn(unlinked_files::run(metadata.clone(), shared.reports.clone()));
-    let cluster = loop {
-        match shared.client().await {
-            Ok(cluster) => break cluster,
-            Err(error) => tracing::debug!(%error, "the workers' client; trying on"),
-        }
-        tokio::time::sleep(CONNECT_EVERY).await;
-    };
-    let (ended, to_sweep) = mpsc::channel(256);
-    tasks.spawn(leases::run(metadata, leases, ended));
-    tasks.spawn(repair::run(cluster.clone(), shared.repair.clone()));
-    tasks.spawn(gc::run(cluster.clone(), shared.reclaim.clone()));
-    let turn = rebalance::Turn::default();
-    tasks.spawn(rebalance::run(cluster.clone(), shared.moves.clone(), turn.clone()));
-    tasks.spawn(stray_shares::run(cluster.clone(), to_sweep, turn));
-    tasks.spawn(follow_nodes(cluster));
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            tracing::error!(%error, "a worker broke an invariant and stopped; restart this node");
-        }
-    }
-}
-
-/// The workers' client learns of new nodes and new addresses.
-async fn follow_nodes(cluster: Arc<Client>) {
+/// Keeps the client's list of nodes up to date.
+async fn follow_nodes(client: Arc<Client>) {
     loop {
         tokio::time::sleep(NODES_EVERY).await;
-        if let Err(error) = cluster.refresh_nodes().await {
+        if let Err(error) = client.refresh_nodes().await {
             tracing::debug!(%error, "asking for the nodes");
         }
-    }
-}
-
-/// What a worker has done since the start.
-#[derive(Debug, Default)]
-pub(crate) struct WorkerCounters {
-    /// Pieces of work done.
-    pub(crate) done: AtomicU64,
-    /// Pieces of work that failed; they are tried again.
-    pub(crate) failed: AtomicU64,
-    /// Pieces of work waiting, as last seen.
-    pub(crate) waiting: AtomicU64,
-    /// Bytes written or freed.
-    pub(crate) bytes: AtomicU64,
-    /// Bytes read from other nodes.
-    pub(crate) read: AtomicU64,
-    /// Whether it is at work now.
-    pub(crate) running: AtomicBool,
-    last_error: Mutex<String>,
-}
-
-impl WorkerCounters {
-    pub(crate) fn last_error(&self) -> String {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn failed(&self, error: &dyn std::fmt::Display) {
-        self.failed.fetch_add(1, Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
     }
 }

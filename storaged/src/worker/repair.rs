@@ -1,8 +1,8 @@
-//! Makes missing shares again, blocks without margin first. What to do is planned by `rain_namespace::repair`;
-//! the block layer does it.
+//! Makes missing shares again, those of blocks without margin first. `rain_namespace::repair` plans; the
+//! block layer of the client reads, decodes and stores.
 
-use super::WorkerCounters;
 use super::block_list::{self, AT_A_TIME, PAGE, Pages, Round};
+use crate::counters::WorkerCounters;
 use rain_client::{BlockLocation, Client, Error};
 use rain_namespace::command::{Command, SharesOf};
 use rain_namespace::query::{Answer, BlockEntry, Query};
@@ -13,12 +13,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-pub(crate) async fn run(cluster: Arc<Client>, counters: Arc<WorkerCounters>) {
-    block_list::work(Repairer { cluster, counters, after: None }).await;
+/// Runs while this node leads.
+pub(super) async fn run(client: Arc<Client>, counters: Arc<WorkerCounters>) {
+    block_list::work(Repairer { client, counters, after: None }).await;
 }
 
 struct Repairer {
-    cluster: Arc<Client>,
+    client: Arc<Client>,
     counters: Arc<WorkerCounters>,
     after: Option<(u8, BlockId)>,
 }
@@ -35,9 +36,9 @@ impl Pages for Repairer {
     }
 
     async fn page(&mut self) -> Result<Round, Error> {
-        let Repairer { cluster, counters, after } = self;
+        let Repairer { client, counters, after } = self;
         let question = Query::Missing { after: *after, limit: PAGE };
-        let Answer::Blocks(page) = cluster.query(&question).await? else { return Ok(Round::End) };
+        let Answer::Blocks(page) = client.query(&question).await? else { return Ok(Round::End) };
         if after.is_none() {
             counters.waiting.store(page.len() as u64, Relaxed);
         }
@@ -46,7 +47,7 @@ impl Pages for Repairer {
         for entry in &page {
             let id = entry.record.volume;
             if !volumes.contains_key(&id)
-                && let Answer::Volumes(found) = cluster.query(&Query::VolumeById { id }).await?
+                && let Answer::Volumes(found) = client.query(&Query::VolumeById { id }).await?
             {
                 volumes.extend(found.into_iter().map(|volume| (volume.id, volume)));
             }
@@ -58,19 +59,19 @@ impl Pages for Repairer {
             .into_iter()
             .filter_map(|entry| {
                 Some((
-                    block_list::place(volumes.get(&entry.record.volume)?, &entry, entry.record.group)?,
+                    block_list::location(volumes.get(&entry.record.volume)?, &entry, entry.record.group)?,
                     entry,
                 ))
             })
             .filter(|(place, entry)| {
-                let plan = repair::plan(entry, place.code, &place.nodes, |node| cluster.is_up(node));
+                let plan = repair::plan(entry, place.code, &place.nodes, |node| client.is_up(node));
                 matches!(plan, Plan::Make { .. })
             })
             .map(|(place, entry)| (entry, place))
             .collect();
         for some in work.chunks(AT_A_TIME) {
             counters.running.store(true, Relaxed);
-            let repairs = some.iter().map(|(entry, place)| cluster.repair_block(place, entry.record.missing));
+            let repairs = some.iter().map(|(entry, place)| client.repair_block(place, entry.record.missing));
             for ((entry, _), repaired) in some.iter().zip(futures::future::join_all(repairs).await) {
                 match repaired {
                     Ok(repaired) if repaired.present != 0 => {
@@ -83,7 +84,7 @@ impl Pages for Repairer {
                     Ok(_) => {}
                     Err(error) => {
                         counters.failed(&error);
-                        tracing::warn!(block = %entry.id, %error, "repairing a block; it is tried again");
+                        tracing::warn!(block = %entry.id, %error, "repairing a block; it is tried again later");
                     }
                 }
             }
@@ -91,8 +92,8 @@ impl Pages for Repairer {
         if present.is_empty() {
             return Ok(Round::NothingHere);
         }
-        cluster.propose_internal(Command::MarkPresent { shares: present }).await?;
-        // What lost its margin meanwhile comes first.
+        client.propose_internal(Command::MarkPresent { shares: present }).await?;
+        // From the beginning: blocks that have lost their margin meanwhile come first.
         *after = None;
         Ok(Round::Done)
     }

@@ -1,8 +1,10 @@
-//! Finds shares that belong to no block: what a client stored and never committed, what came back with a node after its block was forgotten,
-//! and what a block left behind that moved. Of blocks that the namespace does not know only those of sessions that have ended are looked at:
-//! such a block can never be committed any more, so it is nobody's.
+//! Deletes stray shares: shares that a client stored and never committed, shares that came back with a node
+//! after their block was deleted, and shares that a moved block has left behind.
+//!
+//! A share of a block that the namespace does not know is stray only when the block's session has ended: then
+//! the block can never be committed any more.
 
-use super::rebalance::{Known, Turn};
+use super::block_records::{BlockRecords, PlacementLock};
 use rain_client::Client;
 use rain_namespace::query::{Answer, Query};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
@@ -11,15 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// After a session's end: its last puts may still be on their way.
+/// Pause after the end of a session: its last puts may still be on their way.
 const AFTER_SESSION: Duration = Duration::from_secs(10);
 
-/// Between sweeps over everything.
+/// Interval of the searches through the shares of all sessions.
 const EVERYTHING_EVERY: Duration = Duration::from_secs(600);
 
+/// Shares of one answer of a node: at most as many blocks as one query of the namespace takes.
 const PAGE: u32 = 2048;
 
-pub(crate) async fn run(cluster: Arc<Client>, mut ended: mpsc::Receiver<SessionId>, turn: Turn) {
+/// Runs while this node leads: after the end of each session, and through everything from time to time.
+pub(super) async fn run(client: Arc<Client>, mut ended: mpsc::Receiver<SessionId>, lock: PlacementLock) {
     let mut everything = tokio::time::interval(EVERYTHING_EVERY);
     loop {
         let session = tokio::select! {
@@ -30,48 +34,49 @@ pub(crate) async fn run(cluster: Arc<Client>, mut ended: mpsc::Receiver<SessionI
             },
         };
         tokio::time::sleep(AFTER_SESSION).await;
-        let Ok(nodes) = cluster.nodes().await else { continue };
+        let Ok(nodes) = client.nodes().await else { continue };
         for node in nodes {
-            match sweep_node(&cluster, node.id, session, &turn).await {
+            match search_node(&client, node.id, session, &lock).await {
                 Ok(0) => {}
                 Ok(deleted) => {
-                    tracing::info!(node = %node.id, deleted, "deleted shares that belong to no block")
+                    tracing::info!(node = %node.id, deleted, "deleted stray shares")
                 }
                 Err(error) => {
-                    tracing::debug!(node = %node.id, %error, "sweeping a node; it is tried again later")
+                    tracing::debug!(node = %node.id, %error, "searching a node for stray shares; it is tried again later")
                 }
             }
         }
     }
 }
 
-async fn sweep_node(
-    cluster: &Client,
+/// Deletes the stray shares on a node, of one session or of all; returns how many.
+async fn search_node(
+    client: &Client,
     node: NodeId,
     session: Option<SessionId>,
-    turn: &Turn,
+    lock: &PlacementLock,
 ) -> Result<usize, rain_client::Error> {
     let mut after = None;
     let mut deleted = 0;
     loop {
-        let (page, more) = cluster.list_shares(node, session, after, PAGE).await?;
+        let (page, more) = client.list_shares(node, session, after, PAGE).await?;
         after = page.last().copied();
         if page.is_empty() {
             return Ok(deleted);
         }
-        let _turn = turn.lock().await;
-        // Sessions are asked for after the list: one that has ended by now commits nothing of what is listed.
-        let Answer::Sessions(open) = cluster.query(&Query::Sessions).await? else { return Ok(deleted) };
+        let _placing = lock.lock().await;
+        // Asked for after the list: a session that has ended by now commits none of the listed shares.
+        let Answer::Sessions(open) = client.query(&Query::Sessions).await? else { return Ok(deleted) };
         let open: BTreeSet<SessionId> = open.into_iter().map(|session| session.id).collect();
-        let known = Known::of(cluster, page.iter().map(|(block, _)| *block)).await?;
-        let is_nobodys = |(block, index): &(BlockId, ShareIndex)| {
-            let is_placed = known.is_placed(node, *block, *index);
+        let records = BlockRecords::read(client, page.iter().map(|(block, _)| *block)).await?;
+        let is_stray = |(block, index): &(BlockId, ShareIndex)| {
+            let is_placed = records.is_placed(node, *block, *index);
             !is_placed.unwrap_or_else(|| open.contains(&block.session))
         };
-        let nobodys: Vec<_> = page.into_iter().filter(is_nobodys).collect();
-        if !nobodys.is_empty() {
-            cluster.delete_shares(node, &nobodys).await?;
-            deleted += nobodys.len();
+        let stray: Vec<_> = page.into_iter().filter(is_stray).collect();
+        if !stray.is_empty() {
+            client.delete_shares(node, &stray).await?;
+            deleted += stray.len();
         }
         if !more {
             return Ok(deleted);

@@ -1,5 +1,5 @@
-//! Files with a power switch, for the keeper's tests: real files in a scratch directory, of which what was not
-//! synced is lost, sector by sector at random, when the power goes. Faults are values.
+//! Files with a power switch, for the tests of the metadata service: real files in a scratch directory, of
+//! which what was not synced is lost, sector by sector at random, when the power goes. Faults are values.
 #![allow(dead_code)] // Each test file uses its part.
 #![allow(clippy::unwrap_used)] // A helper of tests.
 
@@ -14,9 +14,9 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use storaged::disk::{Media, MediaFile};
 use storaged::metadata::{
-    Line, Machine, Media, MediaFile, Member, MetadataError, MetadataOptions, MetadataService, Transport,
-    TransportError,
+    AppendStream, Machine, Member, MetadataError, MetadataOptions, MetadataService, Transport, TransportError,
 };
 
 /// Small, seeded, good enough to choose sectors.
@@ -146,8 +146,8 @@ impl SimMedia {
         self.0.lock().unwrap().acts
     }
 
-    /// Off: from here on every act fails, and what was not synced is lost in part. Whoever opens the directory next brings a
-    /// new media.
+    /// Off: from here on every act fails, and what was not synced is lost in part. Whoever opens the
+    /// directory next brings a new media.
     pub(crate) fn lose_power(&self, dice: &mut Dice) {
         let mut sim = self.0.lock().unwrap();
         sim.off = true;
@@ -170,7 +170,8 @@ impl SimMedia {
 
 const SECTOR: u64 = 512;
 
-/// Each sector goes back to one of the contents that it had since the last sync, each file to one of its lengths.
+/// Each sector goes back to one of the contents that it had since the last sync, each file to one of its
+/// lengths.
 fn lose_sectors(written: Vec<Written>, lens: &HashMap<u64, Vec<u64>>, dice: &mut Dice) {
     let mut versions: HashMap<(u64, u64), u64> = HashMap::new();
     for write in &written {
@@ -405,14 +406,14 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 #[derive(Debug)]
 pub(crate) struct Alone;
 
-impl Line for Alone {
-    fn ask<'a>(&'a mut self, _message: bytes::Bytes) -> storaged::metadata::Carried<'a> {
+impl AppendStream for Alone {
+    fn ask<'a>(&'a mut self, _message: bytes::Bytes) -> storaged::metadata::Delivery<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 }
 
 impl Transport for Alone {
-    fn line(&self, _to: NodeId, _address: &str) -> Box<dyn Line> {
+    fn append_stream(&self, _to: NodeId, _address: &str) -> Box<dyn AppendStream> {
         Box::new(Alone)
     }
 
@@ -421,22 +422,22 @@ impl Transport for Alone {
         _to: NodeId,
         _address: &'a str,
         _message: bytes::Bytes,
-    ) -> storaged::metadata::Carried<'a> {
+    ) -> storaged::metadata::Delivery<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         _to: NodeId,
         _address: &'a str,
         _message: bytes::Bytes,
         _pieces: tokio::sync::mpsc::Receiver<bytes::Bytes>,
-    ) -> storaged::metadata::Carried<'a> {
+    ) -> storaged::metadata::Delivery<'a> {
         Box::pin(async { Err(TransportError("nobody is there".into())) })
     }
 }
 
-/// A keeper alone in its cluster, on a runtime of its own: dropping it is its death.
+/// A member alone in its cluster, on a runtime of its own: dropping it is its death.
 #[derive(Debug)]
 pub(crate) struct Node {
     metadata: Option<MetadataService>,
@@ -472,7 +473,7 @@ impl Node {
         let metadata = runtime.block_on(async {
             let metadata =
                 MetadataService::open_with(dir, member, options, Arc::new(Alone), machine, media).await?;
-            metadata.found().await?;
+            metadata.bootstrap().await?;
             let begun = std::time::Instant::now();
             while metadata.ask(&rain_namespace::query::Query::Nodes).await.is_err() {
                 if let Some(reason) = metadata.stopped() {

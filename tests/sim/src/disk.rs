@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use storaged::metadata::{Media, MediaFile};
+use storaged::disk::{Media, MediaFile};
 
 /// Bytes that a power loss keeps or loses as a whole: the sector of an ordinary disk.
 const SECTOR: usize = 512;

@@ -1,26 +1,26 @@
-//! Why the log refuses or stops.
+//! Why the log refuses an operation or stops.
 
 use super::PAYLOAD_BYTES_MAX;
-use crate::metadata::media::is_full;
+use crate::disk::is_full;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Why the log cannot do what was asked.
+/// Why an operation of the log failed.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// Bytes that were durable are not what was written.
+    /// Durable bytes differ from the bytes written.
     #[error(
         "the namespace log is damaged: {path} at byte {offset}: {what}. Nothing was changed. Look for disk errors, keep a copy \
-         of the directory, and bring back the file from a backup",
+         of the directory, and restore the file from a backup",
         path = path.display()
     )]
     Damaged {
         /// The segment.
         path: PathBuf,
-        /// Where in it.
+        /// The offset in the segment.
         offset: u64,
-        /// What is wrong there.
+        /// The damage.
         what: String,
     },
     /// A segment is missing between others.
@@ -28,49 +28,49 @@ pub enum LogError {
     MissingSegment {
         /// The log's directory.
         dir: PathBuf,
-        /// Sequence number.
+        /// Its sequence number.
         missing: u64,
     },
-    /// No room; nothing of the append stays, and the log goes on.
+    /// The disk has no room. Nothing of the append stays, and the log goes on.
     #[error("no room for the namespace log in {path}: {source}", path = path.display())]
     NoSpace {
         /// The file.
         path: PathBuf,
-        /// As the system said it.
+        /// The system's error.
         source: io::Error,
     },
-    /// The disk refused.
+    /// The disk failed.
     #[error("{doing} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         doing: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// As the system said it.
+        /// The system's error.
         source: io::Error,
     },
-    /// An earlier failure left it unknown what is on the disk.
+    /// After an earlier failure the contents of the disk are unknown.
     #[error("the namespace log stopped earlier: {0}")]
     Stopped(String),
-    /// Entries must follow each other.
+    /// An index does not follow the last one.
     #[error("entry {given} cannot follow entry {last} in the log")]
     NotNext {
         /// The last index in the log.
         last: u64,
-        /// What was to be appended.
+        /// The index of the append.
         given: u64,
     },
     /// These entries are not in the log.
     #[error("entry {index} is not in the log, which holds {first} to {last}")]
     NotHeld {
-        /// Asked for.
+        /// The index asked for.
         index: u64,
-        /// First held.
+        /// The first index in the log.
         first: u64,
-        /// Last held.
+        /// The last index in the log.
         last: u64,
     },
-    /// A payload over the limit.
+    /// A payload is over the limit.
     #[error("an entry of {bytes} bytes is over the log's limit of {PAYLOAD_BYTES_MAX}")]
     TooLarge {
         /// Its size.
@@ -87,7 +87,7 @@ impl LogError {
         LogError::Damaged { path: path.to_owned(), offset, what: what.to_owned() }
     }
 
-    /// A full disk passes, all else is a broken one.
+    /// Makes the error of a write: a full disk passes, any other error means a broken disk.
     pub(super) fn writing(doing: &'static str, path: &Path, source: io::Error) -> LogError {
         if is_full(&source) {
             LogError::NoSpace { path: path.to_owned(), source }

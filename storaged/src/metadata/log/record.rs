@@ -1,11 +1,12 @@
 //! The bytes of a record and of a segment's head. `docs/formats-log.md` has the tables.
 //!
-//! 1. A checksum covers the segment's sequence number, though that is not in the record: what an earlier use of a
-//!    recycled file left behind is never valid (`recycled_bytes_are_never_read_as_records`).
-//! 2. A record names the checksum of the one before it: a record that a failed or torn append left behind never
-//!    follows what was written over the first part of that append (`leftovers_of_a_torn_append_never_come_back`).
-//! 3. A record names where its append began: all below that offset was durable before it was written. So a valid record
-//!    tells damage below its append from a torn tail.
+//! 1. The checksum of a record covers the segment's sequence number, which is not in the record. So records
+//!    of an earlier use of a recycled file are never valid (`recycled_bytes_are_never_read_as_records`).
+//! 2. A record has the checksum of the record before it. So a record that a failed or torn append has left
+//!    behind never follows the records written over the first part of that append
+//!    (`leftovers_of_a_torn_append_never_come_back`).
+//! 3. A record has the offset at which its append began: all bytes below were durable before it was written.
+//!    So a valid record distinguishes damage below its append from a torn tail.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -30,11 +31,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// A segment's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentHead {
-    /// Counts uses of files, never used twice in a directory.
+    /// Counts the uses of files; no number is used twice in a directory.
     pub(super) sequence: u64,
-    /// Index of its first record, also when it has none yet.
+    /// Index of its first record, or of the next one where it is empty.
     pub(super) first_index: u64,
-    /// Checksum of the record before its first one; 0 if there was none.
+    /// Checksum of the record before its first one; 0 where there is none.
     pub(super) previous: u64,
 }
 
@@ -50,7 +51,7 @@ impl SegmentHead {
         bytes
     }
 
-    /// None for anything that is no whole head of this version.
+    /// Returns the head; `None` for anything else than a whole head of this version.
     pub(super) fn decode(bytes: &[u8]) -> Option<SegmentHead> {
         if bytes.len() < SEGMENT_HEAD_USED || &bytes[..8] != MAGIC {
             return None;
@@ -69,7 +70,8 @@ impl SegmentHead {
 /// A record's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordHead {
-    /// Of the segment's sequence and all that follows this field, payload included, padding not.
+    /// Checksum of the segment's sequence and all bytes behind this field, with the payload, without the
+    /// padding.
     pub(super) crc: u64,
     /// Payload bytes.
     pub(super) len: u32,
@@ -81,13 +83,13 @@ pub(super) struct RecordHead {
     pub(super) previous: u64,
 }
 
-/// Bytes that a record with such a payload takes.
+/// Returns the size of a record with a payload of this length.
 pub(super) fn record_size(payload: usize) -> usize {
     (RECORD_HEAD + payload).next_multiple_of(ALIGN)
 }
 
 impl RecordHead {
-    /// The head at the start of `bytes`, unverified; none if there is no room for one.
+    /// Returns the head at the start of `bytes` unverified; `None`: too few bytes.
     pub(super) fn peek(bytes: &[u8]) -> Option<RecordHead> {
         (bytes.len() >= RECORD_HEAD).then(|| RecordHead {
             crc: u64_at(bytes, 0),
@@ -98,14 +100,14 @@ impl RecordHead {
         })
     }
 
-    /// The head at the start of `bytes` if the whole record is there and its checksum is right.
+    /// Returns the head at the start of `bytes` if the record is whole and its checksum is right.
     pub(super) fn verify(sequence: u64, bytes: &[u8]) -> Option<RecordHead> {
         let head = RecordHead::peek(bytes)?;
         let end = RECORD_HEAD.checked_add(head.len as usize)?;
         (end <= bytes.len() && checksum(sequence, &bytes[8..end]) == head.crc).then_some(head)
     }
 
-    /// Bytes that the record takes.
+    /// Returns the size of the record.
     pub(super) fn size(&self) -> usize {
         record_size(self.len as usize)
     }
@@ -118,7 +120,7 @@ fn checksum(sequence: u64, covered: &[u8]) -> u64 {
     digest.finalize()
 }
 
-/// Appends a record to `out` and gives its checksum.
+/// Appends a record to `out`; returns its checksum.
 pub(super) fn encode_record(
     out: &mut Vec<u8>,
     sequence: u64,

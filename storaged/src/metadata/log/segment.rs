@@ -1,8 +1,8 @@
-//! One segment file: its head, the offsets of its records, and how it is read when the log is opened.
+//! One segment file: its head, the offsets of its records, and the reading of it when the log is opened.
 
 use super::error::LogError;
 use super::record::{ALIGN, RECORD_HEAD, RecordHead, SEGMENT_HEAD, SegmentHead};
-use crate::metadata::media::{Media, MediaFile};
+use crate::disk::{Media, MediaFile};
 use std::path::{Path, PathBuf};
 
 /// A segment of the log. Records `head.first_index ..` stand at `offsets`.
@@ -13,16 +13,16 @@ pub(super) struct Segment {
     pub(super) head: SegmentHead,
     /// The file's length.
     pub(super) size: u64,
-    /// Where each record starts.
+    /// Offset of each record.
     pub(super) offsets: Vec<u32>,
-    /// Where the next one goes.
+    /// Offset of the next record.
     pub(super) end: u64,
 }
 
-/// What reading a segment found at its end.
+/// The end of a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// Nothing that belongs to the log.
+    /// No bytes that belong to the log.
     Clean,
     /// An append that was cut off by a crash.
     Torn,
@@ -33,7 +33,7 @@ impl Segment {
         self.head.first_index + self.offsets.len() as u64
     }
 
-    /// The bytes of the records `index ..` of this segment's, as an offset and a length.
+    /// Returns offset and length of a record; `None`: it is not in this segment.
     pub(super) fn extent_of(&self, index: u64) -> Option<(u64, usize)> {
         let position = usize::try_from(index.checked_sub(self.head.first_index)?).ok()?;
         let start = u64::from(*self.offsets.get(position)?);
@@ -41,8 +41,8 @@ impl Segment {
         Some((start, (end - start) as usize))
     }
 
-    /// Reads a segment whole. `expected`: the index after its last record, known from the segment that follows
-    /// it; none for the last segment. Gives the segment, the last record's checksum and the tail.
+    /// Reads a whole segment. `expected`: the index after its last record, known from the next segment;
+    /// `None` for the last segment. Returns the segment, the last record's checksum and the tail.
     pub(super) fn load(
         media: &dyn Media,
         path: &Path,
@@ -100,9 +100,9 @@ impl Segment {
         Ok(last)
     }
 
-    /// What lies after the last good record of the last segment. A valid record there whose append began later than
-    /// the bad place proves that the bad place was durable once: damage. All else is an append that was
-    /// never acknowledged, or what an earlier use of the file left.
+    /// Judges the bytes after the last good record of the last segment. A valid record there whose append
+    /// began behind the bad offset proves that the bad bytes were durable once: damage. Anything else is an
+    /// append that was never acknowledged, or the rest of an earlier use of the file.
     fn judge_tail(&self, bytes: &[u8], last: u64) -> Result<Tail, LogError> {
         let stop = self.end as usize;
         let mut tail = match RecordHead::peek(&bytes[stop..]) {

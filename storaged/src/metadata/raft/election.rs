@@ -1,20 +1,21 @@
-//! When this node asks for votes. Pure: facts and time come in, a decision goes out.
+//! When this node stands for election. Pure: facts and time come in, a decision goes out.
 //!
-//! openraft would do it by a timeout alone. Here the ring's word comes first: who answers is known within a tenth of a second, so a
-//! leader that is gone is replaced at once, and one that is only slow is not. Nothing of this is needed for safety: a campaign at a wrong
-//! moment is refused by those who still hear the leader (their lease, see `standing`).
+//! openraft would decide by a timeout alone. Here the ring's view comes first: it says within a tenth of a
+//! second which nodes answer. So a leader that is gone is replaced at once, and a leader that is only slow is
+//! not. Safety does not rest on these decisions: voters within their lease refuse a candidate that stands at
+//! a wrong moment ([`super::lease`]).
 //!
-//! | the ring says | the leader | then |
+//! | the ring's view | the leader | decision |
 //! |---|---|---|
-//! | too few voters answer | any | nothing: a candidate could not win, and its higher term would only disturb the others later |
-//! | it is gone, or none is known | not heard within its lease | stand, in turn |
-//! | it is there | silent for [`Times::silence`] | stand, in turn: its disk hangs, or its Raft does |
-//! | enough voters answer again | not heard for [`Times::silence`] | give whoever leads [`Times::settle`] to find this node |
-//! | nothing (no ring here) | silent for [`Times::blind`] | stand, in turn |
+//! | has too few voters | any | none: a candidate cannot win, and its higher term would disturb the others |
+//! | lacks the leader, or no leader is known | no contact within its lease | stand, in turn |
+//! | has the leader | silent for [`Times::silence`] | stand, in turn: the leader's disk or its Raft hangs |
+//! | has enough voters again | no contact for [`Times::silence`] | wait [`Times::settle`] for a leader |
+//! | no ring here | silent for [`Times::blind`] | stand, in turn |
 //!
-//! Whoever is to stand asks first whether the others would vote for it (the pre-vote of Ongaro's thesis, section 9.6): one whose log is
-//! shorter, or who heard the leader a little earlier than they, would only raise the term, vote for itself, and keep the others from
-//! winning for a lease. Without that every second failover of a pair took a second round.
+//! A node that is to stand first asks for pre-votes ([`super::pre_vote`]). Without them every second failover
+//! of a pair took a second round: a node with a shorter log, or with a lease that ended a little before the
+//! others', would only raise the term, vote for itself, and keep the others from winning for a lease.
 
 use super::lease::Times;
 use rain_types::NodeId;
@@ -22,51 +23,55 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is known at a moment.
+/// The facts at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts<'a> {
+pub(crate) struct ElectionFacts<'a> {
     pub(crate) me: NodeId,
     pub(crate) now: Instant,
-    /// Who votes; while the membership changes, each of the two sets.
+    /// The voters; two sets while the membership changes.
     pub(crate) voters: &'a [BTreeSet<NodeId>],
-    /// The leader, as far as it is known; this node itself means that it leads.
+    /// The leader, if one is known. It may be this node itself.
     pub(crate) leader: Option<NodeId>,
-    /// When a leader was heard last.
-    pub(crate) heard: Option<Instant>,
-    /// Who answers, by the ring; none: there is no ring here.
+    /// The last contact with a leader.
+    pub(crate) last_contact: Option<Instant>,
+    /// The nodes that answer, by the ring; `None`: there is no ring here.
     pub(crate) view: Option<&'a [NodeId]>,
 }
 
-/// The ring's view loses members for moments while it is made anew; a node that was really away has been for longer.
+/// Shorter gaps in the ring's view do not count: the view loses members for moments while it is made anew. A
+/// node that was really away was away for longer.
 const APART_FOR: Duration = Duration::from_millis(400);
 
-/// The time that a reason to stand has been there, and the last try.
+/// The state of the decisions of one node.
 #[derive(Debug, Default)]
 pub struct Election {
-    /// Since when enough voters answer; a moment without is none.
+    /// Since when enough voters answer, apart from gaps shorter than [`APART_FOR`].
     connected: Option<Instant>,
-    /// Since when too few do.
+    /// Since when too few voters answer.
     apart: Option<Instant>,
-    /// The last decision: a node that has not decided anything for long was stopped itself.
+    /// The last decision. A node without a decision for long was stopped itself.
     decided: Option<Instant>,
+    /// Since when there is a reason to stand.
     since: Option<Instant>,
+    /// The last try.
     tried: Option<Instant>,
-    /// The others would not have voted for it then.
+    /// True when the others refused their pre-votes at the last try.
     refused: bool,
 }
 
-/// Before those who would not vote for this node are asked whether they would by now.
+/// Pause before members that have refused a pre-vote are asked again: short against a turn of 60 ms.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 impl Election {
-    /// The others were asked first, and would not vote for this node: a lease is not over yet, or its log is shorter. Nothing was disturbed by
-    /// that, and they may be asked again soon.
+    /// Notes that the others have refused their pre-votes: a lease is not over yet, or this node's log is
+    /// shorter. That has disturbed nobody, so they may be asked again soon.
     pub(crate) fn refused(&mut self) {
         self.refused = true;
     }
 
-    /// Whether to stand now. Whoever is told so asks whether the others would vote for it, and then does or says that they would not.
-    pub(crate) fn decide(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
+    /// Returns true when this node is to stand now. The caller then asks for pre-votes, and stands or calls
+    /// [`Election::refused`].
+    pub(crate) fn decide(&mut self, times: &Times, facts: &ElectionFacts<'_>) -> bool {
         let before = self.decided.replace(facts.now);
         if before.is_some_and(|before| facts.now.duration_since(before) > APART_FOR) {
             self.connected = None;
@@ -78,8 +83,9 @@ impl Election {
         let since = *self.since.get_or_insert(facts.now);
         let order = turn_order(facts);
         let Some(turn) = order.iter().position(|node| *node == facts.me) else { return false };
-        // A round of turns is over before somebody tries again; and none tries as often as another, or those whose turns have come to fall
-        // together (each counts from when it had a reason) would split the votes for ever.
+        // A whole round of turns passes before the next try. Every node has a period of its own: with one
+        // period, nodes whose turns fall together (each counts from its own reason) would split the votes for
+        // ever.
         let round = times.step * (order.len() + 1 + turn) as u32;
         let due = match self.tried {
             None => since + times.step * turn as u32,
@@ -93,12 +99,13 @@ impl Election {
         true
     }
 
-    fn has_reason(&mut self, times: &Times, facts: &Facts<'_>) -> bool {
+    /// Returns true when the table of the module head says "stand".
+    fn has_reason(&mut self, times: &Times, facts: &ElectionFacts<'_>) -> bool {
         let votes = facts.voters.iter().any(|voters| voters.contains(&facts.me));
         if !votes || facts.leader == Some(facts.me) {
             return false;
         }
-        let silent = |limit| facts.heard.is_none_or(|heard| facts.now > heard + limit);
+        let silent = |limit| facts.last_contact.is_none_or(|contact| facts.now > contact + limit);
         match facts.view {
             None => silent(times.blind),
             Some(view) => {
@@ -117,15 +124,16 @@ impl Election {
                 if present {
                     return silent(times.silence) && facts.now >= connected + times.silence;
                 }
-                // Whoever has heard a leader lately can hardly have missed the next one.
+                // A node with recent contact to a leader can hardly have missed the next one.
                 silent(times.lease) && (!silent(times.silence) || facts.now >= connected + times.settle)
             }
         }
     }
 }
 
-/// Voters that answer, beginning behind the leader that is gone, so that it is not always the same one's turn.
-fn turn_order(facts: &Facts<'_>) -> Vec<NodeId> {
+/// Returns the voters that answer in the order of their turns. The order begins behind the lost leader, so
+/// that the first turn is not always the same node's.
+fn turn_order(facts: &ElectionFacts<'_>) -> Vec<NodeId> {
     let voters: BTreeSet<NodeId> = facts.voters.iter().flatten().copied().collect();
     let mut order: Vec<NodeId> = voters
         .into_iter()
@@ -173,12 +181,12 @@ mod tests {
         fn stands_connected(&self, me: u32, until: u64, connected: Option<Instant>) -> Option<u64> {
             let mut election = Election { connected, ..Election::default() };
             (0..until).find(|at| {
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(me),
                     now: self.start + ms(*at),
                     voters: &self.voters,
                     leader: self.leader.map(NodeId),
-                    heard: Some(self.start + self.heard),
+                    last_contact: Some(self.start + self.heard),
                     view: self.view.as_deref(),
                 };
                 election.decide(&Times::default(), &facts)
@@ -218,12 +226,12 @@ mod tests {
         let long_ago = |scene: &Scene| {
             let mut election = Election::default();
             (0..5000).find(|at| {
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(3),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
                     leader: Some(NodeId(2)),
-                    heard: scene.start.checked_sub(ms(3000)),
+                    last_contact: scene.start.checked_sub(ms(3000)),
                     view: scene.view.as_deref(),
                 };
                 election.decide(&Times::default(), &facts)
@@ -247,12 +255,12 @@ mod tests {
                 if gap.contains(at) && seen.is_empty() {
                     return false;
                 }
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(3),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
                     leader: Some(NodeId(2)),
-                    heard: Some(scene.start),
+                    last_contact: Some(scene.start),
                     view: Some(view),
                 };
                 election.decide(&times, &facts)
@@ -287,12 +295,12 @@ mod tests {
         let mut election = Election { connected, ..Election::default() };
         (0..until)
             .filter(|at| {
-                let facts = Facts {
+                let facts = ElectionFacts {
                     me: NodeId(me),
                     now: scene.start + ms(*at),
                     voters: &scene.voters,
                     leader: None,
-                    heard: Some(scene.start),
+                    last_contact: Some(scene.start),
                     view: scene.view.as_deref(),
                 };
                 election.decide(&times, &facts)
@@ -315,12 +323,12 @@ mod tests {
         let mut election = Election { connected, ..Election::default() };
         let mut asked = Vec::new();
         for at in 0..600 {
-            let facts = Facts {
+            let facts = ElectionFacts {
                 me: NodeId(3),
                 now: scene.start + ms(at),
                 voters: &scene.voters,
                 leader: Some(NodeId(2)),
-                heard: Some(scene.start),
+                last_contact: Some(scene.start),
                 view: scene.view.as_deref(),
             };
             if election.decide(&times, &facts) {
@@ -334,8 +342,8 @@ mod tests {
         assert_eq!(asked, [201, 221, 241, 261, 501], "after it has stood a whole round passes");
     }
 
-    /// Nodes that were started at different moments count their turns from there, so two may begin to stand together. Found by
-    /// simulation: with one period for all they split the votes for ever.
+    /// Nodes that were started at different moments count their turns from there, so two may begin to stand
+    /// together. Found by simulation: with one period for all they split the votes for ever.
     #[test]
     fn candidates_that_meet_once_do_not_meet_for_ever() {
         let all = [tries(1, 5000), tries(3, 5000), tries(4, 5000)];

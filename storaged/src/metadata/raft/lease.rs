@@ -1,16 +1,22 @@
-//! Whether this node may answer reads alone, as the leader; and when it last heard of one. Pure: time comes in.
+//! The leader lease: whether this node may answer reads alone, as the leader, and when it last had contact
+//! with one. Pure: time comes in.
 //!
-//! A read is linearizable if no other leader can have committed anything when the state is read. Asking a majority for each read
-//! (read index) shows that, and costs a round. A lease shows it, too: a node that has acknowledged a leader's message grants no vote
-//! for [`Times::lease`] from when it took the message, so from the moment it was **sent** a majority that has acknowledged rules out
-//! another leader for that long. What that rests on, and where it is held:
+//! A read is linearizable if no other leader can have committed anything when the state is read. A read
+//! index, the question to a majority for each read, proves that and costs a round trip. A lease proves it,
+//! too. A node that has acknowledged a leader's message grants no vote for [`Times::lease`] from the
+//! message's arrival. So a majority's acknowledgements rule out another leader for that time from the moment
+//! at which the message was **sent**. The proof rests on this:
 //!
-//! 1. Voters keep to it: openraft refuses votes within the lease; a candidate, which votes for itself without asking, does not stand
-//!    within its own ([`LeaderLease::may_stand`]). The order of a message's arrival and of standing is decided under one lock.
-//! 2. The leader's clock runs at most a quarter faster than the voters': it counts three quarters of the lease.
-//! 3. A leader that has itself granted a vote, or has heard of a higher one, has no lease any more ([`LeaderLease::saw`]), and says so
-//!    before it answers whoever asked.
-//! 4. The check comes after the state was read: a pause before it makes it fail.
+//! 1. Voters keep their promise: openraft refuses votes within the lease. A candidate votes for itself
+//!    without asking; it requests no votes within its own promise ([`LeaderLease::may_request_votes`],
+//!    `nobody_stands_within_its_own_promise`). One lock orders the arrival of a message and the request for
+//!    votes.
+//! 2. The leader's clock runs at most a quarter slower than a voter's: the leader counts three quarters of
+//!    the lease.
+//! 3. A leader that has granted a vote, or has seen a higher one, has no lease ([`LeaderLease::saw`],
+//!    `a_leader_that_has_seen_a_higher_vote_has_no_lease`). The lease ends before the answer to the candidate
+//!    goes out.
+//! 4. The lease is checked after the state was read: a pause before the check makes it fail.
 //!
 //! The ring has no part in this.
 
@@ -23,17 +29,21 @@ use tokio::time::Instant;
 /// Times of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// Between a leader's messages when there is nothing to say; and how long one may take before it is sent again.
+    /// Interval of a leader's messages without entries, and the deadline of a message before it is sent
+    /// again. 70 ms: a lease has room for two of them.
     pub heartbeat: Duration,
-    /// A voter that has heard a leader votes for no other for so long.
+    /// After a leader's message a voter grants no vote for this time. 200 ms: the most of a failover that is
+    /// spent waiting.
     pub lease: Duration,
-    /// A leader that is not heard for so long is replaced even if the ring thinks it well.
+    /// A leader that is silent for this time is replaced even if it is in the ring's view. 1500 ms: its disk
+    /// may be slow.
     pub silence: Duration,
-    /// A node that has been away gives a leader so long to find it before it stands itself.
+    /// Time that a node which was cut off gives a leader to reach it before it stands for election itself.
+    /// 800 ms.
     pub settle: Duration,
-    /// The same where there is no ring to ask.
+    /// A leader that is silent for this time is replaced where there is no ring to ask. 2500 ms.
     pub blind: Duration,
-    /// The next candidate waits so much longer than the one before, so that they do not stand against each other.
+    /// Distance of the candidates' turns, so that they do not split the votes. 60 ms: a few round trips.
     pub step: Duration,
 }
 
@@ -50,48 +60,49 @@ impl Default for Times {
     }
 }
 
-/// What this node knows of leaders.
+/// The facts about leaders that this node has.
 #[derive(Debug)]
 pub(crate) struct LeaderLease {
     me: NodeId,
     times: Times,
-    /// The highest vote seen, by whatever way.
+    /// The highest vote seen in any message.
     highest: Vote,
-    /// When a message of a leader arrived last.
-    heard: Option<Instant>,
-    /// When this node started, or led last.
+    /// Arrival of the last message of a leader.
+    last_contact: Option<Instant>,
+    /// The moment of this node's start, or the last at which it led.
     own: Instant,
     /// Members without a vote.
     learners: BTreeSet<NodeId>,
-    /// The vote under which these nodes have acknowledged, and when what they acknowledged was sent.
+    /// A vote, the members that have acknowledged a message under it, and the moment at which that message
+    /// was sent.
     acknowledged: (Vote, BTreeMap<NodeId, Instant>),
 }
 
 impl LeaderLease {
     pub(crate) fn new(me: NodeId, times: Times, now: Instant) -> LeaderLease {
-        // A node that starts may have promised something just before: it keeps to a whole lease.
+        // A node that starts may have made a promise just before its stop: it keeps a whole lease.
         LeaderLease {
             me,
             times,
             highest: Vote::default(),
-            heard: None,
+            last_contact: None,
             own: now,
             learners: BTreeSet::new(),
             acknowledged: (Vote::default(), BTreeMap::new()),
         }
     }
 
-    /// Who follows without a vote now.
+    /// Replaces the set of members without a vote.
     pub(crate) fn set_learners(&mut self, learners: BTreeSet<NodeId>) {
         self.learners = learners;
     }
 
-    /// Whether a node follows without a vote.
+    /// Returns true for a member without a vote.
     pub(crate) fn is_learner(&self, node: NodeId) -> bool {
         self.learners.contains(&node)
     }
 
-    /// A vote was seen: a candidate's, a leader's, or one that a node answers with.
+    /// Notes a vote: a candidate's, a leader's, or one of an answer.
     pub(crate) fn saw(&mut self, vote: &Vote) {
         // Votes of one term and different nodes are ordered by node, as openraft has it.
         if *vote > self.highest {
@@ -99,35 +110,37 @@ impl LeaderLease {
         }
     }
 
-    /// A message of a leader arrived.
-    pub(crate) fn hears(&mut self, vote: &Vote, now: Instant) {
+    /// Notes the arrival of a leader's message. A message under an old vote is no contact.
+    pub(crate) fn leader_contact(&mut self, vote: &Vote, now: Instant) {
         self.saw(vote);
         if *vote >= self.highest {
-            self.heard = Some(now);
+            self.last_contact = Some(now);
         }
     }
 
-    /// This node leads.
+    /// Notes that this node leads.
     pub(crate) fn leads_now(&mut self, now: Instant) {
         self.own = now;
     }
 
-    /// When there was last a leader for all this node knows: it was heard, or this node was one, or has just started.
-    pub(crate) fn led(&self) -> Instant {
-        self.heard.map_or(self.own, |heard| heard.max(self.own))
+    /// Returns the last moment at which a leader may have relied on this node: the last contact, this node's
+    /// own leadership, or its start.
+    pub(crate) fn last_leader(&self) -> Instant {
+        self.last_contact.map_or(self.own, |contact| contact.max(self.own))
     }
 
-    /// Whether this node's own promise to the leader it has heard is over: only then it may vote for itself.
-    pub(crate) fn may_stand(&self, now: Instant) -> bool {
-        now > self.led() + self.times.lease
+    /// Returns true when this node's own promise to a leader is over: only then it may vote for itself.
+    pub(crate) fn may_request_votes(&self, now: Instant) -> bool {
+        now > self.last_leader() + self.times.lease
     }
 
-    /// Whether it would vote for another now: its promises are over, to a leader it has heard and to a candidate it has voted for.
+    /// Returns true when this node would vote for another: its promises to a leader and to a candidate are
+    /// over.
     pub(crate) fn would_vote(&self, voted: Option<Instant>, now: Instant) -> bool {
-        self.may_stand(now) && voted.is_none_or(|voted| now > voted + self.times.lease)
+        self.may_request_votes(now) && voted.is_none_or(|voted| now > voted + self.times.lease)
     }
 
-    /// A node has acknowledged a message that was sent under this vote at this moment.
+    /// Notes that a member has acknowledged a message which was sent at `sent` under this vote.
     pub(crate) fn acknowledged(&mut self, vote: &Vote, by: NodeId, sent: Instant) {
         if *vote > self.acknowledged.0 {
             self.acknowledged = (*vote, BTreeMap::new());
@@ -138,8 +151,8 @@ impl LeaderLease {
         }
     }
 
-    /// Until when this node is certainly the only leader, under this vote of its own and with this membership; none: it is not
-    /// known to be one.
+    /// Returns the end of the lease under this node's own vote and this membership; `None`: this node has
+    /// none.
     pub(crate) fn leads_until(&self, vote: &Vote, membership: &Membership, now: Instant) -> Option<Instant> {
         let mine = vote.committed && vote.leader_id.node_id == self.me;
         if !mine || self.highest > *vote {
@@ -162,24 +175,25 @@ impl LeaderLease {
         Some(earliest? + self.times.lease * 3 / 4)
     }
 
-    /// How old what this node knows may be: since it heard a leader, or, if it leads itself until `leads_until`, since a majority has
-    /// confirmed that. None: it has not heard of one since it started.
+    /// Returns a bound on the age of this node's state: the time since the last contact with a leader or,
+    /// where this node leads until `leads_until`, since a majority's confirmation. `None`: no contact since
+    /// the start.
     pub(crate) fn age(&self, leads_until: Option<Instant>, now: Instant) -> Option<Duration> {
         let confirmed = leads_until.and_then(|until| until.checked_sub(self.times.lease * 3 / 4));
-        Some(now.saturating_duration_since(confirmed.or(self.heard)?))
+        Some(now.saturating_duration_since(confirmed.or(self.last_contact)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::raft::types::Place;
+    use crate::metadata::raft::types::MemberAddress;
 
     fn membership(configs: &[&[u32]]) -> Membership {
         let configs: Vec<BTreeSet<NodeId>> =
             configs.iter().map(|ids| ids.iter().map(|id| NodeId(*id)).collect()).collect();
-        let nodes: BTreeMap<NodeId, Place> =
-            configs.iter().flatten().map(|id| (*id, Place::default())).collect();
+        let nodes: BTreeMap<NodeId, MemberAddress> =
+            configs.iter().flatten().map(|id| (*id, MemberAddress::default())).collect();
         Membership::new(configs, nodes)
     }
 
@@ -254,7 +268,7 @@ mod tests {
         let later = start + ms(5000);
         assert_eq!(leader_lease.age(leader_lease.leads_until(&vote, &three, later), later), Some(ms(5000)));
         assert_eq!(leader_lease.age(None, later), None, "it has never heard of another");
-        leader_lease.hears(&Vote::new_committed(9, NodeId(2)), start + ms(6000));
+        leader_lease.leader_contact(&Vote::new_committed(9, NodeId(2)), start + ms(6000));
         assert_eq!(leader_lease.age(None, start + ms(6100)), Some(ms(100)));
     }
 
@@ -262,15 +276,18 @@ mod tests {
     fn nobody_stands_within_its_own_promise() {
         let start = Instant::now();
         let mut leader_lease = LeaderLease::new(NodeId(2), Times::default(), start);
-        assert!(!leader_lease.may_stand(start + ms(200)), "a node that starts keeps to a whole lease");
-        assert!(leader_lease.may_stand(start + ms(201)));
-        leader_lease.hears(&Vote::new_committed(2, NodeId(1)), start + ms(300));
-        assert!(!leader_lease.may_stand(start + ms(400)));
-        assert!(leader_lease.may_stand(start + ms(501)));
+        assert!(
+            !leader_lease.may_request_votes(start + ms(200)),
+            "a node that starts keeps to a whole lease"
+        );
+        assert!(leader_lease.may_request_votes(start + ms(201)));
+        leader_lease.leader_contact(&Vote::new_committed(2, NodeId(1)), start + ms(300));
+        assert!(!leader_lease.may_request_votes(start + ms(400)));
+        assert!(leader_lease.may_request_votes(start + ms(501)));
         assert!(!leader_lease.would_vote(Some(start + ms(400)), start + ms(501)), "it has voted just now");
         assert!(leader_lease.would_vote(Some(start + ms(400)), start + ms(601)));
         // An old leader's message is no promise.
-        leader_lease.hears(&Vote::new_committed(1, NodeId(3)), start + ms(500));
-        assert!(leader_lease.may_stand(start + ms(501)));
+        leader_lease.leader_contact(&Vote::new_committed(1, NodeId(3)), start + ms(500));
+        assert!(leader_lease.may_request_votes(start + ms(501)));
     }
 }

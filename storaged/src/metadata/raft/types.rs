@@ -1,5 +1,5 @@
-//! What openraft is told: a node is a [`NodeId`], an entry carries an encoded entry of the namespace, a snapshot is a view of the
-//! durable base.
+//! RAIN's types for openraft: a node is a [`NodeId`], an entry carries an encoded entry of the namespace, a
+//! snapshot is a view of the durable base.
 
 use super::super::store::{Incoming, StoreSnapshot};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ openraft::declare_raft_types!(
         D = Payload,
         R = Vec<Applied>,
         NodeId = NodeId,
-        Node = Place,
+        Node = MemberAddress,
         Entry = openraft::Entry<Types>,
         SnapshotData = SnapshotData,
         AsyncRuntime = openraft::TokioRuntime,
@@ -30,9 +30,10 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// Where a member was reached when it was taken in. The namespace's own record is newer; this one is there before it.
+/// The address of a member when it was added. The namespace's own record may be newer, but this one exists
+/// before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct MemberAddress {
     /// `host:port`.
     pub address: String,
 }
@@ -40,31 +41,31 @@ pub struct Place {
 /// A snapshot on its way.
 #[derive(Debug)]
 pub enum SnapshotData {
-    /// To be sent: the durable base as it was at some moment.
-    Held(StoreSnapshot),
-    /// Received, whole, and durable.
+    /// To be sent: the durable base at some moment.
+    Durable(StoreSnapshot),
+    /// Received, complete and durable.
     Received(Incoming),
 }
 
 pub(crate) type Entry = openraft::Entry<Types>;
 pub(crate) type EntryLogId = LogId<NodeId>;
 pub(crate) type Vote = openraft::Vote<NodeId>;
-pub(crate) type Membership = openraft::Membership<NodeId, Place>;
-pub(crate) type StoredMembership = openraft::StoredMembership<NodeId, Place>;
+pub(crate) type Membership = openraft::Membership<NodeId, MemberAddress>;
+pub(crate) type StoredMembership = openraft::StoredMembership<NodeId, MemberAddress>;
 pub(crate) type StorageError = openraft::StorageError<NodeId>;
 pub(crate) type Raft = openraft::Raft<Types>;
 
-/// The position in the log and the store (from 1) of an entry with this index (from 0).
+/// Returns the position in the log and the store (from 1) of an entry with this index (from 0).
 pub(crate) fn position(index: u64) -> u64 {
     index + 1
 }
 
-/// The position of an entry; 0 for none.
+/// Returns the position of an entry; 0 for none.
 pub(crate) fn position_of(id: Option<&EntryLogId>) -> u64 {
     id.map_or(0, |id| position(id.index))
 }
 
-/// The index of the entry at a position; none for position 0.
+/// Returns the index of the entry at a position; `None` for position 0.
 pub(crate) fn index_at(position: u64) -> Option<u64> {
     position.checked_sub(1)
 }

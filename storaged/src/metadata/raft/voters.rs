@@ -1,39 +1,40 @@
-//! Who should vote, and the next step on the way there. Pure.
+//! Which members should vote, and the next change towards that. Pure.
 //!
-//! 2m+1 voters for the largest m of any volume, at least 3, so that the namespace survives as many losses as the data. All other
-//! nodes are learners: they have the namespace, too, and take a voter's place when it stays away. Where there are fewer nodes the
-//! number is the largest odd one (two nodes both vote: a change that is acknowledged is on both).
+//! There are 2m+1 voters for the largest m of any volume, at least 3, so that the namespace survives as many
+//! losses as the data. All other nodes are learners: they have the namespace, too, and get the vote of a
+//! voter that stays away. With fewer nodes the number of voters is the largest odd one; of two nodes both
+//! vote, so that both have every acknowledged change.
 
-use super::types::{Membership, Place};
+use super::types::{MemberAddress, Membership};
 use rain_namespace::record::NodeRecord;
 use rain_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A change of the membership, one at a time.
+/// A change of the members. One is made at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// A node begins to follow.
-    AddLearner(NodeId, Place),
-    /// These vote from now on.
+pub(crate) enum MembershipChange {
+    /// Adds a node without a vote.
+    AddLearner(NodeId, MemberAddress),
+    /// Gives the votes to these members.
     SetVoters(BTreeSet<NodeId>),
-    /// A node that is no longer of the cluster follows no more.
+    /// Removes a node that has left the cluster.
     Remove(NodeId),
 }
 
-/// What is known of the nodes.
+/// The facts for a decision about the voters.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts<'a> {
+pub(crate) struct VoterFacts<'a> {
     /// The eligible nodes.
     pub(crate) nodes: &'a [NodeRecord],
     /// The largest m of any volume.
     pub(crate) losses: u8,
-    /// Nodes that have been away for long.
+    /// Nodes that have been out of the ring for long.
     pub(crate) away: &'a BTreeSet<NodeId>,
-    /// Learners that have nearly all of the log.
+    /// Learners with nearly all of the log.
     pub(crate) ready: &'a BTreeSet<NodeId>,
 }
 
-/// How many should vote.
+/// Returns the number of voters for a number of nodes and the largest m.
 pub(crate) fn wanted(nodes: usize, losses: u8) -> usize {
     let full = (2 * usize::from(losses) + 1).max(3);
     match nodes.min(full) {
@@ -42,13 +43,14 @@ pub(crate) fn wanted(nodes: usize, losses: u8) -> usize {
     }
 }
 
-/// Who should vote, of the nodes that can: those that answer rather than those that do not, those that stay, spread over failure domains, witnesses
-/// first (they are there for it), those that vote already, lower numbers.
-fn choose(facts: &Facts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+/// Chooses the voters among the nodes that can vote. Preferred, in this order: nodes that answer, nodes that
+/// stay, nodes in failure domains with few voters, witnesses (they exist to vote), present voters, lower
+/// numbers.
+fn choose(facts: &VoterFacts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let able: Vec<&NodeRecord> =
         facts.nodes.iter().filter(|node| now.contains(&node.id) || facts.ready.contains(&node.id)).collect();
     let count = match wanted(able.len(), facts.losses) {
-        // Two are only for those who have no third one: any loss would stop both.
+        // Two voters only where there is no third node: the loss of either stops both.
         2 if facts.nodes.len() > 2 && now.len() == 1 => 1,
         count => count,
     };
@@ -74,24 +76,24 @@ fn choose(facts: &Facts<'_>, now: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     chosen
 }
 
-/// The next step from the membership as it is.
-pub(crate) fn step(facts: &Facts<'_>, membership: &Membership) -> Option<Step> {
+/// Returns the next change from the present members; `None`: they are as they should be.
+pub(crate) fn next_change(facts: &VoterFacts<'_>, membership: &Membership) -> Option<MembershipChange> {
     let voters = match &membership.get_joint_config()[..] {
         [one] => one.clone(),
-        // A leader was lost half way: what it began is finished first.
-        [.., last] => return Some(Step::SetVoters(last.clone())),
+        // A leader was lost in the middle of a change: that change is completed first.
+        [.., last] => return Some(MembershipChange::SetVoters(last.clone())),
         [] => return None,
     };
     let members: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
     if let Some(new) = facts.nodes.iter().find(|node| !members.contains(&node.id)) {
-        return Some(Step::AddLearner(new.id, Place { address: new.address.clone() }));
+        return Some(MembershipChange::AddLearner(new.id, MemberAddress { address: new.address.clone() }));
     }
     let chosen = choose(facts, &voters);
     if chosen != voters && !chosen.is_empty() {
-        return Some(Step::SetVoters(chosen));
+        return Some(MembershipChange::SetVoters(chosen));
     }
     let of_cluster = |id: &NodeId| facts.nodes.iter().any(|node| node.id == *id);
-    members.into_iter().find(|id| !of_cluster(id) && !voters.contains(id)).map(Step::Remove)
+    members.into_iter().find(|id| !of_cluster(id) && !voters.contains(id)).map(MembershipChange::Remove)
 }
 
 #[cfg(test)]
@@ -117,7 +119,7 @@ mod tests {
         ids.iter().map(|id| NodeId(*id)).collect()
     }
 
-    /// Takes steps until there are none; every learner is ready at once.
+    /// Makes changes until there are none; every learner is ready at once.
     fn settle(
         nodes: &[NodeRecord],
         losses: u8,
@@ -127,15 +129,16 @@ mod tests {
         let away = set(away);
         let mut members = voters.clone();
         for _ in 0..40 {
-            let places: BTreeMap<NodeId, Place> = members.iter().map(|id| (*id, Place::default())).collect();
+            let places: BTreeMap<NodeId, MemberAddress> =
+                members.iter().map(|id| (*id, MemberAddress::default())).collect();
             let membership = Membership::new(vec![voters.clone()], places);
             let ready: BTreeSet<NodeId> = members.difference(&away).copied().collect();
-            let facts = Facts { nodes, losses, away: &away, ready: &ready };
-            match step(&facts, &membership) {
+            let facts = VoterFacts { nodes, losses, away: &away, ready: &ready };
+            match next_change(&facts, &membership) {
                 None => return voters,
-                Some(Step::AddLearner(id, _)) => assert!(members.insert(id)),
-                Some(Step::Remove(id)) => assert!(members.remove(&id) && !voters.contains(&id)),
-                Some(Step::SetVoters(next)) => {
+                Some(MembershipChange::AddLearner(id, _)) => assert!(members.insert(id)),
+                Some(MembershipChange::Remove(id)) => assert!(members.remove(&id) && !voters.contains(&id)),
+                Some(MembershipChange::SetVoters(next)) => {
                     assert!(!next.is_empty() && next.is_subset(&members));
                     assert_ne!(next, voters);
                     voters = next;
@@ -182,10 +185,11 @@ mod tests {
     #[test]
     fn a_change_that_was_cut_off_is_finished() {
         let three: Vec<NodeRecord> = (1..=3).map(|id| node(id, "", false)).collect();
-        let places: BTreeMap<NodeId, Place> = (1..=3).map(|id| (NodeId(id), Place::default())).collect();
+        let places: BTreeMap<NodeId, MemberAddress> =
+            (1..=3).map(|id| (NodeId(id), MemberAddress::default())).collect();
         let membership = Membership::new(vec![set(&[1]), set(&[1, 2, 3])], places);
         let none = BTreeSet::new();
-        let facts = Facts { nodes: &three, losses: 1, away: &none, ready: &none };
-        assert_eq!(step(&facts, &membership), Some(Step::SetVoters(set(&[1, 2, 3]))));
+        let facts = VoterFacts { nodes: &three, losses: 1, away: &none, ready: &none };
+        assert_eq!(next_change(&facts, &membership), Some(MembershipChange::SetVoters(set(&[1, 2, 3]))));
     }
 }

@@ -1,9 +1,9 @@
-//! The bytes of entries, votes and messages, in the log, the state file and between nodes. `docs/formats-log.md` has the tables;
-//! the tests at the end hold them.
+//! The bytes of entries, votes and messages, in the log, in the state file and between members.
+//! `docs/formats-log.md` has the tables; the tests at the end hold them.
 //!
-//! Numbers are little-endian. The namespace's entries are carried as they are, without a copy when they are read.
+//! Numbers are little endian. The namespace's entries are carried unchanged, and reading them copies nothing.
 
-use super::types::{Entry, EntryLogId, Membership, Payload, Place, StoredMembership, Vote};
+use super::types::{Entry, EntryLogId, MemberAddress, Membership, Payload, StoredMembership, Vote};
 use bytes::{Buf, BufMut, Bytes};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use openraft::{CommittedLeaderId, EntryPayload, LogId};
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
-/// Of records and messages.
+/// Version of records and messages.
 const VERSION: u8 = 1;
 
-/// Entries of one message at most; a message that announces more is malformed.
+/// Entries of one message. A message that announces more is malformed, so that a bad count allocates little.
 const ENTRIES_MAX: u32 = 4096;
 
-/// Bytes that are none of ours, or not whole.
+/// The bytes are not of this format, or not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("malformed bytes of the namespace's log or of a message between members")]
 pub(crate) struct Malformed;
@@ -102,12 +102,12 @@ fn membership_of(bytes: &[u8]) -> Read<Membership> {
     if written.configs.iter().flatten().any(|voter| !written.nodes.contains_key(voter)) {
         return Err(Malformed);
     }
-    let nodes: BTreeMap<NodeId, Place> =
-        written.nodes.into_iter().map(|(id, address)| (id, Place { address })).collect();
+    let nodes: BTreeMap<NodeId, MemberAddress> =
+        written.nodes.into_iter().map(|(id, address)| (id, MemberAddress { address })).collect();
     Ok(Membership::new(written.configs, nodes))
 }
 
-/// The membership with the entry that made it, as the store keeps it.
+/// Encodes the membership with the id of its entry, for the store.
 pub(crate) fn encode_stored_membership(stored: &StoredMembership) -> Vec<u8> {
     let mut out = vec![VERSION];
     put_log_id(&mut out, stored.log_id().as_ref());
@@ -125,14 +125,14 @@ pub(crate) fn decode_stored_membership(bytes: &[u8]) -> Read<StoredMembership> {
     Ok(StoredMembership::new(id, membership_of(&from)?))
 }
 
-/// A record of the log; the log itself has the position.
+/// Encodes an entry as a record of the log, without its position, which the log has.
 pub(crate) fn encode_record(entry: &Entry) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + payload_len(entry));
     put_record(&mut out, entry);
     out
 }
 
-/// About how many bytes an entry's payload has.
+/// Returns the bytes of an entry's payload, about.
 pub(crate) fn payload_len(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(payload) => payload.0.len(),
@@ -158,7 +158,7 @@ fn put_record(out: &mut Vec<u8>, entry: &Entry) {
     }
 }
 
-/// The entry with this index.
+/// Decodes the record of the entry with this index.
 pub(crate) fn decode_record(index: u64, mut record: Bytes) -> Read<Entry> {
     if u8_of(&mut record)? != VERSION {
         return Err(Malformed);
@@ -174,31 +174,31 @@ pub(crate) fn decode_record(index: u64, mut record: Bytes) -> Read<Entry> {
     Ok(Entry { log_id: LogId::new(CommittedLeaderId::new(term, node), index), payload })
 }
 
-/// What must not be forgotten besides the log: the promise, and where the log begins.
+/// The contents of the state file, which must not be forgotten: the promise, and the beginning of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct RaftState {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) vote: Option<Vote>,
     pub(crate) purged: Option<EntryLogId>,
 }
 
-pub(crate) fn encode_kept(kept: &Kept) -> Vec<u8> {
+pub(crate) fn encode_raft_state(state: &RaftState) -> Vec<u8> {
     let mut out = vec![VERSION];
-    out.put_u128_le(kept.cluster.0);
-    out.put_u32_le(kept.node.0);
-    match &kept.vote {
+    out.put_u128_le(state.cluster.0);
+    out.put_u32_le(state.node.0);
+    match &state.vote {
         None => out.put_u8(0),
         Some(vote) => {
             out.put_u8(1);
             put_vote(&mut out, vote);
         }
     }
-    put_log_id(&mut out, kept.purged.as_ref());
+    put_log_id(&mut out, state.purged.as_ref());
     out
 }
 
-pub(crate) fn decode_kept(bytes: &[u8]) -> Read<Kept> {
+pub(crate) fn decode_raft_state(bytes: &[u8]) -> Read<RaftState> {
     let mut from = Bytes::copy_from_slice(bytes);
     if u8_of(&mut from)? != VERSION {
         return Err(Malformed);
@@ -211,28 +211,28 @@ pub(crate) fn decode_kept(bytes: &[u8]) -> Read<Kept> {
         _ => return Err(Malformed),
     };
     let purged = log_id_of(&mut from)?;
-    whole(Kept { cluster, node, vote, purged }, &from)
+    whole(RaftState { cluster, node, vote, purged }, &from)
 }
 
-/// To whom a message goes: a node that hears one for another, or of another cluster, refuses it.
+/// The addressee of a message. A member refuses a message for another node or another cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Addressee {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
 }
 
-/// What keepers ask of each other.
+/// A message between members.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     Append(AppendEntriesRequest<super::types::Types>),
     Vote(VoteRequest<NodeId>),
-    /// Whether the node would vote for one whose log ends here, were it asked now.
+    /// The question whether the member would vote for a candidate whose log ends here.
     PreVote(Option<EntryLogId>),
-    /// The head of a snapshot; its pieces follow.
+    /// The head of a snapshot; the pieces follow.
     Snapshot(SnapshotHead),
 }
 
-/// What a snapshot is of.
+/// The head of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SnapshotHead {
     pub(crate) vote: Vote,
@@ -327,13 +327,13 @@ fn append_of(from: &mut Bytes) -> Read<AppendEntriesRequest<super::types::Types>
     whole(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, from)
 }
 
-/// What they answer.
+/// An answer between members.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Append(AppendEntriesResponse<NodeId>),
     Vote(VoteResponse<NodeId>),
     PreVote(bool),
-    /// The vote of a node that has taken a snapshot, or would not.
+    /// The vote of a member that has taken a snapshot or refused it.
     Snapshot(Vote),
 }
 
@@ -401,8 +401,9 @@ mod tests {
 
     fn membership() -> Membership {
         let nodes = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
-        let places: BTreeMap<NodeId, Place> =
-            (1..=4).map(|node| (NodeId(node), Place { address: format!("10.0.0.{node}:7400") })).collect();
+        let places: BTreeMap<NodeId, MemberAddress> = (1..=4)
+            .map(|node| (NodeId(node), MemberAddress { address: format!("10.0.0.{node}:7400") }))
+            .collect();
         Membership::new(vec![nodes(&[1, 2, 3]), nodes(&[2, 3, 4])], places)
     }
 
@@ -428,21 +429,21 @@ mod tests {
 
     #[test]
     fn what_is_kept_reads_back_and_keeps_its_bytes() {
-        let kept = Kept {
+        let kept = RaftState {
             cluster: ClusterId(7),
             node: NodeId(5),
             vote: Some(Vote::new_committed(9, NodeId(4))),
             purged: Some(id(2, 1, 3)),
         };
-        let bytes = encode_kept(&kept);
-        assert_eq!(decode_kept(&bytes), Ok(kept));
+        let bytes = encode_raft_state(&kept);
+        assert_eq!(decode_raft_state(&bytes), Ok(kept));
         let mut golden = vec![1, 7];
         golden.extend([0; 15]);
         golden.extend([5, 0, 0, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1]);
         golden.extend([1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes, golden);
-        let nothing = Kept { vote: None, purged: None, ..kept };
-        assert_eq!(decode_kept(&encode_kept(&nothing)), Ok(nothing));
+        let nothing = RaftState { vote: None, purged: None, ..kept };
+        assert_eq!(decode_raft_state(&encode_raft_state(&nothing)), Ok(nothing));
     }
 
     #[test]

@@ -81,8 +81,8 @@ impl SimCluster {
         let options = MetadataOptions {
             store: StoreOptions {
                 commit_interval: Duration::from_millis(rng.u64(20..400)),
-                layer_keys_max: 2000,
-                layer_bytes_max: 1 << 20,
+                memtable_keys_max: 2000,
+                memtable_bytes_max: 1 << 20,
                 cache_bytes: 1 << 20,
             },
             proposer: ProposerOptions { now: virtual_now, ..ProposerOptions::default() },
@@ -106,13 +106,13 @@ impl SimCluster {
         for id in 1..=count {
             cluster.start(NodeId(id)).await?;
         }
-        cluster.found().await?;
+        cluster.bootstrap().await?;
         Ok(cluster)
     }
 
-    async fn found(&mut self) -> anyhow::Result<()> {
+    async fn bootstrap(&mut self) -> anyhow::Result<()> {
         let founder = self.network.metadata(NodeId(1)).context("the founder does not run")?;
-        founder.found().await?;
+        founder.bootstrap().await?;
         self.leader().await?;
         let volume = Command::CreateVolume {
             name: "v".into(),
@@ -150,7 +150,7 @@ impl SimCluster {
         node.election = Some(tokio::spawn(async move {
             let (mut election, mut turns) = (Election::default(), 0u32);
             while let Some(metadata) = weak.upgrade() {
-                metadata.election(&mut election, Some(&network.view(id))).await;
+                metadata.run_election(&mut election, Some(&network.view(id))).await;
                 turns += 1;
                 if turns.is_multiple_of(100) {
                     // A log that cannot be compacted breaks no rule of this simulation.

@@ -7,7 +7,7 @@ use rain_types::NodeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use storaged::metadata::{Carried, Line, MetadataService, Transport, TransportError};
+use storaged::metadata::{AppendStream, Delivery, MetadataService, Transport, TransportError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -88,30 +88,30 @@ impl NodeTransport {
 }
 
 #[derive(Debug)]
-struct NodeLine(NodeTransport, NodeId);
+struct NodeAppendStream(NodeTransport, NodeId);
 
-impl Line for NodeLine {
-    fn ask<'a>(&'a mut self, message: Bytes) -> Carried<'a> {
+impl AppendStream for NodeAppendStream {
+    fn ask<'a>(&'a mut self, message: Bytes) -> Delivery<'a> {
         Box::pin(self.0.clone().carry(self.1, message))
     }
 }
 
 impl Transport for NodeTransport {
-    fn line(&self, to: NodeId, _address: &str) -> Box<dyn Line> {
-        Box::new(NodeLine(self.clone(), to))
+    fn append_stream(&self, to: NodeId, _address: &str) -> Box<dyn AppendStream> {
+        Box::new(NodeAppendStream(self.clone(), to))
     }
 
-    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: Bytes) -> Carried<'a> {
+    fn call<'a>(&'a self, to: NodeId, _address: &'a str, message: Bytes) -> Delivery<'a> {
         Box::pin(self.clone().carry(to, message))
     }
 
-    fn send<'a>(
+    fn send_snapshot<'a>(
         &'a self,
         to: NodeId,
         _address: &'a str,
         message: Bytes,
         pieces: mpsc::Receiver<Bytes>,
-    ) -> Carried<'a> {
+    ) -> Delivery<'a> {
         let port = self.clone();
         Box::pin(async move {
             let gone = || TransportError("no answer".into());

@@ -1,39 +1,45 @@
-//! The log of the namespace's entries: numbered payloads in segment files, durable when `append` returns. It sits
-//! behind the seam where Raft comes next, so it knows nothing of what the payloads mean.
+//! The log of the namespace's entries: numbered payloads in segment files, durable when `append` returns.
+//! Raft is above it, so the log does not interpret the payloads.
 //!
-//! A segment is filled with zeros before it is used, and used again after a purge: an append then only overwrites
-//! blocks that the filesystem knows, which takes a fifth to a half off an fdatasync (figures in
+//! A segment is filled with zeros before its use, and used again after a purge. So an append only overwrites
+//! blocks that the filesystem has already, which takes a fifth to a half off an fdatasync (figures in
 //! `docs/decisions/0003-namespace-store.md`). `docs/formats-log.md` has the bytes.
 //!
-//! 1. What `append` acknowledged is there after a crash at any point (`acknowledged_records_survive_a_power_loss`).
-//! 2. What it refused never comes back (`a_refused_append_never_comes_back`).
-//! 3. An append that a crash tore is cut off at opening; damage to what was acknowledged is an error that names file and
-//!    offset (`damage_in_the_middle_is_an_error_with_file_and_offset`). Limit: damage to the very last append is
-//!    not to be told from a torn one; the keeper notices if the store has applied it.
-//! 4. After a failed fdatasync nothing is appended any more: the kernel may have dropped the pages, and a second
+//! 1. A record that `append` acknowledged survives a crash at any point
+//!    (`acknowledged_records_survive_a_power_loss`).
+//! 2. A record that `append` refused never comes back (`a_refused_append_never_comes_back`).
+//! 3. An append that a crash tore is cut off at opening. Damage to acknowledged records is an error that
+//!    names file and offset (`damage_in_the_middle_is_an_error_with_file_and_offset`). Limit: damage to the
+//!    very last append looks like a torn append; the metadata service notices it if the store has applied
+//!    that entry.
+//! 4. After a failed fdatasync nothing is appended: the kernel may have dropped the pages, and a second
 //!    fdatasync would lie (`after_a_failed_sync_nothing_is_acknowledged`).
 //!
-//! It does not decide when to purge, and it keeps no payload in memory.
+//! The log does not decide when to purge, and it keeps no payload in memory. `record` and `segment` are the
+//! bytes, `spares` the files for later segments, `purge` drops records from either end.
 
 mod error;
+mod purge;
 mod record;
 mod segment;
+mod spares;
 
 pub use error::LogError;
 
-use super::media::{Media, MediaFile};
+use crate::disk::{Media, MediaFile};
 use record::{RECORD_HEAD, RecordHead, SEGMENT_HEAD, SegmentHead, encode_record, record_size};
 use segment::{Segment, Tail};
+use spares::prepare;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The largest payload of one entry, bytes.
+/// Largest payload of one entry, bytes: far above the proposer's limit.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
-/// Spare segments kept for reuse.
+/// Spare segments that are kept for reuse; a purge removes further ones.
 const SPARES_MAX: usize = 2;
 
 /// A durable log of numbered payloads. One owner appends; reading needs no lock of its own.
@@ -42,7 +48,7 @@ pub struct CommandLog {
     media: Arc<dyn Media>,
     dir: PathBuf,
     segment_bytes: u64,
-    /// Never empty; the last one takes appends.
+    /// Never empty; the last segment takes the appends.
     segments: VecDeque<Segment>,
     /// Checksum of the last record.
     last_checksum: u64,
@@ -63,28 +69,8 @@ fn numbered(name: &str, prefix: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
-/// A new file full of zeros, durable.
-fn prepare(media: &dyn Media, path: &Path, bytes: u64) -> Result<(), LogError> {
-    let fill = || -> io::Result<()> {
-        let file = media.open(path, true)?;
-        let zeros = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < bytes {
-            let step = (bytes - at).min(zeros.len() as u64);
-            file.write_at(at, &zeros[..step as usize])?;
-            at += step;
-        }
-        file.sync()
-    };
-    fill().map_err(|error| {
-        // Best effort: a file that is not full-sized is thrown away at the next start anyway.
-        let _ = media.remove(path);
-        LogError::writing("preparing", path, error)
-    })
-}
-
 impl CommandLog {
-    /// Opens the log in a directory, or starts one that begins at `first_index`. A torn tail is cut off.
+    /// Opens the log in a directory, or begins one with `first_index`. Cuts a torn tail off.
     pub fn open(
         media: Arc<dyn Media>,
         dir: &Path,
@@ -112,7 +98,7 @@ impl CommandLog {
         }
         log.load_segments(&sequences)?;
         if log.segments.is_empty() {
-            // Sequence numbers start again, so spares with old records in them must not be used.
+            // Sequence numbers begin again, so spares with old records must not be used.
             for spare in std::mem::take(&mut log.spares) {
                 log.media.remove(&spare).map_err(|error| LogError::io("removing", &spare, error))?;
             }
@@ -121,7 +107,7 @@ impl CommandLog {
         Ok(log)
     }
 
-    /// Finds segments and spares; a spare that is not full-sized was being made when the node stopped.
+    /// Finds segments and spares. Removes a spare of another length: it was being made when the node stopped.
     fn take_inventory(&mut self) -> Result<Vec<u64>, LogError> {
         let mut sequences = Vec::new();
         for name in self.media.list(&self.dir).map_err(|error| LogError::io("listing", &self.dir, error))? {
@@ -187,46 +173,47 @@ impl CommandLog {
         self.segments.back().expect("a log has a segment")
     }
 
-    /// Index of the oldest record held (of the next one, when none is).
+    /// Returns the index of the oldest record, or of the next one where the log is empty.
     pub fn first_index(&self) -> u64 {
         self.segments.front().expect("a log has a segment").head.first_index
     }
 
-    /// Index that the next record must have.
+    /// Returns the index of the next record.
     pub fn next_index(&self) -> u64 {
         self.active().next_index()
     }
 
-    /// How many appends were made durable by an fdatasync since opening.
+    /// Returns the number of appends that an fdatasync made durable since opening.
     pub fn syncs(&self) -> u64 {
         self.syncs
     }
 
-    /// Bytes of disk that segments and spares take.
+    /// Returns the disk space of segments and spares, bytes.
     pub fn disk_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size).sum::<u64>()
             + self.spares.len() as u64 * self.segment_bytes
     }
 
-    /// Bytes that appends can take without asking the disk for more: of the segment in use and the spares.
+    /// Returns the bytes that appends can take without asking the disk for more: in the segment in use and
+    /// the spares.
     pub fn room(&self) -> u64 {
         let active = self.active();
         let spares = self.spares.len() as u64 * (self.segment_bytes - SEGMENT_HEAD as u64);
         active.size - active.end + spares
     }
 
-    /// Takes nothing any more.
+    /// Refuses everything from here on.
     pub fn stop(&mut self, reason: &str) {
         self.stopped.get_or_insert_with(|| reason.to_owned());
     }
 
-    /// Waits until nothing is being prepared.
+    /// Waits until no segment is being prepared.
     pub fn settle(&mut self) {
         self.await_prepared();
     }
 
-    /// Asks the disk for the next segment now, if the one in use has not so many bytes left and none is there. An append that
-    /// needs more than a segment has asks for itself.
+    /// Asks the disk for the next segment, if the one in use has fewer than `bytes` left and there is no
+    /// spare. An append that needs more than a segment asks for itself.
     pub fn reserve(&mut self, bytes: u64) -> Result<(), LogError> {
         self.check_running()?;
         if self.active().size - self.active().end >= bytes {
@@ -241,7 +228,7 @@ impl CommandLog {
         Ok(())
     }
 
-    /// The index below which records may go so that segments of so many bytes stay.
+    /// Returns the index below which records may be purged, so that segments of at least `bytes` stay.
     pub fn first_keeping(&self, bytes: u64) -> u64 {
         let mut kept = 0;
         for segment in self.segments.iter().rev() {
@@ -253,13 +240,14 @@ impl CommandLog {
         self.first_index()
     }
 
-    /// How many segments hold records.
+    /// Returns the number of segments.
     pub fn segments(&self) -> usize {
         self.segments.len()
     }
 
-    /// Appends payloads with the indices that follow, by one write and one fdatasync: all are durable when it
-    /// returns Ok. After `NoSpace`, `NotNext` and `TooLarge` the log is as before; after other errors it stops.
+    /// Appends payloads with the indices that follow, with one write and one fdatasync. All are durable when
+    /// this returns Ok. After `NoSpace`, `NotNext` and `TooLarge` the log is as before; after another error
+    /// it has stopped.
     pub fn append(&mut self, entries: &[(u64, &[u8])]) -> Result<(), LogError> {
         self.check_running()?;
         let mut needed = 0;
@@ -320,7 +308,8 @@ impl CommandLog {
         if let Err(error) = segment.file.write_at(start, &self.buffer) {
             let error = LogError::writing("writing", &segment.path, error);
             if matches!(error, LogError::NoSpace { .. }) {
-                // Part of it may be on the disk. Without its first head none of it can be read as a record.
+                // Part of the append may be on the disk. Without its first head none of it can be read as a
+                // record.
                 let wipe = segment.file.write_at(start, &[0; RECORD_HEAD]).and_then(|()| segment.file.sync());
                 wipe.map_err(|source| {
                     LogError::io("cutting off a refused append in", &segment.path, source)
@@ -328,7 +317,7 @@ impl CommandLog {
             }
             return Err(error);
         }
-        // Any failure here, ENOSPC too, leaves it open what is durable.
+        // After any failure here, ENOSPC too, it is unknown which bytes are durable.
         segment.file.sync().map_err(|error| LogError::io("fdatasync of", &segment.path, error))?;
         self.syncs += 1;
         segment.end += self.buffer.len() as u64;
@@ -340,7 +329,7 @@ impl CommandLog {
         Ok(())
     }
 
-    /// Begins a new segment behind the others. It has its name only once its head is durable.
+    /// Begins a new segment behind the others. It gets its name only once its head is durable.
     fn start_segment(&mut self, sequence: u64, first_index: u64, needed: u64) -> Result<(), LogError> {
         let bytes = (SEGMENT_HEAD as u64 + needed).max(self.segment_bytes).next_multiple_of(4096);
         let spare = self.take_spare(bytes)?;
@@ -375,151 +364,12 @@ impl CommandLog {
         self.media.sync_directory(&self.dir).map_err(|error| LogError::io("fsync of", &self.dir, error))
     }
 
-    fn next_spare_path(&mut self) -> PathBuf {
-        self.spare_number += 1;
-        self.dir.join(format!("spare-{:016x}.seg", self.spare_number))
-    }
-
-    fn take_spare(&mut self, bytes: u64) -> Result<PathBuf, LogError> {
-        self.await_prepared();
-        if bytes == self.segment_bytes
-            && let Some(spare) = self.spares.pop()
-        {
-            return Ok(spare);
-        }
-        let path = self.next_spare_path();
-        prepare(&*self.media, &path, bytes)?;
-        Ok(path)
-    }
-
-    /// Has the next segment made while the present one is filled, so that no append waits for it.
-    fn prepare_spare(&mut self) {
-        if !self.spares.is_empty() || self.preparing.is_some() || self.media.virtual_delay().is_some() {
-            return;
-        }
-        let path = self.next_spare_path();
-        let (media, bytes, target) = (self.media.clone(), self.segment_bytes, path.clone());
-        let spawned = std::thread::Builder::new()
-            .name("log-prepare".into())
-            .spawn(move || prepare(&*media, &target, bytes));
-        // Without a thread the append that needs the segment makes it.
-        self.preparing = spawned.ok().map(|thread| (path, thread));
-    }
-
-    fn await_prepared(&mut self) {
-        if let Some((path, thread)) = self.preparing.take() {
-            match thread.join() {
-                Ok(Ok(())) => self.spares.push(path),
-                // The append that needs it tries again and says why it fails.
-                Ok(Err(error)) => tracing::warn!(%error, "preparing a log segment"),
-                Err(_) => tracing::error!("preparing a log segment panicked"),
-            }
-        }
-    }
-
-    /// Reads records in order from `index` on, verifying each.
+    /// Reads records in order from `index` on and verifies each.
     pub fn read(&self, index: u64) -> Result<Reader<'_>, LogError> {
         if index < self.first_index() || index > self.next_index() {
             return Err(LogError::NotHeld { index, first: self.first_index(), last: self.next_index() - 1 });
         }
         Ok(Reader { log: self, next: index })
-    }
-
-    /// Drops all records above `index`, durably. A new segment that begins at `index + 1` says so: one rename decides.
-    pub fn truncate_after(&mut self, index: u64) -> Result<(), LogError> {
-        self.check_running()?;
-        if index + 1 >= self.next_index() {
-            return Ok(());
-        }
-        if index + 1 < self.first_index() {
-            return Err(LogError::NotHeld { index, first: self.first_index(), last: self.next_index() - 1 });
-        }
-        let result = self.cut(index);
-        // Half-cut in memory is worse than stopped.
-        if let Err(error) = &result {
-            self.stopped = Some(error.to_string());
-        }
-        result
-    }
-
-    fn cut(&mut self, index: u64) -> Result<(), LogError> {
-        while self.segments.len() > 1 && self.active().head.first_index > index + 1 {
-            let segment = self.segments.pop_back().expect("more than one is there");
-            self.media
-                .remove(&segment.path)
-                .map_err(|error| LogError::io("removing", &segment.path, error))?;
-            self.sync_directory()?;
-        }
-        let segment = self.segments.back_mut().expect("a log has a segment");
-        let keep = (index + 1 - segment.head.first_index) as usize;
-        if let Some(end) = segment.offsets.get(keep) {
-            segment.end = u64::from(*end);
-            segment.offsets.truncate(keep);
-        }
-        self.last_checksum = match segment.offsets.last() {
-            None => segment.head.previous,
-            Some(offset) => {
-                let mut bytes = [0; RECORD_HEAD];
-                let read = segment.file.read_at(u64::from(*offset), &mut bytes);
-                read.map_err(|error| LogError::io("reading", &segment.path, error))?;
-                RecordHead::peek(&bytes).expect("a head's bytes were read").crc
-            }
-        };
-        let sequence = segment.head.sequence + 1;
-        self.start_segment(sequence, index + 1, 0)
-    }
-
-    /// Lets go of records below `index`, by whole segments; the last segment always stays.
-    pub fn purge_below(&mut self, index: u64) -> Result<(), LogError> {
-        self.check_running()?;
-        let mut changed = false;
-        while self.segments.len() > 1 && self.segments[1].head.first_index <= index {
-            let segment = self.segments.pop_front().expect("more than one is there");
-            let recycled = if segment.size == self.segment_bytes && self.spares.len() < SPARES_MAX {
-                let spare = self.next_spare_path();
-                let result = self.media.rename(&segment.path, &spare);
-                self.spares.push(spare);
-                result
-            } else {
-                self.media.remove(&segment.path)
-            };
-            if let Err(error) = recycled {
-                let error = LogError::io("purging", &segment.path, error);
-                self.stopped = Some(error.to_string());
-                return Err(error);
-            }
-            changed = true;
-        }
-        // A spare must not be written to while a crash could bring back its name as a segment.
-        if changed {
-            let synced = self.sync_directory();
-            return self.stop_unless_passing(synced);
-        }
-        Ok(())
-    }
-
-    /// Forgets every record; the next one will be `index`. For a store that is ahead of its log.
-    pub fn reset(&mut self, index: u64) -> Result<(), LogError> {
-        self.check_running()?;
-        let sequence = self.active().head.sequence + 1;
-        let result = self.remove_all().and_then(|()| self.start_segment(sequence, index, 0));
-        if let Err(error) = &result {
-            self.stopped = Some(error.to_string());
-            return result;
-        }
-        self.segments.drain(..self.segments.len() - 1);
-        Ok(())
-    }
-
-    fn remove_all(&mut self) -> Result<(), LogError> {
-        for segment in &self.segments {
-            self.media
-                .remove(&segment.path)
-                .map_err(|error| LogError::io("removing", &segment.path, error))?;
-        }
-        self.sync_directory()?;
-        self.last_checksum = 0;
-        Ok(())
     }
 }
 
