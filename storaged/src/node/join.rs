@@ -1,7 +1,8 @@
 //! From the start to a member that is ready: find the cluster, open the metadata service and the ring, start
 //! the loops and the workers, register, announce.
 
-use super::{Parts, upkeep};
+use super::parts::Parts;
+use super::upkeep;
 use crate::bootstrap::{self, Started};
 use crate::identity::Identity;
 use crate::joined::Joined;

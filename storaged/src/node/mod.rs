@@ -11,6 +11,7 @@
 //! No other part uses this one. It puts the parts together and does nothing else.
 
 mod join;
+mod parts;
 mod serve;
 mod stop;
 mod upkeep;
@@ -20,12 +21,11 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::identity::Identity;
 use crate::joined::Joined;
-use crate::open_files::OpenFileReports;
 use crate::own_client::OwnClient;
 use crate::sessions::SessionLeases;
 use crate::share::{ShareStore, StoreOptions};
-use crate::share_gate::ShareGate;
 use anyhow::Context;
+use parts::Parts;
 use rain_namespace::command::NodeSpec;
 use rain_types::NodeId;
 use std::net::SocketAddr;
@@ -42,24 +42,6 @@ const OWN_SESSION: Duration = Duration::from_secs(1);
 
 /// Time for the ring to take this node's farewell.
 const FAREWELL: Duration = Duration::from_millis(300);
-
-/// The parts of a node. Services and workers get those that they need.
-struct Parts {
-    config: Arc<Config>,
-    /// This node's description of itself.
-    spec: NodeSpec,
-    /// `None` on a witness.
-    store: Option<Arc<ShareStore>>,
-    gate: Arc<ShareGate>,
-    counters: Counters,
-    sessions: Arc<SessionLeases>,
-    open_files: Arc<OpenFileReports>,
-    addresses: Arc<Addresses>,
-    joined: Arc<Joined>,
-    own_client: Arc<OwnClient>,
-    /// True once this node stops: streams end then.
-    stopping: watch::Sender<bool>,
-}
 
 /// Runs a node until it is told to stop. Calls `ready` with its number and address once it serves and has
 /// joined.

@@ -1,6 +1,6 @@
 //! The gRPC server of a node and its services.
 
-use super::Parts;
+use super::parts::Parts;
 use crate::service::files::StoreService;
 use crate::service::namespace::NamespaceService;
 use crate::service::node::NodeService;
