@@ -1,4 +1,4 @@
-//! The client: the façade over one session with a cluster. It alone knows all volumes in use, and it runs the
+//! The client: the facade over one session with a cluster. It alone knows all volumes in use, and it runs the
 //! loop that renews the session and reports their open files.
 //!
 //! Volumes and open files keep the session alive, and its loops with it, when the `Client` itself is dropped.

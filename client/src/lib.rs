@@ -5,7 +5,7 @@
 //!
 //! | rung | what it is |
 //! |---|---|
-//! | [`client`] | the façade: volumes in use, open files, and the loops that renew; `admin` has an administrator's calls |
+//! | [`client`], [`admin`] | the facade: volumes in use and the renewal loop; calls of administrators |
 //! | [`volume`] | names and attributes |
 //! | [`file`] | data: buffer, flush, read, locks |
 //! | [`writeback`] | delegated directories, and the queue of acknowledged changes |

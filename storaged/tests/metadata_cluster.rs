@@ -145,7 +145,7 @@ fn options() -> MetadataOptions {
 }
 
 impl Cluster {
-    /// So many nodes, all voting.
+    /// A cluster of this many nodes, all voting.
     fn new(nodes: u32, options: MetadataOptions) -> Cluster {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut cluster = Cluster {

@@ -239,12 +239,13 @@ impl Writeback {
         }
     }
 
-    /// Tells the leader of a return, until the leader has answered or the session is over; so long the
-    /// directories are not requested again. If the message came later, the directories would be delegated in
-    /// this client's view only.
+    /// Starts a task that tells the leader of a return until the leader has answered or the session is over.
     ///
-    /// Nobody waits for it: the leader takes this session's commands in these directories before the return
-    /// as well as after it.
+    /// The directories are not requested again before that. Otherwise a late message would end the new
+    /// delegation at the leader, and only this client would still believe in it.
+    ///
+    /// No caller waits for the task: the leader takes this session's commands in these directories before the
+    /// return as well as after it.
     fn send_return(&self, returning: Returning) {
         let session = self.session.clone();
         let sending = async move {

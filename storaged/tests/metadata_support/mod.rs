@@ -127,7 +127,7 @@ impl SimMedia {
         self.0.lock().unwrap().fault = None;
     }
 
-    /// The power goes at so many acts from now.
+    /// The power fails after this many more acts.
     pub(crate) fn power_fails_in(&self, acts: u64) {
         let mut sim = self.0.lock().unwrap();
         sim.power_fails_at = Some(sim.acts + acts);
@@ -146,8 +146,8 @@ impl SimMedia {
         self.0.lock().unwrap().acts
     }
 
-    /// Off: from here on every act fails, and what was not synced is lost in part. Whoever opens the
-    /// directory next brings a new media.
+    /// Switches the disk off: every later act fails, and unsynced data is lost in part. The next one to open
+    /// the directory brings a new media.
     pub(crate) fn lose_power(&self, dice: &mut Dice) {
         let mut sim = self.0.lock().unwrap();
         sim.off = true;

@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// A node's process does nothing for so long; packets wait.
+    /// A node's process does nothing for this time; its packets wait.
     pub fn stall(&mut self, at: usize, time: Duration) {
         self.machines[at].stalled_until = self.now + time;
     }
