@@ -35,9 +35,13 @@ struct Written {
 pub(crate) struct Identity {
     path: PathBuf,
     written: Written,
-    /// Keeps the lock.
-    _lock: File,
+    /// The locked file. The lock lasts until this handle and every [`FolderLock`] are dropped.
+    lock: File,
 }
+
+/// Keeps a data folder locked for this process.
+#[derive(Debug)]
+pub(crate) struct FolderLock(#[expect(dead_code, reason = "the handle is kept, never used")] File);
 
 /// Returns 128 random bits. Fails where the system gives none.
 pub(crate) fn random() -> anyhow::Result<u128> {
@@ -47,6 +51,11 @@ pub(crate) fn random() -> anyhow::Result<u128> {
 }
 
 impl Identity {
+    /// Returns a second holder of the folder's lock, for a process that outlives the identity.
+    pub(crate) fn hold(&self) -> anyhow::Result<FolderLock> {
+        Ok(FolderLock(self.lock.try_clone().context("keeping the lock of the data folder")?))
+    }
+
     /// Locks the folder for this process, or makes it. Fails where it belongs to another process, another
     /// node, or a node of another kind.
     pub(crate) fn take(data: &Path, wish: Option<NodeId>, witness: bool) -> anyhow::Result<Identity> {
@@ -76,7 +85,7 @@ impl Identity {
             }
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let identity = Identity { path, written, _lock: lock };
+        let identity = Identity { path, written, lock };
         // An old folder is not written to: a node whose disk is full can start.
         if is_new {
             identity.write()?;

@@ -10,8 +10,9 @@
 //! whole records ([`MediaFile::read_at`]); the share store reads past the end of a segment that is still
 //! growing ([`MediaFile::read_padded_at`]).
 //!
-//! Exceptions: sled has its own files (`share::index`), and the identity, the locks and the store's key are
-//! written with [`replace`] or not at all. A test cannot inject faults there.
+//! Exceptions, where a test cannot inject faults: sled has its own files (`share::index`); the identity and
+//! the store's key are written with [`replace`]; the state files of the share store and of the ring always
+//! use [`DiskMedia`].
 
 mod media;
 pub(crate) mod replace;

@@ -47,8 +47,8 @@ impl Queue {
     }
 }
 
-/// Does work that waits for a disk on a thread that nobody else needs. `None`: the work panicked, or the
-/// runtime ends.
+/// Does work that waits for a disk: on a thread for blocking work, or inline in a runtime with one thread (a
+/// simulation). `None`: the work panicked, or the runtime ends.
 pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         // One thread does everything: a simulation, or a test of that kind.

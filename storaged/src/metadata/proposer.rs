@@ -127,7 +127,7 @@ struct Pending {
     _room: OwnedSemaphorePermit,
 }
 
-/// ProposerCounters since the start of the process.
+/// Counters since the start of the process.
 #[derive(Debug, Default)]
 pub(super) struct ProposerCounters {
     pub(super) entries: AtomicU64,

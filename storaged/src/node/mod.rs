@@ -50,6 +50,9 @@ pub async fn run(
     ready: impl FnOnce(NodeId, SocketAddr) + Send + 'static,
 ) -> anyhow::Result<()> {
     let identity = Identity::take(&config.data, config.node_id, config.witness)?;
+    // The identity ends once the node has joined, but no other process may take the folder before the stores
+    // are closed.
+    let _folder = identity.hold()?;
     let (listeners, bound) = listen(&config).await?;
     let parts = Arc::new(put_together(config, &identity, bound).await?);
     let serving = tokio::spawn(serve::serve(listeners, parts.clone()));

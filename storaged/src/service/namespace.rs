@@ -21,7 +21,8 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Requests of one call: as many as one entry of the log takes.
 const REQUESTS_MAX: usize = 1000;
 
-/// The service. A node that does not lead answers "failed precondition".
+/// The service. A node that does not lead answers "failed precondition", except to queries that allow a stale
+/// answer.
 #[derive(Debug)]
 pub(crate) struct NamespaceService {
     pub(crate) joined: Arc<Joined>,

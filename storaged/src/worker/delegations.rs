@@ -1,10 +1,10 @@
 //! Revokes delegations that were recalled and that their session does not return.
 //!
 //! A session that gets a recall stores its data and returns the directory, in milliseconds. A session that is
-//! dead or cut off does not: the leader waits [`SILENT_MAX`] for it. By then the session does not use its
-//! delegations any more, because it stops when it has had no contact with the leader for less than that, by
-//! its own clock (`rain-client`). A session that has contact but cannot get its data stored has [`SLOW_MAX`].
-//! Its later commands are applied as any command.
+//! dead or cut off does not: the leader waits [`SILENT_MAX`] for it. By then the session has stopped using
+//! its delegations, because its own limit of 2 s without contact (`rain-client`) is shorter. A session that
+//! has contact but cannot get its data stored has [`SLOW_MAX`]. Commands that it queued before the revocation
+//! and sends later are applied like any other command.
 
 use crate::metadata::MetadataService;
 use crate::sessions::SessionLeases;

@@ -23,6 +23,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("mounting_a_volume_that_does_not_exist_says_so", &[Need::Mount], no_volume),
     ("lengths_that_lie_are_refused", &[], lies),
     ("a_node_listens_beyond_loopback_only_when_told_it_is_insecure", &[], beyond_loopback),
+    ("a_second_daemon_on_a_data_folder_is_refused_while_the_first_runs", &[], second_daemon),
 ];
 
 fn errno(error: &std::io::Error) -> i32 {
@@ -260,6 +261,16 @@ fn beyond_loopback() -> anyhow::Result<()> {
     let trusted = [&args[..], &["--insecure"]].concat();
     let (code, said) = storaged(&trusted)?;
     ensure!(code == Some(0) && !said.contains("nothing is encrypted"), "{code:?}: {said}");
+    Ok(())
+}
+
+fn second_daemon() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
+    let data = cluster.data(1).display().to_string();
+    let peers = cluster.addresses();
+    let args = ["--data", &data, "--listen", "127.0.0.1:0", "--peers", &peers, "--exit-with-parent"];
+    let (code, said) = storaged(&args)?;
+    ensure!(code == Some(1) && said.contains("in use by another storaged"), "{code:?}: {said}");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Spare segments: files full of zeros, prepared or kept for reuse, so that an append only overwrites blocks
-//! that the filesystem has already.
+//! Spare segments: files prepared with zeros, and purged segments kept for reuse with their old records. So
+//! an append only overwrites blocks that the filesystem has already.
 
 use super::CommandLog;
 use super::error::LogError;

@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 /// A learner may get a vote when it lacks fewer entries than this: commits then hardly wait for it.
 const READY_WITHIN: u64 = 1000;
 
-/// Makes the next change; returns true if there was one. Returns false where another node leads: its leader
-/// goes on.
+/// Makes the next change of the membership. Returns true if it made one; false if none is due, or if another
+/// node leads and goes on with it.
 pub(crate) async fn settle(
     raft: &Raft,
     nodes: &[NodeRecord],

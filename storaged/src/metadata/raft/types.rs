@@ -43,7 +43,7 @@ pub struct MemberAddress {
 pub enum SnapshotData {
     /// To be sent: the durable base at some moment.
     Durable(StoreSnapshot),
-    /// Received, complete and durable.
+    /// Being received, or received; it becomes durable when it is finished.
     Received(Incoming),
 }
 

@@ -76,7 +76,8 @@ impl LogStore {
         *self.inner.durable.borrow()
     }
 
-    /// Returns the time since which the disk has made no progress although there is something to write.
+    /// Returns for how long the disk has made no progress although there is something to write; zero if there
+    /// is nothing.
     pub(crate) fn waits_for(&self) -> Duration {
         self.inner.waits_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
