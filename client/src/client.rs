@@ -33,7 +33,8 @@ pub struct Client {
     files: Arc<FileTables>,
 }
 
-/// The file tables of the volumes in use. A file table lives as long as its volume or an open file of it.
+/// The file tables of the volumes in use. A file table lives as long as its volume, an open file, or
+/// work on its files or its queue.
 #[derive(Debug, Default)]
 struct FileTables(Mutex<Vec<Weak<FileTable>>>);
 
@@ -130,7 +131,7 @@ impl Client {
         self.session.nodes().health()
     }
 
-    /// The nodes outside of the ring's view, as far as this client has heard of it.
+    /// The nodes outside of the ring's view, by the view that was last reported to this client.
     pub fn out_of_view(&self) -> Vec<NodeId> {
         self.session.nodes().out_of_view()
     }
@@ -231,8 +232,12 @@ async fn renew_forever(session: Weak<Session>, blocks: Arc<Blocks>, tables: Arc<
 }
 
 async fn renew(session: &Session, tables: &FileTables) -> Result<(), Error> {
-    let in_use = tables.all();
-    let open_files = || in_use.iter().flat_map(|files| files.inos()).collect();
+    let mut in_use = Vec::new();
+    // The tables are listed after the opens under way were looked at, so that a file opened before is in the list.
+    let open_files = || {
+        in_use = tables.all();
+        in_use.iter().flat_map(|files| files.inos()).collect()
+    };
     if let Renewed::PlacementChanged(version) = session.renew(open_files).await? {
         session.refresh_nodes().await?;
         for files in &in_use {

@@ -17,13 +17,15 @@
 //! Invariants:
 //! 1. Nothing waits without bound. Where needed nodes do not answer, an operation fails after
 //!    [`Options::dead_after`]; where they answer too slowly, after [`Options::slow_after`].
+//!    Exceptions: a wait for a lock ends when its caller gives up; the write-back task tries for as long as the
+//!    session lives.
 //! 2. Every queue and cache has a limit ([`Options`]).
 //! 3. Data that a flush could not store stays in memory. The next flush and a background task try again; an
 //!    error never throws written data away.
 //! 4. Every byte read is checked against its chunk's checksum before a program sees it.
 //!
-//! The crate knows nothing of FUSE and of a node's disk. What a namespace function does is the namespace's to
-//! decide; this crate asks.
+//! The crate knows nothing of FUSE and of a node's disk. The crate `rain-namespace` defines the effect of a
+//! command. This crate sends commands; [`writeback`] lets [`rain_namespace::delegation`] decide some locally.
 
 mod admin;
 pub mod block;

@@ -1,9 +1,11 @@
 //! Placement: a volume's placement groups as this client knows them, and how it learns of new ones.
 //!
 //! When nodes are added, drained or removed, the rebalance worker moves blocks from closed groups to open
-//! ones while clients go on with their old groups. That is safe without exact knowledge here: shares that do
-//! not move are where they were, moved shares stay at their old nodes for a while, and an extent in a closed
-//! group that was learned more than [`MAY_HAVE_MOVED_AFTER`] ago is asked for again.
+//! ones while clients go on with their old groups. That is safe for these reasons:
+//! - A share that does not move is on the node of the old group.
+//! - A moved share also stays on its old node for some seconds.
+//! - A layout with blocks in closed groups is read again at the age of [`MAY_HAVE_MOVED_AFTER`], which is
+//!   shorter than that.
 
 use crate::block::{BlockLocation, Blocks};
 use crate::error::Error;

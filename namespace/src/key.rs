@@ -1,6 +1,6 @@
 //! The keys: one letter for the table, then big-endian numbers and names. So a lookup is one get, and a
-//! directory or a file's extents are one scan. `docs/formats.md` lists the tables; `tests/golden.rs` holds
-//! the bytes.
+//! directory or a file's extents are one scan. `docs/formats-namespace.md` lists the tables;
+//! `tests/golden.rs` holds the bytes.
 
 use rain_types::{BlockId, GroupId, Ino, NodeId, RequestId, SessionId, VolumeId};
 

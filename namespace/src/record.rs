@@ -1,5 +1,5 @@
 //! The records: the values behind the keys of [`crate::key`]. Each is written with postcard behind one
-//! version byte. `docs/formats.md` lists the fields; `tests/golden.rs` holds the bytes.
+//! version byte. `docs/formats-namespace.md` lists the fields; `tests/golden.rs` holds the bytes.
 
 use rain_types::{BlockId, CodeSpec, GroupId, Ino, NodeId, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -144,14 +144,14 @@ pub struct VolumeRecord {
     pub created: Time,
 }
 
-/// A placement group: the n nodes of shares 0 to n of its blocks. A group never changes. When nodes are added
-/// or drained, the group's slot gets a new group. The newest group of a slot is *open* and takes new blocks.
-/// The older groups are *closed*, and rebalance moves their blocks to the open one, block by block.
+/// A placement group: the nodes of shares 0 to n - 1 of its blocks. A group never changes. When nodes are
+/// added or drained, the group's slot gets a new group. The newest group of a slot is *open* and takes new
+/// blocks. The older groups are *closed*, and rebalance moves their blocks to the open one, block by block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Slot within the volume; the last group of a slot is the open one.
     pub slot: u32,
-    /// Nodes of shares 0 to n.
+    /// Nodes of shares 0 to n - 1.
     pub nodes: Vec<NodeId>,
 }
 

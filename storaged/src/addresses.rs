@@ -1,11 +1,11 @@
-//! The addresses of the nodes: recorded in the namespace, or heard from the nodes themselves since. Nodes
-//! that have all moved must find each other before the namespace can record their new addresses.
+//! The addresses of the nodes: as the namespace records them, or as the nodes themselves have reported since.
+//! Nodes that have all moved must find each other before the namespace can record their new addresses.
 
 use parking_lot::RwLock;
 use rain_types::NodeId;
 use std::collections::BTreeMap;
 
-/// The addresses of all known nodes. A node's own word counts until its record changes
+/// The addresses of all known nodes. A node's own report counts until its record changes
 /// (`what_a_node_says_counts_until_its_record_changes`).
 #[derive(Debug, Default)]
 pub(crate) struct Addresses(RwLock<KnownAddresses>);
@@ -14,7 +14,7 @@ pub(crate) struct Addresses(RwLock<KnownAddresses>);
 struct KnownAddresses {
     /// All addresses of each node as the namespace records them, the preferred one first.
     recorded: BTreeMap<NodeId, Vec<String>>,
-    /// The address that a node gave of itself, newer than its record.
+    /// The address that a node has reported of itself, newer than its record.
     heard: BTreeMap<NodeId, String>,
 }
 
@@ -42,7 +42,7 @@ impl Addresses {
         all
     }
 
-    /// Takes the namespace's records. A record that has changed replaces the node's own word.
+    /// Takes the namespace's records. A changed record replaces the node's own report.
     pub(crate) fn record(&self, recorded: BTreeMap<NodeId, Vec<String>>) {
         let mut known = self.0.write();
         let KnownAddresses { recorded: before, heard } = &mut *known;

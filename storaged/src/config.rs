@@ -61,7 +61,7 @@ pub struct Settings {
     /// Relative capacity for placement, 1 to 1000.
     #[arg(long, value_name = "N")]
     pub weight: Option<u32>,
-    /// Use at most so much disk for shares, bytes; by default what the disk has.
+    /// Maximum disk space for shares, bytes; by default all that the disk has.
     #[arg(long, value_name = "BYTES")]
     pub capacity: Option<u64>,
     /// The network is trusted: do not warn that nothing is encrypted or authenticated yet.
@@ -70,17 +70,19 @@ pub struct Settings {
     /// End a client's session after this silence, seconds (5 to 3600; 30).
     #[arg(long, value_name = "SECONDS")]
     pub session_ttl: Option<u64>,
-    /// Where to hear the ring (UDP), one address for each interface; by default the address of --listen.
+    /// Addresses to listen on for the ring (UDP), one for each interface; by default the address of --listen.
+    /// The second and later ones also serve gRPC (TCP).
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub ring_listen: Option<Vec<String>>,
-    /// Where others reach these, in the same order; by default the same, or --advertise.
+    /// Addresses at which other nodes reach those of --ring-listen, in the same order; by default the same.
+    /// Without --ring-listen: the address of --advertise.
     #[arg(long, value_name = "A:PORT,B:PORT", value_delimiter = ',')]
     pub ring_advertise: Option<Vec<String>>,
-    /// What becomes of a node that does not take the token: it is out at once, or after two others have
-    /// failed, too.
+    /// When a node that does not take the token leaves the ring: after one failed pass, or after two failed
+    /// passes in a row from different senders.
     #[arg(long, value_enum)]
     pub detection: Option<DetectionWord>,
-    /// Several addresses of a node are tried one after the other, or all at once.
+    /// How the ring uses several addresses of a node: one after the other, or all at once.
     #[arg(long, value_enum)]
     pub ring_paths: Option<PathsWord>,
     /// How processor, queue and disk count in the load index, 0 to 100 each.
@@ -209,7 +211,8 @@ impl Settings {
         if self.node_id == Some(0) {
             bail!("node-id is 0; it must be 1 or more");
         }
-        let data = self.data.context("where shall the data be? Give --data DIR (or data in the file)")?;
+        let data =
+            self.data.context("no data folder is set: give --data DIR (or data in the config file)")?;
         let given = self.listen.or_else(|| self.advertise.clone()).unwrap_or_else(|| "127.0.0.1:7400".into());
         let listen = one_address("listen", &given)?;
         let ring_listen = self.ring_listen.unwrap_or_default();
@@ -276,9 +279,9 @@ impl Settings {
 fn one_address(name: &str, given: &str) -> anyhow::Result<SocketAddr> {
     given
         .to_socket_addrs()
-        .with_context(|| format!("{name} = {given:?} is no HOST:PORT that this machine knows"))?
+        .with_context(|| format!("{name} = {given:?} cannot be resolved; give HOST:PORT"))?
         .next()
-        .with_context(|| format!("{name} = {given:?} leads to no address"))
+        .with_context(|| format!("{name} = {given:?} resolves to no address"))
 }
 
 impl Cli {

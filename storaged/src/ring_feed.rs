@@ -122,7 +122,7 @@ impl RingFeed {
         for (node, address) in self.addresses.all() {
             known.entry(node).or_insert_with(|| vec![address.clone()])[0].clone_from(&address);
         }
-        // A member's own word on the token is better than a record: it may have several addresses.
+        // A member's report of itself on the token is better than a record: it may have several addresses.
         let status = self.ring.status().borrow().clone();
         if let Some(view) = &status.view {
             for (member, report) in view.members.iter().zip(&status.reports) {

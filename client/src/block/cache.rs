@@ -1,10 +1,12 @@
-//! The block cache: whole blocks kept after reading, and the reads of whole blocks under way. Many small
-//! reads of one block fetch it once. Blocks never change, so a cached block is never stale.
+//! The block cache: whole blocks kept after reading, and the reads of whole blocks under way. Many small reads
+//! of one block fetch it once. Blocks never change, so a cached block is never stale.
 //!
 //! Invariants:
 //! 1. The bytes of finished blocks stay under the limit
 //!    (`the_cache_stays_under_its_limit_and_keeps_what_was_used_last`).
 //! 2. A read that failed leaves nothing (`a_failed_read_leaves_nothing`).
+//! 3. A block that was just read is in the cache, however many reads were under way
+//!    (`a_block_that_was_just_read_is_kept_whatever_was_read_beside_it`).
 
 use crate::options::BLOCK_BYTES_MAX;
 use bytes::Bytes;
@@ -12,12 +14,12 @@ use parking_lot::Mutex;
 use quick_cache::unsync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use rain_types::BlockId;
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// The part of the cache for blocks that were read more than once. The other half is for new blocks: several
-/// sequential readers, each some blocks ahead of its program, must not push out what they have fetched and
-/// not read.
+/// The part of the limit that blocks in steady use may fill. The rest is left to blocks that were fetched and
+/// not read yet: several sequential readers, each some blocks ahead of its program, must not push them out.
 const HOT_PART: f64 = 0.5;
 
 /// Blocks for which the cache allocates its tables at least.
@@ -26,28 +28,29 @@ const BLOCKS_MIN: usize = 16;
 /// The cell into which a block is read; every reader of the block shares it.
 type BlockCell = Arc<OnceCell<Bytes>>;
 
-#[derive(Debug, Clone)]
-struct Slot {
-    cell: BlockCell,
-    /// The block's length in bytes; 0 while its read is under way. The cache never evicts a slot of 0 bytes.
-    bytes: u64,
-}
-
 #[derive(Debug, Clone, Copy)]
-struct SlotBytes;
+struct BlockBytes;
 
-impl Weighter<BlockId, Slot> for SlotBytes {
-    fn weight(&self, _: &BlockId, slot: &Slot) -> u64 {
-        slot.bytes
+impl Weighter<BlockId, Bytes> for BlockBytes {
+    fn weight(&self, _: &BlockId, block: &Bytes) -> u64 {
+        block.len() as u64
     }
 }
 
-type Slots = Cache<BlockId, Slot, SlotBytes, DefaultHashBuilder, DefaultLifecycle<BlockId, Slot>>;
+type Finished = Cache<BlockId, Bytes, BlockBytes, DefaultHashBuilder, DefaultLifecycle<BlockId, Bytes>>;
 
 #[derive(Debug)]
-pub(super) struct BlockCache(Mutex<Slots>);
+struct Inner {
+    /// Reads under way. They do not count against the limit.
+    reading: HashMap<BlockId, BlockCell>,
+    finished: Finished,
+}
+
+#[derive(Debug)]
+pub(super) struct BlockCache(Mutex<Inner>);
 
 impl BlockCache {
+    /// A cache for this many bytes of blocks. A block larger than half of that is not kept.
     pub(super) fn new(bytes_max: u64) -> BlockCache {
         let blocks = (bytes_max / BLOCK_BYTES_MAX as u64) as usize;
         let options = OptionsBuilder::new()
@@ -56,50 +59,46 @@ impl BlockCache {
             .hot_allocation(HOT_PART)
             .build()
             .expect("the options are complete");
-        let slots = Cache::with_options(
-            options,
-            SlotBytes,
-            DefaultHashBuilder::default(),
-            DefaultLifecycle::default(),
-        );
-        BlockCache(Mutex::new(slots))
+        let (hashes, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let finished = Cache::with_options(options, BlockBytes, hashes, lifecycle);
+        BlockCache(Mutex::new(Inner { reading: HashMap::new(), finished }))
     }
 
     /// The block, if it is in the cache.
     pub(super) fn get(&self, block: BlockId) -> Option<Bytes> {
-        self.0.lock().get(&block)?.cell.get().cloned()
+        self.0.lock().finished.get(&block).cloned()
     }
 
     /// Whether the block is in the cache or being read.
     pub(super) fn contains(&self, block: BlockId) -> bool {
-        self.0.lock().contains_key(&block)
+        let inner = self.0.lock();
+        inner.finished.contains_key(&block) || inner.reading.contains_key(&block)
     }
 
-    /// The cell to read the block into. All readers of a block get the same cell.
+    /// The cell to read the block into. All readers of a block get the same cell; it is filled where the block
+    /// is in the cache.
     pub(super) fn cell(&self, block: BlockId) -> BlockCell {
-        let mut slots = self.0.lock();
-        if let Some(slot) = slots.get(&block) {
-            return slot.cell.clone();
+        let mut inner = self.0.lock();
+        match inner.finished.get(&block) {
+            Some(data) => Arc::new(OnceCell::new_with(Some(data.clone()))),
+            None => inner.reading.entry(block).or_default().clone(),
         }
-        let cell = BlockCell::default();
-        slots.insert(block, Slot { cell: cell.clone(), bytes: 0 });
-        cell
     }
 
-    /// Counts the bytes of a block that was read; older blocks give way to it.
+    /// Moves a block that was read into the cache; older blocks give way to it.
     pub(super) fn settle(&self, block: BlockId) {
-        let mut slots = self.0.lock();
-        let Some(slot) = slots.peek(&block) else { return };
-        let bytes = slot.cell.get().map_or(0, |data| data.len() as u64);
-        if bytes != slot.bytes {
-            let slot = Slot { cell: slot.cell.clone(), bytes };
-            slots.insert(block, slot);
+        let mut inner = self.0.lock();
+        if let Some(data) = inner.reading.remove(&block).and_then(|cell| cell.get().cloned()) {
+            inner.finished.insert(block, data);
         }
     }
 
     /// Removes a read that failed, so that the next reader starts anew.
     pub(super) fn forget_failed(&self, block: BlockId) {
-        self.0.lock().remove_if(&block, |slot| slot.cell.get().is_none());
+        let mut inner = self.0.lock();
+        if inner.reading.get(&block).is_some_and(|cell| cell.get().is_none()) {
+            inner.reading.remove(&block);
+        }
     }
 }
 
@@ -120,7 +119,7 @@ mod tests {
             cache.settle(id(seq));
             assert!(cache.get(id(1)).is_some(), "used again and again");
         }
-        assert!(cache.0.lock().weight() <= 3000);
+        assert!(cache.0.lock().finished.weight() <= 3000);
         assert!(cache.get(id(5)).is_some() && cache.get(id(2)).is_none());
     }
 
@@ -129,6 +128,22 @@ mod tests {
         let cache = BlockCache::new(10);
         cache.cell(id(1));
         cache.forget_failed(id(1));
-        assert!(cache.0.lock().is_empty());
+        let inner = cache.0.lock();
+        assert!(inner.finished.is_empty() && inner.reading.is_empty());
+    }
+
+    #[test]
+    fn a_block_that_was_just_read_is_kept_whatever_was_read_beside_it() {
+        let cache = BlockCache::new(3000);
+        let cells: Vec<_> = (1..=3).map(|seq| (id(seq), cache.cell(id(seq)))).collect();
+        for (block, cell) in &cells {
+            cell.set(Bytes::from(vec![0; 1000])).expect("empty");
+            cache.settle(*block);
+        }
+        for seq in 4..=9 {
+            cache.cell(id(seq)).set(Bytes::from(vec![0; 1000])).expect("empty");
+            cache.settle(id(seq));
+            assert!(cache.get(id(seq)).is_some(), "block {seq}");
+        }
     }
 }

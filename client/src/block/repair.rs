@@ -123,8 +123,8 @@ impl Blocks {
         self.make(from, sources, moving, to).await
     }
 
-    /// Reads the sources, makes those of `make` that are not among them, and puts all of `make` onto their
-    /// nodes in `to`.
+    /// Reads the shares `sources`, computes the shares of `make` that are not among them, and stores all
+    /// shares of `make` on their nodes in `to`.
     async fn make(
         &self,
         from: &BlockLocation,

@@ -245,7 +245,7 @@ struct Waits {
     needed: usize,
     /// Durable shares.
     got: usize,
-    /// When `got` reached its value, up to one more than needed.
+    /// When `got` last grew. It is not updated once `got` exceeds `needed`.
     reached: Instant,
     /// The late nodes have been probed.
     probed: bool,

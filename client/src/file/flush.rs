@@ -1,5 +1,5 @@
-//! The way of written data: into the buffer, from there into blocks, and committed. Also the changes of
-//! length and times, which must come after the data written before them.
+//! The path of written data: a write goes into the buffer, a flush stores the buffer as blocks, and a commit
+//! shows the blocks in the file. Changes of length and times are here, too: they must follow earlier writes.
 
 use super::buffer::Segment;
 use super::pack::{Packed, pack};
@@ -22,8 +22,8 @@ pub(super) const FRAGMENTS_EARLY_BYTES: u64 = 8 << 20;
 /// A file stores its whole blocks early once they reach this many bytes.
 pub(super) const WHOLE_EARLY_BYTES: u64 = 4 << 20;
 
-/// Bytes stored by one round of a flush before it commits: bounds what a crash or a failure makes to be
-/// stored again.
+/// Bytes that one round of a flush stores before it commits. The limit bounds the data that has to be stored
+/// again after a crash or a failure.
 const FLUSH_ROUND_BYTES: u64 = 32 << 20;
 
 impl FileState {

@@ -154,6 +154,7 @@ impl FileTable {
 
     /// Reads the volume's placement groups from the namespace.
     pub(crate) async fn refresh_placement(&self) -> Result<(), Error> {
+        // In this order: a directory that is delegated in between already gets the new groups.
         let record = self.placement.refresh(&self.session).await?;
         self.writeback.volume_changed(&record);
         Ok(())
@@ -191,7 +192,7 @@ impl UnstoredFiles for FileTable {
     }
 }
 
-/// Stores what was written and not asked for, until the volume is dropped.
+/// Stores written data in the background although no program has asked for it, until the volume is dropped.
 async fn store_idle_forever(files: Weak<FileTable>) {
     loop {
         tokio::time::sleep(STORE_IDLE_EVERY).await;

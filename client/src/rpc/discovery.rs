@@ -8,7 +8,8 @@ use rain_types::NodeId;
 use std::time::{Duration, Instant};
 use tonic::transport::Channel;
 
-/// A node that does not say within this who leads is passed over.
+/// Time for a node to say who leads, when the leader is doubted; a node that is slower is passed over. A client
+/// that connects waits twice this for each answer.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Pause between two rounds of looking for a leader.

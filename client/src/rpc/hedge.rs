@@ -34,7 +34,7 @@ pub(crate) struct Bounds {
     pub(crate) latest: Duration,
 }
 
-/// For reads. 15 ms keeps the stall of a read under 50 ms.
+/// For reads. 15 ms, so that a read from nodes that are usually fast stalls for less than 50 ms.
 pub(crate) const READ: Bounds =
     Bounds { soonest: Duration::from_millis(15), latest: Duration::from_millis(250) };
 

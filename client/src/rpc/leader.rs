@@ -26,10 +26,11 @@ use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-/// A call without an answer after this makes the leader doubted. The call itself goes on.
+/// Time without an answer after which a call starts a search for the leader. The call itself goes on.
 const DOUBT_AFTER: Duration = Duration::from_millis(120);
 
-/// The same pause after a long time without a leader, so that a dead cluster is not flooded.
+/// Pause between two rounds of looking after a long time without a leader, so that a dead cluster is not
+/// flooded.
 const LOOK_RARELY: Duration = Duration::from_millis(300);
 
 /// A round of looking ends after this once one node has answered: nodes that are cut off must not delay the

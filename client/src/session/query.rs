@@ -55,8 +55,8 @@ impl Session {
         }
     }
 
-    /// Asks the leader and nobody else. The leader may hold the answer back for `wait` until what the query
-    /// waits for has happened.
+    /// Asks the leader only. For a query that waits for an event, the leader may delay its answer until the
+    /// event, at most by `wait`.
     pub(crate) async fn query_waiting(&self, query: &Query, wait: Duration) -> Result<Answer, Error> {
         let response = self.query_leader(wire::encode(query).into(), wait).await?;
         let answered: Answered = wire::decode(&response.answered)?;

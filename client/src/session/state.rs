@@ -38,7 +38,7 @@ pub struct Session {
     pub(super) nodes: Arc<Nodes>,
     pub(super) numbers: Mutex<Numbers>,
     pub(super) openings: Openings,
-    /// When the session was certainly alive: before the leader heard of it last.
+    /// The last moment at which the session was certainly alive: the start of the last successful renewal.
     pub(super) renewed: Mutex<Instant>,
     /// Held while an ended session is replaced.
     pub(super) reopening: tokio::sync::Mutex<()>,

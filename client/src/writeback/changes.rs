@@ -92,7 +92,7 @@ impl Writeback {
         self.queue.hurry()
     }
 
-    /// A turn to store the blocks of a closed file in the background. None: the client is being closed.
+    /// A turn to store the blocks of a closed file in the background.
     pub(crate) async fn turn_to_store(&self) -> Option<SemaphorePermit<'_>> {
         self.queue.turn_to_store().await
     }

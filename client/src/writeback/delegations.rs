@@ -275,12 +275,13 @@ impl Writeback {
         if dirs.is_empty() {
             return;
         }
-        let writeback = self.clone();
+        let (writeback, files) = (self.clone(), self.files.upgrade());
         self.session.runtime().spawn(async move {
             let returning = Returning { queue: writeback.queue.clone(), dirs };
             let pushed = writeback.queue.state().pushed;
             let _ = writeback.wait_until_answered(pushed, Instant::now()).await;
             writeback.send_return(returning);
+            drop(files);
         });
     }
 
@@ -314,8 +315,11 @@ impl Writeback {
         self.queue.notify_changed();
         if !recalled.is_empty() {
             // In a task of its own, so that contact with the leader goes on meanwhile.
-            let writeback = self.clone();
-            self.session.runtime().spawn(async move { writeback.return_directories(recalled).await });
+            let (writeback, files) = (self.clone(), self.files.upgrade());
+            self.session.runtime().spawn(async move {
+                writeback.return_directories(recalled).await;
+                drop(files);
+            });
         }
     }
 }
@@ -333,7 +337,7 @@ impl State {
 }
 
 /// Keeps contact with the leader while directories are delegated: asks which of them are recalled, and
-/// returns those. Ends when the volume is dropped.
+/// returns those. Ends with the session, or at the next delegation after the volume is gone.
 pub(super) async fn watch_forever(queue: Arc<Queue>, writeback: Weak<Writeback>) {
     loop {
         if queue.state().delegations.is_empty() {

@@ -44,7 +44,7 @@ use crate::session::Session;
 use queue::Queue;
 use std::sync::{Arc, Weak};
 
-/// Makes the write-back of a volume and starts its tasks, which end when the volume is dropped.
+/// Makes the write-back of a volume and starts its tasks.
 pub(crate) fn start(
     session: Arc<Session>,
     placement: Arc<Placement>,

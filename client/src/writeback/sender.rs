@@ -34,11 +34,13 @@ const TRIES_MAX: u8 = 5;
 /// Entries of the map of pending inodes above which the answered ones are removed.
 const PENDING_MAX: usize = 16_384;
 
-/// Sends batches until the volume is dropped.
+/// Sends batches. Ends with the session, or at the first command after the volume is gone.
 pub(super) async fn send_forever(queue: Arc<Queue>, writeback: Weak<Writeback>) {
     loop {
         queue.work.notified().await;
         let Some(writeback) = writeback.upgrade() else { return };
+        // Until the queue is empty the files stay, with data that is stored later under names from this queue.
+        let Some(_files) = writeback.files.upgrade() else { return };
         loop {
             queue.gather().await;
             if !writeback.send_batch().await {

@@ -81,7 +81,7 @@ impl KernelInodes {
         inode.attributes_given(attr);
     }
 
-    /// Records that a thread is about to be told that a name means this inode.
+    /// Records that the reply to a thread's lookup is about to name this inode.
     pub(super) fn name_looked_up(&self, ino: Ino, thread: u32) {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
             inode.looked_up.retain(|(by, _)| *by != thread);

@@ -4,9 +4,9 @@
 //! in several replies (READDIRPLUS), so that the kernel needs no lookups. By the time of the later replies
 //! the page may be outdated. The kernel would believe it over what it knows from this mount's own changes: a
 //! file that was written meanwhile would shrink. So before attributes are given from a page that was read for
-//! an earlier request, [`crate::coherence`] is asked whether the page is young enough and whether this mount
-//! has changed the directory or the inode since. If so, the page is read again from there. The kernel itself
-//! orders changes that are under way at the same time, by versions of its own.
+//! an earlier request, [`crate::coherence`] is asked whether the page is still valid. If the page is too old,
+//! or if this mount has changed the directory or the inode since, the page is read again from that position.
+//! The kernel itself orders changes that are under way at the same time, by versions of its own.
 //!
 //! Plain READDIR gives no attributes and needs none of this.
 

@@ -26,9 +26,8 @@ use std::time::Duration;
 /// The last byte of a lock that reaches to the end of the file, as the kernel gives it.
 const END: u64 = i64::MAX as u64;
 
-/// How many times `/proc` is read for the system call of a thread that is still running, as one is that has
-/// not gone to sleep in its call yet. It goes to sleep within microseconds; after the last time the lock is
-/// taken as both kinds.
+/// Maximum number of reads of `/proc` for one lock request. `/proc` names the system call only once the
+/// thread sleeps in it, which takes microseconds. After the last read the lock is taken as both kinds.
 const SYSCALL_READS_MAX: u32 = 5;
 
 /// The time between two such reads: the shortest that the runtime's timer can wait.

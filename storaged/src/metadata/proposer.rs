@@ -9,8 +9,9 @@
 //!
 //! 1. A caller gets its outcome after the entry is durable on a majority and applied here, never before.
 //! 2. The queue is bounded by number and bytes. A request without room by the deadline is refused as `Busy`.
-//! 3. A full disk refuses requests, and passes. Any other failure of the log or the store stops the service:
-//!    all later proposals are refused with the reason, and the outcome of those in flight is unknown.
+//! 3. While the disk is full, requests are refused; once there is room, they are accepted again. Any other
+//!    failure of the log or the store stops the service: all later proposals are refused with the reason, and
+//!    the outcome of those in flight is unknown.
 //! 4. Nobody waits for ever: all waiting callers get an error when the node loses the lead or its majority.
 
 use super::log::PAYLOAD_BYTES_MAX;

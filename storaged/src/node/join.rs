@@ -141,7 +141,7 @@ async fn wait_for_ring(ring: &Ring) {
     let there =
         status.wait_for(|status| status.in_a_ring() && status.view.as_ref().is_some_and(|view| view.primary));
     if tokio::time::timeout(RING_WITHIN, there).await.is_err() {
-        tracing::warn!("no place in the ring of a majority within {RING_WITHIN:?}");
+        tracing::warn!("in no ring with a majority after {RING_WITHIN:?}; going on without it");
     }
 }
 
@@ -189,7 +189,7 @@ async fn propose_until_applied(joined: &Joined, command: Command) -> anyhow::Res
     }
 }
 
-/// Proposes here, or at the leader where another node leads.
+/// Proposes a request to this node's metadata service, or to the leader if another node leads.
 async fn propose(joined: &Joined, request: &Request) -> anyhow::Result<Applied> {
     let metadata = joined.metadata().context("the namespace is not open here")?;
     match metadata.propose(request.clone()).await {

@@ -212,7 +212,7 @@ impl Ring {
         let mut status = self.status();
         let gone = status.wait_for(|status| status.phase == Some(Phase::Gone));
         if tokio::time::timeout(within, gone).await.is_err() {
-            tracing::info!("the ring did not take the farewell in time; it will detect the failure");
+            tracing::info!("leaving the ring took over {within:?}; the others will detect the failure");
         }
     }
 

@@ -10,7 +10,7 @@
 //! | `segments` | the files that shares lie in |
 //! | `space` | the free units of the segments (pure) |
 //! | `index` | the position of each share, in sled; can be made again from the shares |
-//! | `state` | which index to trust how far |
+//! | `state` | whether the index can be trusted, and the segments written to since its checkpoint |
 //! | `recover` | the start: makes the index right again |
 //!
 //! Invariants:

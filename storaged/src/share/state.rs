@@ -1,5 +1,5 @@
-//! The state file of the share store: which index to trust how far, and the segments written to since its
-//! checkpoint.
+//! The state file of the share store: whether the index can be trusted, and the segments written to since the
+//! checkpoint of the index.
 //!
 //! It lies in two slots ([`crate::disk::slots`]): a torn write leaves the other slot, and a full disk cannot
 //! refuse it. A segment is named here, durably, before the first write to it after a checkpoint.

@@ -1,4 +1,4 @@
-//! The work that goes on behind the services, on the leader of the metadata service.
+//! The background work of the node that leads the metadata service.
 //!
 //! Each worker is a loop with a pause, a bound on its work at a time, and, where an operator wants them,
 //! counters ([`crate::counters`]). Pure functions of `rain_namespace` plan the work.
@@ -10,7 +10,7 @@
 //! | `delegations` | revokes delegations that a client does not return |
 //! | `unlinked_files` | frees removed files that no session has open |
 //! | `repair` | makes missing shares again |
-//! | `rebalance` | opens the groups that the nodes ask for and moves blocks into them |
+//! | `rebalance` | opens groups that fit the current nodes, and moves blocks into them |
 //! | `gc` | deletes the shares of blocks that no file uses |
 //! | `stray_shares` | deletes shares that belong to no block, or lie on the wrong node |
 

@@ -1,7 +1,7 @@
-//! Moves blocks when nodes have come or gone. The worker opens the groups that the nodes ask for, makes the
-//! shares of each stray block on their new nodes, has the namespace record the move, and deletes the old
-//! shares a while later. `rain_namespace::placement` plans the moves; the block layer of the client makes and
-//! places the shares.
+//! Moves blocks when nodes were added or drained. The worker opens placement groups that fit the current
+//! nodes. For each block in a closed group it makes the shares on their new nodes, has the namespace record
+//! the move, and deletes the old shares later ([`OLD_SHARES_STAY`]). `rain_namespace::placement` plans the
+//! moves; the block layer of the client makes and places the shares.
 //!
 //! A block that moves is complete all the time: it keeps its old shares until the new ones are durable and
 //! the namespace has recorded the move.
@@ -43,8 +43,7 @@ struct Mover {
     client: Arc<Client>,
     counters: Arc<WorkerCounters>,
     lock: PlacementLock,
-    /// The namespace's count of changes of nodes at the time when all groups that the nodes ask for were
-    /// open.
+    /// The placement version (`Totals::places`) for which all groups that fit the nodes are open.
     seen: Option<u64>,
     after: Option<Position>,
     /// Shares that no block may need, each with the time of its deletion.
@@ -123,7 +122,7 @@ impl Pages for Mover {
 }
 
 impl Mover {
-    /// Opens the groups that the nodes ask for, if nodes have changed since the last time.
+    /// Opens groups that fit the current nodes, if nodes or groups have changed since the last time.
     async fn regroup(&mut self) -> Result<(), Error> {
         let Answer::Totals(totals) = self.client.query(&Query::Totals).await? else { return Ok(()) };
         if self.seen == Some(totals.places) {
@@ -133,7 +132,7 @@ impl Mover {
         for volume in self.client.volumes().await? {
             // With too few nodes there is no plan; `rain status` says so, and what to do.
             if placement::plan_following(&volume, &nodes).is_some_and(|following| !following.is_empty()) {
-                tracing::info!(volume = volume.name, "nodes have come or go: its blocks move");
+                tracing::info!(volume = volume.name, "the nodes have changed: blocks of the volume move");
                 self.client.propose_internal(Command::Regroup { volume: volume.id }).await?;
                 self.after = None;
             }

@@ -19,7 +19,7 @@ const AFTER_SESSION: Duration = Duration::from_secs(10);
 /// Interval of the searches through the shares of all sessions.
 const EVERYTHING_EVERY: Duration = Duration::from_secs(600);
 
-/// Shares of one answer of a node: at most as many blocks as one query of the namespace takes.
+/// Maximum number of shares in one answer of a node: one query of the namespace takes all of their blocks.
 const PAGE: u32 = 2048;
 
 /// Runs while this node leads: after the end of each session, and through everything from time to time.

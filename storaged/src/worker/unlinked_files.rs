@@ -1,16 +1,19 @@
 //! Frees files without a name that no session has open any more.
 //!
 //! The sessions report their open files to the leader ([`crate::open_files`]). Two seconds after its last
-//! name has gone, a file is *sealed*: the namespace gives it to nobody who opens. The delay is for sessions
-//! that have looked the name up just before and may still open it. A session that has a sealed file open
-//! began to open it before this worker saw the file sealed, at a moment T. A session does not have the file
-//! open when a report without the file
+//! name has gone, a file is *sealed*: from then on the namespace refuses every open of the file. The delay is
+//! for sessions that have looked up the name just before and may still open the file.
 //!
-//! 1. was put together after the answer to an earlier report, which this leader received after T, and
-//! 2. is *settled*: every open or create that was begun before that answer is over, so that its file is in
-//!    the list.
+//! Let T be the moment at which this worker saw the file sealed. A session that has the file open began that
+//! open before T. So a session certainly does not have the file open after a report without the file if both
+//! of these hold:
 //!
-//! A session that does not report holds up everything until it is ended.
+//! 1. The session made this report after the answer to an earlier report, and this leader received that
+//!    earlier report after T.
+//! 2. This report is *settled*: every open or create that began before that answer is over, so that its file
+//!    is in the list.
+//!
+//! While an open session does not report, no file is freed. The worker `leases` ends silent sessions.
 //! (`a_file_is_freed_after_two_reports_without_it_and_not_before`,
 //! `every_session_must_have_spoken_and_ended_ones_do_not_count`)
 

@@ -21,6 +21,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_dead_or_sleeping_mount_holds_nobody_up_for_long", &[Need::Mount], away),
     ("a_mount_with_sync_has_everything_durable_when_a_call_returns", &[Need::Mount], synchronous),
     ("a_thousand_names_cost_a_few_entries_of_the_log", &[], few_entries),
+    ("closing_a_client_loses_no_change_of_a_volume_that_was_dropped", &[], dropped_volume),
     (
         "a_tree_made_behind_the_caller_is_the_same_after_the_leader_dies_and_on_another_mount",
         &[Need::Mount],
@@ -276,6 +277,40 @@ fn few_entries() -> anyhow::Result<()> {
         }
         ensure!(sent[0] > 1000, "without, each is one of its own: {sent:?}");
         ensure!(sent[1] < 100, "1000 names took {} calls", sent[1]);
+        Ok(())
+    })
+}
+
+fn dropped_volume() -> anyhow::Result<()> {
+    use rain_client::{Client, NewInode, Options};
+    let cluster = TestCluster::start(small())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let addresses: Vec<String> = cluster.addresses().split(',').map(str::to_owned).collect();
+    let connect = |write_back| {
+        let options = Options { label: "test".into(), write_back, ..Options::default() };
+        Client::connect(&addresses, options)
+    };
+    runtime.block_on(async {
+        let new = |kind| NewInode::new(kind, 0o755, 0, 0);
+        for round in 0..5 {
+            let client = connect(true).await?;
+            let volume = client.volume("main").await?;
+            let name = format!("dropped-{round}");
+            let dir = volume.make(volume.root(), name.as_bytes(), new(FileKind::Directory)).await?.ino;
+            for at in 0..100 {
+                volume.make(dir, format!("f{at}").as_bytes(), new(FileKind::File)).await?;
+            }
+            ensure!(client.stats().acknowledged_early > 50, "nothing was written back");
+            // The queue is gathered for 40 ms; the volume goes before it is sent.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            drop(volume);
+            client.close().await;
+            let other = connect(false).await?;
+            let volume = other.volume("main").await?;
+            let (entries, _) = volume.read_directory(dir, None, 4096).await?;
+            ensure!(entries.len() == 100, "round {round}: {} names of 100", entries.len());
+            other.close().await;
+        }
         Ok(())
     })
 }

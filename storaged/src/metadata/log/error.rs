@@ -31,7 +31,7 @@ pub enum LogError {
         /// Its sequence number.
         missing: u64,
     },
-    /// The disk has no room. Nothing of the append stays, and the log goes on.
+    /// The disk has no room. The append is undone, and the log accepts later appends.
     #[error("no room for the namespace log in {path}: {source}", path = path.display())]
     NoSpace {
         /// The file.

@@ -61,8 +61,8 @@ impl Candidate {
         if !leader_lease.may_request_votes(Instant::now()) {
             return false;
         }
-        // Under the lock until openraft has the request in its queue; a leader's messages take the same lock
-        // (`Receiver::answer`). So a message is either before this request, and forbids it, or behind it.
+        // The lock is held until openraft has the request in its queue. A leader's message takes the same
+        // lock (`Receiver::answer`). So it comes before this request and forbids it, or is handled after it.
         let waker = futures::task::noop_waker();
         let sent = electing.as_mut().poll(&mut std::task::Context::from_waker(&waker));
         drop(leader_lease);

@@ -38,8 +38,8 @@ pub(crate) struct ElectionFacts<'a> {
     pub(crate) view: Option<&'a [NodeId]>,
 }
 
-/// Shorter gaps in the ring's view do not count: the view loses members for moments while it is made anew. A
-/// node that was really away was away for longer.
+/// Minimum time for which voters must be missing from the ring's view to count as away. 400 ms: the view
+/// loses members for moments while it is made anew, and a node that was really away was away for longer.
 const APART_FOR: Duration = Duration::from_millis(400);
 
 /// The state of the decisions of one node.
@@ -49,7 +49,7 @@ pub struct Election {
     connected: Option<Instant>,
     /// Since when too few voters answer.
     apart: Option<Instant>,
-    /// The last decision. A node without a decision for long was stopped itself.
+    /// The last decision. A gap longer than [`APART_FOR`] means that this node itself was paused.
     decided: Option<Instant>,
     /// Since when there is a reason to stand.
     since: Option<Instant>,

@@ -1,6 +1,6 @@
 //! The pre-vote of Ongaro's thesis, section 9.6: a node asks the others whether they would vote for it before
-//! it raises the term. A node whose log is shorter, or whose lease has ended a little before theirs, disturbs
-//! nobody that way.
+//! it raises the term. So a node with a shorter log, or with a lease that ended a little before theirs, does
+//! not disturb the others.
 
 use super::network::Network;
 use super::types::{EntryLogId, Membership};
