@@ -233,7 +233,8 @@ async fn renew_forever(session: Weak<Session>, blocks: Arc<Blocks>, tables: Arc<
 
 async fn renew(session: &Session, tables: &FileTables) -> Result<(), Error> {
     let mut in_use = Vec::new();
-    // The tables are listed after the opens under way were looked at, so that a file opened before is in the list.
+    // The tables are listed after the opens under way were looked at, so that a file opened before is in the
+    // list.
     let open_files = || {
         in_use = tables.all();
         in_use.iter().flat_map(|files| files.inos()).collect()
