@@ -92,6 +92,19 @@ impl Joined {
         Some(v1::Leader { term: leadership.term, node: leader.0, address, cluster })
     }
 
+    /// Returns true where the ring's view has a majority of the voters. Then there is a leader, or there will
+    /// be one soon.
+    pub(crate) fn sees_majority(&self) -> bool {
+        let (Some(metadata), Some(ring)) = (self.metadata(), self.ring()) else { return false };
+        let leadership = metadata.leadership();
+        let voters = &leadership.borrow().voters;
+        let status = ring.status();
+        let status = status.borrow();
+        let Some(view) = &status.view else { return false };
+        let there = view.members.iter().filter(|member| voters.contains(&member.node)).count();
+        there * 2 > voters.len()
+    }
+
     /// Returns the eligible nodes, as this node's own state has them; empty before it has joined.
     pub(crate) fn nodes(&self) -> Vec<NodeRecord> {
         self.metadata().map(|metadata| metadata.nodes()).unwrap_or_default()

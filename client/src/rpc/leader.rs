@@ -10,8 +10,12 @@
 //! | state | meaning | left by |
 //! |---|---|---|
 //! | well | the leader answered the last call | a broken or late call, or a refusal to lead: doubted |
-//! | doubted | the client looks for a leader, and calls wait for it | a leader confirms itself: well; `dead_after` without one: lost |
+//! | doubted | the client looks for a leader, and calls wait for it | a leader confirms itself: well; no hope of one: lost |
 //! | lost | no leader answers, and calls fail at once | a leader confirms itself: well |
+//!
+//! There is hope of a leader for `dead_after`, and for up to [`MAJORITY_PATIENCE`] times that while a node
+//! reports that its ring has a majority of the voters. Such a cluster has a leader that is only slow (its
+//! disk), or elects one: that may take longer than `dead_after`.
 
 use super::discovery::{ASK_TIMEOUT, LOOK_EVERY, LeaderAddress, describe};
 use super::endpoint::{grpc_endpoint, is_broken, refusal};
@@ -37,14 +41,29 @@ const LOOK_RARELY: Duration = Duration::from_millis(300);
 /// next round.
 const ROUND: Duration = Duration::from_millis(60);
 
+/// The longest wait for the leader of a cluster that has a majority, as a multiple of `dead_after`. It ends the
+/// wait of a client that is cut off from the leader and not from other nodes.
+const MAJORITY_PATIENCE: u32 = 4;
+
 #[derive(Debug)]
 struct Doubts {
     /// When the leader began to be doubted; none while it is well.
     since: Option<Instant>,
     /// Whether any node answered in the last round. It decides between `NoMajority` and `Unreachable`.
     some_answer: bool,
+    /// When a node last reported that its ring has a majority of the voters.
+    majority: Option<Instant>,
     /// Addresses of the registered nodes, asked besides the addresses the client was opened with.
     addresses: Vec<String>,
+}
+
+impl Doubts {
+    /// Whether a leader may still be found, if it has been doubted since `since`.
+    fn is_hopeful(&self, since: Instant, dead_after: Duration, now: Instant) -> bool {
+        let doubted = now.duration_since(since);
+        let majority = self.majority.is_some_and(|at| now.duration_since(at) < dead_after);
+        doubted < if majority { dead_after * MAJORITY_PATIENCE } else { dead_after }
+    }
 }
 
 /// The leader as this client knows it.
@@ -72,7 +91,12 @@ impl Leader {
             cluster,
             dead_after,
             given,
-            doubts: Mutex::new(Doubts { since: None, some_answer: true, addresses: Vec::new() }),
+            doubts: Mutex::new(Doubts {
+                since: None,
+                some_answer: true,
+                majority: None,
+                addresses: Vec::new(),
+            }),
             doubted: Notify::new(),
             current: watch::Sender::new(found),
         });
@@ -145,11 +169,10 @@ impl Leader {
         }
     }
 
-    /// Begins the doubt, unless it has begun. Returns when it began.
-    fn doubt(&self) -> Instant {
-        let since = *self.doubts().since.get_or_insert_with(Instant::now);
+    /// Begins the doubt, unless it has begun.
+    fn doubt(&self) {
+        self.doubts().since.get_or_insert_with(Instant::now);
         self.doubted.notify_one();
-        since
     }
 
     /// Fails with the error of a call when the client is in state "lost".
@@ -163,7 +186,8 @@ impl Leader {
 
     /// When the doubt began, if the client is in state "lost".
     pub(crate) fn lost_since(&self) -> Option<Instant> {
-        self.doubts().since.filter(|since| since.elapsed() >= self.dead_after)
+        let doubts = self.doubts();
+        doubts.since.filter(|since| !doubts.is_hopeful(*since, self.dead_after, Instant::now()))
     }
 
     fn failure(&self, what: &str, may_be_done: bool) -> Error {
@@ -176,7 +200,7 @@ impl Leader {
 
     /// Calls the leader, and its successor where the leader is replaced meanwhile.
     ///
-    /// Fails when no leader has answered for `dead_after`, or after `slow_after` in all.
+    /// Fails when there is no hope of a leader any more, or after `slow_after` in all.
     pub(crate) async fn call<T, F>(
         &self,
         what: &str,
@@ -203,8 +227,8 @@ impl Leader {
                     Attempt::Failed => {}
                 }
             }
-            let since = self.doubt();
-            if since.elapsed() >= self.dead_after {
+            self.doubt();
+            if self.lost_since().is_some() {
                 tracing::warn!("{what}: no leader of the namespace answers");
                 return Err(self.failure(what, sent));
             }
@@ -243,7 +267,8 @@ impl Leader {
                     if begun.elapsed() >= slow_after {
                         return Attempt::TooLate;
                     }
-                    if self.doubt().elapsed() >= self.dead_after {
+                    self.doubt();
+                    if self.lost_since().is_some() {
                         return Attempt::Failed;
                     }
                     wait = LOOK_EVERY;
@@ -288,6 +313,9 @@ impl Leader {
                 continue;
             }
             some_answer = true;
+            if described.majority {
+                self.doubts().majority = Some(Instant::now());
+            }
             let Some(mut leader) = described.leader else { continue };
             if leader.node == described.node {
                 // The address at which it has just answered is certainly right.
@@ -328,4 +356,27 @@ enum Attempt<T> {
 /// Whether a status says that the node does not lead, or has no majority behind it.
 fn is_no_leader(status: &Status) -> bool {
     matches!(status.code(), Code::FailedPrecondition | Code::Aborted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_with_a_majority_is_given_longer_to_have_a_leader() {
+        let (ms, start) = (Duration::from_millis, Instant::now());
+        let dead_after = ms(1000);
+        let mut doubts = Doubts { since: None, some_answer: true, majority: None, addresses: Vec::new() };
+        assert!(doubts.is_hopeful(start, dead_after, start + ms(999)));
+        assert!(!doubts.is_hopeful(start, dead_after, start + ms(1000)), "nobody speaks of a majority");
+        doubts.majority = Some(start + ms(500));
+        assert!(doubts.is_hopeful(start, dead_after, start + ms(1499)));
+        assert!(!doubts.is_hopeful(start, dead_after, start + ms(1500)), "the majority is gone since");
+        doubts.majority = Some(start + ms(3900));
+        assert!(doubts.is_hopeful(start, dead_after, start + ms(3999)));
+        assert!(
+            !doubts.is_hopeful(start, dead_after, start + ms(4000)),
+            "this client cannot reach the leader"
+        );
+    }
 }

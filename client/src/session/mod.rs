@@ -9,7 +9,9 @@
 //! 1. A command carries its session and a number. Sending it again after a broken connection applies it once.
 //! 2. A session that ended without this client's knowledge (a long pause) is replaced by a new one. Blocks
 //!    that were not yet committed belong to the old session; the file rung stores them again.
-//! 3. Tasks that were given to the session end with it at the latest ([`Session::own`]).
+//! 3. An answer of a node that does not lead takes nothing back that this client has seen, as long as any
+//!    node that answers has it ([`seen`]).
+//! 4. Tasks that were given to the session end with it at the latest ([`Session::own`]).
 //!
 //! This rung knows nothing of blocks' contents, volumes or files. [`Session::renew`] asks its caller which
 //! files are open.
@@ -20,6 +22,7 @@ mod propose;
 mod query;
 mod renewal;
 mod request;
+mod seen;
 mod state;
 
 pub(crate) use renewal::Renewed;

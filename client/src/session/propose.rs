@@ -76,6 +76,7 @@ impl Session {
                 async move { client.propose(request).await }
             })
             .await?;
+        self.seen.saw(response.position);
         if response.applied.len() != requests.len() {
             return Err(Error::unexpected("an outcome for each command"));
         }

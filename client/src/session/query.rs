@@ -23,6 +23,9 @@ const STALE_TIMEOUT: Duration = Duration::from_millis(800);
 /// After the first stale answer, the other nodes may answer within this: one of them may have a newer state.
 const STALE_GRACE: Duration = Duration::from_millis(15);
 
+/// Pause before the nodes are asked again for a state that is new enough.
+const CATCH_UP_EVERY: Duration = Duration::from_millis(30);
+
 /// Longest wait of one query for the return of a delegated directory.
 const RECALL_WAIT: Duration = Duration::from_millis(500);
 
@@ -30,7 +33,8 @@ impl Session {
     /// Asks the namespace. Waits where another session holds the directory.
     ///
     /// Without a majority, and where [`crate::Options::allow_stale`] allows it, the newest state of the nodes
-    /// that answer is the answer; [`Session::without_leader`] tells its age.
+    /// that answer is the answer; [`Session::without_leader`] tells its age. It has everything that this
+    /// client has seen, unless no node has that any more.
     pub(crate) async fn query(&self, query: &Query) -> Result<Answer, Error> {
         let begun = Instant::now();
         loop {
@@ -43,7 +47,13 @@ impl Session {
             };
             let response = match self.query_leader(framed.into(), Duration::ZERO).await {
                 Err(error @ Error::NoMajority { .. }) if self.options.allow_stale => {
-                    self.query_any(wire::encode(query).into()).await.ok_or(error)?
+                    let newest = self.query_any(wire::encode(query).into()).await.ok_or(error)?;
+                    if !self.seen.accepts(newest.position, Instant::now()) {
+                        tokio::time::sleep(CATCH_UP_EVERY).await;
+                        continue;
+                    }
+                    self.stale_age_ms.store(newest.age_ms, Relaxed);
+                    newest
                 }
                 asked => asked?,
             };
@@ -83,17 +93,21 @@ impl Session {
 
     async fn query_leader(&self, query: bytes::Bytes, wait: Duration) -> Result<v1::QueryResponse, Error> {
         count(&self.counters.queries);
-        self.call_leader("asking the namespace", |channel| {
-            let wait_ms = wait.as_millis() as u32;
-            let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms };
-            let mut client = namespace_client(channel);
-            async move { client.query(request).await }
-        })
-        .await
+        let response = self
+            .call_leader("asking the namespace", |channel| {
+                let wait_ms = wait.as_millis() as u32;
+                let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms };
+                let mut client = namespace_client(channel);
+                async move { client.query(request).await }
+            })
+            .await?;
+        self.seen.saw(response.position);
+        Ok(response)
     }
 
-    /// Asks all nodes for their own state, and returns the newest of the first answers; none when no node
-    /// answers.
+    /// Asks all nodes for their own state, and returns the answer of the newest state among the first; none
+    /// when no node answers. The age of a state does not order states: a node that hears from the leader may
+    /// still be applying the log.
     async fn query_any(&self, query: bytes::Bytes) -> Option<v1::QueryResponse> {
         let mut channels: Vec<Channel> = self.nodes.all().iter().map(|node| node.channel()).collect();
         if channels.is_empty() {
@@ -120,12 +134,10 @@ impl Session {
             let Some(answer) = answer else { break };
             let Some(answer) = answer.map(tonic::Response::into_inner) else { continue };
             until.get_or_insert_with(|| tokio::time::Instant::now() + STALE_GRACE);
-            if newest.as_ref().is_none_or(|newest| answer.age_ms < newest.age_ms) {
+            let rank = |answer: &v1::QueryResponse| (answer.position, std::cmp::Reverse(answer.age_ms));
+            if newest.as_ref().is_none_or(|newest| rank(&answer) > rank(newest)) {
                 newest = Some(answer);
             }
-        }
-        if let Some(newest) = &newest {
-            self.stale_age_ms.store(newest.age_ms, Relaxed);
         }
         newest
     }

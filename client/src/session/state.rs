@@ -2,6 +2,7 @@
 
 use super::numbers::Numbers;
 use super::openings::Openings;
+use super::seen::SeenPosition;
 use crate::error::Error;
 use crate::options::Options;
 use crate::rpc::discovery;
@@ -48,6 +49,8 @@ pub struct Session {
     pub(super) placement_version: AtomicU64,
     /// The age of the last stale answer, milliseconds.
     pub(super) stale_age_ms: AtomicU64,
+    /// The newest state that this client has had an answer from.
+    pub(super) seen: SeenPosition,
     pub(super) tasks: Mutex<Vec<AbortHandle>>,
     pub(super) runtime: Handle,
 }
@@ -76,6 +79,7 @@ impl Session {
             ttl_ms: AtomicU64::new(described.session_ttl_ms.max(TTL_MS_MIN)),
             placement_version: AtomicU64::new(0),
             stale_age_ms: AtomicU64::new(0),
+            seen: SeenPosition::default(),
             tasks: Mutex::default(),
             counters: Arc::default(),
             runtime: Handle::current(),

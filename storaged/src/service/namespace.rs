@@ -62,7 +62,7 @@ impl Namespace for NamespaceService {
         }
         let applied = metadata.propose_all(requests).await.map_err(propose_status)?;
         let applied = applied.iter().map(|applied| wire::encode(applied).into()).collect();
-        Ok(tonic::Response::new(v1::ProposeResponse { applied }))
+        Ok(tonic::Response::new(v1::ProposeResponse { applied, position: metadata.applied_index() }))
     }
 
     async fn query(
@@ -77,14 +77,17 @@ impl Namespace for NamespaceService {
         if let Query::Delegations { session } = &query {
             self.sessions.renew(*session);
         }
-        let (answered, age) = if allow_stale {
+        let (answered, position, age) = if allow_stale {
+            // Read before the state, so that the state is not older.
+            let position = metadata.applied_index();
             let answered = metadata.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
-            (answered, metadata.age())
+            (answered, position, metadata.age())
         } else {
-            (ask_waiting(metadata, &query, wait).await.map_err(ask_status)?, Duration::ZERO)
+            let answered = ask_waiting(metadata, &query, wait).await.map_err(ask_status)?;
+            (answered, metadata.applied_index(), Duration::ZERO)
         };
         let (answered, age_ms) = (wire::encode(&answered).into(), age.as_millis() as u64);
-        Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms }))
+        Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms, position }))
     }
 
     async fn renew(

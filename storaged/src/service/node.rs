@@ -59,6 +59,7 @@ impl Node for NodeService {
             others: spec.others,
             peers: self.config.peers.clone(),
             wish: self.config.node_id.map_or(0, |node| node.0),
+            majority: joined.sees_majority(),
         }))
     }
 
