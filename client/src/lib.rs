@@ -37,13 +37,15 @@ mod placement;
 mod rpc;
 mod session;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod writeback;
 
 pub use block::{BlockLocation, Repaired, ShareState};
 pub use client::Client;
 pub use error::Error;
-pub use file::{LockGrant, OpenFile};
+pub use file::OpenFile;
 pub use options::{BLOCK_BYTES_MAX, INLINE_BYTES_MAX, Options, ReadPolicy};
 pub use rpc::endpoint::grpc_endpoint;
 pub use rpc::node::NodeHealth;

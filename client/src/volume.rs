@@ -1,13 +1,14 @@
 //! A volume: names and attributes. Each operation is a command or a query, through the write-back.
 //!
-//! Invariant: attributes from here include this client's writes that are not committed yet (length and
-//! modification time), so that a program sees its own writes.
+//! Invariant: attributes from here include every write of this client, committed or not, so that a program
+//! sees its own writes. An answer of the namespace that a commit of this client has overtaken is asked for
+//! again.
 //!
 //! This rung leaves files' data to [`crate::file`].
 
 use crate::block::{BlockLocation, Blocks};
 use crate::error::Error;
-use crate::file::{FileTable, OpenFile};
+use crate::file::{FileTable, OpenFile, Question};
 use crate::placement::Placement;
 use crate::rpc::direct;
 use crate::session::Session;
@@ -18,6 +19,7 @@ use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
 use rain_types::Ino;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The properties of an inode that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,18 +106,49 @@ impl Volume {
         &self.files
     }
 
+    /// Asks for attributes until no change of this client has overtaken the answer.
     async fn attr_of(&self, query: &Query) -> Result<Attr, Error> {
-        match self.writeback.ask(query).await? {
-            Answer::Attr(attr) => Ok(self.files.overlay(attr)),
-            _ => Err(Error::unexpected("an inode")),
+        let begun = Instant::now();
+        loop {
+            let question = self.files.question();
+            let Answer::Attr(attr) = self.writeback.ask(query).await? else {
+                return Err(Error::unexpected("an inode"));
+            };
+            if let Some(attr) = question.current(attr) {
+                return Ok(attr);
+            }
+            self.check_deadline(begun)?;
         }
     }
 
     async fn attr_from(&self, command: Command) -> Result<Attr, Error> {
+        let question = self.files.question();
         match self.writeback.change(command).await? {
-            Outcome::Attr(attr) => Ok(self.files.overlay(attr)),
+            Outcome::Attr(attr) => self.current(&question, attr).await,
             _ => Err(Error::unexpected("an inode")),
         }
+    }
+
+    /// The attributes of an answer to a question, or newer ones where the answer is overtaken.
+    async fn current(&self, question: &Question<'_>, attr: Attr) -> Result<Attr, Error> {
+        let ino = attr.ino;
+        match question.current(attr) {
+            Some(attr) => Ok(attr),
+            None => self.attr(ino).await,
+        }
+    }
+
+    /// Each answer that is overtaken means that this client has changed the file once more. Still, an operation
+    /// ends.
+    fn check_deadline(&self, begun: Instant) -> Result<(), Error> {
+        let after = self.session.options().slow_after;
+        if begun.elapsed() > after {
+            return Err(Error::TimedOut {
+                what: "asking for attributes that this client changes".into(),
+                after,
+            });
+        }
+        Ok(())
     }
 
     /// The attributes of the inode that a name in a directory names.
@@ -130,12 +163,9 @@ impl Volume {
 
     /// Changes attributes. A new length or modification time comes after everything written before.
     pub async fn set_attr(&self, ino: Ino, change: AttrChange) -> Result<Attr, Error> {
-        match self.files.get(ino) {
-            Some(file) if change.size.is_some() || change.mtime.is_some() => {
-                file.set_attr(&self.files, change).await
-            }
-            _ => self.attr_from(Command::SetAttr { ino, change }).await,
-        }
+        let question = self.files.question();
+        let attr = self.files.set_attr(ino, change).await?;
+        self.current(&question, attr).await
     }
 
     /// Makes an inode under a name.
@@ -156,8 +186,16 @@ impl Volume {
     ) -> Result<(Attr, Arc<OpenFile>), Error> {
         let _opening = self.session.openings().begin();
         let made = !new.or_existing;
+        let question = self.files.question();
         let attr = self.make(parent, name, new).await?;
-        Ok((attr.clone(), self.files.open(attr, made)))
+        match self.files.open(attr.clone(), made, &question) {
+            Some(file) => Ok((attr, file)),
+            None => {
+                drop(question);
+                let file = self.open(attr.ino).await?;
+                Ok((file.attr(), file))
+            }
+        }
     }
 
     /// Gives a file one more name.
@@ -222,10 +260,15 @@ impl Volume {
         after: Option<&[u8]>,
         limit: u32,
     ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
-        let (mut entries, more) = self.writeback.list(dir, after, limit).await?;
-        if !self.files.is_empty() {
-            for entry in &mut entries {
-                entry.attr = self.files.overlay(entry.attr.clone());
+        let question = self.files.question();
+        let (listed, more) = self.writeback.list(dir, after, limit).await?;
+        let mut entries = Vec::with_capacity(listed.len());
+        for DirectoryEntry { name, attr } in listed {
+            match self.current(&question, attr).await {
+                Ok(attr) => entries.push(DirectoryEntry { name, attr }),
+                // The inode was removed since the names were listed.
+                Err(Error::Refused(NsError::NotFound)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok((entries, more))
@@ -296,15 +339,23 @@ impl Volume {
     /// file whose name was looked up just before can be opened even if the name has gone meanwhile.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
         let _opening = self.session.openings().begin();
-        let open_here = self.files.get(ino).is_some_and(|file| file.is_open());
-        let query = if open_here { Query::GetAttr { ino } } else { Query::Open { ino } };
-        let Answer::Attr(attr) = self.writeback.ask(&query).await? else {
-            return Err(Error::unexpected("an inode"));
-        };
-        match attr.kind {
-            FileKind::File => Ok(self.files.open(attr, false)),
-            FileKind::Directory => Err(NsError::IsDirectory.into()),
-            _ => Err(NsError::Invalid("only files have data".into()).into()),
+        let begun = Instant::now();
+        loop {
+            let question = self.files.question();
+            let open_here = self.files.get(ino).is_some_and(|file| file.is_open());
+            let query = if open_here { Query::GetAttr { ino } } else { Query::Open { ino } };
+            let Answer::Attr(attr) = self.writeback.ask(&query).await? else {
+                return Err(Error::unexpected("an inode"));
+            };
+            match attr.kind {
+                FileKind::File => {}
+                FileKind::Directory => return Err(NsError::IsDirectory.into()),
+                _ => return Err(NsError::Invalid("only files have data".into()).into()),
+            }
+            if let Some(file) = self.files.open(attr, false, &question) {
+                return Ok(file);
+            }
+            self.check_deadline(begun)?;
         }
     }
 

@@ -8,9 +8,8 @@ use crate::listing::Listing;
 use fuser::FileHandle;
 use parking_lot::{Mutex, MutexGuard};
 use rain_client::OpenFile;
-use rain_namespace::lock::LockKind;
 use rain_types::Ino;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,8 +24,6 @@ pub(crate) struct Opened {
     pub(crate) writable: bool,
     /// Opened past the kernel's cache (O_DIRECT).
     pub(crate) direct: bool,
-    /// The owners that have taken locks through it.
-    pub(crate) lockers: Mutex<BTreeSet<(LockKind, u64)>>,
 }
 
 /// A directory opened by a program.

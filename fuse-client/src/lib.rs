@@ -27,7 +27,7 @@
 //! Left out: ACLs, quotas, O_TMPFILE, FIEMAP, reflinks, `syncfs` reaching beyond the kernel (fsync the
 //! files), access times (as with `noatime`).
 //!
-//! Modules: `fs` answers the kernel, over `handles` and `listing` (directories). `coherence` knows what the
+//! Modules: `fs` answers the kernel, over `handles`, `listing` (directories) and `lockers` (owners of locks). `coherence` knows what the
 //! kernel has cached and decides what it may keep. `errno` is the table of errors. `mount` is everything
 //! around the filesystem: options, checks, threads, unmounting.
 
@@ -36,6 +36,7 @@ mod errno;
 mod fs;
 mod handles;
 mod listing;
+mod lockers;
 mod mount;
 mod numbers;
 mod ttl;

@@ -1,16 +1,16 @@
 //! The path of written data: a write goes into the buffer, a flush stores the buffer as blocks, and a commit
-//! shows the blocks in the file. Changes of length and times are here, too: they must follow earlier writes.
+//! shows the blocks in the file.
 
 use super::buffer::Segment;
 use super::pack::{Packed, pack};
-use super::state::{FILE_BYTES_MAX, FileState};
+use super::state::FileState;
 use super::table::FileTable;
 use crate::error::Error;
 use crate::options::INLINE_BYTES_MAX;
 use crate::writeback::{ChangeOptions, now};
 use bytes::Bytes;
 use futures::StreamExt;
-use rain_namespace::command::{AttrChange, Command, InlinePiece, NewBlock, NewExtent, Outcome, TimeChange};
+use rain_namespace::command::{Command, InlinePiece, NewBlock, NewExtent, Outcome};
 use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, Extent, Time};
 use rain_types::{Ino, SessionId};
@@ -105,6 +105,10 @@ impl FileState {
         }
         let bytes = segments.iter().map(|segment| segment.data.len() as u64).sum();
         let stored = self.store_and_commit(files, fence, &segments, &attr, size, times).await;
+        if let Ok((attr, _)) = &stored {
+            // Before the state may leave the table: an answer of before the commit is overtaken from here on.
+            files.take_in(attr.ino, attr.version);
+        }
         let mut inner = self.inner();
         inner.flushing.clear();
         match stored {
@@ -151,9 +155,8 @@ impl FileState {
         size: u64,
         times: CommitTimes,
     ) -> Result<(Attr, Vec<Extent>), Error> {
-        // While other data of the file waits, this commit may only extend the file to its own end.
-        let reached = segments.last().map_or(0, Segment::end);
-        let size_at_least = if self.inner().dirty.is_empty() { size.max(reached) } else { reached };
+        // Not the length that this client knows: the file may have been cut since.
+        let size_at_least = segments.last().map_or(0, Segment::end);
         if attr.extents == 0 && size <= INLINE_BYTES_MAX as u64 {
             let inline = segments
                 .iter()
@@ -235,74 +238,6 @@ impl FileState {
             Outcome::Attr(attr) => Ok((attr, shown)),
             _ => Err(Error::unexpected("an inode")),
         }
-    }
-
-    /// Changes the length or times, after everything that was written before.
-    pub(crate) async fn set_attr(&self, files: &FileTable, change: AttrChange) -> Result<Attr, Error> {
-        if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
-            return Err(NsError::FileTooLarge.into());
-        }
-        // If no other client can know of the file, the written data may be stored later: its commit carries
-        // the time that is set here.
-        let may_wait = change.size.is_none() && files.writeback.is_unpublished(self.ino());
-        if change.size != Some(0) && !may_wait {
-            self.flush(files).await?;
-        }
-        let _turn = self.turn.lock().await;
-        if let Some(size) = change.size {
-            // This includes data that was written while this call waited for its turn. The calls race, so
-            // either order is right.
-            let mut inner = self.inner();
-            let before = inner.dirty.bytes();
-            inner.dirty.remove(size..u64::MAX);
-            let dropped = before - inner.dirty.bytes();
-            drop(inner);
-            files.budget.remove(dropped);
-        }
-        let sized = change.size;
-        let timed = change.mtime.is_some_and(|mtime| mtime != TimeChange::Now);
-        let command = Command::SetAttr { ino: self.ino(), change };
-        let options = ChangeOptions { fence: self.lock_fence(files)?, ..ChangeOptions::default() };
-        let Outcome::Attr(attr) = files.writeback.change_as(command, options).await? else {
-            return Err(Error::unexpected("an inode"));
-        };
-        let mut inner = self.inner();
-        if timed && !inner.dirty.is_empty() {
-            inner.mtime = Some(attr.mtime);
-            inner.changed = Some(attr.ctime);
-        }
-        if let Some(size) = sized {
-            inner.truncated(attr, size);
-        } else {
-            if attr.version != inner.attr.version {
-                // Another client has changed the contents: its length does not fit the extents known here.
-                inner.mistrusted = true;
-                inner.forget_layout();
-            }
-            inner.take_attr(attr);
-        }
-        if timed {
-            inner.settle_times();
-        }
-        let mut attr = inner.attr.clone();
-        drop(inner);
-        self.overlay(&mut attr);
-        Ok(attr)
-    }
-
-    /// Makes a range a hole, after everything that was written before.
-    pub(super) async fn punch(&self, files: &FileTable, offset: u64, len: u64) -> Result<Attr, Error> {
-        self.flush(files).await?;
-        let _turn = self.turn.lock().await;
-        let command = Command::Punch { ino: self.ino(), offset, len };
-        let options = ChangeOptions { fence: self.lock_fence(files)?, ..ChangeOptions::default() };
-        let Outcome::Attr(attr) = files.writeback.change_as(command, options).await? else {
-            return Err(Error::unexpected("an inode"));
-        };
-        let mut inner = self.inner();
-        inner.forget_layout();
-        inner.take_attr(attr);
-        Ok(inner.attr.clone())
     }
 
     /// Takes bytes into the buffer, at an offset or at the end. Returns the offset; none: there is no room.

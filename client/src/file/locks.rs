@@ -30,13 +30,6 @@ use std::time::Duration;
 /// Longest wait of one query for a lock. After each the caller is asked whether it gives up.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// A lock that was granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LockGrant {
-    /// The contents are those that this client knew before, so the kernel's pages may stay.
-    pub unchanged: bool,
-}
-
 impl FileState {
     /// The session fence for the file's commits: the session of its locks, if it has any. Fails with
     /// `LockLost` when they are lost.
@@ -67,23 +60,9 @@ impl FileState {
         !self.inner().locks.is_empty()
     }
 
-    fn granted(&self, owner: Owner, session: SessionId, attr: Attr) -> LockGrant {
-        let unchanged = self.opened_again(attr);
-        let mut inner = self.inner();
-        inner.locks.session = session;
-        inner.locks.owners.insert(owner, false);
-        LockGrant { unchanged }
-    }
-
-    /// Marks the locks of owners that have closed the file for release. Returns whether there are any.
-    fn mark_closed(&self, owner: impl Fn(&Owner) -> bool) -> bool {
-        let mut inner = self.inner();
-        let mut any = false;
-        for (_, closed) in inner.locks.owners.iter_mut().filter(|(has, _)| owner(has)) {
-            *closed = true;
-            any = true;
-        }
-        any
+    fn granted(&self, owner: Owner, session: SessionId, attr: Attr) {
+        self.opened_again(attr);
+        self.inner().locks.granted(owner, session);
     }
 
     /// Releases the locks of owners that have closed the file, once everything written is stored.
@@ -110,13 +89,16 @@ impl FileState {
     async fn unlock_owner(&self, files: &FileTable, owner: Owner) -> Result<(), Error> {
         let (kind, number) = owner;
         let lock = Lock { kind, owner: number, exclusive: false, first: 0, last: u64::MAX, pid: 0 };
-        let session = self.inner().locks.session;
+        let (session, last) = {
+            let inner = self.inner();
+            (inner.locks.session, inner.locks.last_grant())
+        };
         match files.session.propose_fenced(Some(session), Command::Unlock { ino: self.ino(), lock }).await {
             // The locks went with the session or the file.
             Ok(_) | Err(Error::Refused(NsError::SessionEnded(_) | NsError::NotFound)) => {}
             Err(error) => return Err(error),
         }
-        self.inner().locks.remove(owner);
+        self.inner().locks.released(owner, last);
         Ok(())
     }
 
@@ -124,29 +106,21 @@ impl FileState {
     pub(crate) fn has_locks_to_release(&self) -> bool {
         !self.inner().locks.closed().is_empty()
     }
-
-    /// Marks the locks of all owners for release: no program has the file open. Returns whether there are
-    /// any.
-    pub(super) fn mark_all_closed(&self) -> bool {
-        self.mark_closed(|_| true)
-    }
 }
 
 impl OpenFile {
-    /// Takes a lock if it is free. None: a conflicting lock exists.
-    pub async fn try_lock(&self, lock: &Lock) -> Result<Option<LockGrant>, Error> {
+    /// Takes a lock if it is free. Returns whether it was. With the lock, contents of before the last holder's
+    /// changes are forgotten; see [`OpenFile::own_since`].
+    pub async fn try_lock(&self, lock: &Lock) -> Result<bool, Error> {
         self.before_locking().await?;
         let command = Command::Lock { ino: self.ino(), lock: *lock, ticket: None };
         let (session, state, attr) = self.ask(command).await?;
-        Ok((state == LockState::Granted).then(|| self.grant(lock, session, attr)))
+        Ok(self.grant_if(state, lock, session, attr))
     }
 
-    /// Takes a lock, and waits for it. `given_up` is asked several times a second. None: it returned true.
-    pub async fn lock(
-        &self,
-        lock: &Lock,
-        mut given_up: impl FnMut() -> bool + Send,
-    ) -> Result<Option<LockGrant>, Error> {
+    /// As [`OpenFile::try_lock`], but waits for the lock. `given_up` is asked several times a second; once it
+    /// returns true, the wait ends without the lock.
+    pub async fn lock(&self, lock: &Lock, mut given_up: impl FnMut() -> bool + Send) -> Result<bool, Error> {
         self.before_locking().await?;
         let ticket = self.files.session.new_ticket();
         let mut waiting = Waiting { file: self, lock: *lock, ticket, over: false };
@@ -158,14 +132,14 @@ impl OpenFile {
         let (session, state, attr) = asked?;
         if state == LockState::Granted {
             waiting.over = true;
-            return Ok(Some(self.grant(lock, session, attr)));
+            return Ok(self.grant_if(state, lock, session, attr));
         }
         loop {
             let query = Query::Ticket { ino: self.ino(), session, ticket };
             match self.files.session.query_waiting(&query, WAIT).await {
                 Ok(Answer::Ticket { waiting: false, attr }) => {
                     waiting.over = true;
-                    return Ok(Some(self.grant(lock, session, attr)));
+                    return Ok(self.grant_if(LockState::Granted, lock, session, attr));
                 }
                 Ok(Answer::Ticket { waiting: true, .. }) => {}
                 Ok(_) => return Err(Error::unexpected("a ticket")),
@@ -181,7 +155,7 @@ impl OpenFile {
                 let command = Command::CancelLockWait { ino: self.ino(), ticket };
                 let (session, state, attr) = self.ask(command).await?;
                 waiting.over = true;
-                return Ok((state == LockState::Granted).then(|| self.grant(lock, session, attr)));
+                return Ok(self.grant_if(state, lock, session, attr));
             }
         }
     }
@@ -217,7 +191,7 @@ impl OpenFile {
     ///
     /// [`OpenFile::release_closed`] releases them, or the next request for a lock, or a background flush.
     pub fn release_on_close(&self, kind: LockKind, owner: u64) -> bool {
-        self.file.mark_closed(|has| has.1 == owner && has.0.sees(kind))
+        self.file.inner().locks.mark_closed(|has| has.1 == owner && has.0.sees(kind))
     }
 
     /// Releases the locks of owners that have closed the file, once everything written is stored.
@@ -241,8 +215,12 @@ impl OpenFile {
         }
     }
 
-    fn grant(&self, lock: &Lock, session: SessionId, attr: Attr) -> LockGrant {
-        self.file.granted((lock.kind, lock.owner), session, attr)
+    fn grant_if(&self, state: LockState, lock: &Lock, session: SessionId, attr: Attr) -> bool {
+        let granted = state == LockState::Granted;
+        if granted {
+            self.file.granted((lock.kind, lock.owner), session, attr);
+        }
+        granted
     }
 }
 

@@ -4,6 +4,8 @@
 //! Layers of a read, newest first: `dirty` (written), `flushing` (being stored), extents, inline data, zeros.
 //!
 //! - [`table`] has the [`state`] of every open file, [`open`] is an open file as one program holds it.
+//! - [`questions`] tells answers that a change of this client has overtaken; [`attributes`] changes length and
+//!   times.
 //! - [`buffer`] gathers written data within [`budget`]; [`flush`] stores it, by way of [`pack`]; [`read`]
 //!   reads.
 //! - [`locks`] are a file's locks over all clients, [`owners`] their owners here. [`ranges`] is a set of byte
@@ -17,6 +19,7 @@
 //!
 //! This rung knows nothing of names (`volume`) and of how blocks are stored (`block`).
 
+mod attributes;
 mod budget;
 mod buffer;
 mod flush;
@@ -24,11 +27,11 @@ mod locks;
 mod open;
 mod owners;
 mod pack;
+mod questions;
 mod ranges;
 mod read;
 mod state;
 mod table;
 
-pub use locks::LockGrant;
 pub use open::OpenFile;
-pub(crate) use table::FileTable;
+pub(crate) use table::{FileTable, Question};

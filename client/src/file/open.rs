@@ -1,9 +1,8 @@
 //! An open file, as one program holds it.
 
-use super::buffer::Dirty;
 use super::flush::{FRAGMENTS_EARLY_BYTES, Pace, WHOLE_EARLY_BYTES};
 use super::read::Source;
-use super::state::{FILE_BYTES_MAX, FileState};
+use super::state::{Closed, FILE_BYTES_MAX, FileState};
 use super::table::FileTable;
 use crate::error::Error;
 use bytes::Bytes;
@@ -25,36 +24,14 @@ const READ_LONG_BYTES: u32 = 64 << 10;
 pub struct OpenFile {
     pub(super) files: Arc<FileTable>,
     pub(super) file: Arc<FileState>,
-    keep_cache: bool,
     /// The end of the last read, which tells a sequential reader.
     read_end: AtomicU64,
 }
 
-impl FileTable {
-    /// Opens a file with the attributes that the namespace gave. `made`: the file was just created, so the
-    /// kernel has no pages of it.
-    pub(crate) fn open(self: &Arc<Self>, attr: Attr, made: bool) -> Arc<OpenFile> {
-        let ino = attr.ino;
-        let remembered = self.versions.lock().get(&ino).copied();
-        let mut states = self.states();
-        let (file, keep_cache) = match states.get(&ino) {
-            Some(file) => (file.clone(), file.opened_again(attr)),
-            None => {
-                let unchanged = made || remembered == Some(attr.version);
-                let file = Arc::new(FileState::new(attr));
-                states.insert(ino, file.clone());
-                (file, unchanged)
-            }
-        };
-        OpenFile::new(self.clone(), file, keep_cache)
-    }
-}
-
 impl OpenFile {
-    /// Counts the open. The caller holds the lock of the file table.
-    pub(super) fn new(files: Arc<FileTable>, file: Arc<FileState>, keep_cache: bool) -> Arc<OpenFile> {
-        file.inner().opens += 1;
-        Arc::new(OpenFile { files, file, keep_cache, read_end: AtomicU64::new(0) })
+    /// The table has counted the open.
+    pub(super) fn new(files: Arc<FileTable>, file: Arc<FileState>) -> Arc<OpenFile> {
+        Arc::new(OpenFile { files, file, read_end: AtomicU64::new(0) })
     }
 
     /// The file's inode number.
@@ -62,10 +39,11 @@ impl OpenFile {
         self.file.ino()
     }
 
-    /// Whether the contents at the open were those that this client knew before, so that the kernel's pages
-    /// may stay.
-    pub fn keep_cache(&self) -> bool {
-        self.keep_cache
+    /// The version of the contents since which every change has been this client's own, as far as it knows.
+    /// What was read at that version or later, with this client's writes, is right; what was read before may
+    /// not be. It grows when the client learns of another client's change.
+    pub fn own_since(&self) -> u64 {
+        self.file.inner().own_since
     }
 
     /// Whether this client has the file open more than once.
@@ -189,12 +167,12 @@ impl OpenFile {
     /// Cuts or lengthens the file.
     pub async fn truncate(&self, size: u64) -> Result<Attr, Error> {
         let change = AttrChange { size: Some(size), ..AttrChange::default() };
-        self.file.set_attr(&self.files, change).await
+        self.files.set_attr_of(&self.file, change).await
     }
 
     /// Makes a range a hole. The file's length stays.
     pub async fn punch(&self, offset: u64, len: u64) -> Result<Attr, Error> {
-        self.file.punch(&self.files, offset, len).await
+        self.files.punch(&self.file, offset, len).await
     }
 
     /// The first byte at or after `offset` that is data (SEEK_DATA).
@@ -233,32 +211,20 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        let ino = self.file.ino();
-        let (last, unlinked) = {
-            let _states = self.files.states();
-            let mut inner = self.file.inner();
-            inner.opens -= 1;
-            if inner.opens == 0 && inner.unlinked {
-                let dropped = inner.dirty.bytes();
-                inner.dirty = Dirty::default();
-                self.files.budget.remove(dropped);
+        match self.files.close(&self.file) {
+            Closed::StillOpen => {}
+            Closed::Idle => self.files.remove_if_idle(&self.file),
+            Closed::ToStore => {
+                let (files, file) = (self.files.clone(), self.file.clone());
+                self.files.session.runtime().spawn(async move {
+                    let stored = file.flush_at(&files, Pace::Background).await;
+                    if let Err(error) = stored.and(file.release_closed(&files).await) {
+                        let ino = file.ino();
+                        tracing::warn!(%error, %ino, "storing a closed file; its data stays in memory and is tried again");
+                    }
+                    files.remove_if_idle(&file);
+                });
             }
-            (inner.opens == 0, inner.unlinked)
-        };
-        if !last {
-            return;
         }
-        if self.file.mark_all_closed() || !unlinked && self.file.is_dirty() {
-            let (files, file) = (self.files.clone(), self.file.clone());
-            self.files.session.runtime().spawn(async move {
-                let stored = file.flush_at(&files, Pace::Background).await;
-                if let Err(error) = stored.and(file.release_closed(&files).await) {
-                    tracing::warn!(%error, %ino, "storing a closed file; its data stays in memory and is tried again");
-                }
-                files.remove_if_idle(&file);
-            });
-            return;
-        }
-        self.files.remove_if_idle(&self.file);
     }
 }

@@ -92,9 +92,9 @@ impl FileState {
                 // The answer is older than a commit of this client that was answered meanwhile.
                 continue;
             }
-            if attr.version > inner.attr.version || inner.extents.len() > EXTENTS_MAX {
-                // The kernel's pages may be of older contents.
-                inner.mistrusted |= attr.version > inner.attr.version;
+            if attr.version > inner.attr.version {
+                inner.changed_elsewhere(attr.version);
+            } else if inner.extents.len() > EXTENTS_MAX {
                 inner.forget_layout();
             }
             inner.take_attr(attr);

@@ -6,6 +6,7 @@ use super::ranges::RangeSet;
 use crate::error::Error;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use rain_namespace::command::{AttrChange, TimeChange};
 use rain_namespace::extent::ExtentMap;
 use rain_namespace::record::{Attr, Extent, Time};
 use rain_types::Ino;
@@ -13,6 +14,24 @@ use std::time::Instant;
 
 /// The maximum length of a file, bytes: offsets are signed for the kernel.
 pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+/// What a close leaves to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Other programs of this client have the file open.
+    StillOpen,
+    /// Data is to be stored, or locks are to be released.
+    ToStore,
+    /// Nothing.
+    Idle,
+}
+
+/// The versions of a file's contents that this client knows to follow each other by its own changes only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnVersions {
+    pub(crate) last: u64,
+    pub(crate) since: u64,
+}
 
 /// The state of one file, shared by all programs of this client that have it open.
 #[derive(Debug)]
@@ -42,8 +61,9 @@ pub(super) struct Inner {
     pub(super) known: RangeSet,
     /// When the first of the extents was learned.
     pub(super) learned: Option<Instant>,
-    /// The kernel may have pages from before another client's change.
-    pub(super) mistrusted: bool,
+    /// The version since which every change of the contents has been this client's own, as far as it knows.
+    /// Contents that were read at this version or later, with this client's writes, are right.
+    pub(super) own_since: u64,
     /// The last name of the file is gone.
     pub(super) unlinked: bool,
     /// A program has closed the file since it was last stored: other clients that open it must see what was
@@ -57,8 +77,8 @@ pub(super) struct Inner {
 }
 
 impl FileState {
-    /// The state of a file that this client just opened.
-    pub(crate) fn new(attr: Attr) -> FileState {
+    /// The state of a file that this client just opened. `own_since`: see [`Inner::own_since`].
+    pub(crate) fn new(attr: Attr, own_since: u64) -> FileState {
         let (mut known, mut inline) = (RangeSet::default(), None);
         if attr.version == 0 {
             // Version 0 means that the file never had data.
@@ -68,6 +88,7 @@ impl FileState {
         FileState {
             inner: Mutex::new(Inner {
                 size: attr.size,
+                unlinked: attr.nlink == 0,
                 attr,
                 mtime: None,
                 changed: None,
@@ -77,8 +98,7 @@ impl FileState {
                 extents: ExtentMap::default(),
                 known,
                 learned: Some(Instant::now()),
-                mistrusted: false,
-                unlinked: false,
+                own_since,
                 closed_unstored: false,
                 opens: 0,
                 failed: None,
@@ -110,16 +130,72 @@ impl FileState {
         inner.opens == 0 && inner.dirty.is_empty() && inner.flushing.is_empty() && inner.locks.is_empty()
     }
 
-    /// The version of contents that the kernel's pages have, if that is certain.
-    pub(crate) fn trusted_version(&self) -> Option<u64> {
+    /// The version of the contents, and the version since which every change has been this client's own. None
+    /// for a file without a name, which nobody opens again.
+    pub(crate) fn own_versions(&self) -> Option<OwnVersions> {
         let inner = self.inner();
-        (!inner.mistrusted && !inner.unlinked).then_some(inner.attr.version)
+        (!inner.unlinked).then_some(OwnVersions { last: inner.attr.version, since: inner.own_since })
     }
 
     /// Marks that the last name is gone. Data of a file without a name need not be stored after its last
     /// close.
     pub(crate) fn mark_unlinked(&self) {
         self.inner().unlinked = true;
+    }
+
+    /// Counts an open. The caller holds the table's lock.
+    pub(super) fn count_open(&self) {
+        self.inner().opens += 1;
+    }
+
+    /// Counts a close. The last one marks all locks for release, and drops what was written to a file without a
+    /// name. Returns what remains to be done, and the bytes dropped. The caller holds the table's lock.
+    pub(super) fn count_close(&self) -> (Closed, u64) {
+        let mut inner = self.inner();
+        inner.opens -= 1;
+        if inner.opens > 0 {
+            return (Closed::StillOpen, 0);
+        }
+        let mut dropped = 0;
+        if inner.unlinked {
+            dropped = inner.dirty.bytes();
+            inner.dirty = Dirty::default();
+        }
+        let has_locks = inner.locks.mark_closed(|_| true);
+        let is_dirty = !inner.dirty.is_empty() || !inner.flushing.is_empty();
+        (if has_locks || !inner.unlinked && is_dirty { Closed::ToStore } else { Closed::Idle }, dropped)
+    }
+
+    /// Takes in the outcome of this client's change of attributes.
+    pub(super) fn attributes_changed(&self, attr: Attr, change: &AttrChange) {
+        let mut inner = self.inner();
+        let timed = change.mtime.is_some_and(|mtime| mtime != TimeChange::Now);
+        if timed && !inner.dirty.is_empty() {
+            inner.mtime = Some(attr.mtime);
+            inner.changed = Some(attr.ctime);
+        }
+        if let Some(size) = change.size {
+            inner.truncated(attr, size);
+        } else {
+            if attr.version > inner.attr.version {
+                // Another client has changed the contents: its length does not fit the extents known here.
+                inner.changed_elsewhere(attr.version);
+            }
+            inner.take_attr(attr);
+        }
+        if timed {
+            inner.settle_times();
+        }
+    }
+
+    /// Takes in the outcome of this client's hole.
+    pub(super) fn punched(&self, attr: Attr) {
+        let mut inner = self.inner();
+        if attr.version > inner.attr.version + 1 {
+            inner.changed_elsewhere(attr.version);
+        }
+        inner.forget_layout();
+        inner.take_attr(attr);
     }
 
     /// Whether a program has closed the file and other clients do not see yet what it wrote.
@@ -133,23 +209,26 @@ impl FileState {
         self.inner().opens > 0
     }
 
-    /// Takes in the attributes that the namespace gave for another open. Returns whether no other client has
-    /// changed the contents.
-    pub(crate) fn opened_again(&self, attr: Attr) -> bool {
+    /// Takes in the attributes that the namespace gave for another open, or for a lock.
+    pub(crate) fn opened_again(&self, attr: Attr) {
         let mut inner = self.inner();
-        let same = inner.attr.version == attr.version && !inner.mistrusted;
         // A commit of this client may have overtaken the question. Versions only grow.
         if attr.version > inner.attr.version {
-            inner.forget_layout();
+            inner.changed_elsewhere(attr.version);
             inner.take_attr(attr);
         }
-        inner.mistrusted = false;
-        same
     }
 
-    /// Lays this client's writes that are not committed yet over the attributes.
+    /// Lays what this client knows better over attributes that the namespace gave: its own newer commits, and
+    /// its writes that are not committed yet.
     pub(crate) fn overlay(&self, attr: &mut Attr) {
         let inner = self.inner();
+        if inner.attr.version > attr.version {
+            // The contents, and what goes with them. All else may be newer in the answer.
+            let Attr { size, stored_bytes, mtime, version, extents, .. } = inner.attr;
+            *attr = Attr { size, stored_bytes, mtime, version, extents, ..attr.clone() };
+            attr.ctime = attr.ctime.max(inner.attr.ctime);
+        }
         if !inner.dirty.is_empty() || !inner.flushing.is_empty() {
             attr.size = inner.size;
             attr.mtime = inner.mtime.unwrap_or(attr.mtime);
@@ -159,6 +238,13 @@ impl FileState {
 }
 
 impl Inner {
+    /// Notes that another client has changed the contents: this is the first version with its change, or a
+    /// later one.
+    pub(super) fn changed_elsewhere(&mut self, version: u64) {
+        self.own_since = version;
+        self.forget_layout();
+    }
+
     /// Forgets extents and inline data.
     pub(super) fn forget_layout(&mut self) {
         self.extents = ExtentMap::default();
@@ -192,9 +278,8 @@ impl Inner {
                 // The inline data changed. It is small, and asked for again when it is needed.
                 self.inline = None;
             }
-        } else {
-            self.mistrusted = true;
-            self.forget_layout();
+        } else if attr.version > self.attr.version {
+            self.changed_elsewhere(attr.version);
         }
         debug_assert!(!segments.is_empty(), "only segments that were taken out are committed");
         self.settle_times();
@@ -210,14 +295,17 @@ impl Inner {
         }
     }
 
-    /// Takes in the result of a change of the length by this client.
+    /// Takes in the result of a change of the length by this client. Attributes that are older than those
+    /// known say nothing new.
     pub(super) fn truncated(&mut self, attr: Attr, size: u64) {
+        if attr.version < self.attr.version {
+            return;
+        }
         if attr.version == self.attr.version + 1 {
             self.extents.truncate(size);
             self.inline = None;
-        } else {
-            self.mistrusted = true;
-            self.forget_layout();
+        } else if attr.version > self.attr.version {
+            self.changed_elsewhere(attr.version);
         }
         self.size = size.max(self.dirty.end());
         self.settle_times();

@@ -5,11 +5,15 @@
 //! 1. A file has at most one state in the table.
 //! 2. A state leaves the table when no program has the file open, nothing of it waits to be stored, and no
 //!    lock of it is left.
-//! 3. For a file without a state, the table remembers the version of contents that the kernel's pages may
-//!    have.
+//! 3. An open, and an answer that this client's programs get, show every change that this client had made when
+//!    the open or the question began ([`Question`]). Both are decided under the table's lock.
+//! 4. For a file without a state, the table remembers the versions that only this client has made, so that
+//!    pages of an unchanged file stay valid.
 
 use super::budget::DirtyBudget;
-use super::state::FileState;
+use super::open::OpenFile;
+use super::questions::Questions;
+use super::state::{Closed, FileState, OwnVersions};
 use crate::block::Blocks;
 use crate::error::Error;
 use crate::placement::Placement;
@@ -18,6 +22,7 @@ use crate::writeback::{self, UnstoredFiles, Writeback};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
+use rain_namespace::command::AttrChange;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::{CodeSpec, Ino};
 use std::collections::{BTreeMap, HashMap};
@@ -27,9 +32,9 @@ use std::time::Duration;
 /// Written data waits in memory for this long before it is stored unasked.
 const STORE_IDLE_EVERY: Duration = Duration::from_secs(2);
 
-/// Closed files whose version is remembered, so that the kernel's pages of an unchanged file stay valid when
+/// Closed files whose versions are remembered, so that the kernel's pages of an unchanged file stay valid when
 /// it is opened again.
-const VERSIONS_MAX: usize = 65_536;
+const CLOSED_MAX: usize = 65_536;
 
 /// Closed files stored at a time when their directory is returned.
 const STORED_AT_ONCE: usize = 16;
@@ -43,8 +48,50 @@ pub(crate) struct FileTable {
     pub(super) writeback: Arc<Writeback>,
     pub(super) code: CodeSpec,
     pub(super) budget: DirtyBudget,
-    states: Mutex<HashMap<Ino, Arc<FileState>>>,
-    pub(super) versions: Mutex<BTreeMap<Ino, u64>>,
+    table: Mutex<Table>,
+}
+
+/// What is under the table's lock. Opening and closing a file happens under it.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// The files that are open, or closed and not stored yet.
+    states: HashMap<Ino, Arc<FileState>>,
+    questions: Questions,
+    /// The versions at the last close of files that are open no more.
+    closed: BTreeMap<Ino, OwnVersions>,
+}
+
+/// A question to the namespace that may be answered with a file's attributes. It is begun before it is asked,
+/// and kept until the answer is taken in.
+pub(crate) struct Question<'a> {
+    files: &'a FileTable,
+    number: u64,
+}
+
+impl Question<'_> {
+    /// The attributes of an answer, with what this client knows better laid over them. None: a change of this
+    /// client has overtaken the answer, so the question is to be asked again.
+    pub(crate) fn current(&self, mut attr: Attr) -> Option<Attr> {
+        if attr.kind != FileKind::File {
+            return Some(attr);
+        }
+        let table = self.files.table();
+        let state = table.states.get(&attr.ino).cloned();
+        let is_overtaken = table.questions.is_overtaken(attr.ino, attr.version);
+        drop(table);
+        match state {
+            Some(state) => state.overlay(&mut attr),
+            None if is_overtaken => return None,
+            None => {}
+        }
+        Some(attr)
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.files.table().questions.end(self.number);
+    }
 }
 
 impl FileTable {
@@ -58,8 +105,7 @@ impl FileTable {
             code: placement.groups().record().code,
             writeback: writeback::start(session.clone(), placement.clone(), files.clone()),
             budget: DirtyBudget::new(session.options().dirty_bytes_max),
-            states: Mutex::default(),
-            versions: Mutex::default(),
+            table: Mutex::default(),
             session,
             blocks,
             placement,
@@ -73,50 +119,85 @@ impl FileTable {
         &self.writeback
     }
 
-    /// All states. Opening and closing a file happens under this lock.
-    pub(super) fn states(&self) -> MutexGuard<'_, HashMap<Ino, Arc<FileState>>> {
-        self.states.lock()
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock()
+    }
+
+    /// Begins a question whose answer may have a file's attributes.
+    pub(crate) fn question(&self) -> Question<'_> {
+        Question { files: self, number: self.table().questions.begin() }
     }
 
     /// A file's state, if it has one.
     pub(crate) fn get(&self, ino: Ino) -> Option<Arc<FileState>> {
-        self.states().get(&ino).cloned()
+        self.table().states.get(&ino).cloned()
     }
 
-    /// Whether no file has a state.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.states().is_empty()
+    /// Opens a file with the attributes that the namespace gave, unless a change of this client has overtaken
+    /// them. `made`: the file was just created, so nobody has read it.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        attr: Attr,
+        made: bool,
+        question: &Question<'_>,
+    ) -> Option<Arc<OpenFile>> {
+        let ino = attr.ino;
+        let mut table = self.table();
+        let state = match table.states.get(&ino) {
+            Some(state) => {
+                state.opened_again(attr);
+                state.clone()
+            }
+            None if table.questions.is_overtaken(ino, attr.version) => return None,
+            None => {
+                let known = table.closed.get(&ino).filter(|known| known.last == attr.version);
+                let own_since = if made { 0 } else { known.map_or(attr.version, |known| known.since) };
+                let state = Arc::new(FileState::new(attr, own_since));
+                table.states.insert(ino, state.clone());
+                state
+            }
+        };
+        debug_assert!(std::ptr::eq(question.files, &raw const **self), "the question is to these files");
+        state.count_open();
+        drop(table);
+        Some(OpenFile::new(self.clone(), state))
+    }
+
+    /// Ends an open. The locks of the last one are marked for release in the same step, so that a file which is
+    /// opened again meanwhile keeps its new locks.
+    pub(super) fn close(&self, state: &FileState) -> Closed {
+        let _table = self.table();
+        let (closed, dropped) = state.count_close();
+        self.budget.remove(dropped);
+        closed
+    }
+
+    /// Notes a version of the contents that this client has made, before its programs can know of it.
+    pub(super) fn take_in(&self, ino: Ino, version: u64) {
+        self.table().questions.take_in(ino, version);
+    }
+
+    /// Takes in the outcome of a change of attributes, in the state for which it was made and in the one that
+    /// the file has by now: the file may have been closed and opened meanwhile.
+    pub(super) fn attributes_changed(&self, of: Option<&Arc<FileState>>, attr: &Attr, change: &AttrChange) {
+        let mut table = self.table();
+        table.questions.take_in(attr.ino, attr.version);
+        let now = table.states.get(&attr.ino).filter(|now| of.is_none_or(|of| !Arc::ptr_eq(of, now)));
+        for state in of.into_iter().chain(now) {
+            state.attributes_changed(attr.clone(), change);
+        }
     }
 
     /// The files that are open in this client, or closed and not stored yet.
     pub(crate) fn inos(&self) -> Vec<Ino> {
-        self.states().keys().copied().collect()
-    }
-
-    /// Lays this client's writes that are not committed yet over an inode's attributes.
-    pub(crate) fn overlay(&self, mut attr: Attr) -> Attr {
-        if attr.kind == FileKind::File
-            && let Some(file) = self.get(attr.ino)
-        {
-            file.overlay(&mut attr);
-        }
-        attr
-    }
-
-    /// Remembers the version of contents that the kernel's pages of a file have.
-    pub(crate) fn remember_version(&self, ino: Ino, version: u64) {
-        let mut versions = self.versions.lock();
-        if versions.len() >= VERSIONS_MAX {
-            versions.pop_first();
-        }
-        versions.insert(ino, version);
+        self.table().states.keys().copied().collect()
     }
 
     /// Stores and commits what was written to any file, and releases the locks of owners that have closed.
     /// Tries all files and returns the first error.
     pub(crate) async fn store_all(&self) -> Result<(), Error> {
         let waits = |file: &&Arc<FileState>| file.is_dirty() || file.has_locks_to_release();
-        let waiting: Vec<_> = self.states().values().filter(waits).cloned().collect();
+        let waiting: Vec<_> = self.table().states.values().filter(waits).cloned().collect();
         let mut first = Ok(());
         for file in waiting {
             let stored = file.flush(self).await.and(file.release_closed(self).await);
@@ -140,16 +221,23 @@ impl FileTable {
         self.placement.groups().record().name.clone()
     }
 
-    /// Removes the state of a file that no program has open and that has nothing to store.
-    pub(crate) fn remove_if_idle(&self, file: &Arc<FileState>) {
-        let mut states = self.states();
-        if file.is_idle() {
-            if let Some(version) = file.trusted_version() {
-                self.remember_version(file.ino(), version);
-            }
-            states.remove(&file.ino());
-            self.writeback.closed(file.ino());
+    /// Removes the state of a file that no program has open and that has nothing to store. Another state that
+    /// the file has got since stays.
+    pub(crate) fn remove_if_idle(&self, state: &Arc<FileState>) {
+        let ino = state.ino();
+        let mut table = self.table();
+        let is_current = table.states.get(&ino).is_some_and(|current| Arc::ptr_eq(current, state));
+        if !is_current || !state.is_idle() {
+            return;
         }
+        table.states.remove(&ino);
+        if let Some(versions) = state.own_versions() {
+            if table.closed.len() >= CLOSED_MAX {
+                table.closed.pop_first();
+            }
+            table.closed.insert(ino, versions);
+        }
+        self.writeback.closed(ino);
     }
 
     /// Reads the volume's placement groups from the namespace.
@@ -164,8 +252,8 @@ impl FileTable {
 impl UnstoredFiles for FileTable {
     fn store_closed<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, ()> {
         let closed: Vec<_> = {
-            let states = self.states();
-            let files = inos.iter().filter_map(|ino| states.get(ino));
+            let table = self.table();
+            let files = inos.iter().filter_map(|ino| table.states.get(ino));
             files.filter(|file| file.is_closed_unstored()).cloned().collect()
         };
         let stores = closed.into_iter().map(move |file| async move {
@@ -184,8 +272,9 @@ impl UnstoredFiles for FileTable {
     }
 
     fn unlinked(&self, ino: Ino) {
-        self.versions.lock().remove(&ino);
-        match self.get(ino) {
+        let mut table = self.table();
+        table.closed.remove(&ino);
+        match table.states.get(&ino) {
             Some(file) => file.mark_unlinked(),
             None => self.writeback.closed(ino),
         }

@@ -36,6 +36,9 @@ struct KernelInode {
     parent: Ino,
     /// The version of the contents in the attributes last given.
     version: u64,
+    /// Every page that the kernel has was read at this version of the contents or later. None: the kernel has
+    /// had no page since it knows the inode.
+    pages_from: Option<u64>,
     /// The threads that lately looked up a name of the inode, and when; the newest last.
     looked_up: Vec<(u32, Instant)>,
     /// The time until which the inode is taken to have no `security.capability`.
@@ -111,6 +114,18 @@ impl KernelInodes {
     /// Whether the attributes last given are those of this version of the contents.
     pub(super) fn has_version(&self, ino: Ino, version: u64) -> bool {
         self.shard(ino).get(&ino).is_some_and(|inode| inode.version == version)
+    }
+
+    /// The version from which on the kernel has pages of the inode; none if it has no page.
+    pub(super) fn pages_from(&self, ino: Ino) -> Option<u64> {
+        self.shard(ino).get(&ino).and_then(|inode| inode.pages_from)
+    }
+
+    /// The kernel has dropped every page that was read before this version, or has had none.
+    pub(super) fn pages_are_from(&self, ino: Ino, version: u64) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.pages_from = inode.pages_from.max(Some(version));
+        }
     }
 
     /// The kernel forgot `lookups` of the replies that named the inode. The last one removes the entry.

@@ -6,12 +6,11 @@
 //! survive an open, and what is dropped after an open, a lock grant or a misplaced append. The rest of the
 //! crate reports events to [`Coherence`] and asks it; it never decides by itself.
 //!
-//! Purpose: this is the one place where "the kernel's pages of this file are of version v" can be made exact.
-//! The client owns the versions of contents. It says whether the contents are unchanged since the version
-//! that it knew, at an open ([`OpenFile::keep_cache`]) and at a lock grant ([`LockGrant::unchanged`]). This
-//! module owns the kernel's half. Exact would mean: a page counts as of version v only after the kernel has
-//! confirmed that all older pages are gone, and an open that finds another version invalidates before it
-//! replies.
+//! Purpose: this is the one place where "the kernel's pages of this file are of version v" is exact. The client
+//! owns the versions of contents, and says since which version every change has been its own
+//! ([`OpenFile::own_since`]); pages that were read since then are right. This module owns the kernel's half: it
+//! records from which version on the kernel has pages, and moves that version only after the kernel has dropped
+//! all older pages.
 //!
 //! Invariants that hold:
 //! 1. A reply that names an inode is counted before it is sent, so a FORGET never overtakes it ([`inodes`]).
@@ -19,10 +18,10 @@
 //!    cached.
 //! 3. An open drops the kernel's attributes before it replies, if they are of another version of the contents
 //!    than the file has, or if the open empties the file.
-//! 4. The kernel keeps its pages at an open only if the client says that the contents are unchanged.
-//!    Otherwise the kernel drops them before open(2) returns.
-//! 5. A lock is answered only after the kernel has dropped its pages, or, if the contents are unchanged, its
-//!    attributes.
+//! 4. An open is answered only after the kernel has dropped all pages that may be of contents from before
+//!    another client's change, however many opens are under way
+//!    (`pages_count_as_newer_only_once_the_kernel_has_dropped_the_older_ones`).
+//! 5. A lock is answered only after the same, and after the kernel has dropped its attributes.
 //! 6. A page of a directory that was read for an earlier request gives attributes only if it is younger than
 //!    a lifetime, and if this mount has since changed neither the directory nor the inode.
 //! 7. An open that the kernel reached by a cached name fails with ESTALE if the file has no name any more, on
@@ -30,21 +29,12 @@
 //!    the thread has looked the name up just before ([`NAME_FRESH`]).
 //!
 //! What does not hold yet:
-//! 1. A read under way while the pages are dropped may put pages of the older contents back. No record says
-//!    from which version a read was answered, so the next open may keep these pages.
-//! 2. The kernel's confirmation is not used: a notification that the kernel refuses counts as done.
-//! 3. The version of the attributes is recorded when a reply is built, not when the kernel takes it. Two
+//! 1. A notification that the kernel refuses counts as done.
+//! 2. The version of the attributes is recorded when a reply is built, not when the kernel takes it. Two
 //!    replies under way may be taken in the other order, and then the record names the wrong version.
-//! 4. At an open the kernel drops the pages after the reply, not before it. Until then a program that has the
-//!    file open through another handle reads the older pages.
-//! 5. Of two opens under way at a time the client reports changed contents to one only. If the kernel takes
-//!    the reply of the other first, that program reads the older pages until the kernel has taken both.
-//! 6. An open that fails after the client has taken in a new version (ESTALE by invariant 7, or a failed
-//!    truncation) drops nothing. The client reports the contents as unchanged from then on.
-//! 7. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
+//! 3. Between an open or a lock and the next one, nothing tells this mount of another client's change.
+//! 4. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
 //!    the kernel believed the end to be.
-//! 8. Of an inode only the version of the attributes is recorded: neither the size that the kernel has nor
-//!    which pages.
 //!
 //! What it deliberately leaves out: names are not invalidated (`inval_entry`), they expire. Changes that
 //! other mounts make to names and attributes show after at most one lifetime, as `docs/consistency.md`
@@ -60,7 +50,7 @@ use self::inodes::KernelInodes;
 use self::notify::Notifications;
 use crate::numbers::Numbers;
 use fuser::{FopenFlags, Notifier};
-use rain_client::{LockGrant, OpenFile};
+use rain_client::OpenFile;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
 use std::time::{Duration, Instant};
@@ -147,6 +137,8 @@ impl Coherence {
     pub(crate) fn file_created(&self, attr: &Attr) -> Duration {
         let then = self.inodes.clock();
         self.inodes.name_given(attr);
+        // It is open already, and may be read from here on.
+        self.inodes.pages_are_from(attr.ino, 0);
         self.inodes.learn_no_capability(attr.ino, then);
         self.lifetimes.shorter()
     }
@@ -229,12 +221,26 @@ impl Coherence {
         file.attr().nlink == 0 && !file.is_shared() && !name_is_fresh
     }
 
-    /// A file was opened: the kernel drops its attributes if they are of other contents. The reply comes
-    /// after this.
-    pub(crate) fn opened(&self, ino: Ino, file: &OpenFile) {
-        if !self.inodes.has_version(ino, file.attr().version) {
+    /// A file was opened: the kernel drops what it has of other contents. The reply comes after this, and may
+    /// tell the kernel to keep its pages.
+    pub(crate) async fn opened(&self, ino: Ino, file: &OpenFile) {
+        if !self.drop_older_pages(ino, file).await && !self.inodes.has_version(ino, file.attr().version) {
             self.notifications.drop_attributes(ino);
         }
+    }
+
+    /// Has the kernel drop its pages and attributes, if pages may be of contents from before another client's
+    /// change. Returns whether they were.
+    async fn drop_older_pages(&self, ino: Ino, file: &OpenFile) -> bool {
+        // Read before the kernel drops anything: a change that is learned meanwhile is a later one. A read of
+        // the kernel that is under way has its page locked, so the kernel waits for it and drops the page.
+        let since = file.own_since();
+        let drops = self.inodes.pages_from(ino).is_some_and(|from| from < since);
+        if drops {
+            self.notifications.drop_pages(ino).await;
+        }
+        self.inodes.pages_are_from(ino, since);
+        drops
     }
 
     /// An open has emptied a file (O_TRUNC): the kernel drops its attributes. The reply comes after this.
@@ -242,25 +248,22 @@ impl Coherence {
         self.notifications.drop_attributes(ino);
     }
 
-    /// How the kernel is to treat a handle: past its cache (O_DIRECT), keeping its pages, or dropping them.
+    /// How the kernel is to treat a handle: past its cache (O_DIRECT), or keeping its pages. Pages that are to
+    /// go were dropped before ([`Coherence::opened`]).
     ///
     /// Never FOPEN_NOFLUSH: it would lose errors at close.
-    pub(crate) fn open_flags(&self, file: &OpenFile, direct: bool) -> FopenFlags {
+    pub(crate) fn open_flags(&self, direct: bool) -> FopenFlags {
         if direct {
             FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-        } else if file.keep_cache() {
-            FopenFlags::FOPEN_KEEP_CACHE
         } else {
-            FopenFlags::empty()
+            FopenFlags::FOPEN_KEEP_CACHE
         }
     }
 
     /// A lock was granted: the kernel must not show what was there before it. The reply comes after this.
-    pub(crate) async fn lock_granted(&self, ino: Ino, grant: LockGrant) {
-        if grant.unchanged {
+    pub(crate) async fn lock_granted(&self, ino: Ino, file: &OpenFile) {
+        if !self.drop_older_pages(ino, file).await {
             self.notifications.drop_attributes(ino);
-        } else {
-            self.notifications.drop_pages(ino).await;
         }
     }
 

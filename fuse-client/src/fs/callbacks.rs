@@ -20,7 +20,6 @@ use fuser::{
     ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
-use rain_namespace::lock::LockKind;
 use rain_namespace::record::FileKind;
 use rain_types::Ino;
 use std::ffi::OsStr;
@@ -287,13 +286,13 @@ impl Filesystem for Callbacks {
     fn flush(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
-        let had_locks = opened.file.release_on_close(LockKind::Record, owner.0);
+        let had_locks = self.fs.process_closes(self.ino(ino), &opened, owner.0);
         if !opened.writable && !had_locks {
             return reply.ok();
         }
@@ -303,7 +302,7 @@ impl Filesystem for Callbacks {
     fn release(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -312,7 +311,7 @@ impl Filesystem for Callbacks {
     ) {
         // No program waits for this answer or sees an error of it: FLUSH came before.
         if let Some(closed) = self.fs.files.remove(handle) {
-            self.fs.release_locks(closed);
+            self.fs.release_locks(self.ino(ino), handle, closed);
         }
         reply.ok();
     }
@@ -372,7 +371,7 @@ impl Filesystem for Callbacks {
         let ino = self.ino(ino);
         let lock = LockRequest { owner: owner.0, start, end, typ, pid, thread: request.pid() };
         self.answer(move |fs| async move {
-            reply_empty(reply, fs.set_lock(ino, &opened, lock, sleep).await);
+            reply_empty(reply, fs.set_lock(ino, (handle, &opened), lock, sleep).await);
         });
     }
 

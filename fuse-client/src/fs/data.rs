@@ -19,7 +19,7 @@ impl Opened {
     pub(super) fn new(file: Arc<OpenFile>, flags: i32) -> Opened {
         let writable = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
         let direct = flags & libc::O_DIRECT != 0;
-        Opened { file, writable, direct, lockers: Default::default() }
+        Opened { file, writable, direct }
     }
 }
 
@@ -66,10 +66,9 @@ impl RainFs {
         let opened = Opened::new(file, flags);
         if opened.writable && flags & libc::O_TRUNC != 0 {
             self.empty(caller.is_privileged(), ino, &opened.file).await?;
-        } else {
-            self.coherence.opened(ino, &opened.file);
         }
-        let open_flags = self.coherence.open_flags(&opened.file, opened.direct);
+        self.coherence.opened(ino, &opened.file).await;
+        let open_flags = self.coherence.open_flags(opened.direct);
         Ok((self.files.insert(opened), open_flags))
     }
 

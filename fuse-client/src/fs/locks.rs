@@ -7,15 +7,17 @@
 //! - *An interrupt of the caller* (fuser answers INTERRUPT itself, in vain). While a lock is waited for, the
 //!   caller's pending signals are read from `/proc`. With one pending the answer is EINTR, on which the
 //!   kernel starts the call again after the signal or ends it.
-//! - *The close of a file with an OFD lock*. At RELEASE all locks taken through the handle are released.
-//!   Those of fcntl(2) were released before, at the FLUSH of their process.
+//! - *The close of a file with an OFD lock*. At RELEASE the locks of the owners that last took one through
+//!   the handle are released ([`crate::lockers`]). Those of fcntl(2) were released before, at the FLUSH of
+//!   their process.
 //!
 //! `/proc` is read by hand here, as one word and three masks are needed: the parsers of `procfs` read the
 //! whole file and refuse one that lacks a field.
 
 use super::RainFs;
 use crate::handles::Opened;
-use fuser::Errno;
+use crate::lockers::Locker;
+use fuser::{Errno, FileHandle};
 use rain_client::Error;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_types::Ino;
@@ -103,13 +105,13 @@ impl RainFs {
     pub(super) async fn set_lock(
         &self,
         ino: Ino,
-        opened: &Opened,
+        (handle, opened): (FileHandle, &Opened),
         request: LockRequest,
         wait: bool,
     ) -> Result<(), Errno> {
         let lock = request.lock(request.kind().await);
         if request.typ == libc::F_UNLCK {
-            return opened.file.unlock(&lock).await.map_err(|error| self.lock_errno("unlocking", &error));
+            return self.unlock(ino, opened, &lock).await;
         }
         let locked = if wait {
             opened.file.lock(&lock, || request.is_interrupted()).await
@@ -117,14 +119,33 @@ impl RainFs {
             opened.file.try_lock(&lock).await
         };
         match locked.map_err(|error| self.lock_errno("locking", &error))? {
-            Some(grant) => {
-                opened.lockers.lock().insert((lock.kind, lock.owner));
-                self.coherence.lock_granted(ino, grant).await;
+            true => {
+                let Lock { kind, owner, .. } = lock;
+                self.lockers.locked(ino, Locker { kind, owner, handle: handle.0 });
+                self.coherence.lock_granted(ino, &opened.file).await;
                 Ok(())
             }
-            None if wait => Err(Errno::EINTR),
-            None => Err(Errno::EAGAIN),
+            false if wait => Err(Errno::EINTR),
+            false => Err(Errno::EAGAIN),
         }
+    }
+
+    async fn unlock(&self, ino: Ino, opened: &Opened, lock: &Lock) -> Result<(), Errno> {
+        // Before the unlock: the owner may take a lock again as soon as it is done.
+        let all = (lock.first, lock.last) == (0, u64::MAX);
+        let gone = if all { self.lockers.unlocking(ino, lock.kind, lock.owner) } else { Vec::new() };
+        let unlocked = opened.file.unlock(lock).await;
+        if unlocked.is_err() {
+            gone.into_iter().for_each(|locker| self.lockers.locked(ino, locker));
+        }
+        unlocked.map_err(|error| self.lock_errno("unlocking", &error))
+    }
+
+    /// A process closes the file through a handle: its fcntl(2) locks are to be released. Returns whether it
+    /// has any.
+    pub(super) fn process_closes(&self, ino: Ino, opened: &Opened, owner: u64) -> bool {
+        self.lockers.unlocking(ino, LockKind::Record, owner);
+        opened.file.release_on_close(LockKind::Record, owner)
     }
 
     /// A lock that is in the way of the requested one, if there is any.
@@ -146,13 +167,12 @@ impl RainFs {
         flushed.and(opened.file.release_closed().await.map_err(|error| self.lock_errno("unlocking", &error)))
     }
 
-    /// Releases the locks that were taken through a handle, which no process has any more. The release goes
-    /// on in the background.
-    pub(super) fn release_locks(self: &Arc<Self>, opened: Arc<Opened>) {
-        let lockers = std::mem::take(&mut *opened.lockers.lock());
+    /// Releases the locks that went with a handle, which no process has any more. The release goes on in the
+    /// background.
+    pub(super) fn release_locks(self: &Arc<Self>, ino: Ino, handle: FileHandle, opened: Arc<Opened>) {
         let mut any = false;
-        for (kind, owner) in lockers {
-            any |= opened.file.release_on_close(kind, owner);
+        for locker in self.lockers.handle_is_gone(ino, handle.0) {
+            any |= opened.file.release_on_close(locker.kind, locker.owner);
         }
         if any {
             self.runtime.spawn(async move {

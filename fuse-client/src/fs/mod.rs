@@ -20,6 +20,7 @@ use self::trouble::TroubleLog;
 use crate::coherence::{Coherence, Lifetimes};
 use crate::errno;
 use crate::handles::{Handles, Opened, OpenedDirectory};
+use crate::lockers::Lockers;
 use crate::numbers::Numbers;
 use crate::ttl::TtlValue;
 use fuser::{Errno, Notifier, Request};
@@ -66,6 +67,7 @@ pub(crate) struct RainFs {
     coherence: Coherence,
     files: Handles<Opened>,
     directories: Handles<OpenedDirectory>,
+    lockers: Lockers,
     space: TtlValue<Space>,
     trouble: TroubleLog,
 }
@@ -79,6 +81,7 @@ impl RainFs {
             runtime,
             files: Handles::new(),
             directories: Handles::new(),
+            lockers: Lockers::default(),
             space: TtlValue::new(SPACE_TTL),
             trouble: TroubleLog::new(),
         })

@@ -81,7 +81,7 @@ impl RainFs {
             Err(error) => return Err(self.errno("making a file", &error)),
         };
         let opened = Opened::new(file, flags);
-        let open_flags = self.coherence.open_flags(&opened.file, opened.direct);
+        let open_flags = self.coherence.open_flags(opened.direct);
         Ok((attr, self.files.insert(opened), open_flags))
     }
 

@@ -219,7 +219,7 @@ impl HistoryClient {
                 Ok(Reply::Value(u64::from_le_bytes(bytes)))
             }
             Op::TryLock => {
-                let locked = lock.try_lock(&self.lock()).await?.is_some();
+                let locked = lock.try_lock(&self.lock()).await?;
                 self.holds = locked;
                 Ok(if locked { Reply::Done } else { Reply::Held })
             }

@@ -18,6 +18,7 @@ const CLIENT: &[&[&str]] = &[
     &["file"],
     &["volume"],
     &["client", "admin"],
+    &["tests"],
 ];
 
 #[test]

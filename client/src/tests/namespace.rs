@@ -1,0 +1,257 @@
+//! A namespace in this process: the functions of `rain-namespace` over a map, behind gRPC. A test can hold an
+//! answer back after the namespace has given it, so that later answers overtake it.
+
+use crate::client::Client;
+use crate::options::Options;
+use crate::volume::Volume;
+use parking_lot::Mutex;
+use rain_namespace::apply;
+use rain_namespace::command::{Applied, Command, NodeSpec, Request};
+use rain_namespace::kv::MemoryKv;
+use rain_namespace::query::{Answered, Query, answer};
+use rain_namespace::record::Time;
+use rain_namespace::wire;
+use rain_proto::v1;
+use rain_proto::v1::namespace_server::{Namespace, NamespaceServer};
+use rain_proto::v1::node_server::{Node, NodeServer};
+use rain_types::{CodeSpec, NodeId};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Response, Status};
+
+const CLUSTER: &str = "0000000000000000000000000000002a";
+
+/// A request, as [`TestNamespace::hold`] is asked about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked<'a> {
+    Command(&'a Command),
+    Query(&'a Query),
+}
+
+struct Hold {
+    wanted: Box<dyn Fn(Asked<'_>) -> bool + Send>,
+    reached: oneshot::Sender<()>,
+    released: oneshot::Receiver<()>,
+}
+
+/// An answer that is held back from the moment it is given until it is released, or dropped.
+pub(super) struct Held {
+    reached: oneshot::Receiver<()>,
+    release: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Returns once the namespace has given the answer.
+    pub(super) async fn reached(&mut self) {
+        let within = tokio::time::timeout(Duration::from_secs(20), &mut self.reached).await;
+        within.expect("the request comes").expect("the namespace is there");
+    }
+
+    /// Lets the answer go.
+    pub(super) fn release(self) {
+        let _ = self.release.send(());
+    }
+}
+
+#[derive(Default)]
+struct State {
+    kv: MemoryKv,
+    position: u64,
+    holds: Vec<Hold>,
+}
+
+/// The namespace, shared by its services.
+#[derive(Clone, Default)]
+pub(super) struct TestNamespace {
+    state: Arc<Mutex<State>>,
+    address: String,
+}
+
+impl TestNamespace {
+    /// Starts a namespace with the volume `main`.
+    pub(super) async fn start() -> TestNamespace {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let namespace = TestNamespace { address, ..TestNamespace::default() };
+        for node in 1..=3 {
+            // Nobody listens there.
+            let address = format!("127.0.0.1:{node}");
+            let spec = NodeSpec {
+                address,
+                domain: format!("d{node}"),
+                weight: 1,
+                witness: false,
+                folder: String::new(),
+                others: Vec::new(),
+            };
+            namespace.change(Command::RegisterNode { id: NodeId(node), node: spec });
+        }
+        let code: CodeSpec = "rs 1+2".parse().expect("a code");
+        let name = "main".to_owned();
+        namespace.change(Command::CreateVolume { name, code, groups: 1, uid: 0, gid: 0, mode: 0o755 });
+        let server = tonic::transport::Server::builder()
+            .add_service(NamespaceServer::new(namespace.clone()))
+            .add_service(NodeServer::new(namespace.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        namespace
+    }
+
+    /// Connects a client, which is to be kept, and begins to use the volume.
+    pub(super) async fn client(&self) -> (Arc<Client>, Arc<Volume>) {
+        let client = Client::connect(&[self.address.clone()], Options::default()).await.expect("connected");
+        let volume = client.volume("main").await.expect("the volume");
+        (client, volume)
+    }
+
+    /// Applies a command of nobody.
+    pub(super) fn change(&self, command: Command) {
+        self.apply(&Request::internal(command)).expect("the command is right");
+    }
+
+    /// Holds back the answer of the next request for which `wanted` is true.
+    pub(super) fn hold(&self, wanted: impl Fn(Asked<'_>) -> bool + Send + 'static) -> Held {
+        let (reaching, reached) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        let hold = Hold { wanted: Box::new(wanted), reached: reaching, released };
+        self.state.lock().holds.push(hold);
+        Held { reached, release }
+    }
+
+    fn apply(&self, request: &Request) -> Applied {
+        let mut state = self.state.lock();
+        state.position += 1;
+        // Time grows with every command.
+        let time = Time { secs: 1_000 + state.position as i64, nanos: 0 };
+        apply(&mut state.kv, time, request)
+    }
+
+    fn take_hold(&self, asked: Asked<'_>) -> Option<Hold> {
+        let mut state = self.state.lock();
+        let at = state.holds.iter().position(|hold| (hold.wanted)(asked))?;
+        Some(state.holds.remove(at))
+    }
+
+    async fn wait(hold: Option<Hold>) {
+        if let Some(hold) = hold {
+            let _ = hold.reached.send(());
+            let _ = hold.released.await;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Namespace for TestNamespace {
+    async fn propose(
+        &self,
+        request: tonic::Request<v1::ProposeRequest>,
+    ) -> Result<Response<v1::ProposeResponse>, Status> {
+        let (mut applied, mut holds) = (Vec::new(), Vec::new());
+        for bytes in &request.get_ref().requests {
+            let request: Request = wire::decode(bytes).expect("a request");
+            applied.push(wire::encode(&self.apply(&request)).into());
+            holds.push(self.take_hold(Asked::Command(&request.command)));
+        }
+        let position = self.state.lock().position;
+        for hold in holds {
+            TestNamespace::wait(hold).await;
+        }
+        Ok(Response::new(v1::ProposeResponse { applied, position }))
+    }
+
+    async fn query(
+        &self,
+        request: tonic::Request<v1::QueryRequest>,
+    ) -> Result<Response<v1::QueryResponse>, Status> {
+        let query: Query = wire::decode(&request.get_ref().query).expect("a query");
+        let (answered, position): (Answered, u64) = {
+            let state = self.state.lock();
+            (answer(&state.kv, &query), state.position)
+        };
+        let bare = match &query {
+            Query::As { query, .. } => query,
+            query => query,
+        };
+        TestNamespace::wait(self.take_hold(Asked::Query(bare))).await;
+        let answered = wire::encode(&answered).into();
+        Ok(Response::new(v1::QueryResponse { answered, age_ms: 0, position }))
+    }
+
+    async fn renew(
+        &self,
+        _request: tonic::Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        Ok(Response::new(v1::RenewResponse { open: true, places: 0 }))
+    }
+}
+
+fn not_here<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("not in this test"))
+}
+
+#[tonic::async_trait]
+impl Node for TestNamespace {
+    type WatchRingStream = Pin<Box<dyn Stream<Item = Result<v1::RingResponse, Status>> + Send>>;
+
+    async fn describe(
+        &self,
+        _request: tonic::Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeResponse>, Status> {
+        let (cluster, address) = (CLUSTER.to_owned(), self.address.clone());
+        let leader = v1::Leader { term: 1, node: 1, address, cluster: cluster.clone() };
+        Ok(Response::new(v1::DescribeResponse {
+            node: 1,
+            cluster,
+            leader: Some(leader),
+            session_ttl_ms: 30_000,
+            majority: true,
+            ..v1::DescribeResponse::default()
+        }))
+    }
+
+    async fn admit(
+        &self,
+        _request: tonic::Request<v1::AdmitRequest>,
+    ) -> Result<Response<v1::AdmitResponse>, Status> {
+        not_here()
+    }
+
+    async fn status(
+        &self,
+        _request: tonic::Request<v1::NodeStatusRequest>,
+    ) -> Result<Response<v1::NodeStatusResponse>, Status> {
+        not_here()
+    }
+
+    async fn check(
+        &self,
+        _request: tonic::Request<v1::CheckRequest>,
+    ) -> Result<Response<v1::CheckResponse>, Status> {
+        not_here()
+    }
+
+    async fn ring(
+        &self,
+        _request: tonic::Request<v1::RingRequest>,
+    ) -> Result<Response<v1::RingResponse>, Status> {
+        not_here()
+    }
+
+    async fn watch_ring(
+        &self,
+        _request: tonic::Request<v1::RingRequest>,
+    ) -> Result<Response<Self::WatchRingStream>, Status> {
+        not_here()
+    }
+
+    async fn switch_shares(
+        &self,
+        _request: tonic::Request<v1::SwitchSharesRequest>,
+    ) -> Result<Response<v1::SwitchSharesResponse>, Status> {
+        not_here()
+    }
+}
