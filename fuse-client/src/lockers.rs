@@ -1,17 +1,19 @@
-//! The owners of locks, each with the handle through which it last took one. Pure.
+//! The owners of locks, each with the handle through which it last asked for one. Pure.
 //!
 //! A process (fcntl locks) loses its locks when it closes the file through any handle; the kernel says so by
 //! FLUSH, and close(2) waits for the answer. An open file (flock and OFD locks) loses its locks with its last
 //! descriptor; the kernel says so by RELEASE, which no program waits for. So a RELEASE can be late: the program
-//! has closed the file, opened it again and taken a lock under the same number of an owner. Such a RELEASE must
-//! not release the new lock, hence the handles.
+//! has closed the file, opened it again, and asks for a lock or has one. The kernel numbers owners by addresses
+//! of its memory, so the new open file often has the number of the old one. The late RELEASE must not release
+//! the new lock, hence the handles. It then leaves an OFD lock of another range to the new open file, which
+//! only locks others out for longer.
 
 use parking_lot::Mutex;
 use rain_namespace::lock::LockKind;
 use rain_types::Ino;
 use std::collections::HashMap;
 
-/// An owner of locks of one kind, and the handle through which it last took one.
+/// An owner of locks of one kind, and the handle through which it last asked for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Locker {
     pub(crate) kind: LockKind,
@@ -24,8 +26,10 @@ pub(crate) struct Locker {
 pub(crate) struct Lockers(Mutex<HashMap<Ino, Vec<Locker>>>);
 
 impl Lockers {
-    /// A lock was granted.
-    pub(crate) fn locked(&self, ino: Ino, locker: Locker) {
+    /// An owner is about to ask for a lock. To be called before the lock is asked for: a RELEASE that comes
+    /// after this leaves the owner's locks alone, one that came before has marked them for release, and the
+    /// lock is asked for only after that.
+    pub(crate) fn locking(&self, ino: Ino, locker: Locker) {
         let mut files = self.0.lock();
         let lockers = files.entry(ino).or_default();
         match lockers.iter_mut().find(|known| (known.kind, known.owner) == (locker.kind, locker.owner)) {
@@ -37,28 +41,35 @@ impl Lockers {
     /// All locks of an owner are about to be released, or are marked for it: a later RELEASE has nothing to do
     /// with them. Returns what is forgotten.
     pub(crate) fn unlocking(&self, ino: Ino, kind: LockKind, owner: u64) -> Vec<Locker> {
-        self.take(ino, |locker| locker.owner == owner && locker.kind.sees(kind))
+        take(&mut self.0.lock(), ino, |locker| locker.owner == owner && locker.kind.sees(kind))
     }
 
-    /// A handle is gone. Returns the owners that lose their locks with it.
-    pub(crate) fn handle_is_gone(&self, ino: Ino, handle: u64) -> Vec<Locker> {
-        self.take(ino, |locker| locker.handle == handle)
-    }
-
-    fn take(&self, ino: Ino, which: impl Fn(&Locker) -> bool) -> Vec<Locker> {
+    /// A handle is gone. Calls `mark` with each owner that loses its locks with it, in one step with forgetting
+    /// the owner: an owner that asks for a lock comes before this or finds its old locks marked.
+    pub(crate) fn handle_is_gone(&self, ino: Ino, handle: u64, mark: impl FnMut(Locker)) {
         let mut files = self.0.lock();
-        let Some(lockers) = files.get_mut(&ino) else { return Vec::new() };
-        let taken = lockers.extract_if(.., |locker| which(locker)).collect();
-        if lockers.is_empty() {
-            files.remove(&ino);
-        }
-        taken
+        take(&mut files, ino, |locker| locker.handle == handle).into_iter().for_each(mark);
     }
+}
+
+fn take(files: &mut HashMap<Ino, Vec<Locker>>, ino: Ino, which: impl Fn(&Locker) -> bool) -> Vec<Locker> {
+    let Some(lockers) = files.get_mut(&ino) else { return Vec::new() };
+    let taken = lockers.extract_if(.., |locker| which(locker)).collect();
+    if lockers.is_empty() {
+        files.remove(&ino);
+    }
+    taken
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn gone(lockers: &Lockers, handle: u64) -> Vec<Locker> {
+        let mut gone = Vec::new();
+        lockers.handle_is_gone(FILE, handle, |locker| gone.push(locker));
+        gone
+    }
 
     const FILE: Ino = Ino(7);
 
@@ -69,13 +80,13 @@ mod tests {
     #[test]
     fn a_late_release_of_a_handle_leaves_a_lock_that_was_taken_through_another() {
         let lockers = Lockers::default();
-        lockers.locked(FILE, locker(LockKind::Record, 1, 10));
-        lockers.locked(FILE, locker(LockKind::Flock, 2, 10));
+        lockers.locking(FILE, locker(LockKind::Record, 1, 10));
+        lockers.locking(FILE, locker(LockKind::Flock, 2, 10));
         // Owner 1 closes the file, opens it again and takes a lock before handle 10 is released.
         assert_eq!(lockers.unlocking(FILE, LockKind::Record, 1).len(), 1);
-        lockers.locked(FILE, locker(LockKind::Record, 1, 11));
-        assert_eq!(lockers.handle_is_gone(FILE, 10), [locker(LockKind::Flock, 2, 10)]);
-        assert_eq!(lockers.handle_is_gone(FILE, 11), [locker(LockKind::Record, 1, 11)]);
+        lockers.locking(FILE, locker(LockKind::Record, 1, 11));
+        assert_eq!(gone(&lockers, 10), [locker(LockKind::Flock, 2, 10)]);
+        assert_eq!(gone(&lockers, 11), [locker(LockKind::Record, 1, 11)]);
         assert!(lockers.0.lock().is_empty());
     }
 
@@ -83,20 +94,20 @@ mod tests {
     fn an_unlock_concerns_the_kinds_that_can_conflict() {
         let lockers = Lockers::default();
         for kind in [LockKind::Record, LockKind::Flock, LockKind::Either] {
-            lockers.locked(FILE, locker(kind, 1, 10));
+            lockers.locking(FILE, locker(kind, 1, 10));
         }
-        let gone = lockers.unlocking(FILE, LockKind::Record, 1);
-        assert_eq!(gone, [locker(LockKind::Record, 1, 10), locker(LockKind::Either, 1, 10)]);
+        let unlocked = lockers.unlocking(FILE, LockKind::Record, 1);
+        assert_eq!(unlocked, [locker(LockKind::Record, 1, 10), locker(LockKind::Either, 1, 10)]);
         assert!(lockers.unlocking(FILE, LockKind::Record, 1).is_empty());
-        assert_eq!(lockers.handle_is_gone(FILE, 10), [locker(LockKind::Flock, 1, 10)]);
+        assert_eq!(gone(&lockers, 10), [locker(LockKind::Flock, 1, 10)]);
     }
 
     #[test]
     fn an_owner_goes_with_the_handle_that_it_used_last() {
         let lockers = Lockers::default();
-        lockers.locked(FILE, locker(LockKind::Flock, 1, 10));
-        lockers.locked(FILE, locker(LockKind::Flock, 1, 11));
-        assert!(lockers.handle_is_gone(FILE, 10).is_empty());
-        assert_eq!(lockers.handle_is_gone(FILE, 11).len(), 1);
+        lockers.locking(FILE, locker(LockKind::Flock, 1, 10));
+        lockers.locking(FILE, locker(LockKind::Flock, 1, 11));
+        assert!(gone(&lockers, 10).is_empty());
+        assert_eq!(gone(&lockers, 11).len(), 1);
     }
 }

@@ -103,7 +103,9 @@ impl TestNamespace {
 
     /// Connects a client, which is to be kept, and begins to use the volume.
     pub(super) async fn client(&self) -> (Arc<Client>, Arc<Volume>) {
-        let client = Client::connect(&[self.address.clone()], Options::default()).await.expect("connected");
+        let client = Client::connect(std::slice::from_ref(&self.address), Options::default())
+            .await
+            .expect("connected");
         let volume = client.volume("main").await.expect("the volume");
         (client, volume)
     }

@@ -113,6 +113,8 @@ impl RainFs {
         if request.typ == libc::F_UNLCK {
             return self.unlock(ino, opened, &lock).await;
         }
+        let Lock { kind, owner, .. } = lock;
+        self.lockers.locking(ino, Locker { kind, owner, handle: handle.0 });
         let locked = if wait {
             opened.file.lock(&lock, || request.is_interrupted()).await
         } else {
@@ -120,8 +122,6 @@ impl RainFs {
         };
         match locked.map_err(|error| self.lock_errno("locking", &error))? {
             true => {
-                let Lock { kind, owner, .. } = lock;
-                self.lockers.locked(ino, Locker { kind, owner, handle: handle.0 });
                 self.coherence.lock_granted(ino, &opened.file).await;
                 Ok(())
             }
@@ -136,7 +136,7 @@ impl RainFs {
         let gone = if all { self.lockers.unlocking(ino, lock.kind, lock.owner) } else { Vec::new() };
         let unlocked = opened.file.unlock(lock).await;
         if unlocked.is_err() {
-            gone.into_iter().for_each(|locker| self.lockers.locked(ino, locker));
+            gone.into_iter().for_each(|locker| self.lockers.locking(ino, locker));
         }
         unlocked.map_err(|error| self.lock_errno("unlocking", &error))
     }
@@ -171,9 +171,9 @@ impl RainFs {
     /// background.
     pub(super) fn release_locks(self: &Arc<Self>, ino: Ino, handle: FileHandle, opened: Arc<Opened>) {
         let mut any = false;
-        for locker in self.lockers.handle_is_gone(ino, handle.0) {
+        self.lockers.handle_is_gone(ino, handle.0, |locker| {
             any |= opened.file.release_on_close(locker.kind, locker.owner);
-        }
+        });
         if any {
             self.runtime.spawn(async move {
                 if let Err(error) = opened.file.release_closed().await {
