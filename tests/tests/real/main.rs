@@ -14,6 +14,7 @@ mod quickstart;
 mod rebalance;
 mod ring;
 mod sharing;
+mod sizes;
 mod write_back;
 
 use libtest_mimic::{Arguments, Trial};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         failover::PROMISES,
         rebalance::PROMISES,
         sharing::PROMISES,
+        sizes::PROMISES,
         write_back::PROMISES,
         history::PROMISES,
     ];
