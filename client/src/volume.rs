@@ -208,9 +208,12 @@ impl Volume {
         self.remove(Command::Unlink { parent, name: name.to_vec() }).await
     }
 
-    /// Removes an empty directory.
-    pub async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Error> {
-        self.writeback.change(Command::RemoveDirectory { parent, name: name.to_vec() }).await.map(|_| ())
+    /// Removes an empty directory. Returns its number.
+    pub async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<Ino, Error> {
+        match self.writeback.change(Command::RemoveDirectory { parent, name: name.to_vec() }).await? {
+            Outcome::Removed { ino, .. } => Ok(ino),
+            _ => Err(Error::unexpected("a removed inode")),
+        }
     }
 
     /// Moves a name.

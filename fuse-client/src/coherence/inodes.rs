@@ -32,8 +32,12 @@ struct KernelInode {
     lookups: u64,
     /// When this mount last changed the inode, by the mount's clock; 0: not since the kernel knows it.
     changed: u64,
-    /// The parent directory in the attributes last given; 0 if this is no directory.
-    parent: Ino,
+    /// Of a directory: the attributes last given.
+    directory: Option<Box<Attr>>,
+    /// Of a directory: this mount has removed it.
+    removed: bool,
+    /// Of a directory: how often programs of this mount have it open.
+    opens: u32,
     /// The version of the contents in the attributes last given.
     version: u64,
     /// Every page that the kernel has was read at this version of the contents or later. None: the kernel has
@@ -49,7 +53,7 @@ impl KernelInode {
     fn attributes_given(&mut self, attr: &Attr) {
         self.version = attr.version;
         if attr.kind == FileKind::Directory {
-            self.parent = attr.parent;
+            self.directory = Some(Box::new(attr.clone()));
         }
     }
 }
@@ -60,15 +64,17 @@ pub(super) struct KernelInodes {
     shards: [Mutex<HashMap<Ino, KernelInode>>; SHARDS],
     clock: AtomicU64,
     capability_ttl: Duration,
+    root: Ino,
 }
 
 impl KernelInodes {
     /// A table with the root only. `capability_ttl` is how long an answer about `security.capability` is
     /// used.
     pub(super) fn new(root: Ino, capability_ttl: Duration) -> KernelInodes {
-        let inodes = KernelInodes { shards: Default::default(), clock: AtomicU64::new(1), capability_ttl };
+        let inodes =
+            KernelInodes { shards: Default::default(), clock: AtomicU64::new(1), capability_ttl, root };
         // The kernel has the root without ever looking it up, and never forgets it.
-        inodes.shard(root).insert(root, KernelInode { lookups: 1, parent: root, ..KernelInode::default() });
+        inodes.shard(root).insert(root, KernelInode { lookups: 1, ..KernelInode::default() });
         inodes
     }
 
@@ -158,7 +164,34 @@ impl KernelInodes {
 
     /// The directory that a directory is in, as last given; None if it is not known.
     pub(super) fn parent(&self, directory: Ino) -> Option<Ino> {
-        self.shard(directory).get(&directory).map(|inode| inode.parent).filter(|parent| parent.0 != 0)
+        if directory == self.root {
+            return Some(directory);
+        }
+        self.shard(directory).get(&directory)?.directory.as_ref().map(|attr| attr.parent)
+    }
+
+    /// This mount has removed a directory.
+    pub(super) fn directory_removed(&self, directory: Ino) {
+        if let Some(inode) = self.shard(directory).get_mut(&directory) {
+            inode.removed = true;
+        }
+    }
+
+    /// A program has opened a directory, or with `false` closed it.
+    pub(super) fn directory_opened(&self, directory: Ino, opened: bool) {
+        if let Some(inode) = self.shard(directory).get_mut(&directory) {
+            inode.opens = if opened { inode.opens + 1 } else { inode.opens.saturating_sub(1) };
+        }
+    }
+
+    /// The attributes of a directory that the namespace does not have any more, if programs of this mount may
+    /// have it open or be in it. A directory that another mount has removed must be open here: without that the
+    /// kernel may ask for a name that it only remembers.
+    pub(super) fn attributes_of_removed(&self, directory: Ino) -> Option<Attr> {
+        let shard = self.shard(directory);
+        let inode = shard.get(&directory).filter(|inode| inode.removed || inode.opens > 0)?;
+        let attr = inode.directory.as_deref()?;
+        Some(Attr { nlink: 0, size: 0, ..attr.clone() })
     }
 
     /// Whether the inode is known to have no `security.capability`.
@@ -300,5 +333,22 @@ pub(crate) mod tests {
         inodes.attributes_given(&Attr { parent: Ino(41), ..directory });
         assert_eq!(inodes.parent(Ino(9)), Some(Ino(41)));
         assert_eq!(inodes.parent(Ino(40)), Some(Ino(40)), "the root is in itself");
+    }
+
+    #[test]
+    fn a_removed_directory_has_attributes_while_programs_may_be_in_it() {
+        let inodes = table();
+        let directory = Attr { kind: FileKind::Directory, nlink: 2, size: 3, ..attr(9) };
+        inodes.name_given(&directory);
+        assert!(inodes.attributes_of_removed(Ino(9)).is_none(), "it may be a name that the kernel remembers");
+        inodes.directory_opened(Ino(9), true);
+        let found = inodes.attributes_of_removed(Ino(9)).map(|attr| (attr.ino, attr.nlink, attr.size));
+        assert_eq!(found, Some((Ino(9), 0, 0)));
+        inodes.directory_opened(Ino(9), false);
+        assert!(inodes.attributes_of_removed(Ino(9)).is_none());
+        inodes.directory_removed(Ino(9));
+        assert!(inodes.attributes_of_removed(Ino(9)).is_some(), "a program may be in it without a handle");
+        inodes.forget(Ino(9), 1);
+        assert!(inodes.attributes_of_removed(Ino(9)).is_none());
     }
 }

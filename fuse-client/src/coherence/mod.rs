@@ -158,6 +158,21 @@ impl Coherence {
         self.inodes.forget(ino, lookups);
     }
 
+    /// This mount has removed a directory.
+    pub(crate) fn directory_removed(&self, directory: Ino) {
+        self.inodes.directory_removed(directory);
+    }
+
+    /// A program has opened a directory, or with `false` closed it.
+    pub(crate) fn directory_opened(&self, directory: Ino, opened: bool) {
+        self.inodes.directory_opened(directory, opened);
+    }
+
+    /// The attributes of a directory that was removed while programs of this mount had it open or were in it.
+    pub(crate) fn attributes_of_removed(&self, directory: Ino) -> Option<Attr> {
+        self.inodes.attributes_of_removed(directory)
+    }
+
     /// The directory that a directory is in, as last told to the kernel; None if it is not known.
     pub(crate) fn parent(&self, directory: Ino) -> Option<Ino> {
         self.inodes.parent(directory)

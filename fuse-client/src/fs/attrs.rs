@@ -186,6 +186,17 @@ fn listed(names: Vec<Vec<u8>>, privileged: bool) -> Vec<u8> {
 }
 
 impl RainFs {
+    /// The attributes of an inode. A removed directory keeps its last ones, without names, for the programs
+    /// that have it open or are in it.
+    pub(super) async fn attr(&self, ino: Ino) -> Result<Attr, Errno> {
+        match self.volume.attr(ino).await {
+            Err(Error::Refused(NsError::NotFound)) => {
+                self.coherence.attributes_of_removed(ino).ok_or(Errno::ESTALE)
+            }
+            read => read.map_err(|error| self.inode_errno("reading attributes", &error)),
+        }
+    }
+
     pub(super) async fn set_attr(&self, ino: Ino, change: AttrChange) -> Result<Attr, Errno> {
         let changed = if change == AttrChange::default() {
             self.volume.attr(ino).await

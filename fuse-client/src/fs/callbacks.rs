@@ -93,9 +93,7 @@ impl Filesystem for Callbacks {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let ino = self.ino(ino);
         self.answer(|fs| async move {
-            let attr =
-                fs.volume.attr(ino).await.map_err(|error| fs.inode_errno("reading attributes", &error));
-            fs.reply_attr(reply, attr);
+            fs.reply_attr(reply, fs.attr(ino).await);
         });
     }
 
@@ -376,8 +374,9 @@ impl Filesystem for Callbacks {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let listing = tokio::sync::Mutex::new(Listing::new());
-        let handle = self.fs.directories.insert(OpenedDirectory { ino: self.ino(ino), listing });
+        let (ino, listing) = (self.ino(ino), tokio::sync::Mutex::new(Listing::new()));
+        self.fs.coherence.directory_opened(ino, true);
+        let handle = self.fs.directories.insert(OpenedDirectory { ino, listing });
         reply.opened(handle, FopenFlags::empty());
     }
 
@@ -413,7 +412,9 @@ impl Filesystem for Callbacks {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.fs.directories.remove(handle);
+        if let Some(closed) = self.fs.directories.remove(handle) {
+            self.fs.coherence.directory_opened(closed.ino, false);
+        }
         reply.ok();
     }
 

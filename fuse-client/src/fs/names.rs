@@ -101,7 +101,9 @@ impl RainFs {
     pub(super) async fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         let removed = self.volume.remove_directory(parent, name).await;
         self.coherence.changed(parent);
-        removed.map_err(|error| self.errno("removing a directory", &error))
+        let ino = removed.map_err(|error| self.errno("removing a directory", &error))?;
+        self.coherence.directory_removed(ino);
+        Ok(())
     }
 
     pub(super) async fn rename(

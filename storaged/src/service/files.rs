@@ -242,7 +242,7 @@ impl Store for StoreService {
         let parent = walk(&target, false).await.map_err(|error| status(&request.path, &error))?;
         let deleted = match (attr.kind, request.recursive) {
             (FileKind::Directory, true) => delete_tree(&target.volume, parent, &name, attr.ino).await,
-            (FileKind::Directory, false) => target.volume.remove_directory(parent, &name).await,
+            (FileKind::Directory, false) => target.volume.remove_directory(parent, &name).await.map(|_| ()),
             _ => target.volume.unlink(parent, &name).await,
         };
         deleted.map_err(|error| status(&request.path, &error))?;
