@@ -1,12 +1,13 @@
 //! Calls of the nodes' own workers (repair, moves, deletion and lists of shares) and of administrators (nodes
 //! that come and go). Both use the same block layer as every other client.
 
-use crate::block::{BlockLocation, Repaired};
+use crate::block::{BlockLocation, Repaired, WorkOrder};
 use crate::client::Client;
 use crate::error::Error;
 use crate::rpc::{direct, discovery};
 use rain_namespace::command::{Command, NodeSpec, Outcome};
 use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::NodeRecord;
 use rain_proto::{convert, v1};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
 use std::time::Duration;
@@ -19,8 +20,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
     /// Makes the missing shares (bits) of a block again, for those of its nodes that answer.
-    pub async fn repair_block(&self, place: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
-        self.blocks.repair(place, missing).await
+    pub async fn repair_block(
+        &self,
+        place: &BlockLocation,
+        missing: u64,
+        order: &WorkOrder,
+    ) -> Result<Repaired, Error> {
+        self.blocks.repair(place, missing, order).await
     }
 
     /// Moves a block's shares from one location to another: those whose nodes differ.
@@ -29,8 +35,9 @@ impl Client {
         from: &BlockLocation,
         to: &BlockLocation,
         missing: u64,
+        order: &WorkOrder,
     ) -> Result<Repaired, Error> {
-        self.blocks.move_shares(from, to, missing).await
+        self.blocks.move_shares(from, to, missing, order).await
     }
 
     /// Whether a node answers, as far as this client knows.
@@ -39,11 +46,30 @@ impl Client {
     }
 
     /// Deletes shares of one node. Returns how many of them the node had.
-    pub async fn delete_shares(&self, node: NodeId, shares: &[(BlockId, ShareIndex)]) -> Result<u64, Error> {
+    ///
+    /// Fails with `Unreachable` also where the node refuses the order, because it has obeyed a later term or a
+    /// newer placement. A later term ends the term of the order.
+    pub async fn delete_shares(
+        &self,
+        node: NodeId,
+        shares: &[(BlockId, ShareIndex)],
+        order: &WorkOrder,
+    ) -> Result<u64, Error> {
+        let what = "deleting shares";
         let keys = shares.iter().map(|(block, index)| convert::share_key(*block, *index)).collect();
-        let mut client = self.session.nodes().get(node)?.shares();
-        let answer = client.delete(v1::DeleteSharesRequest { keys });
-        Ok(direct::call_patiently(node, "deleting shares", answer).await?.deleted)
+        let target = self.session.nodes().get(node)?;
+        let Some(mandate) = order.mandate() else {
+            return Err(Error::Unreachable { what: what.into(), missing: vec![node] });
+        };
+        let (to, mut client) = (Some(target.addressee()), target.shares());
+        let request = v1::DeleteSharesRequest { keys, to, mandate: Some(mandate) };
+        let answer = async { client.delete(request).await.inspect_err(|status| order.refused(status)) };
+        Ok(direct::call_patiently(node, what, answer).await?.deleted)
+    }
+
+    /// Takes in the eligible nodes and their addresses, as the caller has read them from the namespace.
+    pub fn take_nodes(&self, records: &[NodeRecord]) -> Result<(), Error> {
+        self.session.take_nodes(records)
     }
 
     /// The shares of one node in the order of their keys, all of them or those of one session's blocks, and
@@ -57,8 +83,9 @@ impl Client {
     ) -> Result<(Vec<(BlockId, ShareIndex)>, bool), Error> {
         let after = after.map(|(block, index)| convert::share_key(block, index));
         let session = session.map_or(0, |session| session.0);
-        let mut client = self.session.nodes().get(node)?.shares();
-        let answer = client.list(v1::ListSharesRequest { session, after, limit, verify: false });
+        let target = self.session.nodes().get(node)?;
+        let (to, mut client) = (Some(target.addressee()), target.shares());
+        let answer = client.list(v1::ListSharesRequest { session, after, limit, verify: false, to });
         let listed = direct::call_patiently(node, "listing shares", answer).await?;
         let mut shares = Vec::with_capacity(listed.shares.len());
         for entry in listed.shares {

@@ -42,7 +42,7 @@ mod tests;
 mod volume;
 mod writeback;
 
-pub use block::{BlockLocation, Repaired, ShareState};
+pub use block::{BlockLocation, Repaired, ShareState, WorkOrder, WorkTerm};
 pub use client::Client;
 pub use error::Error;
 pub use file::OpenFile;

@@ -2,7 +2,7 @@
 //! value in it (`lies_are_refused`).
 
 use crate::v1;
-use rain_types::{BlockId, CodeSpec, Codec, SessionId, ShareIndex};
+use rain_types::{BlockId, ClusterId, CodeSpec, Codec, LeaderTerm, NodeId, SessionId, ShareIndex};
 use thiserror::Error;
 
 /// The reason why a message is invalid. Correct peers do not send such messages.
@@ -35,6 +35,9 @@ pub enum WireError {
     /// The length of a checksum table is not a multiple of 8.
     #[error("a checksum table of {0} bytes is not a multiple of 8")]
     ChecksumTable(usize),
+    /// The id of a cluster does not have 16 bytes.
+    #[error("a cluster id of {0} bytes, 16 are right")]
+    ClusterId(usize),
 }
 
 impl From<WireError> for tonic::Status {
@@ -70,6 +73,41 @@ pub fn read_share_key(key: Option<v1::ShareKey>) -> Result<(BlockId, ShareIndex)
         limit: u8::MAX.into(),
     })?;
     Ok((block.into(), ShareIndex(index)))
+}
+
+/// Returns the wire form of the node that a request is meant for.
+pub fn addressee(cluster: ClusterId, node: NodeId) -> v1::Addressee {
+    v1::Addressee { cluster: cluster.0.to_be_bytes().to_vec().into(), node: node.0 }
+}
+
+/// Reads the node that a request is meant for. Fails when it is missing or its cluster id has a wrong length.
+pub fn read_addressee(to: Option<v1::Addressee>) -> Result<(ClusterId, NodeId), WireError> {
+    let to = to.ok_or(WireError::Missing("the node that the request is meant for"))?;
+    let cluster =
+        <[u8; 16]>::try_from(&to.cluster[..]).map_err(|_| WireError::ClusterId(to.cluster.len()))?;
+    Ok((ClusterId(u128::from_be_bytes(cluster)), NodeId(to.node)))
+}
+
+/// What the workers of a leader act by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mandate {
+    /// The term of the leader.
+    pub term: LeaderTerm,
+    /// Version of the cluster's layout that the work was decided by.
+    pub places: u64,
+}
+
+impl From<Mandate> for v1::Mandate {
+    fn from(mandate: Mandate) -> Self {
+        v1::Mandate { term: mandate.term.term, leader: mandate.term.node.0, places: mandate.places }
+    }
+}
+
+/// Reads a mandate. `None` where it is missing, or of no term.
+pub fn read_mandate(mandate: Option<v1::Mandate>) -> Option<Mandate> {
+    let mandate = mandate.filter(|mandate| mandate.term > 0)?;
+    let term = LeaderTerm { term: mandate.term, node: NodeId(mandate.leader) };
+    Some(Mandate { term, places: mandate.places })
 }
 
 impl From<CodeSpec> for v1::Code {
@@ -123,6 +161,10 @@ mod tests {
         let code = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
         assert_eq!(read_code(Some(code.into())), Ok(code));
         assert_eq!(read_checksum_table(&checksum_table(&[1, u64::MAX])), Ok(vec![1, u64::MAX]));
+        let to = (ClusterId(7 << 100 | 5), NodeId(3));
+        assert_eq!(read_addressee(Some(addressee(to.0, to.1))), Ok(to));
+        let mandate = Mandate { term: LeaderTerm { term: 4, node: NodeId(2) }, places: 9 };
+        assert_eq!(read_mandate(Some(mandate.into())), Some(mandate));
     }
 
     #[test]
@@ -138,5 +180,10 @@ mod tests {
             assert!(matches!(read_code(Some(v1::Code { codec: 1, k, m })), Err(WireError::BadCode { .. })));
         }
         assert_eq!(read_checksum_table(&[0; 9]), Err(WireError::ChecksumTable(9)));
+        assert!(matches!(read_addressee(None), Err(WireError::Missing(_))));
+        let short = v1::Addressee { cluster: vec![1; 15].into(), node: 1 };
+        assert_eq!(read_addressee(Some(short)), Err(WireError::ClusterId(15)));
+        assert_eq!(read_mandate(None), None);
+        assert_eq!(read_mandate(Some(v1::Mandate { term: 0, leader: 2, places: 9 })), None);
     }
 }

@@ -47,6 +47,11 @@ impl Joined {
         self.ring.get_or_init(|| ring);
     }
 
+    /// Returns the cluster and this node's number; `None` before the node has joined a cluster.
+    pub(crate) fn member(&self) -> Option<(ClusterId, NodeId)> {
+        self.member.get().copied()
+    }
+
     /// Returns the cluster; `None` before the node has joined one.
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.member.get().map(|(cluster, _)| *cluster)

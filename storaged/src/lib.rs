@@ -12,6 +12,7 @@
 //! | `bootstrap`, `transport` | how a node finds its cluster; gRPC between members |
 //! | `config` | settings |
 //! | `ring`, `metadata`, `share` | the driver of the token ring; the replicated namespace; the share store |
+//! | `obeyed` | the newest leader whose work this node has done |
 //! | `sessions`, `open_files`, `share_gate`, `counters`, `addresses` | small states of services and workers |
 //! | `identity`, `disk` | the owner of the data folder; the way to the disk |
 //!
@@ -26,6 +27,7 @@ mod identity;
 mod joined;
 pub mod metadata;
 pub mod node;
+mod obeyed;
 mod open_files;
 mod own_client;
 pub mod ring;

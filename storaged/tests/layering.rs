@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// From bottom to top. Parts of one rung do not import each other.
 const RUNGS: &[&[&str]] = &[
     &["disk"],
-    &["identity", "sessions", "open_files", "share_gate", "counters", "addresses"],
+    &["identity", "sessions", "open_files", "share_gate", "counters", "addresses", "obeyed"],
     &["ring", "metadata", "share"],
     &["config", "bootstrap", "transport", "joined"],
     &["own_client", "ring_feed"],
@@ -63,5 +63,21 @@ fn a_part_imports_only_parts_of_lower_rungs() {
                 inside.display()
             );
         }
+    }
+}
+
+/// Queries of the node's own client may be answered from an old state; those of the authority never are.
+#[test]
+fn only_the_workers_authority_has_the_client() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    for file in files.iter().filter(|file| !file.ends_with("authority.rs")) {
+        let text = std::fs::read_to_string(file).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let words =
+            code.flat_map(|line| line.split(|letter: char| !(letter.is_alphanumeric() || letter == '_')));
+        let named = words.filter(|word| ["Client", "client"].contains(word)).count();
+        assert_eq!(named, 0, "{} names the client: ask the authority", file.display());
     }
 }

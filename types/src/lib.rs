@@ -134,6 +134,31 @@ pair_id!(
     RequestId, "a request id (SESSION.SEQ)"
 );
 
+/// The term of one leader. Terms are ordered by number, then by node: in one term of the consensus a leader may
+/// be followed by another one whose node has a higher number. Prints as `TERM.NODE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct LeaderTerm {
+    /// Number of the term. The first is 1; 0 is before every term.
+    pub term: u64,
+    /// The node that leads.
+    pub node: NodeId,
+}
+
+impl fmt::Display for LeaderTerm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.node)
+    }
+}
+
+impl FromStr for LeaderTerm {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let wrong = || ParseIdError { wanted: "a leader's term (TERM.NODE)", given: text.to_owned() };
+        let (term, node) = text.split_once('.').ok_or_else(wrong)?;
+        Ok(LeaderTerm { term: term.parse().map_err(|_| wrong())?, node: node.parse().map_err(|_| wrong())? })
+    }
+}
+
 /// A cluster. Nodes refuse nodes of another cluster. The id has 128 bits and is printed as 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -282,6 +307,8 @@ mod tests {
         assert_eq!(NodeId(7).to_string().parse(), Ok(NodeId(7)));
         let block = BlockId { session: SessionId(3), seq: 9 };
         assert_eq!(block.to_string().parse(), Ok(block));
+        let term = LeaderTerm { term: 12, node: NodeId(3) };
+        assert_eq!(term.to_string().parse(), Ok(term));
         let cluster = ClusterId(0xfeed);
         assert_eq!(cluster.to_string().parse(), Ok(cluster));
         let code = CodeSpec { codec: Codec::Rdp, k: 4, m: 2 };
@@ -297,6 +324,7 @@ mod tests {
         assert!("x".parse::<NodeId>().unwrap_err().to_string().contains("\"x\""));
         for text in ["", "1", "1.", ".1", "1.2.3", "-1.2"] {
             assert!(text.parse::<BlockId>().is_err(), "{text:?}");
+            assert!(text.parse::<LeaderTerm>().is_err(), "{text:?}");
         }
         for text in ["rdp", "rdp 4", "rdp 0+2", "rdp 250+9", "xx 4+2"] {
             assert!(text.parse::<CodeSpec>().is_err(), "{text:?}");

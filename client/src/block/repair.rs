@@ -6,7 +6,8 @@
 
 use super::blocks::Blocks;
 use super::location::BlockLocation;
-use super::store::ShareWrite;
+use super::store::{BlockWrite, ShareWrite};
+use super::work::WorkOrder;
 use crate::error::Error;
 use rain_codec::ShareSet;
 
@@ -23,7 +24,12 @@ pub struct Repaired {
 
 impl Blocks {
     /// Makes the shares in `missing` (bits) again, for those of their nodes that answer.
-    pub(crate) async fn repair(&self, location: &BlockLocation, missing: u64) -> Result<Repaired, Error> {
+    pub(crate) async fn repair(
+        &self,
+        location: &BlockLocation,
+        missing: u64,
+        order: &WorkOrder,
+    ) -> Result<Repaired, Error> {
         let code = self.code(location.code)?;
         let make: ShareSet = (0..code.n())
             .filter(|index| missing & 1 << index != 0 && self.is_up(location.nodes[*index]))
@@ -34,11 +40,11 @@ impl Blocks {
         let there: ShareSet = (0..code.n())
             .filter(|index| missing & 1 << index == 0 && self.is_up(location.nodes[*index]))
             .collect();
-        if let Some(repaired) = self.repair_by_plan(location, make, there).await? {
+        if let Some(repaired) = self.repair_by_plan(location, make, there, order).await? {
             return Ok(repaired);
         }
         // Any k of the others. `gather` replaces a share that is late or gone.
-        self.make(location, there.lowest(code.k()), make, location).await
+        self.make(location, there.lowest(code.k()), make, location, order).await
     }
 
     /// Repairs by the code's plan, which reads rows of other shares. None: the plan reads no less than k
@@ -48,6 +54,7 @@ impl Blocks {
         location: &BlockLocation,
         make: ShareSet,
         there: ShareSet,
+        order: &WorkOrder,
     ) -> Result<Option<Repaired>, Error> {
         let code = self.code(location.code)?;
         let planner = code.clone();
@@ -80,7 +87,7 @@ impl Blocks {
         packed.iter().for_each(|(index, packed)| plan.unpack(*index, packed, &mut buffers[*index]));
         let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         code.reconstruct_from_plan(&plan, &mut slices).map_err(|error| Error::Protocol(error.to_string()))?;
-        self.put_made(location, make, buffers, read as u64).await.map(Some)
+        self.put_made(location, make, buffers, read as u64, order).await.map(Some)
     }
 
     /// Puts the made shares onto their nodes. `read` is the number of bytes they were made from.
@@ -90,6 +97,7 @@ impl Blocks {
         make: ShareSet,
         mut buffers: Vec<Vec<u8>>,
         read: u64,
+        order: &WorkOrder,
     ) -> Result<Repaired, Error> {
         let share = make.iter().map(|index| buffers[index].len() as u64).max().unwrap_or(0);
         let write = |index: usize| ShareWrite {
@@ -98,7 +106,8 @@ impl Blocks {
             payload: std::mem::take(&mut buffers[index]).into(),
         };
         let writes: Vec<ShareWrite> = make.iter().map(write).collect();
-        let present = self.put_shares(to.id, to.code, to.len, writes, 0).await?;
+        let block = BlockWrite { id: to.id, code: to.code, len: to.len, order: Some(order.clone()) };
+        let present = self.put_shares(&block, writes, 0).await?;
         Ok(Repaired { present, bytes: u64::from(present.count_ones()) * share, read })
     }
 
@@ -109,6 +118,7 @@ impl Blocks {
         from: &BlockLocation,
         to: &BlockLocation,
         missing: u64,
+        order: &WorkOrder,
     ) -> Result<Repaired, Error> {
         let code = self.code(from.code)?;
         let there = |index: &usize| missing & 1 << index == 0 && self.is_up(from.nodes[*index]);
@@ -120,7 +130,7 @@ impl Blocks {
             let others = (0..code.n()).filter(there).filter(|index| !copied.contains(*index));
             copied.iter().chain(others).take(code.k().max(copied.len())).collect()
         };
-        self.make(from, sources, moving, to).await
+        self.make(from, sources, moving, to, order).await
     }
 
     /// Reads the shares `sources`, computes the shares of `make` that are not among them, and stores all
@@ -131,6 +141,7 @@ impl Blocks {
         sources: ShareSet,
         make: ShareSet,
         to: &BlockLocation,
+        order: &WorkOrder,
     ) -> Result<Repaired, Error> {
         let code = self.code(from.code)?;
         let share = code.share_bytes(from.len as usize);
@@ -150,6 +161,6 @@ impl Blocks {
                 .map_err(|error| Error::Protocol(error.to_string()))?;
         }
         let read = (present.len() * share) as u64;
-        self.put_made(to, make, buffers, read).await
+        self.put_made(to, make, buffers, read, order).await
     }
 }

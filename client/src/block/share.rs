@@ -4,7 +4,7 @@ use super::blocks::Blocks;
 use super::crc;
 use super::location::BlockLocation;
 use crate::error::Error;
-use crate::rpc::endpoint::is_broken;
+use crate::rpc::endpoint::{is_broken, is_misdirected};
 use crate::rpc::node::Node;
 use crate::stats::count;
 use bytes::Bytes;
@@ -33,7 +33,7 @@ pub enum ShareState {
 /// Why a share could not be read or stored.
 #[derive(Debug)]
 pub(super) enum ShareFault {
-    /// The node does not answer.
+    /// The node does not answer, or another one answers at its address.
     Unreachable,
     /// The node has no space for the share.
     Full,
@@ -66,6 +66,7 @@ impl Blocks {
             offset: range.start as u32,
             length: range.len() as u32,
             only: rows,
+            to: Some(node.addressee()),
         };
         let call = node.begin();
         let mut shares = node.shares();
@@ -80,7 +81,7 @@ impl Blocks {
         count(&self.counters.shares_read);
         match answer {
             Ok(answer) => verified(answer.into_inner(), sent),
-            Err(status) if is_broken(&status) => Err(ShareFault::Unreachable),
+            Err(status) if is_broken(&status) || is_misdirected(&status) => Err(ShareFault::Unreachable),
             Err(status) => Err(match status.code() {
                 tonic::Code::NotFound => ShareFault::Absent,
                 tonic::Code::DataLoss => ShareFault::Damaged,
@@ -127,7 +128,8 @@ impl Blocks {
             }
             None => None,
         };
-        let request = v1::ListSharesRequest { session: block.session.0, after, limit: 1, verify: true };
+        let (session, to) = (block.session.0, Some(node.addressee()));
+        let request = v1::ListSharesRequest { session, after, limit: 1, verify: true, to };
         let mut shares = node.shares();
         let what = || format!("asking node {} for share {index} of block {block}", node.id);
         let answer = tokio::time::timeout(STATE_TIMEOUT, shares.list(request)).await;

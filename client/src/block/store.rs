@@ -7,9 +7,10 @@
 use super::blocks::Blocks;
 use super::crc::chunk_checksums;
 use super::share::ShareFault;
+use super::work::WorkOrder;
 use crate::error::Error;
 use crate::options::Options;
-use crate::rpc::endpoint::is_broken;
+use crate::rpc::endpoint::{is_broken, is_misdirected};
 use crate::rpc::hedge;
 use crate::rpc::node::{Node, Probe};
 use crate::stats::count;
@@ -51,6 +52,17 @@ pub(super) struct ShareWrite {
     pub(super) payload: Bytes,
 }
 
+/// What all share writes of one block have in common.
+#[derive(Debug, Clone)]
+pub(super) struct BlockWrite {
+    pub(super) id: BlockId,
+    pub(super) code: CodeSpec,
+    /// The block's length, bytes.
+    pub(super) len: u32,
+    /// The order of a leader's worker; none for a client that writes.
+    pub(super) order: Option<WorkOrder>,
+}
+
 impl Blocks {
     /// Encodes a block into its n shares. All of them share one allocation.
     pub(super) fn encode(&self, spec: CodeSpec, data: &[u8]) -> Result<Vec<Bytes>, Error> {
@@ -87,7 +99,8 @@ impl Blocks {
             .map(|(index, (payload, node))| ShareWrite { index, node: *node, payload })
             .collect();
         let all: u64 = writes.iter().map(|write| 1 << write.index).sum();
-        let placed = self.put_shares(id, spec, data.len() as u32, writes, usize::from(spec.k)).await?;
+        let block = BlockWrite { id, code: spec, len: data.len() as u32, order: None };
+        let placed = self.put_shares(&block, writes, usize::from(spec.k)).await?;
         count(&self.counters.blocks_stored);
         if placed != all {
             count(&self.counters.blocks_stored_missing);
@@ -99,17 +112,16 @@ impl Blocks {
     /// late nodes. Returns the bits of the durable shares.
     pub(super) async fn put_shares(
         &self,
-        id: BlockId,
-        spec: CodeSpec,
-        block_len: u32,
+        block: &BlockWrite,
         writes: Vec<ShareWrite>,
         needed: usize,
     ) -> Result<u64, Error> {
+        let id = block.id;
         let begun = Instant::now();
         let mut placed = 0u64;
         let mut waiting = writes;
         loop {
-            let (durable, faults) = self.send_round(id, spec, block_len, &waiting, placed, needed).await;
+            let (durable, faults) = self.send_round(block, &waiting, placed, needed).await;
             placed |= durable;
             waiting.retain(|write| placed & 1 << write.index == 0);
             if placed.count_ones() as usize >= needed {
@@ -145,9 +157,7 @@ impl Blocks {
     /// up.
     async fn send_round(
         &self,
-        id: BlockId,
-        spec: CodeSpec,
-        block_len: u32,
+        block: &BlockWrite,
         waiting: &[ShareWrite],
         placed: u64,
         needed: usize,
@@ -163,7 +173,7 @@ impl Blocks {
         let mut late_after = hedge::WRITE.soonest;
         let send = |node: &Arc<Node>, write: &ShareWrite| {
             let slow_after = self.options.slow_after;
-            let sent = send_share(node.clone(), id, spec, block_len, write.clone(), slow_after);
+            let sent = send_share(node.clone(), block.clone(), write.clone(), slow_after);
             let answers = answers.clone();
             tokio::spawn(async move {
                 // The round may be over. Then the share is listed as missing, and repair makes it again.
@@ -297,20 +307,20 @@ impl Waits {
 type Answer = (usize, NodeId, Result<(), ShareFault>);
 
 /// Sends one share to its node.
-async fn send_share(
-    node: Arc<Node>,
-    id: BlockId,
-    spec: CodeSpec,
-    block_len: u32,
-    write: ShareWrite,
-    slow_after: Duration,
-) -> Answer {
+async fn send_share(node: Arc<Node>, block: BlockWrite, write: ShareWrite, slow_after: Duration) -> Answer {
+    let mandate = block.order.as_ref().map(WorkOrder::mandate);
+    if let Some(None) = mandate {
+        let why = "the term of this worker's leader is over".to_owned();
+        return (write.index, node.id, Err(ShareFault::Refused(why)));
+    }
     let request = v1::PutShareRequest {
-        key: Some(convert::share_key(id, ShareIndex(write.index as u8))),
-        code: Some(spec.into()),
-        block_len,
+        key: Some(convert::share_key(block.id, ShareIndex(write.index as u8))),
+        code: Some(block.code.into()),
+        block_len: block.len,
         chunk_crcs: convert::checksum_table(&chunk_checksums(&write.payload)),
         payload: write.payload,
+        to: Some(node.addressee()),
+        mandate: mandate.flatten(),
     };
     let call = node.begin();
     let mut shares = node.shares();
@@ -319,8 +329,11 @@ async fn send_share(
         Err(_) => return (write.index, node.id, Err(ShareFault::Unreachable)),
     };
     call.ended(&answer);
+    if let (Some(order), Err(status)) = (&block.order, &answer) {
+        order.refused(status);
+    }
     let result = answer.map(|_| ()).map_err(|status| match status.code() {
-        _ if is_broken(&status) => ShareFault::Unreachable,
+        _ if is_broken(&status) || is_misdirected(&status) => ShareFault::Unreachable,
         tonic::Code::ResourceExhausted => ShareFault::Full,
         _ => ShareFault::Refused(status.message().to_owned()),
     });

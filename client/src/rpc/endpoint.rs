@@ -27,6 +27,12 @@ pub(crate) fn is_broken(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
 }
 
+/// Whether a node's share service says that a request is not for it: another node, or one of another cluster,
+/// runs at the address. The node that was meant is not there.
+pub(crate) fn is_misdirected(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition
+}
+
 /// The client's error for a status by which a node refused `what`.
 pub(crate) fn refusal(what: &str, status: &Status) -> Error {
     match status.code() {

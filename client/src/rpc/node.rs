@@ -2,7 +2,7 @@
 //!
 //! | state | meaning | left by |
 //! |---|---|---|
-//! | up | the node answered the last call | a refused or broken connection: down; a late write: lagging |
+//! | up | the node answered the last call | a broken connection or another node at its address: down; a late write: lagging |
 //! | lagging | the node did not answer a write in time | any answer: up; a broken connection: down |
 //! | down | the connection is refused or broken | an answered call or probe: up |
 //!
@@ -15,15 +15,15 @@
 //! Calls go to nodes that are up first. A background task probes every other node, so that no read or write
 //! pays for finding out that a node is back.
 
-use super::endpoint::{grpc_endpoint, is_broken};
+use super::endpoint::{grpc_endpoint, is_broken, is_misdirected};
 use super::hedge::LatencyEstimate;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::{Mutex, MutexGuard};
-use rain_proto::v1;
 use rain_proto::v1::node_client::NodeClient;
 use rain_proto::v1::shares_client::SharesClient;
-use rain_types::NodeId;
+use rain_proto::{convert, v1};
+use rain_types::{ClusterId, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -79,6 +79,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    cluster: ClusterId,
     addresses: Vec<String>,
     channels: Vec<Channel>,
     /// Index of the address in use.
@@ -87,13 +88,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Makes a node from at least one address (`host:port`), the preferred one first. Does not connect yet.
+    /// Makes a node of a cluster from at least one address (`host:port`), the preferred one first. Does not connect yet.
     ///
     /// Fails on an address that is not a valid authority.
-    pub(crate) fn new(id: NodeId, addresses: Vec<String>) -> Result<Arc<Node>, tonic::transport::Error> {
+    pub(crate) fn new(
+        cluster: ClusterId,
+        id: NodeId,
+        addresses: Vec<String>,
+    ) -> Result<Arc<Node>, tonic::transport::Error> {
         let channel = |address: &String| Ok(grpc_endpoint(address)?.connect_lazy());
         Ok(Arc::new(Node {
             id,
+            cluster,
             channels: addresses.iter().map(channel).collect::<Result<_, tonic::transport::Error>>()?,
             addresses,
             in_use: AtomicUsize::new(0),
@@ -112,11 +118,17 @@ impl Node {
         self.state.lock()
     }
 
-    /// A client of the node's share service, over the address in use.
+    /// A client of the node's share service, over the address in use. Every request names the node, see
+    /// [`Node::addressee`].
     pub(crate) fn shares(&self) -> SharesClient<Channel> {
         SharesClient::new(self.channel())
             .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
+    }
+
+    /// The node, as requests to its share service name it.
+    pub(crate) fn addressee(&self) -> v1::Addressee {
+        convert::addressee(self.cluster, self.id)
     }
 
     /// All addresses of the node.
@@ -204,14 +216,17 @@ impl Node {
         }
     }
 
-    /// Asks the node over all of its addresses who it is. An address at which another node answers does not
-    /// count.
+    /// Asks the node over all of its addresses who it is. An address at which another node or
+    /// another cluster answers does not count.
     pub(crate) async fn probe_within(&self, time: Duration) -> Probe {
         let in_use = self.in_use.load(Relaxed);
         let ask = |index: usize| async move {
             let mut control = NodeClient::new(self.channels[index].clone());
             let answer = control.describe(v1::DescribeRequest {}).await;
-            answer.is_ok_and(|answer| answer.get_ref().node == self.id.0).then_some(index)
+            let is_it = |said: &v1::DescribeResponse| {
+                said.node == self.id.0 && said.cluster == self.cluster.to_string()
+            };
+            answer.is_ok_and(|answer| is_it(answer.get_ref())).then_some(index)
         };
         let mut asked: FuturesUnordered<_> = (0..self.channels.len()).map(ask).collect();
         let (mut until, mut other) = (tokio::time::Instant::now() + time, None);
@@ -295,12 +310,13 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Records how the call ended. A refusal is an answer; only a broken connection counts against the node.
+    /// Records how the call ended. A refusal is an answer. A broken connection counts against the node,
+    /// and so does the answer of another node at its address.
     pub(crate) fn ended<T>(self, result: &Result<T, Status>) {
         match result {
             // A failure over an address that is no longer in use says nothing about the node.
-            Err(status) if is_broken(status) && self.address != self.node.in_use.load(Relaxed) => {}
-            Err(status) if is_broken(status) => self.node.record_failure(status.message()),
+            Err(status) if is_away(status) && self.address != self.node.in_use.load(Relaxed) => {}
+            Err(status) if is_away(status) => self.node.record_failure(status.message()),
             Err(_) => self.node.record_answer(),
             Ok(_) => {
                 self.node.record_answer();
@@ -308,6 +324,11 @@ impl Call {
             }
         }
     }
+}
+
+/// Whether a status of the share service says that the node is not reached.
+fn is_away(status: &Status) -> bool {
+    is_broken(status) || is_misdirected(status)
 }
 
 impl Drop for Call {

@@ -71,7 +71,7 @@ impl Session {
         let session = Arc::new(Session {
             cluster,
             leader: leader.clone(),
-            nodes: Arc::default(),
+            nodes: Nodes::new(cluster),
             numbers: Mutex::new(Numbers::new(NO_SESSION)),
             openings: Openings::default(),
             renewed: Mutex::new(Instant::now()),
@@ -173,8 +173,12 @@ impl Session {
 
     /// Updates the register of nodes, and the addresses at which the leader is looked for.
     pub(crate) async fn refresh_nodes(&self) -> Result<(), Error> {
-        let records = self.node_records().await?;
-        self.nodes.update(&records)?;
+        self.take_nodes(&self.node_records().await?)
+    }
+
+    /// As [`Session::refresh_nodes`], with the records that the caller has read.
+    pub(crate) fn take_nodes(&self, records: &[NodeRecord]) -> Result<(), Error> {
+        self.nodes.update(records)?;
         let addresses = self.nodes.all().iter().flat_map(|node| node.addresses().to_vec()).collect();
         self.leader.set_addresses(addresses);
         Ok(())

@@ -30,7 +30,7 @@ use rain_namespace::error::NsError;
 use rain_namespace::kv::KvRead;
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::record::NodeRecord;
-use rain_types::NodeId;
+use rain_types::{LeaderTerm, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -211,6 +211,15 @@ impl MetadataService {
         let membership = metrics.membership_config.membership();
         let until = self.leader_lease.lock().leads_until(&metrics.vote, membership, Instant::now())?;
         Some((metrics.vote, until))
+    }
+
+    /// Returns the term in which this node leads, as far as it knows; `None` where it does not lead.
+    pub fn leads_in(&self) -> Option<LeaderTerm> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let leader = metrics.vote.leader_id;
+        let leads = metrics.state == ServerState::Leader && leader.node_id == self.member.node;
+        leads.then_some(LeaderTerm { term: leader.term, node: leader.node_id })
     }
 
     /// Returns the end of this node's leader lease; `None` where the node does not lead.

@@ -14,13 +14,17 @@ mod join;
 mod parts;
 mod serve;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use crate::addresses::Addresses;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::disk::DiskMedia;
 use crate::identity::Identity;
 use crate::joined::Joined;
+use crate::obeyed::Obeyed;
 use crate::own_client::OwnClient;
 use crate::sessions::SessionLeases;
 use crate::share::{ShareStore, StoreOptions};
@@ -107,6 +111,7 @@ async fn put_together(config: Config, identity: &Identity, bound: SocketAddr) ->
         folder: identity.folder().to_owned(),
     };
     let store = if config.witness { None } else { Some(Arc::new(open_store(&config).await?)) };
+    let obeyed = open_obeyed(&config, identity.member().is_some())?;
     let addresses: Arc<Addresses> = Arc::default();
     let joined = Arc::new(Joined::new(spec.address.clone(), addresses.clone()));
     // A node that listens on all addresses of its machine reaches itself at the loopback address.
@@ -116,6 +121,7 @@ async fn put_together(config: Config, identity: &Identity, bound: SocketAddr) ->
         spec,
         store,
         gate: Arc::default(),
+        obeyed,
         counters: Counters::default(),
         sessions: Arc::new(SessionLeases::new(config.session_ttl)),
         open_files: Arc::default(),
@@ -150,6 +156,11 @@ async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another program using the port? Choose another --{flag}")
     })
+}
+
+fn open_obeyed(config: &Config, is_member: bool) -> anyhow::Result<Obeyed> {
+    let path = config.data.join("obeyed-mandate");
+    Obeyed::open(&DiskMedia, &path, is_member).with_context(|| format!("opening {}", path.display()))
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<ShareStore> {

@@ -4,6 +4,7 @@ use crate::addresses::Addresses;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::joined::Joined;
+use crate::obeyed::Obeyed;
 use crate::open_files::OpenFileReports;
 use crate::own_client::OwnClient;
 use crate::sessions::SessionLeases;
@@ -21,6 +22,7 @@ pub(super) struct Parts {
     /// `None` on a witness.
     pub(super) store: Option<Arc<ShareStore>>,
     pub(super) gate: Arc<ShareGate>,
+    pub(super) obeyed: Obeyed,
     pub(super) counters: Counters,
     pub(super) sessions: Arc<SessionLeases>,
     pub(super) open_files: Arc<OpenFileReports>,

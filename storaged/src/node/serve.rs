@@ -52,7 +52,8 @@ pub(super) async fn serve(listeners: Vec<TcpListener>, parts: Arc<Parts>) -> any
         sessions: parts.sessions.clone(),
         open_files: parts.open_files.clone(),
     });
-    let shares = SharesServer::new(SharesService::new(parts.store.clone(), parts.gate.clone(), joined()));
+    let shares = SharesService::new(parts.store.clone(), parts.gate.clone(), parts.obeyed.clone(), joined());
+    let shares = SharesServer::new(shares);
     let files = StoreServer::new(StoreService::new(parts.own_client.clone(), joined()));
     let node = NodeServer::new(NodeService {
         config: parts.config.clone(),

@@ -1,7 +1,8 @@
 //! The loop of a worker that goes through a list of blocks page by page.
 
+use super::authority::WorkError;
 use crate::counters::WorkerCounters;
-use rain_client::{BlockLocation, Error};
+use rain_client::BlockLocation;
 use rain_namespace::query::BlockEntry;
 use rain_namespace::record::VolumeRecord;
 use rain_types::GroupId;
@@ -38,7 +39,7 @@ pub(super) trait Pages: Send {
     fn counters(&self) -> &WorkerCounters;
 
     /// Works on the next page.
-    fn page(&mut self) -> impl Future<Output = Result<Round, Error>> + Send;
+    fn page(&mut self) -> impl Future<Output = Result<Round, WorkError>> + Send;
 
     /// Makes the first page the next one.
     fn rewind(&mut self);

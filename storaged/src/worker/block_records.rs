@@ -1,7 +1,7 @@
 //! The namespace's records of some blocks, and the lock that keeps workers from deleting shares that another
 //! worker has just placed.
 
-use rain_client::{Client, Error};
+use super::authority::{Authority, Layout, WorkError};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::{BlockRecord, VolumeRecord};
 use rain_types::{BlockId, NodeId, ShareIndex, VolumeId};
@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 /// Held by a worker from reading the records of blocks until it has moved the blocks or deleted their stray
 /// shares.
-pub(super) type PlacementLock = Arc<tokio::sync::Mutex<()>>;
+pub(crate) type PlacementLock = Arc<tokio::sync::Mutex<()>>;
 
 /// The records of some blocks and of all volumes.
 pub(super) struct BlockRecords {
+    /// Read before the records: what is deleted because of them is deleted by this version.
+    pub(super) layout: Layout,
     blocks: BTreeMap<BlockId, BlockRecord>,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
 }
@@ -21,16 +23,18 @@ pub(super) struct BlockRecords {
 impl BlockRecords {
     /// Reads the records of at most 4096 blocks.
     pub(super) async fn read(
-        client: &Client,
+        authority: &Authority,
         blocks: impl Iterator<Item = BlockId>,
-    ) -> Result<BlockRecords, Error> {
+    ) -> Result<BlockRecords, WorkError> {
+        let layout = authority.layout().await?;
         let ids: BTreeSet<BlockId> = blocks.collect();
-        let found = match client.query(&Query::Blocks { ids: ids.into_iter().collect() }).await? {
+        let found = match authority.query(&Query::Blocks { ids: ids.into_iter().collect() }).await? {
             Answer::Blocks(found) => found,
-            _ => return Err(Error::Protocol("the answer is not blocks".into())),
+            _ => return Err(WorkError::Unexpected("blocks")),
         };
-        let volumes = client.volumes().await?;
+        let volumes = authority.volumes().await?;
         Ok(BlockRecords {
+            layout,
             blocks: found.into_iter().map(|entry| (entry.id, entry.record)).collect(),
             volumes: volumes.into_iter().map(|volume| (volume.id, volume)).collect(),
         })

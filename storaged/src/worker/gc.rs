@@ -2,8 +2,8 @@
 //! garbage of a node until the node has deleted it, so the garbage of a node that does not answer is not
 //! forgotten.
 
+use super::authority::{Authority, WorkError};
 use crate::counters::WorkerCounters;
-use rain_client::Client;
 use rain_namespace::command::Command;
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::VolumeRecord;
@@ -24,9 +24,9 @@ const IDLE: Duration = Duration::from_secs(3);
 const PAGE: u32 = 1024;
 
 /// Runs while this node leads.
-pub(super) async fn run(client: Arc<Client>, counters: Arc<WorkerCounters>) {
+pub(super) async fn run(authority: Authority, counters: Arc<WorkerCounters>) {
     loop {
-        let did = match round(&client, &counters).await {
+        let did = match round(&authority, &counters).await {
             Ok(did) => did,
             Err(error) => {
                 counters.failed(&error);
@@ -42,12 +42,12 @@ pub(super) async fn run(client: Arc<Client>, counters: Arc<WorkerCounters>) {
 }
 
 /// Goes over all garbage once; returns the number of deleted shares.
-async fn round(client: &Client, counters: &WorkerCounters) -> Result<u64, rain_client::Error> {
+async fn round(authority: &Authority, counters: &WorkerCounters) -> Result<u64, WorkError> {
     let mut after = None;
     let mut deleted = 0;
     let mut volumes: HashMap<VolumeId, VolumeRecord> = HashMap::new();
     loop {
-        let Answer::Garbage(page) = client.query(&Query::Garbage { after, limit: PAGE }).await? else {
+        let Answer::Garbage(page) = authority.query(&Query::Garbage { after, limit: PAGE }).await? else {
             return Ok(deleted);
         };
         counters.waiting.store(page.len() as u64, Relaxed);
@@ -55,12 +55,14 @@ async fn round(client: &Client, counters: &WorkerCounters) -> Result<u64, rain_c
         after = Some(*last);
         counters.running.store(true, Relaxed);
         tokio::time::sleep(GRACE).await;
-        let nodes_now: BTreeSet<NodeId> = client.nodes().await?.into_iter().map(|node| node.id).collect();
+        let layout = authority.layout().await?;
+        let nodes_now: BTreeSet<NodeId> = authority.nodes().await?.into_iter().map(|node| node.id).collect();
         let mut gone: BTreeMap<BlockId, u64> = BTreeMap::new();
         let mut by_node: BTreeMap<NodeId, Vec<(BlockId, ShareIndex)>> = BTreeMap::new();
         for (block, record) in &page {
             if volumes.get(&record.volume).is_none_or(|volume| volume.nodes_of(record.group).is_none()) {
-                let Answer::Volumes(found) = client.query(&Query::VolumeById { id: record.volume }).await?
+                let Answer::Volumes(found) =
+                    authority.query(&Query::VolumeById { id: record.volume }).await?
                 else {
                     continue;
                 };
@@ -83,7 +85,7 @@ async fn round(client: &Client, counters: &WorkerCounters) -> Result<u64, rain_c
         }
         for (node, shares) in by_node {
             // The garbage of a node that does not answer stays listed.
-            if client.delete_shares(node, &shares).await.is_err() {
+            if authority.delete_shares(node, &shares, layout).await.is_err() {
                 continue;
             }
             deleted += shares.len() as u64;
@@ -93,7 +95,7 @@ async fn round(client: &Client, counters: &WorkerCounters) -> Result<u64, rain_c
             }
         }
         if !gone.is_empty() {
-            client.propose_internal(Command::Reclaimed { shares: gone.into_iter().collect() }).await?;
+            authority.propose(Command::Reclaimed { shares: gone.into_iter().collect() }).await?;
         }
     }
 }

@@ -3,6 +3,10 @@
 //! Each worker is a loop with a pause, a bound on its work at a time, and, where an operator wants them,
 //! counters ([`crate::counters`]). Pure functions of `rain_namespace` plan the work.
 //!
+//! `repair`, `rebalance`, `gc` and `stray_shares` touch shares; they act by the [`authority`] of the term in which
+//! this node leads. The others only read this node's state and propose commands, which take effect under no
+//! other leader.
+//!
 //! | worker | what it does |
 //! |---|---|
 //! | `members` | keeps the right nodes voting |
@@ -14,6 +18,7 @@
 //! | `gc` | deletes the shares of blocks that no file uses |
 //! | `stray_shares` | deletes shares that belong to no block, or lie on the wrong node |
 
+mod authority;
 mod block_list;
 mod block_records;
 mod delegations;
@@ -25,13 +30,19 @@ mod repair;
 mod stray_shares;
 mod unlinked_files;
 
+pub(crate) use self::authority::Authority;
+pub(crate) use self::block_records::PlacementLock;
+#[cfg(test)]
+pub(crate) use self::stray_shares::search_node;
+
 use crate::counters::Counters;
 use crate::metadata::MetadataService;
 use crate::open_files::OpenFileReports;
 use crate::own_client::OwnClient;
 use crate::ring::Ring;
 use crate::sessions::SessionLeases;
-use rain_client::Client;
+use rain_client::WorkTerm;
+use rain_types::LeaderTerm;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -63,62 +74,76 @@ impl Workers {
     pub(crate) async fn run(self) {
         let mut leadership = self.metadata.leadership();
         loop {
-            if leadership.wait_for(|now| now.mine).await.is_err() {
-                return;
-            }
-            tracing::info!(term = leadership.borrow().term, "this node leads the namespace");
+            let term = match leadership.wait_for(|now| now.mine).await {
+                Ok(now) => LeaderTerm { term: now.term, node: self.metadata.member().node },
+                Err(_) => return,
+            };
+            tracing::info!(%term, "this node leads the namespace");
             // Under another leader the sessions have renewed and reported elsewhere.
             self.sessions.forget();
             self.open_files.forget();
-            let work = self.clone().work();
+            let work_term = WorkTerm::new(term);
+            let work = async {
+                self.clone().work(work_term.clone()).await;
+                // A node has refused this term: its end is only not known here yet.
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
                 () = work => {}
-                lost = leadership.wait_for(|now| !now.mine) => {
+                lost = leadership.wait_for(|now| !now.mine || now.term != term.term) => {
+                    work_term.end();
                     if lost.is_err() {
                         return;
                     }
-                    tracing::info!("this node does not lead the namespace any more");
+                    tracing::info!("this node does not lead the namespace in this term any more");
                 }
             }
         }
     }
 
-    async fn work(self) {
+    /// Returns when the term is over.
+    async fn work(self, term: Arc<WorkTerm>) {
         let Workers { metadata, ring, sessions, open_files, counters, own_client } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(members::run(metadata.clone(), ring));
         tasks.spawn(delegations::run(metadata.clone(), sessions.clone()));
         tasks.spawn(unlinked_files::run(metadata.clone(), open_files));
-        let client = loop {
-            match own_client.client().await {
-                Ok(client) => break client,
+        let authority = loop {
+            match Authority::take(metadata.clone(), &own_client, term.clone()).await {
+                Ok(authority) => break authority,
                 Err(error) => tracing::debug!(%error, "connecting the workers' client; trying again"),
             }
             tokio::time::sleep(CONNECT_EVERY).await;
         };
         let (ended, sessions_ended) = mpsc::channel(ENDED_SESSIONS_MAX);
         tasks.spawn(leases::run(metadata, sessions, ended));
-        tasks.spawn(repair::run(client.clone(), counters.repair));
-        tasks.spawn(gc::run(client.clone(), counters.gc));
-        let lock = block_records::PlacementLock::default();
-        tasks.spawn(rebalance::run(client.clone(), counters.rebalance, lock.clone()));
-        tasks.spawn(stray_shares::run(client.clone(), sessions_ended, lock));
-        tasks.spawn(follow_nodes(client));
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                tracing::error!(%error, "a worker broke an invariant and stopped; restart this node");
+        tasks.spawn(repair::run(authority.clone(), counters.repair));
+        tasks.spawn(gc::run(authority.clone(), counters.gc));
+        let lock = PlacementLock::default();
+        tasks.spawn(rebalance::run(authority.clone(), counters.rebalance, lock.clone()));
+        tasks.spawn(stray_shares::run(authority.clone(), sessions_ended, lock));
+        tasks.spawn(follow_nodes(authority.clone()));
+        let watch = async {
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    tracing::error!(%error, "a worker broke an invariant and stopped; restart this node");
+                }
             }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = authority.ended() => {}
         }
     }
 }
 
 /// Keeps the client's list of nodes up to date.
-async fn follow_nodes(client: Arc<Client>) {
+async fn follow_nodes(authority: Authority) {
     loop {
         tokio::time::sleep(NODES_EVERY).await;
-        if let Err(error) = client.refresh_nodes().await {
+        if let Err(error) = authority.refresh_nodes().await {
             tracing::debug!(%error, "asking for the nodes");
         }
     }

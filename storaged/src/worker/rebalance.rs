@@ -6,10 +6,11 @@
 //! A block that moves is complete all the time: it keeps its old shares until the new ones are durable and
 //! the namespace has recorded the move.
 
+use super::authority::{Authority, WorkError};
 use super::block_list::{self, AT_A_TIME, PAGE, Pages, Round};
 use super::block_records::{BlockRecords, PlacementLock};
 use crate::counters::WorkerCounters;
-use rain_client::{BlockLocation, Client, Error};
+use rain_client::BlockLocation;
 use rain_namespace::command::{Command, MovedBlock};
 use rain_namespace::placement;
 use rain_namespace::query::{Answer, BlockEntry, Query};
@@ -35,12 +36,13 @@ const DELETED_AT_ONCE: usize = 4096;
 type Position = (VolumeId, GroupId, BlockId);
 
 /// Runs while this node leads.
-pub(super) async fn run(client: Arc<Client>, counters: Arc<WorkerCounters>, lock: PlacementLock) {
-    block_list::work(Mover { client, counters, lock, seen: None, after: None, old: VecDeque::new() }).await;
+pub(super) async fn run(authority: Authority, counters: Arc<WorkerCounters>, lock: PlacementLock) {
+    block_list::work(Mover { authority, counters, lock, seen: None, after: None, old: VecDeque::new() })
+        .await;
 }
 
 struct Mover {
-    client: Arc<Client>,
+    authority: Authority,
     counters: Arc<WorkerCounters>,
     lock: PlacementLock,
     /// The placement version (`Totals::places`) for which all groups that fit the nodes are open.
@@ -61,7 +63,7 @@ impl Pages for Mover {
         self.after = None;
     }
 
-    async fn page(&mut self) -> Result<Round, Error> {
+    async fn page(&mut self) -> Result<Round, WorkError> {
         let _placing = self.lock.clone().lock_owned().await;
         self.delete_old().await?;
         if self.old.len() >= OLD_SHARES_MAX {
@@ -69,19 +71,19 @@ impl Pages for Mover {
         }
         self.regroup().await?;
         let question = Query::Strays { after: self.after, limit: PAGE };
-        let Answer::Blocks(page) = self.client.query(&question).await? else { return Ok(Round::End) };
+        let Answer::Blocks(page) = self.authority.query(&question).await? else { return Ok(Round::End) };
         if self.after.is_none() {
             self.counters.waiting.store(page.len() as u64, Relaxed);
         }
         let Some(last) = page.last() else { return Ok(Round::End) };
         self.after = Some((last.record.volume, last.record.group, last.id));
-        let volumes = self.client.volumes().await?;
+        let volumes = self.authority.volumes().await?;
         let volumes: BTreeMap<_, _> = volumes.into_iter().map(|volume| (volume.id, volume)).collect();
         let moves: Vec<Move> = page
             .iter()
             .filter_map(|entry| Move::plan(volumes.get(&entry.record.volume)?, entry))
             // Until all of its new nodes answer, the block is as well off in its old group.
-            .filter(|planned| planned.shares().all(|index| self.client.is_up(planned.to.nodes[index])))
+            .filter(|planned| planned.shares().all(|index| self.authority.is_up(planned.to.nodes[index])))
             .collect();
         let mut moved = Vec::new();
         let due = Instant::now() + OLD_SHARES_STAY;
@@ -89,7 +91,7 @@ impl Pages for Mover {
             self.counters.running.store(true, Relaxed);
             let made = some
                 .iter()
-                .map(|planned| self.client.move_block(&planned.from, &planned.to, planned.missing));
+                .map(|planned| self.authority.move_block(&planned.from, &planned.to, planned.missing));
             for (planned, made) in some.iter().zip(futures::future::join_all(made).await) {
                 // Old and new ones: the records say at their deletion which of them the block does not need.
                 for index in planned.shares() {
@@ -115,7 +117,7 @@ impl Pages for Mover {
             return Ok(Round::NothingHere);
         }
         let blocks = moved.iter().map(|planned| planned.block()).collect();
-        self.client.propose_internal(Command::MoveBlocks { blocks }).await?;
+        self.authority.propose(Command::MoveBlocks { blocks }).await?;
         self.counters.done.fetch_add(moved.len() as u64, Relaxed);
         Ok(Round::Done)
     }
@@ -123,35 +125,35 @@ impl Pages for Mover {
 
 impl Mover {
     /// Opens groups that fit the current nodes, if nodes or groups have changed since the last time.
-    async fn regroup(&mut self) -> Result<(), Error> {
-        let Answer::Totals(totals) = self.client.query(&Query::Totals).await? else { return Ok(()) };
+    async fn regroup(&mut self) -> Result<(), WorkError> {
+        let Answer::Totals(totals) = self.authority.query(&Query::Totals).await? else { return Ok(()) };
         if self.seen == Some(totals.places) {
             return Ok(());
         }
-        let nodes = self.client.nodes().await?;
-        for volume in self.client.volumes().await? {
+        let nodes = self.authority.nodes().await?;
+        for volume in self.authority.volumes().await? {
             // With too few nodes there is no plan; `rain status` says so, and what to do.
             if placement::plan_following(&volume, &nodes).is_some_and(|following| !following.is_empty()) {
                 tracing::info!(volume = volume.name, "the nodes have changed: blocks of the volume move");
-                self.client.propose_internal(Command::Regroup { volume: volume.id }).await?;
+                self.authority.propose(Command::Regroup { volume: volume.id }).await?;
                 self.after = None;
             }
         }
-        self.client.refresh_nodes().await?;
+        self.authority.refresh_nodes().await?;
         self.seen = Some(totals.places);
         Ok(())
     }
 
     /// Deletes the old shares that are due. The worker `stray_shares` finds those of a node that does not
     /// answer.
-    async fn delete_old(&mut self) -> Result<(), Error> {
+    async fn delete_old(&mut self) -> Result<(), WorkError> {
         let now = Instant::now();
         let due = self.old.iter().take_while(|(due, ..)| *due <= now).take(DELETED_AT_ONCE).count();
         if due == 0 {
             return Ok(());
         }
         let known =
-            BlockRecords::read(&self.client, self.old.iter().take(due).map(|(_, _, block, _)| *block))
+            BlockRecords::read(&self.authority, self.old.iter().take(due).map(|(_, _, block, _)| *block))
                 .await?;
         let mut by_node: BTreeMap<NodeId, Vec<(BlockId, ShareIndex)>> = BTreeMap::new();
         for (_, node, block, index) in self.old.drain(..due) {
@@ -161,8 +163,8 @@ impl Mover {
             }
         }
         for (node, shares) in by_node {
-            if self.client.is_up(node)
-                && let Err(error) = self.client.delete_shares(node, &shares).await
+            if self.authority.is_up(node)
+                && let Err(error) = self.authority.delete_shares(node, &shares, known.layout).await
             {
                 tracing::debug!(%node, %error, "deleting shares of blocks that have moved");
             }

@@ -1,9 +1,10 @@
 //! Makes missing shares again, those of blocks without margin first. `rain_namespace::repair` plans; the
 //! block layer of the client reads, decodes and stores.
 
+use super::authority::{Authority, WorkError};
 use super::block_list::{self, AT_A_TIME, PAGE, Pages, Round};
 use crate::counters::WorkerCounters;
-use rain_client::{BlockLocation, Client, Error};
+use rain_client::BlockLocation;
 use rain_namespace::command::{Command, SharesOf};
 use rain_namespace::query::{Answer, BlockEntry, Query};
 use rain_namespace::record::VolumeRecord;
@@ -14,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Runs while this node leads.
-pub(super) async fn run(client: Arc<Client>, counters: Arc<WorkerCounters>) {
-    block_list::work(Repairer { client, counters, after: None }).await;
+pub(super) async fn run(authority: Authority, counters: Arc<WorkerCounters>) {
+    block_list::work(Repairer { authority, counters, after: None }).await;
 }
 
 struct Repairer {
-    client: Arc<Client>,
+    authority: Authority,
     counters: Arc<WorkerCounters>,
     after: Option<(u8, BlockId)>,
 }
@@ -35,10 +36,10 @@ impl Pages for Repairer {
         self.after = None;
     }
 
-    async fn page(&mut self) -> Result<Round, Error> {
-        let Repairer { client, counters, after } = self;
+    async fn page(&mut self) -> Result<Round, WorkError> {
+        let Repairer { authority, counters, after } = self;
         let question = Query::Missing { after: *after, limit: PAGE };
-        let Answer::Blocks(page) = client.query(&question).await? else { return Ok(Round::End) };
+        let Answer::Blocks(page) = authority.query(&question).await? else { return Ok(Round::End) };
         if after.is_none() {
             counters.waiting.store(page.len() as u64, Relaxed);
         }
@@ -47,7 +48,7 @@ impl Pages for Repairer {
         for entry in &page {
             let id = entry.record.volume;
             if !volumes.contains_key(&id)
-                && let Answer::Volumes(found) = client.query(&Query::VolumeById { id }).await?
+                && let Answer::Volumes(found) = authority.query(&Query::VolumeById { id }).await?
             {
                 volumes.extend(found.into_iter().map(|volume| (volume.id, volume)));
             }
@@ -64,14 +65,15 @@ impl Pages for Repairer {
                 ))
             })
             .filter(|(place, entry)| {
-                let plan = repair::plan(entry, place.code, &place.nodes, |node| client.is_up(node));
+                let plan = repair::plan(entry, place.code, &place.nodes, |node| authority.is_up(node));
                 matches!(plan, Plan::Make { .. })
             })
             .map(|(place, entry)| (entry, place))
             .collect();
         for some in work.chunks(AT_A_TIME) {
             counters.running.store(true, Relaxed);
-            let repairs = some.iter().map(|(entry, place)| client.repair_block(place, entry.record.missing));
+            let repairs =
+                some.iter().map(|(entry, place)| authority.repair_block(place, entry.record.missing));
             for ((entry, _), repaired) in some.iter().zip(futures::future::join_all(repairs).await) {
                 match repaired {
                     Ok(repaired) if repaired.present != 0 => {
@@ -92,7 +94,7 @@ impl Pages for Repairer {
         if present.is_empty() {
             return Ok(Round::NothingHere);
         }
-        client.propose_internal(Command::MarkPresent { shares: present }).await?;
+        authority.propose(Command::MarkPresent { shares: present }).await?;
         // From the beginning: blocks that have lost their margin meanwhile come first.
         *after = None;
         Ok(Round::Done)

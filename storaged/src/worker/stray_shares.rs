@@ -4,12 +4,11 @@
 //! A share of a block that the namespace does not know is stray only when the block's session has ended: then
 //! the block can never be committed any more.
 
+use super::authority::{Authority, WorkError};
 use super::block_records::{BlockRecords, PlacementLock};
-use rain_client::Client;
 use rain_namespace::query::{Answer, Query};
 use rain_types::{BlockId, NodeId, SessionId, ShareIndex};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -23,7 +22,7 @@ const EVERYTHING_EVERY: Duration = Duration::from_secs(600);
 const PAGE: u32 = 2048;
 
 /// Runs while this node leads: after the end of each session, and through everything from time to time.
-pub(super) async fn run(client: Arc<Client>, mut ended: mpsc::Receiver<SessionId>, lock: PlacementLock) {
+pub(super) async fn run(authority: Authority, mut ended: mpsc::Receiver<SessionId>, lock: PlacementLock) {
     let mut everything = tokio::time::interval(EVERYTHING_EVERY);
     loop {
         let session = tokio::select! {
@@ -34,9 +33,9 @@ pub(super) async fn run(client: Arc<Client>, mut ended: mpsc::Receiver<SessionId
             },
         };
         tokio::time::sleep(AFTER_SESSION).await;
-        let Ok(nodes) = client.nodes().await else { continue };
+        let Ok(nodes) = authority.nodes().await else { continue };
         for node in nodes {
-            match search_node(&client, node.id, session, &lock).await {
+            match search_node(&authority, node.id, session, &lock).await {
                 Ok(0) => {}
                 Ok(deleted) => {
                     tracing::info!(node = %node.id, deleted, "deleted stray shares")
@@ -50,32 +49,32 @@ pub(super) async fn run(client: Arc<Client>, mut ended: mpsc::Receiver<SessionId
 }
 
 /// Deletes the stray shares on a node, of one session or of all; returns how many.
-async fn search_node(
-    client: &Client,
+pub(crate) async fn search_node(
+    authority: &Authority,
     node: NodeId,
     session: Option<SessionId>,
     lock: &PlacementLock,
-) -> Result<usize, rain_client::Error> {
+) -> Result<usize, WorkError> {
     let mut after = None;
     let mut deleted = 0;
     loop {
-        let (page, more) = client.list_shares(node, session, after, PAGE).await?;
+        let (page, more) = authority.list_shares(node, session, after, PAGE).await?;
         after = page.last().copied();
         if page.is_empty() {
             return Ok(deleted);
         }
         let _placing = lock.lock().await;
         // Asked for after the list: a session that has ended by now commits none of the listed shares.
-        let Answer::Sessions(open) = client.query(&Query::Sessions).await? else { return Ok(deleted) };
+        let Answer::Sessions(open) = authority.query(&Query::Sessions).await? else { return Ok(deleted) };
         let open: BTreeSet<SessionId> = open.into_iter().map(|session| session.id).collect();
-        let records = BlockRecords::read(client, page.iter().map(|(block, _)| *block)).await?;
+        let records = BlockRecords::read(authority, page.iter().map(|(block, _)| *block)).await?;
         let is_stray = |(block, index): &(BlockId, ShareIndex)| {
             let is_placed = records.is_placed(node, *block, *index);
             !is_placed.unwrap_or_else(|| open.contains(&block.session))
         };
         let stray: Vec<_> = page.into_iter().filter(is_stray).collect();
         if !stray.is_empty() {
-            client.delete_shares(node, &stray).await?;
+            authority.delete_shares(node, &stray, records.layout).await?;
             deleted += stray.len();
         }
         if !more {

@@ -3,10 +3,12 @@
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
 use rain_proto::v1;
+use rain_proto::v1::node_client::NodeClient;
 use rain_proto::v1::shares_client::SharesClient;
 use rain_tests::data;
 use rain_tests::needs::Need;
 use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
+use rain_types::NodeId;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -289,7 +291,13 @@ fn lies() -> anyhow::Result<()> {
     let cluster = TestCluster::start(ClusterOptions::new(RAIN))?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let mut shares = SharesClient::connect(format!("http://{}", cluster.address(2))).await?;
+        let url = format!("http://{}", cluster.address(2));
+        let described =
+            NodeClient::connect(url.clone()).await?.describe(v1::DescribeRequest {}).await?.into_inner();
+        let own =
+            (described.cluster.parse().map_err(|_| anyhow::anyhow!("no cluster"))?, NodeId(described.node));
+        let to = || Some(rain_proto::convert::addressee(own.0, own.1));
+        let mut shares = SharesClient::connect(url).await?;
         let key = |index| Some(v1::ShareKey { block: Some(v1::BlockId { session: 9, seq: 9 }), index });
         let code = Some(v1::Code { codec: 2, k: 4, m: 2 });
         let good: Vec<u8> = (0..4096u32).map(|at| (at / 64 * 3 + at) as u8).collect();
@@ -300,6 +308,8 @@ fn lies() -> anyhow::Result<()> {
             block_len,
             chunk_crcs: crcs.clone(),
             payload: payload.to_vec().into(),
+            to: to(),
+            mandate: None,
         };
         let wrong_crcs = rain_proto::convert::checksum_table(&[5]);
         let lies = [
@@ -319,13 +329,13 @@ fn lies() -> anyhow::Result<()> {
         shares.put(put(0, 16_384, &crcs, &good)).await?;
         for (offset, length) in [(0, 5000), (4097, 1), (u32::MAX, 1), (1, u32::MAX)] {
             let status = shares
-                .get(v1::GetShareRequest { key: key(0), offset, length, only: None })
+                .get(v1::GetShareRequest { key: key(0), offset, length, only: None, to: to() })
                 .await
                 .expect_err("past the end");
             ensure!(status.code() == tonic::Code::InvalidArgument, "{offset}+{length}: {status}");
         }
         let answer = shares
-            .get(v1::GetShareRequest { key: key(0), offset: 100, length: 50, only: None })
+            .get(v1::GetShareRequest { key: key(0), offset: 100, length: 50, only: None, to: to() })
             .await?
             .into_inner();
         ensure!(answer.first_byte == 0 && answer.payload == good);
@@ -335,7 +345,16 @@ fn lies() -> anyhow::Result<()> {
             offset: 256,
             length: 512,
             only: Some(v1::Rows { row_bytes, stripe_rows, rows: rows.to_vec() }),
+            to: to(),
         };
+        // A node does nothing that is meant for another, and no client deletes.
+        let other = Some(rain_proto::convert::addressee(own.0, NodeId(own.1.0 + 1)));
+        let status = shares.put(v1::PutShareRequest { to: other, ..put(0, 16_384, &crcs, &good) }).await;
+        let status = status.expect_err("meant for another node");
+        ensure!(status.code() == tonic::Code::FailedPrecondition, "{status}");
+        let delete = v1::DeleteSharesRequest { keys: key(0).into_iter().collect(), to: to(), mandate: None };
+        let status = shares.delete(delete).await.expect_err("no leader's worker");
+        ensure!(status.code() == tonic::Code::InvalidArgument, "{status}");
         let answer = shares.get(rows(64, 4, &[1, 3])).await?.into_inner();
         let expected = [320..384, 448..512, 576..640, 704..768].map(|range| &good[range]).concat();
         ensure!(answer.first_byte == 0 && answer.payload == expected);
