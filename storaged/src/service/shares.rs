@@ -315,11 +315,11 @@ mod tests {
     }
 
     fn put_request(to: Option<v1::Addressee>, mandate: Option<v1::Mandate>) -> v1::PutShareRequest {
-        let payload = vec![9; 1000];
+        let payload = vec![9; 1024];
         v1::PutShareRequest {
             key: Some(key()),
             code: Some(v1::Code { codec: 8, k: 1, m: 2 }),
-            block_len: 1000,
+            block_len: 1024,
             chunk_crcs: convert::checksum_table(&rain_client::block::chunk_checksums(&payload)),
             payload: payload.into(),
             to,

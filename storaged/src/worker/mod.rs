@@ -111,7 +111,7 @@ impl Workers {
         let authority = loop {
             match Authority::take(metadata.clone(), &own_client, term.clone()).await {
                 Ok(authority) => break authority,
-                Err(error) => tracing::debug!(%error, "connecting the workers' client; trying again"),
+                Err(error) => tracing::debug!(%error, "reaching the cluster for the workers; trying again"),
             }
             tokio::time::sleep(CONNECT_EVERY).await;
         };
