@@ -130,7 +130,7 @@ impl Obeyed {
             if strictly && given.places < newest.places {
                 return Err(Disobeyed::PlacesOld { given: given.places, newest: newest.places });
             }
-            if given.term == newest.term && given.places <= newest.places {
+            if given.term <= newest.term && given.places <= newest.places {
                 return Ok(Obeying(state));
             }
             drop(state);
