@@ -29,13 +29,19 @@ const CLUSTER: ClusterId = ClusterId(0xc1);
 
 /// The members of a cluster, and the one that is cut off from the others.
 #[derive(Debug, Clone, Default)]
-struct Wires(Arc<Mutex<(BTreeMap<NodeId, Arc<MetadataService>>, Option<NodeId>)>>);
+struct Wires(Arc<Mutex<WiresState>>);
+
+#[derive(Debug, Default)]
+struct WiresState {
+    members: BTreeMap<NodeId, Arc<MetadataService>>,
+    cut: Option<NodeId>,
+}
 
 impl Wires {
     fn reach(&self, from: NodeId, to: NodeId) -> Option<Arc<MetadataService>> {
         let wires = self.0.lock();
-        let is_cut = wires.1.is_some_and(|cut| (cut == from) != (cut == to));
-        wires.0.get(&to).filter(|_| !is_cut).cloned()
+        let is_cut = wires.cut.is_some_and(|cut| (cut == from) != (cut == to));
+        wires.members.get(&to).filter(|_| !is_cut).cloned()
     }
 }
 
@@ -90,7 +96,7 @@ async fn member(wires: &Wires, dir: &Path, node: NodeId, address: &str) -> Arc<M
     let port = Arc::new(Port(node, wires.clone(), None));
     let opened = MetadataService::open(dir, member, MetadataOptions::default(), port).await;
     let metadata = Arc::new(opened.expect("opened"));
-    wires.0.lock().0.insert(node, metadata.clone());
+    wires.0.lock().members.insert(node, metadata.clone());
     let (wires, standing) = (wires.clone(), metadata.clone());
     tokio::spawn(async move {
         let mut election = Election::default();
@@ -190,7 +196,7 @@ async fn a_leader_without_a_majority_deletes_nothing() {
     assert!(!has(&parts, stray));
 
     // Node 1 is cut off and still believes that it leads. The others elect one of them, which opens a session.
-    wires.0.lock().1 = Some(NodeId(1));
+    wires.0.lock().cut = Some(NodeId(1));
     until("nobody else leads", || away.iter().any(|other| other.is_confirmed())).await;
     let next = away.iter().find(|other| other.is_confirmed()).expect("elected");
     assert!(others.contains(&next.member().node));
@@ -216,7 +222,7 @@ async fn a_leader_without_a_majority_deletes_nothing() {
     assert!(late.is_err() && order.term.is_over() && has(&parts, live));
 
     // Node 1 hears of the other leader: the authority is over, and stays so.
-    wires.0.lock().1 = None;
+    wires.0.lock().cut = None;
     until("node 1 goes on leading", || leader.leads_in() != Some(term.leader())).await;
     let error = search_node(&authority, NodeId(1), None, &lock).await.expect_err("over");
     assert!(error.to_string().contains("is over"), "{error}");
