@@ -3,7 +3,7 @@
 use super::flush::{FRAGMENTS_EARLY_BYTES, Pace, WHOLE_EARLY_BYTES};
 use super::read::Source;
 use super::state::{Closed, FILE_BYTES_MAX, FileState};
-use super::table::FileTable;
+use super::table::{FileTable, Question};
 use crate::error::Error;
 use bytes::Bytes;
 use rain_namespace::command::AttrChange;
@@ -28,12 +28,21 @@ pub struct OpenFile {
     read_end: AtomicU64,
 }
 
-impl OpenFile {
-    /// The table has counted the open.
-    pub(super) fn new(files: Arc<FileTable>, file: Arc<FileState>) -> Arc<OpenFile> {
-        Arc::new(OpenFile { files, file, read_end: AtomicU64::new(0) })
+impl FileTable {
+    /// Opens a file with the attributes that the namespace gave. None: a change of this client has overtaken
+    /// them. `made`: the file was just created, so nobody has read it.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        attr: Attr,
+        made: bool,
+        question: &Question<'_>,
+    ) -> Option<Arc<OpenFile>> {
+        let file = self.open_state(attr, made, question)?;
+        Some(Arc::new(OpenFile { files: self.clone(), file, read_end: AtomicU64::new(0) }))
     }
+}
 
+impl OpenFile {
     /// The file's inode number.
     pub fn ino(&self) -> Ino {
         self.file.ino()

@@ -11,7 +11,6 @@
 //!    pages of an unchanged file stay valid.
 
 use super::budget::DirtyBudget;
-use super::open::OpenFile;
 use super::questions::Questions;
 use super::state::{Closed, FileState, OwnVersions};
 use crate::block::Blocks;
@@ -133,14 +132,15 @@ impl FileTable {
         self.table().states.get(&ino).cloned()
     }
 
-    /// Opens a file with the attributes that the namespace gave, unless a change of this client has overtaken
-    /// them. `made`: the file was just created, so nobody has read it.
-    pub(crate) fn open(
-        self: &Arc<Self>,
+    /// Counts an open of a file with the attributes that the namespace gave, and returns the file's state. None:
+    /// a change of this client has overtaken the attributes. `made`: the file was just created, so nobody has
+    /// read it.
+    pub(super) fn open_state(
+        &self,
         attr: Attr,
         made: bool,
         question: &Question<'_>,
-    ) -> Option<Arc<OpenFile>> {
+    ) -> Option<Arc<FileState>> {
         let ino = attr.ino;
         let mut table = self.table();
         let state = match table.states.get(&ino) {
@@ -157,10 +157,9 @@ impl FileTable {
                 state
             }
         };
-        debug_assert!(std::ptr::eq(question.files, &raw const **self), "the question is to these files");
+        debug_assert!(std::ptr::eq(question.files, self), "the question is to these files");
         state.count_open();
-        drop(table);
-        Some(OpenFile::new(self.clone(), state))
+        Some(state)
     }
 
     /// Ends an open. The locks of the last one are marked for release in the same step, so that a file which is
