@@ -60,8 +60,12 @@ impl FileTable {
     ) -> Result<Attr, Error> {
         // Only a change of contents comes too late when the locks are lost.
         let fenced = file.filter(|_| change.size.is_some() || change.mtime.is_some());
+        self.change_fenced(Command::SetAttr { ino, change: change.clone() }, fenced).await
+    }
+
+    /// Applies a command, under the session fence of a file's locks if it is given. Returns the new attributes.
+    async fn change_fenced(&self, command: Command, fenced: Option<&Arc<FileState>>) -> Result<Attr, Error> {
         let fence = fenced.map(|file| file.lock_fence(self)).transpose()?.flatten();
-        let command = Command::SetAttr { ino, change: change.clone() };
         let options = ChangeOptions { fence, ..ChangeOptions::default() };
         match self.writeback.change_as(command, options).await? {
             Outcome::Attr(attr) => Ok(attr),
@@ -74,10 +78,7 @@ impl FileTable {
         file.flush(self).await?;
         let _turn = file.turn.lock().await;
         let command = Command::Punch { ino: file.ino(), offset, len };
-        let options = ChangeOptions { fence: file.lock_fence(self)?, ..ChangeOptions::default() };
-        let Outcome::Attr(attr) = self.writeback.change_as(command, options).await? else {
-            return Err(Error::unexpected("an inode"));
-        };
+        let attr = self.change_fenced(command, Some(file)).await?;
         self.take_in(attr.ino, attr.version);
         file.punched(attr.clone());
         Ok(attr)

@@ -1,13 +1,23 @@
 //! A lock is released when its owner says so, and no later lock with it.
 
 use super::namespace::{Asked, TestNamespace};
-use crate::volume::NewInode;
+use crate::file::OpenFile;
+use crate::volume::{NewInode, Volume};
 use rain_namespace::command::Command;
 use rain_namespace::lock::{Lock, LockKind};
-use rain_namespace::record::FileKind;
+use rain_namespace::record::{Attr, FileKind};
+use std::sync::Arc;
 
 fn lock(owner: u64) -> Lock {
     Lock { kind: LockKind::Flock, owner, exclusive: true, first: 0, last: u64::MAX, pid: 1 }
+}
+
+/// A new file that owner 1 has locked.
+async fn locked_file(volume: &Arc<Volume>) -> (Attr, Arc<OpenFile>) {
+    let new = NewInode::new(FileKind::File, 0o644, 0, 0);
+    let (attr, file) = volume.create(volume.root(), b"locked", new).await.expect("created");
+    assert!(file.try_lock(&lock(1)).await.expect("asked"));
+    (attr, file)
 }
 
 fn is_unlock(asked: Asked<'_>) -> bool {
@@ -18,9 +28,7 @@ fn is_unlock(asked: Asked<'_>) -> bool {
 async fn a_lock_that_is_taken_while_an_earlier_one_is_released_stays_known() {
     let namespace = TestNamespace::start().await;
     let (_client, volume) = namespace.client().await;
-    let new = NewInode::new(FileKind::File, 0o644, 0, 0);
-    let (attr, file) = volume.create(volume.root(), b"locked", new).await.expect("created");
-    assert!(file.try_lock(&lock(1)).await.expect("asked"));
+    let (attr, file) = locked_file(&volume).await;
     let mut unlock = namespace.hold(is_unlock);
     let unlocking = {
         let file = file.clone();
@@ -44,9 +52,7 @@ async fn a_lock_that_is_taken_while_an_earlier_one_is_released_stays_known() {
 async fn the_locks_of_the_last_close_go_and_those_of_a_new_open_stay() {
     let namespace = TestNamespace::start().await;
     let (_client, volume) = namespace.client().await;
-    let new = NewInode::new(FileKind::File, 0o644, 0, 0);
-    let (attr, file) = volume.create(volume.root(), b"locked", new).await.expect("created");
-    assert!(file.try_lock(&lock(1)).await.expect("asked"));
+    let (attr, file) = locked_file(&volume).await;
     let mut unlock = namespace.hold(is_unlock);
     drop(file);
     unlock.reached().await;
