@@ -45,7 +45,7 @@ mod writeback;
 pub use block::{BlockLocation, Repaired, ShareState, WorkOrder, WorkTerm};
 pub use client::Client;
 pub use error::Error;
-pub use file::OpenFile;
+pub use file::{Dropped, KernelCache, OpenFile};
 pub use options::{BLOCK_BYTES_MAX, INLINE_BYTES_MAX, Options, ReadPolicy};
 pub use rpc::endpoint::grpc_endpoint;
 pub use rpc::node::NodeHealth;

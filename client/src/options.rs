@@ -61,6 +61,10 @@ pub struct Options {
     /// names and small files in them are acknowledged early. Other clients see them at once; they are durable
     /// at the next flush. False: every call returns once its change is durable.
     pub write_back: bool,
+    /// Keep leases: what this client has cached of names, attributes and data is right until another client's
+    /// change is about to be acknowledged, and written data is kept back only while no other client looks.
+    /// False: nothing tells this client of others' changes.
+    pub caches: bool,
     /// First back-off before a recalled delegation is requested again. Each back-off is twice as long as the
     /// one before, up to 150 times this. 0.2 s.
     pub delegation_backoff: Duration,
@@ -81,6 +85,7 @@ impl Default for Options {
             read_policy: ReadPolicy::default(),
             observe: false,
             write_back: false,
+            caches: false,
             delegation_backoff: Duration::from_millis(200),
             allow_stale: true,
         }

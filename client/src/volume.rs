@@ -8,7 +8,7 @@
 
 use crate::block::{BlockLocation, Blocks};
 use crate::error::Error;
-use crate::file::{FileTable, OpenFile, Question};
+use crate::file::{FileTable, KernelCache, OpenFile, Question};
 use crate::placement::Placement;
 use crate::rpc::direct;
 use crate::session::Session;
@@ -17,9 +17,10 @@ use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMod
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
+use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// The properties of an inode that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,18 @@ impl Volume {
     /// The location of an extent's block. Fails on a group that this client does not know.
     pub fn locate(&self, extent: &Extent) -> Result<BlockLocation, Error> {
         self.placement.locate(extent)
+    }
+
+    /// Sets what has cached this volume's names, attributes and pages: it is told what to drop.
+    pub fn set_kernel_cache(&self, kernel: Weak<dyn KernelCache>) {
+        self.files.set_kernel_cache(kernel);
+    }
+
+    /// For how long from now the attributes of an inode, and the names in a directory, may be used as they were
+    /// told last, without asking again. None: nothing tells this client of others' changes
+    /// ([`crate::Options::caches`]).
+    pub fn read_for(&self, ino: Ino) -> Option<Duration> {
+        self.writeback.read_for(ino)
     }
 
     /// The volume's files in this client.
@@ -341,21 +354,27 @@ impl Volume {
     /// Opens a file. Everything that other clients committed before is seen from here on (close-to-open). A
     /// file whose name was looked up just before can be opened even if the name has gone meanwhile.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
+        self.open_to(ino, false).await
+    }
+
+    /// As [`Volume::open`]. `write`: the file is going to be written, so a write lease is taken if it is free.
+    pub async fn open_to(self: &Arc<Self>, ino: Ino, write: bool) -> Result<Arc<OpenFile>, Error> {
         let _opening = self.session.openings().begin();
         let begun = Instant::now();
         loop {
             let question = self.files.question();
             let open_here = self.files.get(ino).is_some_and(|file| file.is_open());
             let query = if open_here { Query::GetAttr { ino } } else { Query::Open { ino } };
-            let Answer::Attr(attr) = self.writeback.ask(&query).await? else {
-                return Err(Error::unexpected("an inode"));
-            };
+            let kind = if write { LeaseKind::LeaseWriteIfFree } else { LeaseKind::LeaseReadOpen };
+            let (answer, grant) = self.writeback.ask_for(&query, kind).await?;
+            let Answer::Attr(attr) = answer else { return Err(Error::unexpected("an inode")) };
             match attr.kind {
                 FileKind::File => {}
                 FileKind::Directory => return Err(NsError::IsDirectory.into()),
                 _ => return Err(NsError::Invalid("only files have data".into()).into()),
             }
             if let Some(file) = self.files.open(attr, false, &question) {
+                file.take_lease(&grant);
                 return Ok(file);
             }
             self.check_deadline(begun)?;

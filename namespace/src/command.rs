@@ -94,6 +94,8 @@ pub enum Command {
     OpenSession {
         /// Description for people.
         label: String,
+        /// The client keeps leases ([`crate::lease`]): a new leader waits for it.
+        caches: bool,
     },
     /// Ends a session, at the client's request or because it was not renewed in time. Its locks, delegations
     /// and request results are dropped. Its later commands are refused with `SessionEnded`. Outcome: `Done`,

@@ -3,6 +3,7 @@
 //! - [`command::Command`] is a change, and [`apply()`] executes it. [`query::Query`] is a question, and
 //!   [`query::answer`] answers it.
 //! - [`delegation::DelegationSet`] decides commands on directories that are delegated to one session.
+//! - [`lease::LeaseTable`] has the leases of sessions on inodes, of one leader.
 //! - [`kv::KvTxn`] is the only interface to the outside.
 //!
 //! Invariants:
@@ -22,6 +23,7 @@ pub mod error;
 pub mod extent;
 pub mod key;
 pub mod kv;
+pub mod lease;
 pub mod lock;
 pub mod placement;
 pub mod query;

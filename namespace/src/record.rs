@@ -246,4 +246,6 @@ pub struct SessionRecord {
     pub opened: Time,
     /// The client has the results of all requests below this number, and the service has dropped them.
     pub done_below: u64,
+    /// The client keeps leases ([`crate::lease`]).
+    pub caches: bool,
 }

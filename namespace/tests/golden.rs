@@ -117,7 +117,7 @@ fn node() -> NodeRecord {
 }
 
 fn session() -> SessionRecord {
-    SessionRecord { id: SessionId(300), label: "mount".into(), opened: TIME, done_below: 5 }
+    SessionRecord { id: SessionId(300), label: "mount".into(), opened: TIME, done_below: 5, caches: true }
 }
 
 fn records(lines: &mut Lines) {
@@ -179,7 +179,7 @@ fn commands() -> Vec<Command> {
             },
         },
         Command::CreateVolume { name: "home".into(), code: CODE, groups: 128, uid: 1, gid: 2, mode: 0o755 },
-        Command::OpenSession { label: "mount".into() },
+        Command::OpenSession { label: "mount".into(), caches: true },
         Command::EndSession { session: SessionId(300) },
         Command::Make {
             parent: INO,

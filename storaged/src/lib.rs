@@ -24,6 +24,7 @@ pub mod config;
 mod counters;
 pub mod disk;
 mod identity;
+mod inode_leases;
 mod joined;
 pub mod metadata;
 pub mod node;

@@ -288,7 +288,7 @@ impl Dev {
         let label = format!("rain dev, pid {}", std::process::id());
         let (client, volume) = runtime.block_on(async {
             let client =
-                Client::connect(&addresses, Options { label, write_back: true, ..Options::default() })
+                Client::connect(&addresses, Options { label, write_back: true, caches: true, ..Options::default() })
                     .await?;
             let root = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
             match client.create_volume("main", spec, root.0, root.1, 0o755).await {

@@ -111,8 +111,8 @@ impl Mount {
     pub(crate) fn run(self, runtime: &Runtime) -> anyhow::Result<()> {
         let mut options = MountOptions { read_only: self.read_only, ..MountOptions::default() };
         options.source = format!("{}:/{}", self.source.addresses.join(","), self.source.volume);
-        let (mut log, mut timeout, mut policy, mut retry, mut write_back) =
-            (None, None, None, RETRY_DEFAULT, true);
+        let (mut log, mut timeout, mut policy, mut retry) = (None, None, None, RETRY_DEFAULT);
+        let (mut write_back, mut caches) = (true, true);
         for text in &self.options {
             for unknown in options.parse(text)? {
                 match unknown.split_once('=') {
@@ -132,6 +132,8 @@ impl Mount {
                     None if unknown == "fail-fast" => retry = Duration::ZERO,
                     None if ["sync", "dirsync"].contains(&unknown.as_str()) => write_back = false,
                     None if unknown == "async" => write_back = true,
+                    None if unknown == "relaxed" => caches = false,
+                    None if unknown == "strict" => caches = true,
                     Some(("read_policy", word)) => {
                         let word: ReadPolicy =
                             word.parse().map_err(anyhow::Error::msg).context("read_policy")?;
@@ -147,7 +149,7 @@ impl Mount {
         }
         start_log();
         let label = format!("mount at {}, pid {}", self.mountpoint.display(), std::process::id());
-        let mut client = Options { label, write_back, ..Options::default() };
+        let mut client = Options { label, write_back, caches, ..Options::default() };
         client.dead_after = timeout.unwrap_or(client.dead_after);
         client.read_policy = policy.unwrap_or(client.read_policy);
         let (client, volume) = runtime.block_on(self.connect(client, retry))?;

@@ -2,6 +2,7 @@
 //! shows the blocks in the file.
 
 use super::buffer::Segment;
+use super::leases::Admitted;
 use super::pack::{Packed, pack};
 use super::state::FileState;
 use super::table::FileTable;
@@ -240,12 +241,22 @@ impl FileState {
         }
     }
 
-    /// Takes bytes into the buffer, at an offset or at the end. Returns the offset; none: there is no room.
-    pub(super) fn buffer(&self, files: &FileTable, offset: Option<u64>, data: &[u8]) -> Option<u64> {
+    /// Takes bytes into the buffer, at an offset or at the end. Returns the offset; none: there is no room, or
+    /// the write is not `admitted` and written data may not be kept back.
+    pub(super) fn buffer(
+        &self,
+        files: &FileTable,
+        offset: Option<u64>,
+        data: &[u8],
+        admitted: Option<&Admitted<'_>>,
+    ) -> Option<u64> {
         if !files.budget.has_room(data.len() as u64) {
             return None;
         }
         let mut inner = self.inner();
+        if admitted.is_none() && !files.may_write(&inner) {
+            return None;
+        }
         let offset = offset.unwrap_or(inner.size);
         let before = inner.dirty.bytes();
         inner.dirty.write(offset, data);

@@ -84,13 +84,14 @@ impl OpenFile {
         Ok(read)
     }
 
-    /// Takes a write into the buffer without waiting. False: there is no room, or the file has locks; use
+    /// Takes a write into the buffer without waiting. False: there is no room, the file has locks, or another
+    /// client may have to be asked first; use
     /// [`OpenFile::write`].
     pub fn write_now(&self, offset: u64, data: &[u8]) -> bool {
         if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX || self.file.has_locks() {
             return false;
         }
-        let taken = self.file.buffer(&self.files, Some(offset), data).is_some();
+        let taken = self.file.buffer(&self.files, Some(offset), data, None).is_some();
         self.begin_early_flush();
         taken
     }
@@ -126,10 +127,13 @@ impl OpenFile {
         self.file.lock_fence(&self.files)?;
         let begun = Instant::now();
         loop {
-            if let Some(offset) = self.file.buffer(&self.files, offset, data) {
+            let admitted = self.file.admit_write(&self.files).await?;
+            if let Some(offset) = self.file.buffer(&self.files, offset, data, Some(&admitted)) {
+                drop(admitted);
                 self.begin_early_flush();
                 return Ok(offset);
             }
+            drop(admitted);
             // There is no room: store this file's data, or wait until other files are stored.
             if self.file.is_dirty() {
                 self.file.flush(&self.files).await?;
@@ -196,6 +200,7 @@ impl OpenFile {
 
     async fn seek(&self, offset: u64, hole: bool) -> Result<u64, Error> {
         self.flush().await?;
+        self.refresh().await?;
         let size = self.size();
         let mut at = offset;
         while at < size {

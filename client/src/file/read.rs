@@ -2,7 +2,7 @@
 
 use super::buffer::Segment;
 use super::ranges::RangeSet;
-use super::state::FileState;
+use super::state::{FileState, Inner};
 use super::table::FileTable;
 use crate::error::Error;
 use crate::placement::MAY_HAVE_MOVED_AFTER;
@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Extent;
+use rain_proto::v1::LeaseKind;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -66,17 +67,30 @@ impl FileState {
 
     /// Asks the namespace for the layout of a range, unless it is known.
     pub(super) async fn learn_layout(&self, files: &FileTable, range: Range<u64>) -> Result<(), Error> {
+        self.layout_of(files, range).await.map(|_| ())
+    }
+
+    /// The sources of a range in order, and the inline data that some of them may mean: as they are known, or as
+    /// the namespace says.
+    async fn layout_of(
+        &self,
+        files: &FileTable,
+        range: Range<u64>,
+    ) -> Result<(Vec<(Range<u64>, Source)>, Bytes), Error> {
         loop {
             let (ino, from) = {
                 let inner = self.inner();
                 match inner.known.first_gap(range.clone()) {
                     Some(gap) => (inner.attr.ino, gap),
-                    None if inner.inline.is_some() => return Ok(()),
-                    None => (inner.attr.ino, range.start),
+                    None => match &inner.inline {
+                        Some(inline) => return Ok((sources_in(&inner, range), inline.clone())),
+                        None => (inner.attr.ino, range.start),
+                    },
                 }
             };
             let query = Query::Layout { ino, from, limit: LAYOUT_PAGE };
-            let Answer::Layout { attr, inline, extents, more } = files.writeback.ask(&query).await? else {
+            let (answer, grant) = files.writeback.ask_for(&query, LeaseKind::LeaseReadOpen).await?;
+            let Answer::Layout { attr, inline, extents, more } = answer else {
                 return Err(Error::unexpected("a layout"));
             };
             let known_to = match extents.last() {
@@ -104,6 +118,8 @@ impl FileState {
                 inner.extents.insert(extent);
             }
             inner.known.insert(from..known_to);
+            drop(inner);
+            self.take_lease(files, &grant);
         }
     }
 
@@ -120,32 +136,7 @@ impl FileState {
 
     /// The sources of a range, in order. The layout of the range has to be known.
     pub(super) fn sources(&self, range: Range<u64>) -> Vec<(Range<u64>, Source)> {
-        let inner = self.inner();
-        let inline = inner.inline.as_ref().map_or(0, |inline| inline.len() as u64);
-        let mut sources = Vec::new();
-        let below = |sources: &mut Vec<(Range<u64>, Source)>, hole: Range<u64>| {
-            if hole.start < inline.min(hole.end) {
-                let part = hole.start..inline.min(hole.end);
-                sources.push((part.clone(), Source::Inline(part)));
-            }
-            if hole.start.max(inline) < hole.end {
-                sources.push((hole.start.max(inline)..hole.end, Source::Zeros));
-            }
-        };
-        let mut at = range.start;
-        for extent in inner.extents.overlapping(range.clone()) {
-            let (from, to) = (extent.offset.max(range.start), extent.end().min(range.end));
-            if at < from {
-                below(&mut sources, at..from);
-            }
-            let in_block = u64::from(extent.block_offset) + (from - extent.offset);
-            sources.push((from..to, Source::Stored(extent, in_block..in_block + (to - from))));
-            at = to;
-        }
-        if at < range.end {
-            below(&mut sources, at..range.end);
-        }
-        sources
+        sources_in(&self.inner(), range)
     }
 
     /// Reads a range as it is committed. `long`: read whole blocks.
@@ -155,13 +146,11 @@ impl FileState {
         range: Range<u64>,
         long: bool,
     ) -> Result<Vec<(Range<u64>, Bytes)>, Error> {
-        self.learn_layout(files, range.clone()).await?;
+        let (mut sources, mut inline) = self.layout_of(files, range.clone()).await?;
         if self.may_have_moved(files, range.clone()) {
             self.inner().forget_layout();
-            self.learn_layout(files, range.clone()).await?;
+            (sources, inline) = self.layout_of(files, range).await?;
         }
-        let inline = self.inner().inline.clone().unwrap_or_default();
-        let sources = self.sources(range);
         let reads = sources.into_iter().map(|(range, source)| {
             let inline = &inline;
             async move {
@@ -195,6 +184,7 @@ impl FileState {
         len: u32,
         long: bool,
     ) -> Result<Bytes, Error> {
+        self.ensure_current(files).await?;
         let end = offset.saturating_add(len.into()).min(self.inner().size);
         if offset >= end {
             return Ok(Bytes::new());
@@ -254,4 +244,33 @@ impl FileState {
             });
         }
     }
+}
+
+/// The sources of a range of a file whose layout of the range is known.
+fn sources_in(inner: &Inner, range: Range<u64>) -> Vec<(Range<u64>, Source)> {
+    let inline = inner.inline.as_ref().map_or(0, |inline| inline.len() as u64);
+    let mut sources = Vec::new();
+    let below = |sources: &mut Vec<(Range<u64>, Source)>, hole: Range<u64>| {
+        if hole.start < inline.min(hole.end) {
+            let part = hole.start..inline.min(hole.end);
+            sources.push((part.clone(), Source::Inline(part)));
+        }
+        if hole.start.max(inline) < hole.end {
+            sources.push((hole.start.max(inline)..hole.end, Source::Zeros));
+        }
+    };
+    let mut at = range.start;
+    for extent in inner.extents.overlapping(range.clone()) {
+        let (from, to) = (extent.offset.max(range.start), extent.end().min(range.end));
+        if at < from {
+            below(&mut sources, at..from);
+        }
+        let in_block = u64::from(extent.block_offset) + (from - extent.offset);
+        sources.push((from..to, Source::Stored(extent, in_block..in_block + (to - from))));
+        at = to;
+    }
+    if at < range.end {
+        below(&mut sources, at..range.end);
+    }
+    sources
 }

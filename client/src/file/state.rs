@@ -1,6 +1,7 @@
 //! The state of one file in this client.
 
 use super::buffer::{Dirty, Segment};
+use super::leases::FileLease;
 use super::owners::LockOwners;
 use super::ranges::RangeSet;
 use crate::error::Error;
@@ -41,6 +42,8 @@ pub(crate) struct FileState {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Held while locks of owners that have closed the file are released.
     pub(super) releasing: tokio::sync::Mutex<()>,
+    /// Signalled when a write that was admitted is in the buffer.
+    pub(super) written: tokio::sync::Notify,
 }
 
 #[derive(Debug)]
@@ -74,11 +77,13 @@ pub(super) struct Inner {
     /// The error of the last background flush, for the next caller of a flush.
     pub(super) failed: Option<Error>,
     pub(super) locks: LockOwners,
+    pub(super) lease: FileLease,
 }
 
 impl FileState {
-    /// The state of a file that this client just opened. `own_since`: see [`Inner::own_since`].
-    pub(crate) fn new(attr: Attr, own_since: u64) -> FileState {
+    /// The state of a file that this client just opened. `own_since`: see [`Inner::own_since`]. `private`: no other
+    /// client can know of the file.
+    pub(crate) fn new(attr: Attr, own_since: u64, private: bool) -> FileState {
         let (mut known, mut inline) = (RangeSet::default(), None);
         if attr.version == 0 {
             // Version 0 means that the file never had data.
@@ -103,8 +108,10 @@ impl FileState {
                 opens: 0,
                 failed: None,
                 locks: LockOwners::default(),
+                lease: FileLease::new(private),
             }),
             releasing: tokio::sync::Mutex::new(()),
+            written: tokio::sync::Notify::new(),
             turn: tokio::sync::Mutex::new(()),
         }
     }

@@ -11,6 +11,7 @@
 //!    pages of an unchanged file stay valid.
 
 use super::budget::DirtyBudget;
+use super::leases::KernelCache;
 use super::questions::Questions;
 use super::state::{Closed, FileState, OwnVersions};
 use crate::block::Blocks;
@@ -25,7 +26,7 @@ use rain_namespace::command::AttrChange;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::{CodeSpec, Ino};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// Written data waits in memory for this long before it is stored unasked.
@@ -47,6 +48,8 @@ pub(crate) struct FileTable {
     pub(super) writeback: Arc<Writeback>,
     pub(super) code: CodeSpec,
     pub(super) budget: DirtyBudget,
+    /// What has cached this volume's names, attributes and pages.
+    pub(super) kernel: OnceLock<Weak<dyn KernelCache>>,
     table: Mutex<Table>,
 }
 
@@ -104,11 +107,14 @@ impl FileTable {
             code: placement.groups().record().code,
             writeback: writeback::start(session.clone(), placement.clone(), files.clone()),
             budget: DirtyBudget::new(session.options().dirty_bytes_max),
+            kernel: OnceLock::new(),
             table: Mutex::default(),
             session,
             blocks,
             placement,
         });
+        let holder: Weak<FileTable> = Arc::downgrade(&files);
+        files.session.leases().add_holder(holder);
         files.session.spawn_owned(store_idle_forever(Arc::downgrade(&files)));
         files
     }
@@ -142,6 +148,7 @@ impl FileTable {
         question: &Question<'_>,
     ) -> Option<Arc<FileState>> {
         let ino = attr.ino;
+        let private = self.writeback.is_unpublished(ino);
         let mut table = self.table();
         let state = match table.states.get(&ino) {
             Some(state) => {
@@ -152,7 +159,7 @@ impl FileTable {
             None => {
                 let known = table.closed.get(&ino).filter(|known| known.last == attr.version);
                 let own_since = if made { 0 } else { known.map_or(attr.version, |known| known.since) };
-                let state = Arc::new(FileState::new(attr, own_since));
+                let state = Arc::new(FileState::new(attr, own_since, private));
                 table.states.insert(ino, state.clone());
                 state
             }
@@ -185,6 +192,11 @@ impl FileTable {
         for state in of.into_iter().chain(now) {
             state.attributes_changed(attr.clone(), change);
         }
+    }
+
+    /// The states of all files that have one.
+    pub(super) fn states(&self) -> Vec<Arc<FileState>> {
+        self.table().states.values().cloned().collect()
     }
 
     /// The files that are open in this client, or closed and not stored yet.
@@ -230,6 +242,9 @@ impl FileTable {
             return;
         }
         table.states.remove(&ino);
+        if let Some(grant) = state.end_lease() {
+            self.session.leases().unused(ino, grant);
+        }
         if let Some(versions) = state.own_versions() {
             if table.closed.len() >= CLOSED_MAX {
                 table.closed.pop_first();
@@ -268,6 +283,14 @@ impl UnstoredFiles for FileTable {
         Box::pin(async move {
             futures::stream::iter(stores).buffer_unordered(STORED_AT_ONCE).for_each(|()| async {}).await;
         })
+    }
+
+    fn publish<'a>(&'a self, inos: &'a [Ino], directories: &'a [Ino]) -> BoxFuture<'a, ()> {
+        Box::pin(self.end_privacy(inos, directories))
+    }
+
+    fn publish_all(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.end_all_privacy())
     }
 
     fn unlinked(&self, ino: Ino) {

@@ -2,6 +2,7 @@
 //!
 //! - [`numbers`] gives requests, blocks and lock tickets their numbers; [`propose`] sends commands, [`query`]
 //!   sends queries.
+//! - [`leases`] is what this client may rely on, [`contact`] keeps it.
 //! - [`renewal`] keeps the session alive and replaces one that has ended; [`openings`] counts opens under way
 //!   for it.
 //!
@@ -16,6 +17,8 @@
 //! This rung knows nothing of blocks' contents, volumes or files. [`Session::renew`] asks its caller which
 //! files are open.
 
+mod contact;
+pub(crate) mod leases;
 mod numbers;
 pub(crate) mod openings;
 mod propose;

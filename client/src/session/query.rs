@@ -1,6 +1,7 @@
 //! Queries: answered by the leader; without a majority, where the options allow it, by any node from its own
 //! state.
 
+use super::leases::Grant;
 use super::state::{Session, namespace_client};
 use crate::error::Error;
 use crate::rpc::endpoint::grpc_endpoint;
@@ -9,9 +10,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rain_namespace::command::Command;
 use rain_namespace::error::NsError;
+use rain_namespace::lease::{asked_about, told_about};
 use rain_namespace::query::{Answer, Answered, Query};
+use rain_namespace::record::Attr;
 use rain_namespace::wire;
 use rain_proto::v1;
+use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -36,16 +40,17 @@ impl Session {
     /// that answer is the answer; [`Session::without_leader`] tells its age. It has everything that this
     /// client has seen, unless no node has that any more.
     pub(crate) async fn query(&self, query: &Query) -> Result<Answer, Error> {
+        self.query_for(query, LeaseKind::LeaseRead).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Session::query`]. A client that keeps leases also gets one of this kind, if no other client is in
+    /// the way.
+    pub(crate) async fn query_for(&self, query: &Query, kind: LeaseKind) -> Result<(Answer, Grant), Error> {
         let begun = Instant::now();
         loop {
-            // Names may be delegated, so the leader has to know which session asks for them.
-            let framed = match query {
-                Query::Lookup { .. } | Query::ReadDirectory { .. } => {
-                    wire::encode(&Query::As { session: self.id(), query: Box::new(query.clone()) })
-                }
-                _ => wire::encode(query),
-            };
-            let response = match self.query_leader(framed.into(), Duration::ZERO).await {
+            let asked = Instant::now();
+            let asks = self.ask_leader(query, kind, Duration::ZERO);
+            let response = match asks.await {
                 Err(error @ Error::NoMajority { .. }) if self.options.allow_stale => {
                     let newest = self.query_any(wire::encode(query).into()).await.ok_or(error)?;
                     if !self.seen.accepts(newest.position, Instant::now()) {
@@ -60,15 +65,53 @@ impl Session {
             let answered: Answered = wire::decode(&response.answered)?;
             match answered {
                 Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
-                answered => return answered.map_err(Error::Refused),
+                answered => {
+                    let answer = answered.map_err(Error::Refused);
+                    let mut told: Vec<Ino> = answer.iter().flat_map(told_about).collect();
+                    told.extend(asked_about(query));
+                    let granted = self.leases.granted(asked, response.granted.as_ref(), &told);
+                    return answer.map(|answer| (answer, granted));
+                }
             }
         }
+    }
+
+    /// Gets a write lease on a file; waits until other clients have given up theirs. Returns the file's
+    /// attributes under the lease.
+    pub(crate) async fn write_lease(&self, ino: Ino) -> Result<(Attr, Grant), Error> {
+        let asked = Instant::now();
+        let response =
+            self.ask_leader(&Query::GetAttr { ino }, LeaseKind::LeaseWrite, Duration::ZERO).await?;
+        let answered: Answered = wire::decode(&response.answered)?;
+        let Answer::Attr(attr) = answered.map_err(Error::Refused)? else {
+            return Err(Error::unexpected("an inode"));
+        };
+        Ok((attr, self.leases.granted(asked, response.granted.as_ref(), &[ino])))
+    }
+
+    /// Asks the leader, in the frame that a query needs.
+    async fn ask_leader(
+        &self,
+        query: &Query,
+        kind: LeaseKind,
+        wait: Duration,
+    ) -> Result<v1::QueryResponse, Error> {
+        // The leader has to know which session asks: names may be delegated, and leases belong to a session.
+        let is_framed = matches!(query, Query::Lookup { .. } | Query::ReadDirectory { .. })
+            || self.caches() && asked_about(query).is_some();
+        let framed = if is_framed {
+            wire::encode(&Query::As { session: self.id(), query: Box::new(query.clone()) })
+        } else {
+            wire::encode(query)
+        };
+        let kind = if self.caches() { kind } else { LeaseKind::LeaseNone };
+        self.query_leader(framed.into(), kind, wait).await
     }
 
     /// Asks the leader only. For a query that waits for an event, the leader may delay its answer until the
     /// event, at most by `wait`.
     pub(crate) async fn query_waiting(&self, query: &Query, wait: Duration) -> Result<Answer, Error> {
-        let response = self.query_leader(wire::encode(query).into(), wait).await?;
+        let response = self.query_leader(wire::encode(query).into(), LeaseKind::LeaseNone, wait).await?;
         let answered: Answered = wire::decode(&response.answered)?;
         answered.map_err(Error::Refused)
     }
@@ -91,12 +134,17 @@ impl Session {
         }
     }
 
-    async fn query_leader(&self, query: bytes::Bytes, wait: Duration) -> Result<v1::QueryResponse, Error> {
+    async fn query_leader(
+        &self,
+        query: bytes::Bytes,
+        kind: LeaseKind,
+        wait: Duration,
+    ) -> Result<v1::QueryResponse, Error> {
         count(&self.counters.queries);
         let response = self
             .call_leader("asking the namespace", |channel| {
                 let wait_ms = wait.as_millis() as u32;
-                let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms };
+                let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms, lease: kind.into() };
                 let mut client = namespace_client(channel);
                 async move { client.query(request).await }
             })
@@ -118,7 +166,7 @@ impl Session {
                 .collect();
         }
         let asked = channels.into_iter().map(|channel| {
-            let request = v1::QueryRequest { query: query.clone(), allow_stale: true, wait_ms: 0 };
+            let request = v1::QueryRequest { query: query.clone(), allow_stale: true, wait_ms: 0, lease: 0 };
             let mut client = namespace_client(channel);
             async move { tokio::time::timeout(STALE_TIMEOUT, client.query(request)).await.ok()?.ok() }
         });

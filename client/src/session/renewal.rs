@@ -79,7 +79,7 @@ impl Session {
         if self.id() != ended {
             return Ok(());
         }
-        let command = Command::OpenSession { label: self.options.label.clone() };
+        let command = Command::OpenSession { label: self.options.label.clone(), caches: self.options.caches };
         let asked = Instant::now();
         let Outcome::Session(id) = self.propose_internal(command).await? else {
             return Err(Error::unexpected("a session"));

@@ -1,5 +1,6 @@
 //! The state of a session, and what it shares with the rungs above.
 
+use super::leases::Leases;
 use super::numbers::Numbers;
 use super::openings::Openings;
 use super::seen::SeenPosition;
@@ -39,6 +40,7 @@ pub struct Session {
     pub(super) nodes: Arc<Nodes>,
     pub(super) numbers: Mutex<Numbers>,
     pub(super) openings: Openings,
+    pub(super) leases: Leases,
     /// The last moment at which the session was certainly alive: the start of the last successful renewal.
     pub(super) renewed: Mutex<Instant>,
     /// Held while an ended session is replaced.
@@ -74,6 +76,7 @@ impl Session {
             nodes: Nodes::new(cluster),
             numbers: Mutex::new(Numbers::new(NO_SESSION)),
             openings: Openings::default(),
+            leases: Leases::default(),
             renewed: Mutex::new(Instant::now()),
             reopening: tokio::sync::Mutex::default(),
             ttl_ms: AtomicU64::new(described.session_ttl_ms.max(TTL_MS_MIN)),
@@ -88,6 +91,9 @@ impl Session {
         session.spawn_owned(leader.clone().look());
         if !session.options.observe {
             session.reopen(NO_SESSION).await?;
+        }
+        if session.caches() {
+            session.begin_leases().await?;
         }
         session.refresh_nodes().await?;
         let view = ViewWatch::new(session.nodes.clone(), leader);
@@ -124,6 +130,16 @@ impl Session {
     /// The register of nodes.
     pub(crate) fn nodes(&self) -> &Arc<Nodes> {
         &self.nodes
+    }
+
+    /// What this client may rely on of what it has cached.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Whether this client keeps leases.
+    pub(crate) fn caches(&self) -> bool {
+        self.options.caches && !self.options.observe
     }
 
     /// Opens and creates under way.

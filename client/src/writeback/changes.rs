@@ -6,6 +6,7 @@ use super::queue::{Hurry, Queue};
 use crate::error::Error;
 use crate::placement::Placement;
 use crate::session::Session;
+use crate::session::leases::Grant;
 use crate::stats::count;
 use futures::future::BoxFuture;
 use rain_namespace::command::{Command, Outcome};
@@ -13,6 +14,7 @@ use rain_namespace::delegation::{DelegationSet, Listed, LocalAnswer};
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::VolumeRecord;
+use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -34,6 +36,13 @@ pub(crate) trait UnstoredFiles: Debug + Send + Sync {
     /// Stores those of these files that programs have closed. A file that cannot be stored is logged and
     /// stays in memory.
     fn store_closed<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, ()>;
+
+    /// Other clients are about to know of these inodes, and of the names in these directories. Files are stored,
+    /// and caches dropped.
+    fn publish<'a>(&'a self, inos: &'a [Ino], directories: &'a [Ino]) -> BoxFuture<'a, ()>;
+
+    /// As `publish`, for everything: the delegations are lost.
+    fn publish_all(&self) -> BoxFuture<'_, ()>;
 
     /// The last name of a file is gone.
     fn unlinked(&self, ino: Ino);
@@ -183,8 +192,13 @@ impl Writeback {
 
     /// Answers a query from a state that contains every change that this client has acknowledged.
     pub(crate) async fn ask(&self, query: &Query) -> Result<Answer, Error> {
+        self.ask_for(query, LeaseKind::LeaseRead).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Writeback::ask`], with a lease of this kind where the leader gives the answer.
+    pub(crate) async fn ask_for(&self, query: &Query, kind: LeaseKind) -> Result<(Answer, Grant), Error> {
         if !self.is_enabled() {
-            return self.session.query(query).await;
+            return self.session.query_for(query, kind).await;
         }
         let begun = Instant::now();
         let mut query = query.clone();
@@ -201,7 +215,8 @@ impl Writeback {
                     LocalAnswer::Complete(answered)
                         if state.is_fresh() || self.session.without_leader().is_some() =>
                     {
-                        return answered.map_err(Error::Refused);
+                        let answer = answered.map_err(Error::Refused)?;
+                        return Ok((answer, Grant::default()));
                     }
                     LocalAnswer::Complete(_) => None,
                     LocalAnswer::Partial(rest) => {
@@ -223,10 +238,23 @@ impl Writeback {
                             Err(error) => return Err(error),
                         }
                     }
-                    return self.session.query(&query).await;
+                    return self.session.query_for(&query, kind).await;
                 }
             }
         }
+    }
+
+    /// For how long from now what is known of an inode may be used without asking. Without leases: as long as
+    /// the caller likes.
+    pub(crate) fn read_for(&self, ino: Ino) -> Option<Duration> {
+        if !self.session.caches() {
+            return None;
+        }
+        let own = {
+            let state = self.queue.state();
+            state.delegations.is_fully_known(ino).then(|| state.usable_for())
+        };
+        Some(own.unwrap_or_else(|| self.session.leases().read_for(ino)))
     }
 
     /// The entries of a directory in byte order, after a name, and whether there are more. The names of a

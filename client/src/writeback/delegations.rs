@@ -205,8 +205,10 @@ impl Writeback {
             }
             state.pushed
         };
-        // Files that were closed while the first were stored. From here on a close stores its file itself.
-        self.store_closed(&files, &below).await;
+        // What was written while the first were stored. From here on a close stores its file itself.
+        if let Some(files) = &files {
+            files.publish(&below, &returning.dirs).await;
+        }
         let begun = Instant::now();
         while let Err(error) = self.wait_until_answered(due, begun).await {
             if begun.elapsed() > self.session.options().slow_after {
@@ -280,14 +282,17 @@ impl Writeback {
             let returning = Returning { queue: writeback.queue.clone(), dirs };
             let pushed = writeback.queue.state().pushed;
             let _ = writeback.wait_until_answered(pushed, Instant::now()).await;
+            if let Some(files) = &files {
+                files.publish_all().await;
+            }
             writeback.send_return(returning);
-            drop(files);
         });
     }
 
     /// Takes in the leader's list of this session's delegations, each with whether it is recalled, as of the
     /// moment `asked`.
     fn take_in_contact(self: &Arc<Self>, asked: Instant, listed: Vec<(Ino, bool)>) {
+        let mut any_lost = false;
         let recalled: Vec<Ino> = {
             let mut state = self.queue.state();
             state.last_contact = state.last_contact.max(asked);
@@ -300,6 +305,7 @@ impl Writeback {
                 if !is_listed && is_older && !state.returning.contains(dir) {
                     tracing::warn!(%dir, "the delegation of a directory was revoked");
                     state.delegations.return_directory(*dir);
+                    any_lost = true;
                 }
             }
             let is_wanted = |(dir, recalled): &&(Ino, bool)| {
@@ -313,6 +319,9 @@ impl Writeback {
             recalled
         };
         self.queue.notify_changed();
+        if any_lost && let Some(files) = self.files.upgrade() {
+            self.session.runtime().spawn(async move { files.publish_all().await });
+        }
         if !recalled.is_empty() {
             // In a task of its own, so that contact with the leader goes on meanwhile.
             let (writeback, files) = (self.clone(), self.files.upgrade());

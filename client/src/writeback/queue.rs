@@ -195,6 +195,11 @@ impl State {
         self.last_contact.elapsed() < LAST_CONTACT_MAX
     }
 
+    /// For how long from now the delegations may be used without another contact.
+    pub(super) fn usable_for(&self) -> Duration {
+        LAST_CONTACT_MAX.saturating_sub(self.last_contact.elapsed())
+    }
+
     /// Whether the queue takes no more commands.
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= COMMANDS_MAX || self.queue_bytes >= BYTES_MAX

@@ -30,7 +30,7 @@ const LOOKUPS_REMEMBERED_MAX: usize = 16;
 #[derive(Debug, Default)]
 struct KernelInode {
     lookups: u64,
-    /// When this mount last changed the inode, by the mount's clock; 0: not since the kernel knows it.
+    /// When this mount last changed the inode or dropped what it had of it, by the mount's clock; 0: not since the kernel knows it.
     changed: u64,
     /// Of a directory: the attributes last given.
     directory: Option<Box<Attr>>,
@@ -63,16 +63,13 @@ impl KernelInode {
 pub(super) struct KernelInodes {
     shards: [Mutex<HashMap<Ino, KernelInode>>; SHARDS],
     clock: AtomicU64,
-    capability_ttl: Duration,
     root: Ino,
 }
 
 impl KernelInodes {
-    /// A table with the root only. `capability_ttl` is how long an answer about `security.capability` is
-    /// used.
-    pub(super) fn new(root: Ino, capability_ttl: Duration) -> KernelInodes {
-        let inodes =
-            KernelInodes { shards: Default::default(), clock: AtomicU64::new(1), capability_ttl, root };
+    /// A table with the root only.
+    pub(super) fn new(root: Ino) -> KernelInodes {
+        let inodes = KernelInodes { shards: Default::default(), clock: AtomicU64::new(1), root };
         // The kernel has the root without ever looking it up, and never forgets it.
         inodes.shard(root).insert(root, KernelInode { lookups: 1, ..KernelInode::default() });
         inodes
@@ -157,6 +154,20 @@ impl KernelInodes {
         }
     }
 
+    /// Everything may have changed. Returns all inodes.
+    pub(super) fn changed_all(&self) -> Vec<Ino> {
+        let clock = self.clock.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            for (ino, inode) in shard.lock().iter_mut() {
+                inode.changed = clock;
+                inode.no_capability_until = None;
+                all.push(*ino);
+            }
+        }
+        all
+    }
+
     /// Whether this mount has changed the inode after `then`.
     pub(super) fn changed_since(&self, ino: Ino, then: u64) -> bool {
         self.shard(ino).get(&ino).is_some_and(|inode| inode.changed > then)
@@ -200,12 +211,13 @@ impl KernelInodes {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The namespace, asked at clock `then`, said that there is no `security.capability`.
-    pub(super) fn learn_no_capability(&self, ino: Ino, then: u64) {
+    /// The namespace, asked at clock `then`, said that there is no `security.capability`. The answer may be used
+    /// for a while.
+    pub(super) fn learn_no_capability(&self, ino: Ino, then: u64, usable_for: Duration) {
         if let Some(inode) = self.shard(ino).get_mut(&ino)
             && inode.changed <= then
         {
-            inode.no_capability_until = Some(Instant::now() + self.capability_ttl);
+            inode.no_capability_until = Some(Instant::now() + usable_for);
         }
     }
 
@@ -252,7 +264,7 @@ pub(crate) mod tests {
     }
 
     fn table() -> KernelInodes {
-        KernelInodes::new(Ino(40), Duration::from_secs(60))
+        KernelInodes::new(Ino(40))
     }
 
     #[test]
@@ -286,21 +298,21 @@ pub(crate) mod tests {
         let inodes = table();
         inodes.name_given(&attr(7));
         assert!(!inodes.lacks_capability(Ino(7)));
-        inodes.learn_no_capability(Ino(7), inodes.clock());
+        inodes.learn_no_capability(Ino(7), inodes.clock(), Duration::from_secs(60));
         assert!(inodes.lacks_capability(Ino(7)));
         inodes.doubt_capability(Ino(7));
         assert!(!inodes.lacks_capability(Ino(7)));
         let asked = inodes.clock();
         inodes.changed(Ino(7));
-        inodes.learn_no_capability(Ino(7), asked);
+        inodes.learn_no_capability(Ino(7), asked, Duration::from_secs(60));
         assert!(!inodes.lacks_capability(Ino(7)), "the answer is older than a change");
     }
 
     #[test]
     fn a_missing_capability_is_asked_for_again_in_time() {
-        let inodes = KernelInodes::new(Ino(40), Duration::ZERO);
+        let inodes = table();
         inodes.name_given(&attr(7));
-        inodes.learn_no_capability(Ino(7), inodes.clock());
+        inodes.learn_no_capability(Ino(7), inodes.clock(), Duration::ZERO);
         assert!(!inodes.lacks_capability(Ino(7)));
     }
 

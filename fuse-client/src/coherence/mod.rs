@@ -28,31 +28,34 @@
 //!    which the kernel looks the name up again. Exceptions: the file is open through this mount already, or
 //!    the thread has looked the name up just before ([`NAME_FRESH`]).
 //!
+//! 8. A name and attributes are given for no longer than the client's lease on them lasts. Another mount's change
+//!    is acknowledged only after [`Coherence::drop_cached`] has returned here. The kernel itself ignores
+//!    attributes of a reply to a request that was sent before the attributes were dropped.
+//!
 //! What does not hold yet:
 //! 1. A notification that the kernel refuses counts as done.
 //! 2. The version of the attributes is recorded when a reply is built, not when the kernel takes it. Two
 //!    replies under way may be taken in the other order, and then the record names the wrong version.
-//! 3. Between an open or a lock and the next one, nothing tells this mount of another client's change.
-//! 4. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
+//! 3. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
 //!    the kernel believed the end to be.
-//!
-//! What it deliberately leaves out: names are not invalidated (`inval_entry`), they expire. Changes that
-//! other mounts make to names and attributes show after at most one lifetime, as `docs/consistency.md`
-//! promises.
 
 mod inodes;
+mod names;
 mod notify;
 
 #[cfg(test)]
 pub(crate) use self::inodes::tests::attr as test_attr;
 
 use self::inodes::KernelInodes;
+use self::names::GivenNames;
 use self::notify::Notifications;
 use crate::numbers::Numbers;
 use fuser::{FopenFlags, Notifier};
-use rain_client::OpenFile;
+use rain_client::{Dropped, OpenFile};
+use rain_namespace::lease::Names;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -87,6 +90,7 @@ pub(crate) struct Stamp {
 #[derive(Debug)]
 pub(crate) struct Coherence {
     inodes: KernelInodes,
+    names: GivenNames,
     lifetimes: Lifetimes,
     notifications: Notifications,
 }
@@ -94,15 +98,16 @@ pub(crate) struct Coherence {
 impl Coherence {
     pub(crate) fn new(root: Ino, lifetimes: Lifetimes, runtime: Handle) -> Coherence {
         Coherence {
-            inodes: KernelInodes::new(root, lifetimes.attr),
+            inodes: KernelInodes::new(root),
+            names: GivenNames::new(lifetimes.entry),
             lifetimes,
             notifications: Notifications::new(Numbers::new(root), runtime),
         }
     }
 
     /// Sets the connection by which the kernel can be notified.
-    pub(crate) fn connect(&self, notifier: Notifier) {
-        self.notifications.connect(notifier);
+    pub(crate) fn connect(&self, notifier: Notifier, device: OwnedFd) {
+        self.notifications.connect(notifier, device);
     }
 
     /// The number of inodes that the kernel knows.
@@ -111,45 +116,79 @@ impl Coherence {
     }
 }
 
+/// For how long the client lets what it knows of an inode, or of a directory's names, be used
+/// ([`rain_client::Volume::read_for`]). None: as long as the mount's lifetimes say.
+pub(crate) type ReadFor = Option<Duration>;
+
 /// Replies that name inodes or give attributes. Each gives the lifetime to reply with.
 impl Coherence {
+    fn lifetimes(&self, name: ReadFor, attr: ReadFor) -> Lifetimes {
+        Lifetimes {
+            attr: attr.map_or(self.lifetimes.attr, |attr| attr.min(self.lifetimes.attr)),
+            entry: name.map_or(self.lifetimes.entry, |name| name.min(self.lifetimes.entry)),
+        }
+    }
+
     /// A reply is about to give attributes of an inode that the kernel knows.
-    pub(crate) fn attributes_given(&self, attr: &Attr) -> Duration {
+    pub(crate) fn attributes_given(&self, attr: &Attr, read_for: ReadFor) -> Duration {
         self.inodes.attributes_given(attr);
-        self.lifetimes.attr
+        self.lifetimes(None, read_for).attr
     }
 
     /// A reply is about to name an inode.
-    pub(crate) fn name_given(&self, attr: &Attr) -> Lifetimes {
+    pub(crate) fn name_given(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        attr: &Attr,
+        (name_for, attr_for): (ReadFor, ReadFor),
+    ) -> Lifetimes {
         self.inodes.name_given(attr);
-        self.lifetimes
+        let lifetimes = self.lifetimes(name_for, attr_for);
+        if !lifetimes.entry.is_zero() {
+            self.names.given(parent, name);
+        }
+        lifetimes
     }
 
     /// A reply is about to name an inode to a thread that looked the name up, and is likely to open the inode
     /// next.
-    pub(crate) fn name_looked_up(&self, attr: &Attr, thread: u32) -> Lifetimes {
-        self.inodes.name_given(attr);
+    pub(crate) fn name_looked_up(
+        &self,
+        name: (Ino, &[u8]),
+        attr: &Attr,
+        read_for: (ReadFor, ReadFor),
+        thread: u32,
+    ) -> Lifetimes {
+        let lifetimes = self.name_given(name, attr, read_for);
         self.inodes.name_looked_up(attr.ino, thread);
-        self.lifetimes
+        lifetimes
     }
 
     /// A reply is about to name a file that this mount has just made.
-    pub(crate) fn file_created(&self, attr: &Attr) -> Duration {
+    pub(crate) fn file_created(&self, name: (Ino, &[u8]), attr: &Attr, read_for: (ReadFor, ReadFor)) -> Duration {
         let then = self.inodes.clock();
-        self.inodes.name_given(attr);
+        let lifetimes = self.name_given(name, attr, read_for);
         // It is open already, and may be read from here on.
         self.inodes.pages_are_from(attr.ino, 0);
-        self.inodes.learn_no_capability(attr.ino, then);
-        self.lifetimes.shorter()
+        self.inodes.learn_no_capability(attr.ino, then, lifetimes.attr);
+        lifetimes.shorter()
     }
 
-    /// The lifetime of names and attributes in a listing.
-    pub(crate) fn listing_lifetime(&self) -> Duration {
-        self.lifetimes.shorter()
+    /// A listing that is about to be sent names an inode. Returns the lifetime of the name and the attributes.
+    pub(crate) fn listed(
+        &self,
+        name: (Ino, &[u8]),
+        read_for: (ReadFor, ReadFor),
+    ) -> Duration {
+        let lifetime = self.lifetimes(read_for.0, read_for.1).shorter();
+        if !lifetime.is_zero() {
+            self.names.given(name.0, name.1);
+        }
+        lifetime
     }
 
-    /// A listing that is about to be sent names an inode.
-    pub(crate) fn listed(&self, attr: &Attr) {
+    /// The entry of a listing is in the reply.
+    pub(crate) fn listed_entry(&self, attr: &Attr) {
         self.inodes.name_given(attr);
     }
 
@@ -209,8 +248,8 @@ impl Coherence {
     }
 
     /// The namespace, asked at `stamp`, said that the inode has no `security.capability`.
-    pub(crate) fn learn_no_capability(&self, ino: Ino, stamp: Stamp) {
-        self.inodes.learn_no_capability(ino, stamp.change);
+    pub(crate) fn learn_no_capability(&self, ino: Ino, stamp: Stamp, read_for: ReadFor) {
+        self.inodes.learn_no_capability(ino, stamp.change, self.lifetimes(None, read_for).attr);
     }
 
     /// This mount has set an extended attribute of the inode.
@@ -286,5 +325,71 @@ impl Coherence {
     /// there. The pages are dropped in the background, as the write's own reply must not wait for it.
     pub(crate) fn append_misplaced(&self, ino: Ino) {
         drop(self.notifications.drop_pages(ino));
+    }
+}
+
+/// The longest wait for operations under way in a directory, before all names are doubted instead. They may wait
+/// for another mount that waits for this one.
+const NAMES_LOCKED_MAX: Duration = Duration::from_millis(20);
+
+/// The longest wait for pages that a request under way has locked. A page that is locked for a write has no
+/// older contents, and one that is locked for a read gets the newer ones.
+const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
+
+/// What other mounts change, and what is not certain any more.
+impl Coherence {
+    /// Has the kernel drop what it has of these inodes. It has dropped them when this returns.
+    pub(crate) async fn drop_cached(&self, dropped: &[Dropped]) {
+        let mut names = Vec::new();
+        let mut pages = Vec::new();
+        for Dropped { ino, names: gone } in dropped {
+            // Answers of before must not be used from here on.
+            self.inodes.changed(*ino);
+            self.inodes.doubt_capability(*ino);
+            match gone {
+                Names::None => {}
+                Names::All => names.extend(self.names.in_directory(*ino).into_iter().map(|name| (*ino, name))),
+                Names::These(these) => {
+                    let known = these.iter().filter(|name| self.names.may_have(*ino, name));
+                    names.extend(known.map(|name| (*ino, name.as_slice().into())));
+                }
+            }
+            if self.inodes.pages_from(*ino).is_some() {
+                pages.push(*ino);
+            } else {
+                self.notifications.drop_attributes(*ino);
+            }
+        }
+        self.drop_names_and_pages(names, pages).await;
+    }
+
+    async fn drop_names_and_pages(&self, names: Vec<(Ino, Box<[u8]>)>, pages: Vec<Ino>) {
+        let pages = pages.into_iter().map(|ino| {
+            // At once: the pages may take longer.
+            self.notifications.drop_attributes(ino);
+            tokio::time::timeout(PAGES_LOCKED_MAX, self.notifications.drop_pages(ino))
+        });
+        let pages = futures::future::join_all(pages);
+        let names = async {
+            if names.is_empty() {
+                return;
+            }
+            let mut dropping = std::pin::pin!(self.notifications.drop_names(names));
+            let dropped = tokio::time::timeout(NAMES_LOCKED_MAX, &mut dropping).await;
+            if dropped.is_err() && !self.notifications.doubt_all_names() {
+                // The kernel may use a name for no longer than this.
+                let _ = tokio::time::timeout(self.lifetimes.entry, dropping).await;
+            }
+        };
+        tokio::join!(pages, names);
+    }
+
+    /// Has the kernel drop all names and attributes, and the pages of these files.
+    pub(crate) async fn drop_all(&self, files: &[Ino]) {
+        for ino in self.inodes.changed_all() {
+            self.notifications.drop_attributes(ino);
+        }
+        let pages = files.iter().copied().filter(|ino| self.inodes.pages_from(*ino).is_some()).collect();
+        self.drop_names_and_pages(self.names.all(), pages).await;
     }
 }

@@ -218,7 +218,7 @@ impl RainFs {
             Ok(value) => answer(value, room),
             Err(error) => {
                 if name == CAPABILITY && matches!(error, Error::Refused(NsError::NoAttribute)) {
-                    self.coherence.learn_no_capability(ino, stamp);
+                    self.coherence.learn_no_capability(ino, stamp, self.volume.read_for(ino));
                 }
                 Err(self.errno("reading an extended attribute", &error))
             }

@@ -82,7 +82,7 @@ impl Filesystem for Callbacks {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
         self.answer(move |fs| async move {
             let found = fs.lookup(parent, &name).await;
-            fs.reply_looked_up(reply, found, thread);
+            fs.reply_looked_up(reply, (parent, &name), found, thread);
         });
     }
 
@@ -142,7 +142,8 @@ impl Filesystem for Callbacks {
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         self.answer(|fs| async move {
-            fs.reply_entry(reply, fs.mknod(caller, parent, &name, mode, rdev).await);
+            let made = fs.mknod(caller, parent, &name, mode, rdev).await;
+            fs.reply_entry(reply, (parent, &name), made);
         });
     }
 
@@ -157,7 +158,10 @@ impl Filesystem for Callbacks {
     ) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
         let new = Caller::from(request).new_inode(FileKind::Directory, mode);
-        self.answer(|fs| async move { fs.reply_entry(reply, fs.make(parent, &name, new).await) });
+        self.answer(|fs| async move {
+            let made = fs.make(parent, &name, new).await;
+            fs.reply_entry(reply, (parent, &name), made);
+        });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -174,7 +178,8 @@ impl Filesystem for Callbacks {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
         self.answer(|fs| async move {
-            fs.reply_entry(reply, fs.symlink(caller, parent, &name, target).await);
+            let made = fs.symlink(caller, parent, &name, target).await;
+            fs.reply_entry(reply, (parent, &name), made);
         });
     }
 
@@ -204,7 +209,10 @@ impl Filesystem for Callbacks {
         reply: ReplyEntry,
     ) {
         let (ino, parent, name) = (self.ino(ino), self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer(|fs| async move { fs.reply_entry(reply, fs.link(ino, parent, &name).await) });
+        self.answer(|fs| async move {
+            let linked = fs.link(ino, parent, &name).await;
+            fs.reply_entry(reply, (parent, &name), linked);
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -229,7 +237,8 @@ impl Filesystem for Callbacks {
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         self.answer(|fs| async move {
-            fs.reply_created(reply, fs.create(caller, parent, &name, mode, flags).await);
+            let made = fs.create(caller, parent, &name, mode, flags).await;
+            fs.reply_created(reply, (parent, &name), made);
         });
     }
 

@@ -28,7 +28,7 @@ pub(super) trait Reply: Send {
     /// Whether entries carry attributes.
     const PLUS: bool;
     fn add_dots(&mut self, fs: &RainFs, ino: Ino, name: &str, next: u64) -> bool;
-    fn add(&mut self, fs: &RainFs, entry: &DirectoryEntry, next: u64) -> bool;
+    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, next: u64) -> bool;
     fn finish(self, filled: Result<(), Errno>);
 }
 
@@ -39,7 +39,7 @@ impl Reply for ReplyDirectory {
         !ReplyDirectory::add(self, fs.numbers.kernel(ino), next, FileType::Directory, name)
     }
 
-    fn add(&mut self, fs: &RainFs, entry: &DirectoryEntry, next: u64) -> bool {
+    fn add(&mut self, fs: &RainFs, _directory: Ino, entry: &DirectoryEntry, next: u64) -> bool {
         let name = OsStr::from_bytes(&entry.name);
         !ReplyDirectory::add(self, fs.numbers.kernel(entry.attr.ino), next, file_type(entry.attr.kind), name)
     }
@@ -61,7 +61,9 @@ impl Reply for ReplyDirectoryPlus {
         !ReplyDirectoryPlus::add(self, attr.ino, next, name, &Duration::ZERO, &attr, GENERATION)
     }
 
-    fn add(&mut self, fs: &RainFs, entry: &DirectoryEntry, next: u64) -> bool {
+    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, next: u64) -> bool {
+        let read_for = fs.read_for(directory, entry.attr.ino);
+        let lifetime = fs.coherence.listed((directory, &entry.name), read_for);
         let attr = to_kernel(&entry.attr, fs.numbers);
         let name = OsStr::from_bytes(&entry.name);
         let full = ReplyDirectoryPlus::add(
@@ -69,12 +71,12 @@ impl Reply for ReplyDirectoryPlus {
             attr.ino,
             next,
             name,
-            &fs.coherence.listing_lifetime(),
+            &lifetime,
             &attr,
             GENERATION,
         );
         if !full {
-            fs.coherence.listed(&entry.attr);
+            fs.coherence.listed_entry(&entry.attr);
         }
         !full
     }
@@ -193,7 +195,7 @@ impl RainFs {
             if check.is_some_and(|stamp| self.coherence.attributes_are_outdated(entry.attr.ino, stamp)) {
                 return Filled::Outdated(cookie);
             }
-            if !reply.add(self, entry, cookie + 1) {
+            if !reply.add(self, directory, entry, cookie + 1) {
                 return Filled::Full;
             }
             cookie += 1;

@@ -24,10 +24,13 @@ use crate::lockers::Lockers;
 use crate::numbers::Numbers;
 use crate::ttl::TtlValue;
 use fuser::{Errno, Notifier, Request};
-use rain_client::{Error, NewInode, Space, Volume};
+use futures::future::BoxFuture;
+use rain_client::{Dropped, Error, KernelCache, NewInode, Space, Volume};
 use rain_namespace::error::NsError;
 use rain_namespace::record::FileKind;
-use std::sync::Arc;
+use rain_types::Ino;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -88,8 +91,10 @@ impl RainFs {
     }
 
     /// Sets the connection by which the kernel can be notified.
-    pub(crate) fn connect(&self, notifier: Notifier) {
-        self.coherence.connect(notifier);
+    pub(crate) fn connect(self: &Arc<Self>, notifier: Notifier, device: OwnedFd) {
+        self.coherence.connect(notifier, device);
+        let kernel: Weak<RainFs> = Arc::downgrade(self);
+        self.volume.set_kernel_cache(kernel);
     }
 
     /// The errno of a failure. The log gets the text of a failure of the cluster, which no errno can say.
@@ -108,5 +113,15 @@ impl RainFs {
             Error::Refused(NsError::NotFound) => Errno::ESTALE,
             error => self.errno(doing, error),
         }
+    }
+}
+
+impl KernelCache for RainFs {
+    fn drop_cached<'a>(&'a self, dropped: &'a [Dropped]) -> BoxFuture<'a, ()> {
+        Box::pin(self.coherence.drop_cached(dropped))
+    }
+
+    fn drop_all<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()> {
+        Box::pin(self.coherence.drop_all(files))
     }
 }

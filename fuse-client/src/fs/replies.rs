@@ -2,11 +2,12 @@
 
 use super::RainFs;
 use super::attrs::{XattrAnswer, to_kernel};
-use crate::coherence::Lifetimes;
+use crate::coherence::{Lifetimes, ReadFor};
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyXattr,
 };
 use rain_namespace::record::Attr;
+use rain_types::Ino;
 
 /// The generation of every inode. Inode numbers are never used again, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -27,10 +28,15 @@ pub(super) fn reply_xattr(reply: ReplyXattr, result: Result<XattrAnswer, Errno>)
 }
 
 impl RainFs {
+    /// For how long the names of a directory, and the attributes of an inode in it, may be used.
+    pub(super) fn read_for(&self, parent: Ino, ino: Ino) -> (ReadFor, ReadFor) {
+        (self.volume.read_for(parent), self.volume.read_for(ino))
+    }
+
     pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>) {
         match result {
             Ok(attr) => {
-                let lifetime = self.coherence.attributes_given(&attr);
+                let lifetime = self.coherence.attributes_given(&attr, self.volume.read_for(attr.ino));
                 reply.attr(&lifetime, &to_kernel(&attr, self.numbers));
             }
             Err(errno) => reply.error(errno),
@@ -38,17 +44,29 @@ impl RainFs {
     }
 
     /// Answers a lookup by a thread, which is likely to open the inode next.
-    pub(super) fn reply_looked_up(&self, reply: ReplyEntry, found: Result<Attr, Errno>, thread: u32) {
+    pub(super) fn reply_looked_up(
+        &self,
+        reply: ReplyEntry,
+        name: (Ino, &[u8]),
+        found: Result<Attr, Errno>,
+        thread: u32,
+    ) {
         match found {
-            Ok(attr) => self.reply_name(reply, &attr, self.coherence.name_looked_up(&attr, thread)),
+            Ok(attr) => {
+                let read_for = self.read_for(name.0, attr.ino);
+                self.reply_name(reply, &attr, self.coherence.name_looked_up(name, &attr, read_for, thread));
+            }
             Err(errno) => reply.error(errno),
         }
     }
 
     /// Answers with the inode under a name that was just made.
-    pub(super) fn reply_entry(&self, reply: ReplyEntry, made: Result<Attr, Errno>) {
+    pub(super) fn reply_entry(&self, reply: ReplyEntry, name: (Ino, &[u8]), made: Result<Attr, Errno>) {
         match made {
-            Ok(attr) => self.reply_name(reply, &attr, self.coherence.name_given(&attr)),
+            Ok(attr) => {
+                let read_for = self.read_for(name.0, attr.ino);
+                self.reply_name(reply, &attr, self.coherence.name_given(name, &attr, read_for));
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -61,11 +79,13 @@ impl RainFs {
     pub(super) fn reply_created(
         &self,
         reply: ReplyCreate,
+        name: (Ino, &[u8]),
         result: Result<(Attr, FileHandle, FopenFlags), Errno>,
     ) {
         match result {
             Ok((attr, handle, flags)) => {
-                let lifetime = self.coherence.file_created(&attr);
+                let read_for = self.read_for(name.0, attr.ino);
+                let lifetime = self.coherence.file_created(name, &attr, read_for);
                 reply.created(&lifetime, &to_kernel(&attr, self.numbers), GENERATION, handle, flags);
             }
             Err(errno) => reply.error(errno),

@@ -132,8 +132,9 @@ fn start(connection: OwnedFd, options: &MountOptions, state: Arc<State>) -> io::
     config.n_threads = Some(options.threads);
     // A descriptor of its own for each loop, where this user can open the device.
     config.clone_fd = true;
+    let device = connection.try_clone()?;
     let session = Session::from_fd(Callbacks::new(fs.clone()), connection, acl, config)?;
-    fs.connect(session.notifier());
+    fs.connect(session.notifier(), device);
     drop(fs);
     let session = session.spawn()?;
     thread::Builder::new().name("rain-watch".into()).spawn(move || {

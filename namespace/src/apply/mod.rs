@@ -79,7 +79,7 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::CreateVolume { name, code, groups, uid, gid, mode } => {
             table.create_volume(name, *code, *groups, (*uid, *gid, *mode))
         }
-        Command::OpenSession { label } => table.open_session(label),
+        Command::OpenSession { label, caches } => table.open_session(label, *caches),
         Command::EndSession { session } => table.end_session(*session),
         Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino } => {
             let (kind, mode, uid, gid, rdev) = (*kind, *mode, *uid, *gid, *rdev);

@@ -203,14 +203,14 @@ impl Table<'_> {
         Ok(Outcome::Volume(id))
     }
 
-    pub(super) fn open_session(&mut self, label: &str) -> Applied {
+    pub(super) fn open_session(&mut self, label: &str, caches: bool) -> Applied {
         if label.len() > 1024 {
             return Err(NsError::Invalid(format!("a label of {} bytes", label.len())));
         }
         let id = SessionId(self.next(NEXT_SESSION));
         self.write(
             &key::session(id),
-            &SessionRecord { id, label: label.into(), opened: self.time, done_below: 0 },
+            &SessionRecord { id, label: label.into(), opened: self.time, done_below: 0, caches },
         );
         Ok(Outcome::Session(id))
     }

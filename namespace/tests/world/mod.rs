@@ -89,7 +89,7 @@ impl World {
     }
 
     pub(crate) fn open_session(&mut self) -> SessionId {
-        match self.run(Command::OpenSession { label: "t".into() }) {
+        match self.run(Command::OpenSession { label: "t".into(), caches: false }) {
             Ok(Outcome::Session(session)) => session,
             other => panic!("{other:?}"),
         }

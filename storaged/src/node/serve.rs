@@ -1,6 +1,7 @@
 //! The gRPC server of a node and its services.
 
 use super::parts::Parts;
+use crate::inode_leases::InodeLeases;
 use crate::service::files::StoreService;
 use crate::service::namespace::NamespaceService;
 use crate::service::node::NodeService;
@@ -51,6 +52,7 @@ pub(super) async fn serve(listeners: Vec<TcpListener>, parts: Arc<Parts>) -> any
         joined: joined(),
         sessions: parts.sessions.clone(),
         open_files: parts.open_files.clone(),
+        leases: InodeLeases::new(),
     });
     let shares = SharesService::new(parts.store.clone(), parts.gate.clone(), parts.obeyed.clone(), joined());
     let shares = SharesServer::new(shares);

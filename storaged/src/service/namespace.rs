@@ -1,16 +1,18 @@
 //! `Namespace`: commands and queries, answered by the leader of the metadata service, and the renewal of
 //! sessions.
 
+use crate::inode_leases::{Granted, InodeLeases, Want};
 use crate::joined::Joined;
 use crate::metadata::{AskError, MetadataService, ProposeError};
 use crate::open_files::{OpenFileReports, OpenFiles};
 use crate::sessions::SessionLeases;
 use rain_namespace::command::{Command, Request};
+use rain_namespace::lease::{Names, Wanted};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_server::Namespace;
-use rain_types::{Ino, SessionId};
+use rain_types::{Ino, LeaderTerm, NodeId, SessionId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
@@ -28,6 +30,7 @@ pub(crate) struct NamespaceService {
     pub(crate) joined: Arc<Joined>,
     pub(crate) sessions: Arc<SessionLeases>,
     pub(crate) open_files: Arc<OpenFileReports>,
+    pub(crate) leases: Arc<InodeLeases>,
 }
 
 impl NamespaceService {
@@ -60,7 +63,7 @@ impl Namespace for NamespaceService {
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;
             }
         }
-        let applied = metadata.propose_all(requests).await.map_err(propose_status)?;
+        let applied = self.leases.change(metadata, requests).await.map_err(propose_status)?;
         let applied = applied.iter().map(|applied| wire::encode(applied).into()).collect();
         Ok(tonic::Response::new(v1::ProposeResponse { applied, position: metadata.applied_index() }))
     }
@@ -77,17 +80,24 @@ impl Namespace for NamespaceService {
         if let Query::Delegations { session } = &query {
             self.sessions.renew(*session);
         }
-        let (answered, position, age) = if allow_stale {
+        let want = want(request.get_ref().lease());
+        let (answered, position, age, granted) = if allow_stale {
             // Read before the state, so that the state is not older.
             let position = metadata.applied_index();
             let answered = metadata.try_query(&query).map_err(|error| Status::internal(error.to_string()))?;
-            (answered, position, metadata.age())
+            (answered, position, metadata.age(), None)
         } else {
-            let answered = ask_waiting(metadata, &query, wait).await.map_err(ask_status)?;
-            (answered, metadata.applied_index(), Duration::ZERO)
+            let (answered, granted) = match self.leases.answer(metadata, &query, want).await {
+                Ok((answered, _)) if is_waiting(&answered) && !wait.is_zero() => {
+                    (ask_waiting(metadata, &query, wait).await.map_err(ask_status)?, None)
+                }
+                answered => answered.map_err(ask_status)?,
+            };
+            (answered, metadata.applied_index(), Duration::ZERO, granted)
         };
         let (answered, age_ms) = (wire::encode(&answered).into(), age.as_millis() as u64);
-        Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms, position }))
+        let granted = granted.map(lease_grant);
+        Ok(tonic::Response::new(v1::QueryResponse { answered, age_ms, position, granted }))
     }
 
     async fn renew(
@@ -114,6 +124,86 @@ impl Namespace for NamespaceService {
         };
         Ok(tonic::Response::new(v1::RenewResponse { open, places }))
     }
+
+    async fn leases(
+        &self,
+        request: tonic::Request<v1::LeasesRequest>,
+    ) -> Result<tonic::Response<v1::LeasesResponse>, Status> {
+        let v1::LeasesRequest { session, after, wait_ms } = request.into_inner();
+        let session = SessionId(session);
+        let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
+        let contact = self.leases.contact(self.metadata()?, session, after, wait).await.map_err(ask_status)?;
+        if contact.open {
+            self.sessions.renew(session);
+        }
+        let wanted = contact.wanted.into_iter().map(|Wanted { ino, up_to, keep_read, names }| {
+            let (names, all_names) = match names {
+                Names::None => (Vec::new(), false),
+                Names::These(names) => (names.into_iter().map(Into::into).collect(), false),
+                Names::All => (Vec::new(), true),
+            };
+            v1::WantedLease { ino: ino.0, up_to, keep_read, names, all_names }
+        });
+        Ok(tonic::Response::new(v1::LeasesResponse {
+            term: Some(lease_term(contact.term)),
+            open: contact.open,
+            registered: contact.registered,
+            wanted: wanted.collect(),
+            last: contact.last,
+        }))
+    }
+
+    async fn register(
+        &self,
+        request: tonic::Request<v1::RegisterRequest>,
+    ) -> Result<tonic::Response<v1::RegisterResponse>, Status> {
+        let v1::RegisterRequest { session, writes } = request.into_inner();
+        let writes: Vec<Ino> = writes.into_iter().map(Ino).collect();
+        let registered = self.leases.register(self.metadata()?, SessionId(session), &writes).await;
+        let registered = registered.map_err(ask_status)?;
+        let kept = registered.kept.into_iter().map(|(ino, number)| v1::KeptLease { ino: ino.0, number });
+        Ok(tonic::Response::new(v1::RegisterResponse {
+            term: Some(lease_term(registered.term)),
+            open: registered.open,
+            kept: kept.collect(),
+            last: registered.last,
+            granted: registered.granted,
+        }))
+    }
+
+    async fn release(
+        &self,
+        request: tonic::Request<v1::ReleaseRequest>,
+    ) -> Result<tonic::Response<v1::ReleaseResponse>, Status> {
+        let v1::ReleaseRequest { session, term, leases } = request.into_inner();
+        let v1::LeaseTerm { term, leader } =
+            term.ok_or_else(|| Status::invalid_argument("a release without its term"))?;
+        let leases: Vec<(Ino, u64, bool)> =
+            leases.into_iter().map(|lease| (Ino(lease.ino), lease.up_to, lease.keep_read)).collect();
+        let term = LeaderTerm { term, node: NodeId(leader) };
+        self.leases.release(term, SessionId(session), &leases).map_err(ask_status)?;
+        Ok(tonic::Response::new(v1::ReleaseResponse {}))
+    }
+}
+
+fn want(kind: v1::LeaseKind) -> Want {
+    match kind {
+        v1::LeaseKind::LeaseNone => Want::Nothing,
+        v1::LeaseKind::LeaseRead => Want::Read,
+        v1::LeaseKind::LeaseReadOpen => Want::ReadOpen,
+        v1::LeaseKind::LeaseWriteIfFree => Want::WriteIfFree,
+        v1::LeaseKind::LeaseWrite => Want::Write,
+    }
+}
+
+fn lease_term(term: LeaderTerm) -> v1::LeaseTerm {
+    v1::LeaseTerm { term: term.term, leader: term.node.0 }
+}
+
+fn lease_grant(granted: Granted) -> v1::LeaseGrant {
+    let Granted { term, number, write, unleased } = granted;
+    let unleased = unleased.into_iter().map(|ino| ino.0).collect();
+    v1::LeaseGrant { term: Some(lease_term(term)), number, write, unleased }
 }
 
 /// Returns true for an answer that says "not yet": a lock that waits, a directory that is delegated, no

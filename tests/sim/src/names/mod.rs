@@ -76,7 +76,7 @@ pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
         let old = cluster.leader().await?;
         cluster.nodes[&old].disk.set_delay(600_000..600_001);
         let metadata = cluster.network.metadata(old).context("the leader")?;
-        let command = Command::OpenSession { label: "waits".into() };
+        let command = Command::OpenSession { label: "waits".into(), caches: false };
         let request = Request::internal(command);
         let proposing = tokio::spawn(async move { metadata.propose(request).await });
         let begun = Instant::now();
@@ -95,7 +95,7 @@ pub fn leaders_disk_hangs(seed: u64) -> anyhow::Result<Duration> {
         }
         let took = begun.elapsed();
         let mut rng = cluster.rng.fork();
-        let again = Request::internal(Command::OpenSession { label: "on".into() });
+        let again = Request::internal(Command::OpenSession { label: "on".into(), caches: false });
         ensure!(
             send(&cluster.network, &mut rng, again).await.is_some_and(|applied| applied.is_ok()),
             "the new leader accepts no change"
@@ -127,7 +127,7 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<NamespaceRun> {
     let mut working = Vec::new();
     for number in 0..CLIENTS {
         let opened =
-            send(&cluster.network, &mut rng, internal(Command::OpenSession { label: "sim".into() })).await;
+            send(&cluster.network, &mut rng, internal(Command::OpenSession { label: "sim".into(), caches: false })).await;
         let Some(Ok(Outcome::Session(session))) = opened else { bail!("no session was opened: {opened:?}") };
         let client = Client {
             number,

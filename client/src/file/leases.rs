@@ -1,0 +1,293 @@
+//! A file's lease: what this client may answer from what it has of the file, and whether it may keep written
+//! data back.
+//!
+//! A file that no other client can know of (`private`) needs none. Without a read lease every read first asks
+//! for the file's attributes; without a write lease a write first gets one. Both end when another client wants
+//! the file: then written data is stored, and what was read is asked for again.
+//!
+//! A client that keeps no leases ([`crate::Options::caches`]) answers from what it has, and keeps written data
+//! back as it likes.
+
+use super::open::OpenFile;
+use super::state::{FileState, Inner};
+use super::table::FileTable;
+use crate::error::Error;
+use crate::session::leases::{Grant, LeaseHolder};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use rain_namespace::lease::{Mode, Names, Wanted};
+use rain_namespace::query::{Answer, Query};
+use rain_namespace::record::Attr;
+use rain_proto::v1::LeaseKind;
+use rain_types::Ino;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Files that are stored at a time when others want them.
+const STORED_AT_ONCE: usize = 16;
+
+/// Longest wait for writes under way before their file is stored for another client. A write under way only
+/// copies bytes.
+const ADMITTED_MAX: Duration = Duration::from_secs(1);
+
+/// What a kernel has cached of a volume.
+pub trait KernelCache: Debug + Send + Sync {
+    /// Drops names, attributes and pages. Returns when no program can get any of it any more.
+    fn drop_cached<'a>(&'a self, dropped: &'a [Dropped]) -> BoxFuture<'a, ()>;
+
+    /// Drops all names and attributes, and the pages of these files.
+    fn drop_all<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()>;
+}
+
+/// What is to be dropped of an inode: always its attributes and pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Inode.
+    pub ino: Ino,
+    /// Of a directory: these names.
+    pub names: Names,
+}
+
+/// A file's lease.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FileLease {
+    /// No other client can know of the file.
+    pub(super) private: bool,
+    mode: Option<Mode>,
+    /// The number of the last grant.
+    grant: u64,
+    /// Writes that were admitted and are not in the buffer yet.
+    admitted: u32,
+}
+
+impl FileLease {
+    /// The lease of a file that only this client may know of, or that has none yet.
+    pub(super) fn new(private: bool) -> FileLease {
+        FileLease { private, ..FileLease::default() }
+    }
+}
+
+impl FileTable {
+    /// Whether what is known of a file is the truth.
+    fn may_read(&self, inner: &Inner) -> bool {
+        !self.session.caches()
+            || inner.lease.private
+            || inner.lease.mode.is_some() && self.session.leases().are_valid()
+    }
+
+    /// Whether written data may be kept back.
+    pub(super) fn may_write(&self, inner: &Inner) -> bool {
+        !self.session.caches()
+            || inner.lease.private
+            || inner.lease.mode == Some(Mode::Write) && self.session.leases().are_valid()
+    }
+}
+
+impl FileState {
+    /// Takes in a lease that came with an answer about the file.
+    pub(super) fn take_lease(&self, files: &FileTable, grant: &Grant) {
+        let mut inner = self.inner();
+        // Under the file's lock: whoever gives the lease up does that after the releases were noted.
+        if files.session.leases().is_current(grant, inner.attr.ino) {
+            let mode = if grant.write { Mode::Write } else { Mode::Read };
+            inner.lease.mode = inner.lease.mode.max(Some(mode));
+            inner.lease.grant = inner.lease.grant.max(grant.number);
+        }
+    }
+
+    /// Makes what is known of the file the truth at some moment after the call.
+    pub(super) async fn ensure_current(&self, files: &FileTable) -> Result<(), Error> {
+        if files.may_read(&self.inner()) {
+            return Ok(());
+        }
+        let query = Query::GetAttr { ino: self.ino() };
+        let (answer, grant) = files.writeback.ask_for(&query, LeaseKind::LeaseReadOpen).await?;
+        let Answer::Attr(attr) = answer else { return Err(Error::unexpected("an inode")) };
+        self.take_newer(attr);
+        self.take_lease(files, &grant);
+        Ok(())
+    }
+
+    fn take_newer(&self, attr: Attr) {
+        let mut inner = self.inner();
+        if attr.version > inner.attr.version {
+            inner.changed_elsewhere(attr.version);
+        }
+        inner.take_attr(attr);
+    }
+
+    /// Gets a write lease, and admits a write under it.
+    pub(super) async fn admit_write<'a>(&'a self, files: &FileTable) -> Result<Admitted<'a>, Error> {
+        loop {
+            {
+                let mut inner = self.inner();
+                if files.may_write(&inner) {
+                    inner.lease.admitted += 1;
+                    return Ok(Admitted(self));
+                }
+            }
+            let (attr, grant) = files.session.write_lease(self.ino()).await?;
+            self.take_newer(attr);
+            self.take_lease(files, &grant);
+        }
+    }
+
+    /// From here on no write is admitted. Returns once those that were are in the buffer.
+    async fn stop_writes(&self) {
+        let until = tokio::time::Instant::now() + ADMITTED_MAX;
+        loop {
+            let left = self.written.notified();
+            if self.inner().lease.admitted == 0 {
+                return;
+            }
+            if tokio::time::timeout_at(until, left).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Gives up what another client wants of the file: written data is stored.
+    async fn give_up(&self, files: &FileTable, keep_read: bool) {
+        {
+            let mut inner = self.inner();
+            inner.lease.private = false;
+            inner.lease.mode = inner.lease.mode.filter(|_| keep_read).map(|_| Mode::Read);
+        }
+        self.stop_writes().await;
+        if let Err(error) = self.flush(files).await {
+            tracing::warn!(
+                %error,
+                ino = %self.ino(),
+                "another client wants a file whose data cannot be stored; the data stays in memory and is stored later"
+            );
+        }
+    }
+
+    /// The lease that the leader believes this file to have, when the file is open no more.
+    pub(super) fn end_lease(&self) -> Option<u64> {
+        let mut inner = self.inner();
+        let lease = std::mem::take(&mut inner.lease);
+        lease.mode.map(|_| lease.grant)
+    }
+}
+
+/// A write that may be kept back. The lease is not given up before this is dropped.
+pub(super) struct Admitted<'a>(&'a FileState);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.0.inner().lease.admitted -= 1;
+        self.0.written.notify_waiters();
+    }
+}
+
+impl OpenFile {
+    /// Takes in a lease that came with the answer by which the file was opened.
+    pub(crate) fn take_lease(&self, grant: &Grant) {
+        self.file.take_lease(&self.files, grant);
+    }
+
+    /// Makes the length that this client knows the truth at some moment after the call.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        self.file.ensure_current(&self.files).await
+    }
+}
+
+impl FileTable {
+    /// Sets what has cached this volume's names, attributes and pages.
+    pub(crate) fn set_kernel_cache(&self, kernel: std::sync::Weak<dyn KernelCache>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    async fn drop_in_kernel(&self, dropped: &[Dropped]) {
+        if let Some(kernel) = self.kernel.get().and_then(std::sync::Weak::upgrade) {
+            kernel.drop_cached(dropped).await;
+        }
+    }
+
+    /// The delegations of this client are lost: no file is private any more.
+    pub(super) async fn end_all_privacy(&self) {
+        for file in self.states() {
+            if file.inner().lease.private {
+                file.give_up(self, false).await;
+            }
+        }
+        let files: Vec<Ino> = self.inos();
+        if let Some(kernel) = self.kernel.get().and_then(std::sync::Weak::upgrade) {
+            kernel.drop_all(&files).await;
+        }
+    }
+
+    /// Other clients are about to know of these inodes, which only this client knew or whose names it alone had:
+    /// from here on it needs leases for them. Files are stored.
+    pub(super) async fn end_privacy(&self, inos: &[Ino], directories: &[Ino]) {
+        let files: Vec<Arc<FileState>> = inos.iter().filter_map(|ino| self.get(*ino)).collect();
+        let ends = files.iter().map(|file| async move { file.give_up(self, false).await });
+        futures::stream::iter(ends.collect::<Vec<_>>())
+            .buffer_unordered(STORED_AT_ONCE)
+            .for_each(|()| async {})
+            .await;
+        let names = |ino| if directories.contains(&ino) { Names::All } else { Names::None };
+        let mut dropped: Vec<Dropped> =
+            inos.iter().map(|ino| Dropped { ino: *ino, names: names(*ino) }).collect();
+        dropped.extend(directories.iter().map(|ino| Dropped { ino: *ino, names: Names::All }));
+        self.drop_in_kernel(&dropped).await;
+    }
+}
+
+impl LeaseHolder for FileTable {
+    fn give_up<'a>(&'a self, wanted: &'a [Wanted]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let gives = wanted.iter().filter_map(|wanted| Some((self.get(wanted.ino)?, wanted.keep_read)));
+            let gives = gives.map(|(file, keep_read)| async move { file.give_up(self, keep_read).await });
+            futures::stream::iter(gives.collect::<Vec<_>>())
+                .buffer_unordered(STORED_AT_ONCE)
+                .for_each(|()| async {})
+                .await;
+            let dropped = wanted.iter().filter(|wanted| !wanted.keep_read);
+            let dropped: Vec<Dropped> =
+                dropped.map(|wanted| Dropped { ino: wanted.ino, names: wanted.names.clone() }).collect();
+            if !dropped.is_empty() {
+                self.drop_in_kernel(&dropped).await;
+            }
+        })
+    }
+
+    fn give_up_all(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut files = Vec::new();
+            for file in self.states() {
+                let mut inner = file.inner();
+                if inner.lease.mode == Some(Mode::Read) {
+                    inner.lease.mode = None;
+                    files.push(inner.attr.ino);
+                }
+            }
+            if let Some(kernel) = self.kernel.get().and_then(std::sync::Weak::upgrade) {
+                kernel.drop_all(&files).await;
+            }
+        })
+    }
+
+    fn writes(&self) -> Vec<Ino> {
+        let writes = |file: Arc<FileState>| {
+            let inner = file.inner();
+            (inner.lease.mode == Some(Mode::Write)).then_some(inner.attr.ino)
+        };
+        self.states().into_iter().filter_map(writes).collect()
+    }
+
+    fn writes_kept(&self, kept: &HashMap<Ino, u64>) {
+        for file in self.states() {
+            let mut inner = file.inner();
+            if inner.lease.mode == Some(Mode::Write) {
+                match kept.get(&inner.attr.ino) {
+                    Some(grant) => inner.lease.grant = *grant,
+                    None => inner.lease.mode = None,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The contact that keeps this client's leases: registers with every new leader, gives up what others want,
+//! and gives back what is not used any more.
+
+use super::leases::LeaseHolder;
+use super::state::{Session, namespace_client};
+use crate::error::Error;
+use rain_namespace::lease::{CONTACT_MAX, Names, Wanted};
+use rain_proto::v1;
+use rain_types::Ino;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Longest wait of one question for wanted leases. Each answer is a contact, so it is well below
+/// [`CONTACT_MAX`]; and below the time after which a call to the leader makes the client look for another.
+const WANTED_WAIT: Duration = Duration::from_millis(100);
+
+/// Pause after a contact that has failed.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Keeps the leases until the session is dropped.
+pub(super) async fn keep_forever(session: Weak<Session>) {
+    // The number of the last demand that was taken in, of the leader with which this client is registered.
+    let mut after = 0;
+    loop {
+        let Some(session) = session.upgrade() else { return };
+        if let Err(error) = session.keep_leases(&mut after).await {
+            tracing::debug!(%error, "keeping the leases; it is tried again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Drops everything when there was no contact for too long: until the next contact nobody tells this client of
+/// changes.
+pub(super) async fn watch_forever(session: Weak<Session>) {
+    loop {
+        let Some(session) = session.upgrade() else { return };
+        let pause = match session.leases.last_contact() {
+            Some(contact) => (contact + CONTACT_MAX).saturating_duration_since(Instant::now()),
+            None => CONTACT_MAX,
+        };
+        if pause.is_zero() {
+            tracing::info!("no contact with the leader for {CONTACT_MAX:?}: what is cached is dropped");
+            session.drop_leases().await;
+        }
+        drop(session);
+        tokio::time::sleep(pause.max(RETRY)).await;
+    }
+}
+
+impl Session {
+    /// One contact. Returns when it is over, after at most [`WANTED_WAIT`].
+    async fn keep_leases(self: &Arc<Self>, after: &mut u64) -> Result<(), Error> {
+        self.give_back_unused().await?;
+        let (id, asked) = (self.id(), Instant::now());
+        let registered = self.leases.term();
+        let wait = if registered.is_some() { WANTED_WAIT } else { Duration::ZERO };
+        let response = self
+            .call_leader("keeping the leases", |channel| {
+                let wait_ms = wait.as_millis() as u32;
+                let request = v1::LeasesRequest { session: id.0, after: *after, wait_ms };
+                let mut client = namespace_client(channel);
+                async move { client.leases(request).await }
+            })
+            .await?;
+        let Some(term) = response.term else { return Err(Error::unexpected("a leader's term")) };
+        let term = (term.term, term.leader);
+        if !response.open {
+            self.reopen(id).await?;
+        }
+        if !response.open || !response.registered || registered != Some(term) {
+            *after = self.register().await?;
+            return Ok(());
+        }
+        self.leases.contact(asked, term);
+        *after = response.last;
+        if response.wanted.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<Wanted> = response.wanted.into_iter().map(wanted).collect();
+        self.leases.begin_release(&wanted);
+        // In a task of its own, so that contact with the leader goes on meanwhile.
+        let session = self.clone();
+        self.spawn_owned(async move {
+            for holder in session.leases.holders() {
+                holder.give_up(&wanted).await;
+            }
+            let released = wanted.iter().map(|wanted| (wanted.ino, wanted.up_to, wanted.keep_read));
+            if let Err(error) = session.release(term, released.collect()).await {
+                tracing::debug!(%error, "giving up leases; the leader asks again or they end by time");
+            }
+        });
+        Ok(())
+    }
+
+    async fn give_back_unused(&self) -> Result<(), Error> {
+        let unused = self.leases.take_unused();
+        match self.leases.term() {
+            Some(term) if !unused.is_empty() => {
+                self.release(term, unused.into_iter().map(|(ino, up_to)| (ino, up_to, false)).collect()).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn release(&self, term: (u64, u32), leases: Vec<(Ino, u64, bool)>) -> Result<(), Error> {
+        let id = self.id();
+        let leases: Vec<v1::ReleasedLease> = leases
+            .into_iter()
+            .map(|(ino, up_to, keep_read)| v1::ReleasedLease { ino: ino.0, up_to, keep_read })
+            .collect();
+        self.call_leader("giving up leases", |channel| {
+            let term = Some(v1::LeaseTerm { term: term.0, leader: term.1 });
+            let request = v1::ReleaseRequest { session: id.0, term, leases: leases.clone() };
+            let mut client = namespace_client(channel);
+            async move {
+                match client.release(request).await {
+                    // Another leader, which knows nothing of these leases, is as good.
+                    Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                        Ok(tonic::Response::new(v1::ReleaseResponse {}))
+                    }
+                    released => released,
+                }
+            }
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Drops everything that relies on leases, except written data and its leases.
+    async fn drop_leases(&self) -> Vec<Arc<dyn LeaseHolder>> {
+        self.leases.begin_registration();
+        let holders = self.leases.holders();
+        for holder in &holders {
+            holder.give_up_all().await;
+        }
+        holders
+    }
+
+    /// Registers with the leader. Returns the number of its last demand.
+    async fn register(&self) -> Result<u64, Error> {
+        let holders = self.drop_leases().await;
+        let id = self.id();
+        let writes: Vec<u64> =
+            holders.iter().flat_map(|holder| holder.writes()).map(|ino| ino.0).collect();
+        let asked = Instant::now();
+        let response = self
+            .call_leader("registering for leases", |channel| {
+                let request = v1::RegisterRequest { session: id.0, writes: writes.clone() };
+                let mut client = namespace_client(channel);
+                async move { client.register(request).await }
+            })
+            .await?;
+        let Some(term) = response.term.filter(|_| response.open) else {
+            return Err(Error::unexpected("an open session"));
+        };
+        let kept: HashMap<Ino, u64> =
+            response.kept.iter().map(|kept| (Ino(kept.ino), kept.number)).collect();
+        for holder in &holders {
+            holder.writes_kept(&kept);
+        }
+        self.leases.registered(asked, (term.term, term.leader), response.granted);
+        Ok(response.last)
+    }
+
+    /// Starts the tasks that keep the leases, and waits for the first registration.
+    pub(super) async fn begin_leases(self: &Arc<Self>) -> Result<(), Error> {
+        self.register().await?;
+        self.spawn_owned(keep_forever(Arc::downgrade(self)));
+        self.spawn_owned(watch_forever(Arc::downgrade(self)));
+        Ok(())
+    }
+}
+
+fn wanted(wanted: v1::WantedLease) -> Wanted {
+    let names = match wanted {
+        v1::WantedLease { all_names: true, .. } => Names::All,
+        v1::WantedLease { ref names, .. } if names.is_empty() => Names::None,
+        v1::WantedLease { ref names, .. } => Names::These(names.iter().map(|name| name.to_vec()).collect()),
+    };
+    Wanted { ino: Ino(wanted.ino), up_to: wanted.up_to, keep_read: wanted.keep_read, names }
+}

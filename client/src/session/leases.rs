@@ -1,0 +1,242 @@
+//! What this client may rely on of what it has cached: its leases, as the leader has granted them
+//! ([`rain_namespace::lease`]).
+//!
+//! Invariants:
+//! 1. Nothing is relied on later than [`CONTACT_MAX`] after the last contact with the leader that has granted
+//!    it. A contact counts from when it was asked for.
+//! 2. An answer that was asked for before its lease was given up grants nothing, however late it comes
+//!    ([`Leases::is_current`], `an_answer_from_before_a_release_grants_nothing`).
+//! 3. A lease is given up only after everything that relies on it has been dropped: first here, so that nothing
+//!    new relies on it, then by the [`LeaseHolder`]s, then at the leader.
+//!
+//! Left out: what is cached. The rungs above know it, as [`LeaseHolder`]s.
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rain_namespace::lease::{CONTACT_MAX, READ_FOR, Wanted};
+use rain_proto::v1;
+use rain_types::Ino;
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+/// Releases that are remembered one by one. Of older ones only the newest grant's number is.
+const RELEASES_MAX: usize = 1 << 16;
+
+/// Something that has cached what leases allow.
+pub(crate) trait LeaseHolder: Debug + Send + Sync {
+    /// Stores and drops what relies on these leases.
+    fn give_up<'a>(&'a self, wanted: &'a [Wanted]) -> BoxFuture<'a, ()>;
+
+    /// Drops everything that relies on leases, except written data and the leases for it.
+    fn give_up_all(&self) -> BoxFuture<'_, ()>;
+
+    /// The files with a write lease.
+    fn writes(&self) -> Vec<Ino>;
+
+    /// The write leases that are kept, with their grants' numbers. Others are lost.
+    fn writes_kept(&self, kept: &HashMap<Ino, u64>);
+}
+
+/// A leader's term.
+type Term = (u64, u32);
+
+/// What came with an answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Grant {
+    term: Term,
+    /// The number of the grant; 0: nothing was granted.
+    pub(crate) number: u64,
+    /// It is a write lease.
+    pub(crate) write: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The term of the leader with which this client is registered; none: with none.
+    term: Option<Term>,
+    contact: Option<Instant>,
+    /// The inodes with a read lease that came with an answer, and when it ends.
+    reads: HashMap<Ino, Instant>,
+    /// The numbers up to which grants were given up.
+    released: HashMap<Ino, u64>,
+    /// The inodes of `released`, oldest first.
+    order: VecDeque<Ino>,
+    /// As `released`, for every inode that is not there.
+    released_below: u64,
+    /// Leases of files that are open no more, which the leader is to be told of.
+    unused: Vec<(Ino, u64)>,
+}
+
+impl State {
+    fn valid_until(&self) -> Option<Instant> {
+        self.term?;
+        Some(self.contact? + CONTACT_MAX)
+    }
+
+    fn is_current(&self, grant: &Grant, ino: Ino) -> bool {
+        let released = self.released.get(&ino).copied().unwrap_or(self.released_below);
+        grant.number > released && self.term == Some(grant.term)
+    }
+}
+
+/// The leases of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    state: Mutex<State>,
+    holders: Mutex<Vec<Weak<dyn LeaseHolder>>>,
+}
+
+impl Leases {
+    /// Adds a holder.
+    pub(crate) fn add_holder(&self, holder: Weak<dyn LeaseHolder>) {
+        let mut holders = self.holders.lock();
+        holders.retain(|holder| holder.strong_count() > 0);
+        holders.push(holder);
+    }
+
+    pub(super) fn holders(&self) -> Vec<std::sync::Arc<dyn LeaseHolder>> {
+        self.holders.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether leases may be relied on at this moment.
+    pub(crate) fn are_valid(&self) -> bool {
+        self.state.lock().valid_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// For how long from now what is known of an inode may be used without asking.
+    pub(crate) fn read_for(&self, ino: Ino) -> Duration {
+        let state = self.state.lock();
+        let (Some(valid), Some(until)) = (state.valid_until(), state.reads.get(&ino)) else {
+            return Duration::ZERO;
+        };
+        valid.min(*until).saturating_duration_since(Instant::now())
+    }
+
+    /// The time of the last contact that leases rest on; none without leases.
+    pub(crate) fn last_contact(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        state.term.and(state.contact)
+    }
+
+    /// Whether a grant still stands.
+    pub(crate) fn is_current(&self, grant: &Grant, ino: Ino) -> bool {
+        self.state.lock().is_current(grant, ino)
+    }
+
+    /// Takes in what came with an answer to a question that was asked at `asked`. `told`: the inodes that the
+    /// answer tells of, with the one asked about.
+    pub(super) fn granted(&self, asked: Instant, grant: Option<&v1::LeaseGrant>, told: &[Ino]) -> Grant {
+        let Some(v1::LeaseGrant { term: Some(term), number, write, unleased }) = grant else {
+            return Grant::default();
+        };
+        let grant = Grant { term: (term.term, term.leader), number: *number, write: *write };
+        if *number > 0 {
+            let mut state = self.state.lock();
+            for ino in told {
+                if !unleased.contains(&ino.0) && state.is_current(&grant, *ino) {
+                    state.reads.insert(*ino, asked + READ_FOR);
+                }
+            }
+        }
+        grant
+    }
+
+    /// Nothing may rely on these leases from here on.
+    pub(super) fn begin_release(&self, wanted: &[Wanted]) {
+        let mut state = self.state.lock();
+        for wanted in wanted.iter().filter(|wanted| !wanted.keep_read) {
+            state.reads.remove(&wanted.ino);
+            if state.released.insert(wanted.ino, wanted.up_to).is_none() {
+                state.order.push_back(wanted.ino);
+            }
+            if state.order.len() > RELEASES_MAX
+                && let Some(oldest) = state.order.pop_front()
+                && let Some(up_to) = state.released.remove(&oldest)
+            {
+                state.released_below = state.released_below.max(up_to);
+            }
+        }
+    }
+
+    /// A file is open no more: its lease is given back with the next contact.
+    pub(crate) fn unused(&self, ino: Ino, up_to: u64) {
+        let mut state = self.state.lock();
+        state.reads.remove(&ino);
+        state.unused.push((ino, up_to));
+    }
+
+    pub(super) fn take_unused(&self) -> Vec<(Ino, u64)> {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        state.reads.retain(|_, until| now < *until);
+        std::mem::take(&mut state.unused)
+    }
+
+    /// A contact with the leader was asked for at `asked`, and has come.
+    pub(super) fn contact(&self, asked: Instant, term: (u64, u32)) {
+        let mut state = self.state.lock();
+        if state.term == Some(term) {
+            state.contact = state.contact.max(Some(asked));
+        }
+    }
+
+    /// The term of the leader with which this client is registered.
+    pub(super) fn term(&self) -> Option<(u64, u32)> {
+        self.state.lock().term
+    }
+
+    /// Nothing may rely on any lease from here on.
+    pub(super) fn begin_registration(&self) {
+        *self.state.lock() = State::default();
+    }
+
+    /// This client is registered with a leader. Its grants up to a number are void.
+    pub(super) fn registered(&self, asked: Instant, term: (u64, u32), released_below: u64) {
+        let (term, contact) = (Some(term), Some(asked));
+        *self.state.lock() = State { term, contact, released_below, ..State::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rain_namespace::lease::Names;
+
+    #[test]
+    fn an_answer_from_before_a_release_grants_nothing() {
+        let leases = Leases::default();
+        let asked = Instant::now();
+        let grant = |number, unleased: &[u64]| v1::LeaseGrant {
+            term: Some(v1::LeaseTerm { term: 3, leader: 1 }),
+            number,
+            write: false,
+            unleased: unleased.to_vec(),
+        };
+        let read = |ino| leases.read_for(Ino(ino)) > Duration::ZERO;
+        leases.granted(asked, Some(&grant(5, &[])), &[Ino(7)]);
+        assert!(!read(7), "this client is not registered");
+        leases.registered(asked, (3, 1), 4);
+        leases.granted(asked, Some(&grant(4, &[])), &[Ino(7)]);
+        assert!(!read(7), "granted before the registration");
+        leases.granted(asked, Some(&grant(5, &[8])), &[Ino(7), Ino(8)]);
+        assert!(read(7) && !read(8));
+        let wanted = Wanted { ino: Ino(7), up_to: 6, keep_read: false, names: Names::None };
+        leases.begin_release(std::slice::from_ref(&wanted));
+        assert!(!read(7));
+        let late = leases.granted(asked, Some(&grant(6, &[])), &[Ino(7), Ino(8)]);
+        assert!(!read(7) && read(8) && !leases.is_current(&late, Ino(7)));
+        let new = leases.granted(asked, Some(&grant(9, &[])), &[Ino(7)]);
+        assert!(read(7) && leases.is_current(&new, Ino(7)));
+        leases.registered(asked, (4, 2), 0);
+        assert!(!read(7) && !leases.is_current(&new, Ino(7)), "another leader");
+        leases.registered(asked - CONTACT_MAX, (3, 1), 0);
+        leases.granted(asked, Some(&grant(10, &[])), &[Ino(7)]);
+        assert!(!read(7) && !leases.are_valid(), "no contact for too long");
+        leases.contact(asked, (4, 2));
+        assert!(!leases.are_valid(), "a contact with another leader");
+        leases.contact(asked, (3, 1));
+        assert!(read(7) && leases.are_valid());
+    }
+}
