@@ -15,6 +15,7 @@ use crate::session::Session;
 use crate::writeback::{UnstoredFiles, Writeback};
 use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
 use rain_namespace::error::NsError;
+use rain_namespace::lease::Subject;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::{Attr, Extent, FileKind, VolumeRecord};
 use rain_proto::v1::LeaseKind;
@@ -107,11 +108,10 @@ impl Volume {
         self.files.set_kernel_cache(kernel);
     }
 
-    /// For how long from now the attributes of an inode, and the names in a directory, may be used as they were
-    /// told last, without asking again. None: nothing tells this client of others' changes
+    /// For how long from now the attributes of an inode, or a name, may be used as they were told last, without asking again. None: nothing tells this client of others' changes
     /// ([`crate::Options::caches`]).
-    pub fn read_for(&self, ino: Ino) -> Option<Duration> {
-        self.writeback.read_for(ino)
+    pub fn read_for(&self, subject: &Subject) -> Option<Duration> {
+        self.writeback.read_for(subject)
     }
 
     /// The volume's files in this client.

@@ -392,6 +392,31 @@ pub struct AttrChange {
     pub mtime: Option<TimeChange>,
 }
 
+impl AttrChange {
+    /// Changes everything but the length in the attributes of an inode, at a time.
+    pub fn apply_to(&self, attr: &mut Attr, time: Time) {
+        if self.uid.is_some() || self.gid.is_some() {
+            attr.uid = self.uid.unwrap_or(attr.uid);
+            attr.gid = self.gid.unwrap_or(attr.gid);
+            if attr.kind == FileKind::File {
+                // As chown(2): set-user-id is cleared, and set-group-id unless it stands for mandatory
+                // locking.
+                attr.mode &= if attr.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
+            }
+        }
+        if let Some(mode) = self.mode {
+            attr.mode = mode & 0o7777;
+        }
+        let at = |change: TimeChange| match change {
+            TimeChange::Now => time,
+            TimeChange::At(time) => time,
+        };
+        attr.atime = self.atime.map_or(attr.atime, at);
+        attr.mtime = self.mtime.map_or(attr.mtime, at);
+        attr.ctime = time;
+    }
+}
+
 /// Shares of a block in a placement group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharesOf {

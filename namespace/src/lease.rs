@@ -1,10 +1,10 @@
-//! Leases on inodes: what a session may keep of an inode without asking, and what has to be given up before
+//! Leases on inodes and names: what a session may keep of them without asking, and what has to be given up before
 //! another session's change applies.
 //!
-//! A session with a *read lease* on an inode may answer from what it has cached of it: its attributes, its
-//! data, and for a directory its names. A session with a *write lease* may also keep written data back. Any
-//! number of sessions read, or one session writes. They are relatives of the tokens of distributed lock
-//! managers, of CephFS's capabilities and of NFS's delegations.
+//! A session with a *read lease* on an inode may answer from what it has cached of it: its attributes and its
+//! data. A session with a *write lease* may also keep written data back. Any number of sessions read, or one
+//! session writes. A read lease on a *name* in a directory covers the inode that it names. They are relatives of
+//! the tokens of distributed lock managers, of CephFS's capabilities and of NFS's delegations.
 //!
 //! The leader keeps one [`LeaseTable`] for its term, in memory:
 //!
@@ -32,6 +32,7 @@ use crate::query::{Answer, Query};
 use crate::record::FileKind;
 use crate::wire;
 use rain_types::{Ino, SessionId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -54,9 +55,6 @@ pub const WRITE_OVERDUE: Duration = Duration::from_secs(10);
 /// Leases in a table. With more, no read lease is granted, and answers are not cached.
 const LEASES_MAX: usize = 1 << 19;
 
-/// Names of one directory that are told one by one to a holder; with more, it drops all names.
-const NAMES_MAX: usize = 64;
-
 /// What a lease allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
@@ -66,72 +64,36 @@ pub enum Mode {
     Write,
 }
 
-/// What a change touches of an inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touch {
-    /// Its attributes, extended attributes or data.
+/// What a lease is on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// An inode: its attributes, its extended attributes, its data.
     Inode(Ino),
-    /// A name in this directory, and the directory's attributes.
+    /// A name in this directory: the inode that it names.
     Name(Ino, Name),
+}
+
+/// What a change touches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Touch {
+    /// This subject.
+    One(Subject),
     /// All names in this directory.
     Names(Ino),
-}
-
-impl Touch {
-    /// Returns the inode.
-    pub fn ino(&self) -> Ino {
-        match self {
-            Touch::Inode(ino) | Touch::Name(ino, _) | Touch::Names(ino) => *ino,
-        }
-    }
-}
-
-/// Names of a directory that a holder is to drop.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Names {
-    /// No name.
-    #[default]
-    None,
-    /// These.
-    These(BTreeSet<Name>),
-    /// All.
-    All,
-}
-
-impl Names {
-    /// Adds names; returns whether there are more now.
-    fn add(&mut self, touch: &Touch) -> bool {
-        match (touch, &mut *self) {
-            (Touch::Inode(_), _) | (_, Names::All) => return false,
-            (Touch::Names(_), _) => *self = Names::All,
-            (Touch::Name(_, name), Names::None) => *self = Names::These(BTreeSet::from([name.clone()])),
-            (Touch::Name(_, name), Names::These(names)) => {
-                if !names.insert(name.clone()) {
-                    return false;
-                }
-                if names.len() > NAMES_MAX {
-                    *self = Names::All;
-                }
-            }
-        }
-        true
-    }
 }
 
 /// A lease that the leader wants back from its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Inode.
-    pub ino: Ino,
+    /// What the lease is on.
+    pub subject: Subject,
     /// The session is to give up what it was granted up to this number.
     pub up_to: u64,
     /// The session may keep a read lease: only its written data is wanted.
     pub keep_read: bool,
-    /// Of a directory: the names to drop.
-    pub names: Names,
 }
 
-/// A lease of one session on one inode.
+/// A lease of one session.
 #[derive(Debug)]
 struct Held {
     session: SessionId,
@@ -149,7 +111,6 @@ struct Demand {
     number: u64,
     since: Duration,
     keep_read: bool,
-    names: Names,
 }
 
 impl Held {
@@ -163,44 +124,42 @@ impl Held {
             && self.wanted.as_ref().is_none_or(|demand| now < demand.since + overdue)
     }
 
-    /// Demands the lease. `next`: the number of the last demand.
-    fn demand(&mut self, keep_read: bool, touch: Option<&Touch>, now: Duration, next: &mut u64) {
+    /// Demands the lease. `last`: the number of the last demand.
+    fn demand(&mut self, keep_read: bool, now: Duration, last: &mut u64) {
         let is_new = self.wanted.is_none();
-        let demand = self.wanted.get_or_insert_with(|| Demand {
-            number: 0,
-            since: now,
-            keep_read,
-            names: Names::default(),
-        });
-        let more_names = touch.is_some_and(|touch| demand.names.add(touch));
-        if is_new || more_names || demand.keep_read && !keep_read {
-            *next += 1;
-            demand.number = *next;
+        let demand = self.wanted.get_or_insert(Demand { number: 0, since: now, keep_read });
+        if is_new || demand.keep_read && !keep_read {
+            *last += 1;
+            demand.number = *last;
             demand.keep_read &= keep_read;
         }
     }
 }
+
+/// The leases on one subject.
+type Holders = Vec<Held>;
 
 /// The leases of one leader's term.
 #[derive(Debug, Default)]
 pub struct LeaseTable {
     grants: u64,
     demands: u64,
-    inodes: HashMap<Ino, Vec<Held>>,
+    inodes: HashMap<Ino, Holders>,
+    names: HashMap<Ino, HashMap<Name, Holders>>,
     leases: usize,
     /// The registered sessions, and when each was last heard of.
     sessions: HashMap<SessionId, Duration>,
     /// Sessions of the term before that have not registered, and may have any lease until `unheard_until`.
     unheard: BTreeSet<SessionId>,
     unheard_until: Duration,
-    /// The inodes that changes under way touch, with the session of each change.
-    changes: HashMap<Ino, Vec<SessionId>>,
+    /// What changes under way touch, with the session of each change.
+    changes: HashMap<Touch, Vec<SessionId>>,
     /// Changes under way whose touches are not known, by session.
     blind: HashMap<SessionId, usize>,
     /// The sessions that wait for a write lease, in the order in which they came.
     writers: HashMap<Ino, VecDeque<SessionId>>,
-    /// The inodes on which a lease of a session is wanted.
-    wanted: HashMap<SessionId, BTreeSet<Ino>>,
+    /// The subjects on which a lease of a session is wanted.
+    wanted: HashMap<SessionId, BTreeSet<Subject>>,
 }
 
 impl LeaseTable {
@@ -214,14 +173,14 @@ impl LeaseTable {
         self.leases
     }
 
-    /// Returns the number of the last grant.
-    pub fn last_grant(&self) -> u64 {
-        self.grants
-    }
-
     /// Returns whether there is no lease.
     pub fn is_empty(&self) -> bool {
         self.leases == 0
+    }
+
+    /// Returns the number of the last grant.
+    pub fn last_grant(&self) -> u64 {
+        self.grants
     }
 
     /// Notes that a session was heard of. Returns whether it is registered: otherwise it has to register before
@@ -237,30 +196,35 @@ impl LeaseTable {
     }
 
     /// Registers a session that has dropped everything but its written data. Returns those of its write leases
-    /// that it keeps.
+    /// that it keeps, with the numbers of their grants.
     pub fn register(&mut self, session: SessionId, writes: &[Ino], now: Duration) -> Vec<(Ino, u64)> {
         // So that grants which are still on their way to the session are told from later ones.
         self.grants += 1;
         let was_unheard = self.unheard.remove(&session) && now < self.unheard_until;
-        let mut before = HashMap::new();
+        let mut wrote = BTreeSet::new();
+        let sessions = &self.sessions;
         self.inodes.retain(|ino, held| {
             held.retain(|lease| {
                 let goes = lease.session == session;
-                if goes && lease.mode == Mode::Write && lease.is_live(&self.sessions, now) {
-                    before.insert(*ino, ());
+                if goes && lease.mode == Mode::Write && lease.is_live(sessions, now) {
+                    wrote.insert(*ino);
                 }
-                self.leases -= usize::from(goes);
                 !goes
             });
             !held.is_empty()
         });
+        for names in self.names.values_mut() {
+            names.values_mut().for_each(|held| held.retain(|lease| lease.session != session));
+        }
         self.wanted.remove(&session);
         self.sessions.insert(session, now);
+        self.drop_empty();
         let mut kept = Vec::new();
         for ino in writes {
             let others = self.inodes.get(ino).is_some_and(|held| !held.is_empty());
-            if (was_unheard || before.contains_key(ino)) && !others {
-                kept.push((*ino, self.grant(session, *ino, Mode::Write, Duration::MAX)));
+            if (was_unheard || wrote.contains(ino)) && !others {
+                let subject = Subject::Inode(*ino);
+                kept.push((*ino, self.grant(session, &subject, Mode::Write, Duration::MAX)));
             }
         }
         kept
@@ -275,24 +239,33 @@ impl LeaseTable {
 
     /// Forgets what has ended by itself. To be called every second or so.
     pub fn sweep(&mut self, now: Duration) {
-        let Self { inodes, sessions, wanted, leases, .. } = self;
-        inodes.retain(|ino, held| {
-            let before = held.len();
-            held.retain(|lease| {
-                let live = lease.is_live(sessions, now);
-                if !live && let Some(inos) = wanted.get_mut(&lease.session) {
-                    inos.remove(ino);
-                }
-                live
-            });
-            *leases -= before - held.len();
-            !held.is_empty()
-        });
+        let Self { inodes, names, sessions, wanted, .. } = self;
+        inodes.values_mut().for_each(|held| held.retain(|lease| lease.is_live(sessions, now)));
+        for held in names.values_mut().flat_map(HashMap::values_mut) {
+            held.retain(|lease| lease.is_live(sessions, now));
+        }
         sessions.retain(|_, heard| now < *heard + SILENCE);
         wanted.retain(|session, _| sessions.contains_key(session));
         if now >= self.unheard_until {
             self.unheard.clear();
         }
+        self.drop_empty();
+        let Self { inodes, names, wanted, .. } = self;
+        for (session, subjects) in wanted {
+            subjects.retain(|subject| {
+                holders(inodes, names, subject).is_some_and(|held| held.iter().any(|by| by.session == *session))
+            });
+        }
+    }
+
+    fn drop_empty(&mut self) {
+        self.inodes.retain(|_, held| !held.is_empty());
+        self.names.retain(|_, names| {
+            names.retain(|_, held| !held.is_empty());
+            !names.is_empty()
+        });
+        let names = self.names.values().flat_map(HashMap::values);
+        self.leases = self.inodes.values().chain(names).map(Vec::len).sum();
     }
 
     fn awaits_others(&self, asker: SessionId, now: Duration) -> bool {
@@ -305,10 +278,10 @@ impl LeaseTable {
         if self.awaits_others(asker, now) {
             return false;
         }
-        self.others_are_gone(asker, ino, now, |held, next| {
+        self.others_are_gone(asker, &Subject::Inode(ino), now, |held, last| {
             let writes = held.mode == Mode::Write;
             if writes {
-                held.demand(true, None, now, next);
+                held.demand(true, now, last);
             }
             writes
         })
@@ -327,12 +300,12 @@ impl LeaseTable {
     fn others_are_gone(
         &mut self,
         asker: SessionId,
-        ino: Ino,
+        subject: &Subject,
         now: Duration,
         mut blocks: impl FnMut(&mut Held, &mut u64) -> bool,
     ) -> bool {
-        let Self { inodes, sessions, wanted, leases, demands, .. } = self;
-        let Some(held) = inodes.get_mut(&ino) else { return true };
+        let Self { inodes, names, sessions, wanted, leases, demands, .. } = self;
+        let Some(held) = holders_mut(inodes, names, subject) else { return true };
         let before = held.len();
         held.retain(|lease| lease.is_live(sessions, now));
         *leases -= before - held.len();
@@ -340,41 +313,56 @@ impl LeaseTable {
         for lease in held.iter_mut().filter(|lease| lease.session != asker) {
             if blocks(lease, demands) {
                 if lease.wanted.is_some() {
-                    wanted.entry(lease.session).or_default().insert(ino);
+                    wanted.entry(lease.session).or_default().insert(subject.clone());
                 }
                 clear = false;
             }
         }
-        if held.is_empty() {
-            inodes.remove(&ino);
-        }
         clear
     }
 
-    fn is_changed_by_others(&self, session: SessionId, ino: Ino) -> bool {
+    fn is_changed_by_others(&self, session: SessionId, subject: &Subject) -> bool {
+        let by_others = |touch: &Touch| {
+            self.changes.get(touch).is_some_and(|by| by.iter().any(|changing| *changing != session))
+        };
         self.blind.keys().any(|changing| *changing != session)
-            || self.changes.get(&ino).is_some_and(|by| by.iter().any(|changing| *changing != session))
+            || !self.changes.is_empty()
+                && (by_others(&Touch::One(subject.clone()))
+                    || matches!(subject, Subject::Name(parent, _) if by_others(&Touch::Names(*parent))))
     }
 
-    /// Grants a read lease on an inode whose state is about to be read ([`LeaseTable::readable`]). Returns the
+    fn is_wanted(&self, session: SessionId, subject: &Subject) -> bool {
+        let held = holders(&self.inodes, &self.names, subject).into_iter().flatten();
+        held.into_iter().any(|lease| lease.session == session && lease.wanted.is_some())
+    }
+
+    /// Grants a read lease on a subject whose state is about to be read ([`LeaseTable::readable`]). Returns the
     /// grant's number; 0: no lease, the answer must not be cached. `for_good`: until it is given up, else for
     /// [`READ_FOR`].
-    pub fn grant_read(&mut self, session: SessionId, ino: Ino, for_good: bool, now: Duration) -> u64 {
+    pub fn grant_read(&mut self, session: SessionId, subject: &Subject, for_good: bool, now: Duration) -> u64 {
+        let waits = |ino: &Ino| {
+            self.writers.get(ino).is_some_and(|waiting| waiting.iter().any(|by| *by != session))
+        };
         if !self.sessions.contains_key(&session)
-            || self.is_changed_by_others(session, ino)
-            || self.writers.get(&ino).is_some_and(|waiting| waiting.iter().any(|by| *by != session))
-            || self.is_wanted(session, ino)
+            || self.is_changed_by_others(session, subject)
+            || matches!(subject, Subject::Inode(ino) if waits(ino))
+            || self.is_wanted(session, subject)
             || self.leases >= LEASES_MAX
         {
             return 0;
         }
         let until = if for_good { Duration::MAX } else { now + READ_FOR };
-        self.grant(session, ino, Mode::Read, until)
+        self.grant(session, subject, Mode::Read, until)
     }
 
-    fn is_wanted(&self, session: SessionId, ino: Ino) -> bool {
-        let held = self.inodes.get(&ino).into_iter().flatten();
-        held.into_iter().any(|lease| lease.session == session && lease.wanted.is_some())
+    /// Takes a read lease back whose grant the session will not be told.
+    pub fn cancel(&mut self, session: SessionId, subject: &Subject, grant: u64) {
+        let Self { inodes, names, leases, .. } = self;
+        if let Some(held) = holders_mut(inodes, names, subject) {
+            let before = held.len();
+            held.retain(|lease| lease.session != session || lease.grant != grant);
+            *leases -= before - held.len();
+        }
     }
 
     /// A session begins to wait for a write lease. Until the wait ends, other sessions get no read lease, and
@@ -401,37 +389,48 @@ impl LeaseTable {
         if !self.sessions.contains_key(&session) || self.awaits_others(session, now) {
             return 0;
         }
+        let subject = Subject::Inode(ino);
         let first = self.writers.get(&ino).and_then(VecDeque::front).copied();
-        if first.is_some_and(|first| first != session) || self.is_wanted(session, ino) {
+        if first.is_some_and(|first| first != session) || self.is_wanted(session, &subject) {
             return 0;
         }
-        let clear = self.others_are_gone(session, ino, now, |held, next| {
+        let clear = self.others_are_gone(session, &subject, now, |held, last| {
             if first.is_some() {
-                held.demand(false, None, now, next);
+                held.demand(false, now, last);
             }
             true
         });
-        if !clear || self.is_changed_by_others(session, ino) {
+        if !clear || self.is_changed_by_others(session, &subject) {
             return 0;
         }
-        self.grant(session, ino, Mode::Write, Duration::MAX)
+        self.grant(session, &subject, Mode::Write, Duration::MAX)
     }
 
-    fn grant(&mut self, session: SessionId, ino: Ino, mode: Mode, until: Duration) -> u64 {
+    fn grant(&mut self, session: SessionId, subject: &Subject, mode: Mode, until: Duration) -> u64 {
         self.grants += 1;
-        let held = self.inodes.entry(ino).or_default();
+        let grant = self.grants;
+        let held = match subject {
+            Subject::Inode(ino) => self.inodes.entry(*ino).or_default(),
+            Subject::Name(parent, name) => {
+                let names = self.names.entry(*parent).or_default();
+                if !names.contains_key(name) {
+                    names.insert(name.clone(), Holders::new());
+                }
+                names.get_mut(name).expect("just inserted")
+            }
+        };
         match held.iter_mut().find(|lease| lease.session == session) {
             Some(lease) => {
                 lease.mode = lease.mode.max(mode);
                 lease.until = lease.until.max(until);
-                lease.grant = self.grants;
+                lease.grant = grant;
             }
             None => {
-                held.push(Held { session, mode, grant: self.grants, until, wanted: None });
+                held.push(Held { session, mode, grant, until, wanted: None });
                 self.leases += 1;
             }
         }
-        self.grants
+        grant
     }
 
     /// Begins a change without knowing what it touches, if no other session can have a lease. Until it ends, no
@@ -457,19 +456,19 @@ impl LeaseTable {
     /// Begins a change: until it ends, no other session gets a lease on what it touches.
     pub fn begin_change(&mut self, by: SessionId, touches: &[Touch]) {
         for touch in touches {
-            self.changes.entry(touch.ino()).or_default().push(by);
+            self.changes.entry(touch.clone()).or_default().push(by);
         }
     }
 
     /// Ends a change that was begun with the same arguments.
     pub fn end_change(&mut self, by: SessionId, touches: &[Touch]) {
         for touch in touches {
-            if let Some(changing) = self.changes.get_mut(&touch.ino()) {
+            if let Some(changing) = self.changes.get_mut(touch) {
                 if let Some(at) = changing.iter().position(|session| *session == by) {
                     changing.swap_remove(at);
                 }
                 if changing.is_empty() {
-                    self.changes.remove(&touch.ino());
+                    self.changes.remove(touch);
                 }
             }
         }
@@ -483,10 +482,19 @@ impl LeaseTable {
         }
         let mut clear = true;
         for touch in touches {
-            clear &= self.others_are_gone(by, touch.ino(), now, |held, next| {
-                held.demand(false, Some(touch), now, next);
-                true
-            });
+            let subjects: Vec<Subject> = match touch {
+                Touch::One(subject) => vec![subject.clone()],
+                Touch::Names(dir) => {
+                    let names = self.names.get(dir).into_iter().flat_map(HashMap::keys);
+                    names.map(|name| Subject::Name(*dir, name.clone())).collect()
+                }
+            };
+            for subject in subjects {
+                clear &= self.others_are_gone(by, &subject, now, |held, last| {
+                    held.demand(false, now, last);
+                    true
+                });
+            }
         }
         clear
     }
@@ -494,43 +502,62 @@ impl LeaseTable {
     /// Returns the leases that are wanted back from a session: the demands after a number. And the number of the
     /// last demand of all.
     pub fn wanted(&self, session: SessionId, after: u64) -> (Vec<Wanted>, u64) {
-        let inos = self.wanted.get(&session).into_iter().flatten();
-        let wanted = inos.filter_map(|ino| {
-            let held = self.inodes.get(ino)?.iter().find(|held| held.session == session)?;
-            let demand = held.wanted.as_ref().filter(|demand| demand.number > after)?;
-            let (keep_read, names) = (demand.keep_read, demand.names.clone());
-            Some(Wanted { ino: *ino, up_to: held.grant, keep_read, names })
+        let subjects = self.wanted.get(&session).into_iter().flatten();
+        let wanted = subjects.filter_map(|subject| {
+            let held = holders(&self.inodes, &self.names, subject)?;
+            let lease = held.iter().find(|lease| lease.session == session)?;
+            let demand = lease.wanted.as_ref().filter(|demand| demand.number > after)?;
+            Some(Wanted { subject: subject.clone(), up_to: lease.grant, keep_read: demand.keep_read })
         });
         (wanted.collect(), self.demands)
     }
 
-    /// A session gives up what it was granted on an inode up to a number. With `keep_read` it keeps a read
+    /// A session gives up what it was granted on a subject up to a number. With `keep_read` it keeps a read
     /// lease.
-    pub fn release(&mut self, session: SessionId, ino: Ino, up_to: u64, keep_read: bool) {
-        let Some(held) = self.inodes.get_mut(&ino) else { return };
+    pub fn release(&mut self, session: SessionId, subject: &Subject, up_to: u64, keep_read: bool) {
+        let Self { inodes, names, leases, .. } = self;
+        let Some(held) = holders_mut(inodes, names, subject) else { return };
         let Some(at) = held.iter().position(|lease| lease.session == session) else { return };
         let lease = &mut held[at];
         if lease.grant > up_to {
             return;
         }
-        let keeps = keep_read && lease.wanted.as_ref().is_none_or(|demand| demand.keep_read);
-        if keeps {
+        if keep_read {
             lease.mode = Mode::Read;
+            if lease.wanted.as_ref().is_some_and(|demand| !demand.keep_read) {
+                // More is wanted by now than when the session was asked.
+                return;
+            }
             lease.wanted = None;
-        } else if keep_read {
-            // More is wanted by now than when the session was asked.
-            lease.mode = Mode::Read;
-            return;
         } else {
             held.swap_remove(at);
-            self.leases -= 1;
-            if held.is_empty() {
-                self.inodes.remove(&ino);
-            }
+            *leases -= 1;
         }
-        if let Some(inos) = self.wanted.get_mut(&session) {
-            inos.remove(&ino);
+        if let Some(subjects) = self.wanted.get_mut(&session) {
+            subjects.remove(subject);
         }
+    }
+}
+
+fn holders<'a>(
+    inodes: &'a HashMap<Ino, Holders>,
+    names: &'a HashMap<Ino, HashMap<Name, Holders>>,
+    subject: &Subject,
+) -> Option<&'a Holders> {
+    match subject {
+        Subject::Inode(ino) => inodes.get(ino),
+        Subject::Name(parent, name) => names.get(parent)?.get(name),
+    }
+}
+
+fn holders_mut<'a>(
+    inodes: &'a mut HashMap<Ino, Holders>,
+    names: &'a mut HashMap<Ino, HashMap<Name, Holders>>,
+    subject: &Subject,
+) -> Option<&'a mut Holders> {
+    match subject {
+        Subject::Inode(ino) => inodes.get_mut(ino),
+        Subject::Name(parent, name) => names.get_mut(parent)?.get_mut(name),
     }
 }
 
@@ -541,32 +568,41 @@ pub fn touched_by(kv: &dyn KvRead, command: &Command, touches: &mut Vec<Touch>) 
         let bytes = kv.get(&key::entry(*parent, name))?;
         wire::decode::<(Ino, FileKind)>(&bytes).ok().map(|(ino, _)| ino)
     };
+    let mut touch = |subject| touches.push(Touch::One(subject));
+    let mut touch_name = |parent: &Ino, name: &Name, renamed: bool| {
+        touch(Subject::Name(*parent, name.clone()));
+        touch(Subject::Inode(*parent));
+        if let Some(ino) = child(parent, name).filter(|_| renamed) {
+            touch(Subject::Inode(ino));
+        }
+    };
     match command {
-        Command::Make { parent, name, .. } => touches.push(Touch::Name(*parent, name.clone())),
+        Command::Make { parent, name, .. } => touch_name(parent, name, false),
         Command::Link { ino, parent, name } => {
-            touches.extend([Touch::Inode(*ino), Touch::Name(*parent, name.clone())]);
+            touch_name(parent, name, false);
+            touch(Subject::Inode(*ino));
         }
         Command::Unlink { parent, name } | Command::RemoveDirectory { parent, name } => {
-            touches.extend(child(parent, name).map(Touch::Inode));
-            touches.push(Touch::Name(*parent, name.clone()));
+            touch_name(parent, name, true);
         }
         Command::Rename { parent, name, new_parent, new_name, .. } => {
-            touches.extend(child(parent, name).map(Touch::Inode));
-            touches.extend(child(new_parent, new_name).map(Touch::Inode));
-            touches.push(Touch::Name(*parent, name.clone()));
-            touches.push(Touch::Name(*new_parent, new_name.clone()));
+            touch_name(parent, name, true);
+            touch_name(new_parent, new_name, true);
         }
         Command::SetAttr { ino, .. }
         | Command::SetXattr { ino, .. }
         | Command::RemoveXattr { ino, .. }
         | Command::Commit { ino, .. }
-        | Command::Punch { ino, .. } => touches.push(Touch::Inode(*ino)),
-        Command::Delegate { dir } => touches.push(Touch::Names(*dir)),
+        | Command::Punch { ino, .. } => touch(Subject::Inode(*ino)),
+        Command::Delegate { dir } => {
+            touch(Subject::Inode(*dir));
+            touches.push(Touch::Names(*dir));
+        }
         _ => {}
     }
 }
 
-/// Returns the inodes that a query is about, as far as the query says.
+/// Returns the inode that a query is about, as far as the query says.
 pub fn asked_about(query: &Query) -> Option<Ino> {
     match query {
         Query::Lookup { parent: ino, .. }
@@ -582,11 +618,21 @@ pub fn asked_about(query: &Query) -> Option<Ino> {
     }
 }
 
-/// Returns the inodes whose attributes an answer has.
-pub fn told_about(answer: &Answer) -> Vec<Ino> {
-    match answer {
-        Answer::Attr(attr) | Answer::Layout { attr, .. } => vec![attr.ino],
-        Answer::Directory { entries, .. } => entries.iter().map(|entry| entry.attr.ino).collect(),
-        _ => Vec::new(),
+/// Returns what an answer to a query tells, and a session may cache.
+pub fn told_by(query: &Query, answer: &Answer) -> Vec<Subject> {
+    match (query, answer) {
+        (Query::As { query, .. }, answer) => told_by(query, answer),
+        // `.` and `..` are no names that a change touches.
+        (Query::Lookup { parent, name }, Answer::Attr(attr)) if name != b"." && name != b".." => {
+            vec![Subject::Name(*parent, name.clone()), Subject::Inode(attr.ino)]
+        }
+        (Query::ReadDirectory { dir, .. }, Answer::Directory { entries, .. }) => entries
+            .iter()
+            .flat_map(|entry| [Subject::Name(*dir, entry.name.clone()), Subject::Inode(entry.attr.ino)])
+            .collect(),
+        (_, Answer::Attr(attr) | Answer::Layout { attr, .. } | Answer::Ticket { attr, .. }) => {
+            vec![Subject::Inode(attr.ino)]
+        }
+        (query, _) => asked_about(query).map(Subject::Inode).into_iter().collect(),
     }
 }

@@ -11,7 +11,7 @@
 use crate::metadata::{AskError, MetadataService, ProposeError};
 use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Command, Outcome, Request};
-use rain_namespace::lease::{self, LeaseTable, Touch, Wanted};
+use rain_namespace::lease::{self, LeaseTable, Subject, Touch, Wanted};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_types::{Ino, LeaderTerm, SessionId};
 use std::collections::BTreeSet;
@@ -49,8 +49,8 @@ pub(crate) struct Granted {
     /// The lowest number of the grants; 0: none.
     pub(crate) number: u64,
     pub(crate) write: bool,
-    /// Inodes that the answer tells of without a lease.
-    pub(crate) unleased: Vec<Ino>,
+    /// What the answer tells without a lease.
+    pub(crate) unleased: BTreeSet<Subject>,
 }
 
 /// The state of a session's leases, for the session.
@@ -193,7 +193,7 @@ impl InodeLeases {
         let term = self.enter(metadata).await?;
         let want = if session == NO_SESSION { Want::Nothing } else { want };
         self.wait_for(metadata, term, |table, now| table.readable(session, about, now)).await?;
-        let mut granted = Granted { term, number: 0, write: false, unleased: Vec::new() };
+        let mut granted = Granted { term, number: 0, write: false, unleased: BTreeSet::new() };
         match want {
             Want::Nothing => {}
             Want::Write => {
@@ -205,51 +205,65 @@ impl InodeLeases {
                 .await?;
                 granted.write = true;
             }
-            Want::Read | Want::ReadOpen | Want::WriteIfFree => self.with(term, |table, now| {
+            Want::ReadOpen | Want::WriteIfFree => self.with(term, |table, now| {
                 if want == Want::WriteIfFree {
                     granted.number = table.grant_write(session, about, now);
                     granted.write = granted.number > 0;
                 }
                 if granted.number == 0 {
-                    granted.number = table.grant_read(session, about, want != Want::Read, now);
-                }
-                if granted.number == 0 {
-                    granted.unleased.push(about);
+                    granted.number = table.grant_read(session, &Subject::Inode(about), true, now);
                 }
             })?,
+            Want::Read => {}
         }
-        let mut leased = BTreeSet::from([about]);
+        // What the session has leases on, or gets none on.
+        let mut done = BTreeSet::new();
+        if want != Want::Nothing && want != Want::Read {
+            done.insert(Subject::Inode(about));
+            if granted.number == 0 {
+                granted.unleased.insert(Subject::Inode(about));
+            }
+        }
         for attempt in 1.. {
             let position = metadata.applied_index();
             let answered = metadata.ask(query).await?;
-            let told = answered.as_ref().map(lease::told_about).unwrap_or_default();
-            let new: Vec<Ino> = told.into_iter().filter(|ino| !leased.contains(ino)).collect();
-            if !new.is_empty() && attempt <= ATTEMPTS {
-                if let [one] = new[..] {
-                    // Whoever keeps data of it back stores it first.
-                    self.wait_for(metadata, term, |table, now| table.readable(session, one, now)).await?;
-                }
-                self.with(term, |table, now| {
-                    for ino in &new {
-                        let leases = want != Want::Nothing && table.readable_now(session, *ino, now);
-                        let number =
-                            if leases { table.grant_read(session, *ino, false, now) } else { 0 };
-                        match (number, granted.number) {
-                            (0, _) => granted.unleased.push(*ino),
-                            (number, 0) => granted.number = number,
-                            _ => {}
-                        }
-                    }
-                })?;
-                leased.extend(new);
-                // Otherwise the state that was read may be older than the leases.
-                if metadata.applied_index() != position {
-                    continue;
-                }
-            } else {
-                granted.unleased.extend(new);
+            let told = answered.as_ref().map(|answer| lease::told_by(query, answer)).unwrap_or_default();
+            let new: Vec<Subject> = told.into_iter().filter(|subject| !done.contains(subject)).collect();
+            if new.is_empty() {
+                return Ok((answered, (want != Want::Nothing).then_some(granted)));
             }
-            return Ok((answered, (want != Want::Nothing).then_some(granted)));
+            if attempt > ATTEMPTS {
+                granted.unleased.extend(new);
+                return Ok((answered, (want != Want::Nothing).then_some(granted)));
+            }
+            if let [.., Subject::Inode(one)] = new[..]
+                && new.len() <= 2
+            {
+                // Whoever keeps data of it back stores it first.
+                self.wait_for(metadata, term, |table, now| table.readable(session, one, now)).await?;
+            }
+            self.with(term, |table, now| {
+                for subject in &new {
+                    let leases = match subject {
+                        _ if want == Want::Nothing => false,
+                        Subject::Inode(ino) => table.readable_now(session, *ino, now),
+                        Subject::Name(..) => true,
+                    };
+                    let number = if leases { table.grant_read(session, subject, false, now) } else { 0 };
+                    match (number, granted.number) {
+                        (0, _) => {
+                            granted.unleased.insert(subject.clone());
+                        }
+                        (number, 0) => granted.number = number,
+                        _ => {}
+                    }
+                }
+            })?;
+            done.extend(new);
+            // Otherwise the state that was read may be older than the leases.
+            if metadata.applied_index() == position {
+                return Ok((answered, (want != Want::Nothing).then_some(granted)));
+            }
         }
         unreachable!("the loop ends after a number of attempts")
     }
@@ -291,7 +305,7 @@ impl InodeLeases {
             Ok(applied) if !blind => {
                 // A name may have come to mean another inode since it was looked up.
                 let removed = applied.iter().filter_map(|applied| match applied {
-                    Ok(Outcome::Removed { ino, .. }) => Some(Touch::Inode(*ino)),
+                    Ok(Outcome::Removed { ino, .. }) => Some(Touch::One(Subject::Inode(*ino))),
                     _ => None,
                 });
                 let late: Vec<Touch> = removed.filter(|touch| !change.touches.contains(touch)).collect();
@@ -354,11 +368,11 @@ impl InodeLeases {
         &self,
         term: LeaderTerm,
         session: SessionId,
-        leases: &[(Ino, u64, bool)],
+        leases: &[(Subject, u64, bool)],
     ) -> Result<(), AskError> {
         self.with(term, |table, _| {
-            for (ino, up_to, keep_read) in leases {
-                table.release(session, *ino, *up_to, *keep_read);
+            for (subject, up_to, keep_read) in leases {
+                table.release(session, subject, *up_to, *keep_read);
             }
         })?;
         self.notify_changed();

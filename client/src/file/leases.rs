@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::session::leases::{Grant, LeaseHolder};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use rain_namespace::lease::{Mode, Names, Wanted};
+use rain_namespace::lease::{Mode, Subject, Wanted};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Attr;
 use rain_proto::v1::LeaseKind;
@@ -41,13 +41,15 @@ pub trait KernelCache: Debug + Send + Sync {
     fn drop_all<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()>;
 }
 
-/// What is to be dropped of an inode: always its attributes and pages.
+/// What is to be dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dropped {
-    /// Inode.
-    pub ino: Ino,
-    /// Of a directory: these names.
-    pub names: Names,
+pub enum Dropped {
+    /// The attributes and pages of an inode.
+    Inode(Ino),
+    /// A name in this directory.
+    Name(Ino, Vec<u8>),
+    /// All names in this directory.
+    Names(Ino),
 }
 
 /// A file's lease.
@@ -229,10 +231,10 @@ impl FileTable {
             .buffer_unordered(STORED_AT_ONCE)
             .for_each(|()| async {})
             .await;
-        let names = |ino| if directories.contains(&ino) { Names::All } else { Names::None };
-        let mut dropped: Vec<Dropped> =
-            inos.iter().map(|ino| Dropped { ino: *ino, names: names(*ino) }).collect();
-        dropped.extend(directories.iter().map(|ino| Dropped { ino: *ino, names: Names::All }));
+        let inodes = inos.iter().chain(directories).map(|ino| Dropped::Inode(*ino));
+        // An inode that is no directory has no names.
+        let names = inos.iter().chain(directories).map(|ino| Dropped::Names(*ino));
+        let dropped: Vec<Dropped> = inodes.chain(names).collect();
         self.drop_in_kernel(&dropped).await;
     }
 }
@@ -240,15 +242,21 @@ impl FileTable {
 impl LeaseHolder for FileTable {
     fn give_up<'a>(&'a self, wanted: &'a [Wanted]) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let gives = wanted.iter().filter_map(|wanted| Some((self.get(wanted.ino)?, wanted.keep_read)));
+            let gives = wanted.iter().filter_map(|wanted| match wanted.subject {
+                Subject::Inode(ino) => Some((self.get(ino)?, wanted.keep_read)),
+                Subject::Name(..) => None,
+            });
             let gives = gives.map(|(file, keep_read)| async move { file.give_up(self, keep_read).await });
             futures::stream::iter(gives.collect::<Vec<_>>())
                 .buffer_unordered(STORED_AT_ONCE)
                 .for_each(|()| async {})
                 .await;
             let dropped = wanted.iter().filter(|wanted| !wanted.keep_read);
-            let dropped: Vec<Dropped> =
-                dropped.map(|wanted| Dropped { ino: wanted.ino, names: wanted.names.clone() }).collect();
+            let dropped = dropped.map(|wanted| match &wanted.subject {
+                Subject::Inode(ino) => Dropped::Inode(*ino),
+                Subject::Name(parent, name) => Dropped::Name(*parent, name.clone()),
+            });
+            let dropped: Vec<Dropped> = dropped.collect();
             if !dropped.is_empty() {
                 self.drop_in_kernel(&dropped).await;
             }

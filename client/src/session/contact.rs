@@ -4,7 +4,8 @@
 use super::leases::LeaseHolder;
 use super::state::{Session, namespace_client};
 use crate::error::Error;
-use rain_namespace::lease::{CONTACT_MAX, Names, Wanted};
+use rain_namespace::lease::{CONTACT_MAX, Subject, Wanted};
+use rain_namespace::wire;
 use rain_proto::v1;
 use rain_types::Ino;
 use std::collections::HashMap;
@@ -78,7 +79,7 @@ impl Session {
         if response.wanted.is_empty() {
             return Ok(());
         }
-        let wanted: Vec<Wanted> = response.wanted.into_iter().map(wanted).collect();
+        let wanted: Vec<Wanted> = response.wanted.iter().map(wanted).collect::<Result<_, _>>()?;
         self.leases.begin_release(&wanted);
         // In a task of its own, so that contact with the leader goes on meanwhile.
         let session = self.clone();
@@ -86,7 +87,11 @@ impl Session {
             for holder in session.leases.holders() {
                 holder.give_up(&wanted).await;
             }
-            let released = wanted.iter().map(|wanted| (wanted.ino, wanted.up_to, wanted.keep_read));
+            let released = wanted.iter().map(|Wanted { subject, up_to, keep_read }| v1::ReleasedLease {
+                subject: wire::encode(subject).into(),
+                up_to: *up_to,
+                keep_read: *keep_read,
+            });
             if let Err(error) = session.release(term, released.collect()).await {
                 tracing::debug!(%error, "giving up leases; the leader asks again or they end by time");
             }
@@ -98,18 +103,19 @@ impl Session {
         let unused = self.leases.take_unused();
         match self.leases.term() {
             Some(term) if !unused.is_empty() => {
-                self.release(term, unused.into_iter().map(|(ino, up_to)| (ino, up_to, false)).collect()).await
+                let leases = unused.into_iter().map(|(ino, up_to)| v1::ReleasedLease {
+                    subject: wire::encode(&Subject::Inode(ino)).into(),
+                    up_to,
+                    keep_read: false,
+                });
+                self.release(term, leases.collect()).await
             }
             _ => Ok(()),
         }
     }
 
-    async fn release(&self, term: (u64, u32), leases: Vec<(Ino, u64, bool)>) -> Result<(), Error> {
+    async fn release(&self, term: (u64, u32), leases: Vec<v1::ReleasedLease>) -> Result<(), Error> {
         let id = self.id();
-        let leases: Vec<v1::ReleasedLease> = leases
-            .into_iter()
-            .map(|(ino, up_to, keep_read)| v1::ReleasedLease { ino: ino.0, up_to, keep_read })
-            .collect();
         self.call_leader("giving up leases", |channel| {
             let term = Some(v1::LeaseTerm { term: term.0, leader: term.1 });
             let request = v1::ReleaseRequest { session: id.0, term, leases: leases.clone() };
@@ -173,11 +179,7 @@ impl Session {
     }
 }
 
-fn wanted(wanted: v1::WantedLease) -> Wanted {
-    let names = match wanted {
-        v1::WantedLease { all_names: true, .. } => Names::All,
-        v1::WantedLease { ref names, .. } if names.is_empty() => Names::None,
-        v1::WantedLease { ref names, .. } => Names::These(names.iter().map(|name| name.to_vec()).collect()),
-    };
-    Wanted { ino: Ino(wanted.ino), up_to: wanted.up_to, keep_read: wanted.keep_read, names }
+fn wanted(wanted: &v1::WantedLease) -> Result<Wanted, Error> {
+    let subject: Subject = wire::decode(&wanted.subject)?;
+    Ok(Wanted { subject, up_to: wanted.up_to, keep_read: wanted.keep_read })
 }

@@ -13,7 +13,8 @@
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rain_namespace::lease::{CONTACT_MAX, READ_FOR, Wanted};
+use rain_namespace::lease::{CONTACT_MAX, READ_FOR, Subject, Wanted};
+use rain_namespace::wire;
 use rain_proto::v1;
 use rain_types::Ino;
 use std::collections::{HashMap, VecDeque};
@@ -57,13 +58,13 @@ struct State {
     /// The term of the leader with which this client is registered; none: with none.
     term: Option<Term>,
     contact: Option<Instant>,
-    /// The inodes with a read lease that came with an answer, and when it ends.
-    reads: HashMap<Ino, Instant>,
+    /// Read leases that came with answers, and when each ends.
+    reads: HashMap<Subject, Instant>,
     /// The numbers up to which grants were given up.
-    released: HashMap<Ino, u64>,
-    /// The inodes of `released`, oldest first.
-    order: VecDeque<Ino>,
-    /// As `released`, for every inode that is not there.
+    released: HashMap<Subject, u64>,
+    /// The subjects of `released`, oldest first.
+    order: VecDeque<Subject>,
+    /// As `released`, for every subject that is not there.
     released_below: u64,
     /// Leases of files that are open no more, which the leader is to be told of.
     unused: Vec<(Ino, u64)>,
@@ -75,8 +76,8 @@ impl State {
         Some(self.contact? + CONTACT_MAX)
     }
 
-    fn is_current(&self, grant: &Grant, ino: Ino) -> bool {
-        let released = self.released.get(&ino).copied().unwrap_or(self.released_below);
+    fn is_current(&self, grant: &Grant, subject: &Subject) -> bool {
+        let released = self.released.get(subject).copied().unwrap_or(self.released_below);
         grant.number > released && self.term == Some(grant.term)
     }
 }
@@ -105,10 +106,10 @@ impl Leases {
         self.state.lock().valid_until().is_some_and(|until| Instant::now() < until)
     }
 
-    /// For how long from now what is known of an inode may be used without asking.
-    pub(crate) fn read_for(&self, ino: Ino) -> Duration {
+    /// For how long from now what is known of a subject may be used without asking.
+    pub(crate) fn read_for(&self, subject: &Subject) -> Duration {
         let state = self.state.lock();
-        let (Some(valid), Some(until)) = (state.valid_until(), state.reads.get(&ino)) else {
+        let (Some(valid), Some(until)) = (state.valid_until(), state.reads.get(subject)) else {
             return Duration::ZERO;
         };
         valid.min(*until).saturating_duration_since(Instant::now())
@@ -122,21 +123,22 @@ impl Leases {
 
     /// Whether a grant still stands.
     pub(crate) fn is_current(&self, grant: &Grant, ino: Ino) -> bool {
-        self.state.lock().is_current(grant, ino)
+        self.state.lock().is_current(grant, &Subject::Inode(ino))
     }
 
-    /// Takes in what came with an answer to a question that was asked at `asked`. `told`: the inodes that the
-    /// answer tells of, with the one asked about.
-    pub(super) fn granted(&self, asked: Instant, grant: Option<&v1::LeaseGrant>, told: &[Ino]) -> Grant {
+    /// Takes in what came with an answer to a question that was asked at `asked`. `told`: what the answer tells.
+    pub(super) fn granted(&self, asked: Instant, grant: Option<&v1::LeaseGrant>, told: Vec<Subject>) -> Grant {
         let Some(v1::LeaseGrant { term: Some(term), number, write, unleased }) = grant else {
             return Grant::default();
         };
         let grant = Grant { term: (term.term, term.leader), number: *number, write: *write };
         if *number > 0 {
+            let unleased: Vec<Subject> =
+                unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
             let mut state = self.state.lock();
-            for ino in told {
-                if !unleased.contains(&ino.0) && state.is_current(&grant, *ino) {
-                    state.reads.insert(*ino, asked + READ_FOR);
+            for subject in told {
+                if !unleased.contains(&subject) && state.is_current(&grant, &subject) {
+                    state.reads.insert(subject, asked + READ_FOR);
                 }
             }
         }
@@ -147,9 +149,9 @@ impl Leases {
     pub(super) fn begin_release(&self, wanted: &[Wanted]) {
         let mut state = self.state.lock();
         for wanted in wanted.iter().filter(|wanted| !wanted.keep_read) {
-            state.reads.remove(&wanted.ino);
-            if state.released.insert(wanted.ino, wanted.up_to).is_none() {
-                state.order.push_back(wanted.ino);
+            state.reads.remove(&wanted.subject);
+            if state.released.insert(wanted.subject.clone(), wanted.up_to).is_none() {
+                state.order.push_back(wanted.subject.clone());
             }
             if state.order.len() > RELEASES_MAX
                 && let Some(oldest) = state.order.pop_front()
@@ -163,7 +165,7 @@ impl Leases {
     /// A file is open no more: its lease is given back with the next contact.
     pub(crate) fn unused(&self, ino: Ino, up_to: u64) {
         let mut state = self.state.lock();
-        state.reads.remove(&ino);
+        state.reads.remove(&Subject::Inode(ino));
         state.unused.push((ino, up_to));
     }
 
@@ -202,37 +204,38 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rain_namespace::lease::Names;
+    use std::slice;
 
     #[test]
     fn an_answer_from_before_a_release_grants_nothing() {
         let leases = Leases::default();
         let asked = Instant::now();
+        let inodes = |inos: &[u64]| inos.iter().map(|ino| Subject::Inode(Ino(*ino))).collect::<Vec<_>>();
         let grant = |number, unleased: &[u64]| v1::LeaseGrant {
             term: Some(v1::LeaseTerm { term: 3, leader: 1 }),
             number,
             write: false,
-            unleased: unleased.to_vec(),
+            unleased: inodes(unleased).iter().map(|subject| wire::encode(subject).into()).collect(),
         };
-        let read = |ino| leases.read_for(Ino(ino)) > Duration::ZERO;
-        leases.granted(asked, Some(&grant(5, &[])), &[Ino(7)]);
+        let read = |ino| leases.read_for(&Subject::Inode(Ino(ino))) > Duration::ZERO;
+        leases.granted(asked, Some(&grant(5, &[])), inodes(&[7]));
         assert!(!read(7), "this client is not registered");
         leases.registered(asked, (3, 1), 4);
-        leases.granted(asked, Some(&grant(4, &[])), &[Ino(7)]);
+        leases.granted(asked, Some(&grant(4, &[])), inodes(&[7]));
         assert!(!read(7), "granted before the registration");
-        leases.granted(asked, Some(&grant(5, &[8])), &[Ino(7), Ino(8)]);
+        leases.granted(asked, Some(&grant(5, &[8])), inodes(&[7, 8]));
         assert!(read(7) && !read(8));
-        let wanted = Wanted { ino: Ino(7), up_to: 6, keep_read: false, names: Names::None };
-        leases.begin_release(std::slice::from_ref(&wanted));
+        let wanted = Wanted { subject: Subject::Inode(Ino(7)), up_to: 6, keep_read: false };
+        leases.begin_release(slice::from_ref(&wanted));
         assert!(!read(7));
-        let late = leases.granted(asked, Some(&grant(6, &[])), &[Ino(7), Ino(8)]);
+        let late = leases.granted(asked, Some(&grant(6, &[])), inodes(&[7, 8]));
         assert!(!read(7) && read(8) && !leases.is_current(&late, Ino(7)));
-        let new = leases.granted(asked, Some(&grant(9, &[])), &[Ino(7)]);
+        let new = leases.granted(asked, Some(&grant(9, &[])), inodes(&[7]));
         assert!(read(7) && leases.is_current(&new, Ino(7)));
         leases.registered(asked, (4, 2), 0);
         assert!(!read(7) && !leases.is_current(&new, Ino(7)), "another leader");
         leases.registered(asked - CONTACT_MAX, (3, 1), 0);
-        leases.granted(asked, Some(&grant(10, &[])), &[Ino(7)]);
+        leases.granted(asked, Some(&grant(10, &[])), inodes(&[7]));
         assert!(!read(7) && !leases.are_valid(), "no contact for too long");
         leases.contact(asked, (4, 2));
         assert!(!leases.are_valid(), "a contact with another leader");

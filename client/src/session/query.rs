@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rain_namespace::command::Command;
 use rain_namespace::error::NsError;
-use rain_namespace::lease::{asked_about, told_about};
+use rain_namespace::lease::{Subject, asked_about, told_by};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::record::Attr;
 use rain_namespace::wire;
@@ -67,9 +67,8 @@ impl Session {
                 Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
                 answered => {
                     let answer = answered.map_err(Error::Refused);
-                    let mut told: Vec<Ino> = answer.iter().flat_map(told_about).collect();
-                    told.extend(asked_about(query));
-                    let granted = self.leases.granted(asked, response.granted.as_ref(), &told);
+                    let told = answer.as_ref().map(|answer| told_by(query, answer)).unwrap_or_default();
+                    let granted = self.leases.granted(asked, response.granted.as_ref(), told);
                     return answer.map(|answer| (answer, granted));
                 }
             }
@@ -86,7 +85,7 @@ impl Session {
         let Answer::Attr(attr) = answered.map_err(Error::Refused)? else {
             return Err(Error::unexpected("an inode"));
         };
-        Ok((attr, self.leases.granted(asked, response.granted.as_ref(), &[ino])))
+        Ok((attr, self.leases.granted(asked, response.granted.as_ref(), vec![Subject::Inode(ino)])))
     }
 
     /// Asks the leader, in the frame that a query needs.

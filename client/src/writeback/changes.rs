@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use rain_namespace::command::{Command, Outcome};
 use rain_namespace::delegation::{DelegationSet, Listed, LocalAnswer};
 use rain_namespace::error::NsError;
+use rain_namespace::lease::Subject;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
 use rain_namespace::record::VolumeRecord;
 use rain_proto::v1::LeaseKind;
@@ -244,17 +245,21 @@ impl Writeback {
         }
     }
 
-    /// For how long from now what is known of an inode may be used without asking. Without leases: as long as
-    /// the caller likes.
-    pub(crate) fn read_for(&self, ino: Ino) -> Option<Duration> {
+    /// For how long from now what is known of an inode, or of a name, may be used without asking. None: without
+    /// leases, as long as the caller likes.
+    pub(crate) fn read_for(&self, subject: &Subject) -> Option<Duration> {
         if !self.session.caches() {
             return None;
         }
         let own = {
             let state = self.queue.state();
-            state.delegations.is_fully_known(ino).then(|| state.usable_for())
+            let is_own = match subject {
+                Subject::Inode(ino) => state.delegations.is_fully_known(*ino),
+                Subject::Name(parent, _) => state.delegations.is_fully_known(*parent),
+            };
+            is_own.then(|| state.usable_for())
         };
-        Some(own.unwrap_or_else(|| self.session.leases().read_for(ino)))
+        Some(own.unwrap_or_else(|| self.session.leases().read_for(subject)))
     }
 
     /// The entries of a directory in byte order, after a name, and whether there are more. The names of a

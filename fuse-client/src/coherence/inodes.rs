@@ -12,11 +12,12 @@
 //!    up to t (`own_changes_are_told_from_older_ones`).
 
 use parking_lot::{Mutex, MutexGuard};
-use rain_namespace::record::{Attr, FileKind};
+use rain_namespace::command::AttrChange;
+use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Parts of the table, each with a lock of its own, so that requests for different inodes rarely meet. A
 /// power of two well above the number of threads that serve a mount.
@@ -205,6 +206,17 @@ impl KernelInodes {
         Some(Attr { nlink: 0, size: 0, ..attr.clone() })
     }
 
+    /// As [`KernelInodes::attributes_of_removed`], after a change, which only this mount knows.
+    pub(super) fn change_removed(&self, directory: Ino, change: &AttrChange) -> Option<Attr> {
+        self.attributes_of_removed(directory)?;
+        if let Some(attr) = self.shard(directory).get_mut(&directory)?.directory.as_deref_mut() {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() };
+            change.apply_to(attr, now);
+        }
+        self.attributes_of_removed(directory)
+    }
+
     /// Whether the inode is known to have no `security.capability`.
     pub(super) fn lacks_capability(&self, ino: Ino) -> bool {
         let until = self.shard(ino).get(&ino).and_then(|inode| inode.no_capability_until);
@@ -238,7 +250,6 @@ impl KernelInodes {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use rain_namespace::record::Time;
     use rain_types::VolumeId;
 
     pub(crate) fn attr(ino: u64) -> Attr {

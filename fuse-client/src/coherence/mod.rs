@@ -47,13 +47,13 @@ mod notify;
 pub(crate) use self::inodes::tests::attr as test_attr;
 
 use self::inodes::KernelInodes;
-use self::names::GivenNames;
+use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
 use crate::numbers::Numbers;
 use fuser::{FopenFlags, Notifier};
 use rain_client::{Dropped, OpenFile};
-use rain_namespace::lease::Names;
-use rain_namespace::record::Attr;
+use rain_namespace::command::AttrChange;
+use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -145,7 +145,7 @@ impl Coherence {
         self.inodes.name_given(attr);
         let lifetimes = self.lifetimes(name_for, attr_for);
         if !lifetimes.entry.is_zero() {
-            self.names.given(parent, name);
+            self.names.given(parent, name, attr.kind == FileKind::Directory);
         }
         lifetimes
     }
@@ -177,12 +177,13 @@ impl Coherence {
     /// A listing that is about to be sent names an inode. Returns the lifetime of the name and the attributes.
     pub(crate) fn listed(
         &self,
-        name: (Ino, &[u8]),
+        (parent, name): (Ino, &[u8]),
+        attr: &Attr,
         read_for: (ReadFor, ReadFor),
     ) -> Duration {
         let lifetime = self.lifetimes(read_for.0, read_for.1).shorter();
         if !lifetime.is_zero() {
-            self.names.given(name.0, name.1);
+            self.names.given(parent, name, attr.kind == FileKind::Directory);
         }
         lifetime
     }
@@ -210,6 +211,12 @@ impl Coherence {
     /// The attributes of a directory that was removed while programs of this mount had it open or were in it.
     pub(crate) fn attributes_of_removed(&self, directory: Ino) -> Option<Attr> {
         self.inodes.attributes_of_removed(directory)
+    }
+
+    /// A program changes attributes of a directory that was removed while it had it open or was in it. Returns
+    /// the attributes.
+    pub(crate) fn change_removed(&self, directory: Ino, change: &AttrChange) -> Option<Attr> {
+        self.inodes.change_removed(directory, change)
     }
 
     /// The directory that a directory is in, as last told to the kernel; None if it is not known.
@@ -342,28 +349,33 @@ impl Coherence {
     pub(crate) async fn drop_cached(&self, dropped: &[Dropped]) {
         let mut names = Vec::new();
         let mut pages = Vec::new();
-        for Dropped { ino, names: gone } in dropped {
+        tracing::debug!(?dropped, "dropping what the kernel has");
+        for dropped in dropped {
             // Answers of before must not be used from here on.
-            self.inodes.changed(*ino);
-            self.inodes.doubt_capability(*ino);
-            match gone {
-                Names::None => {}
-                Names::All => names.extend(self.names.in_directory(*ino).into_iter().map(|name| (*ino, name))),
-                Names::These(these) => {
-                    let known = these.iter().filter(|name| self.names.may_have(*ino, name));
-                    names.extend(known.map(|name| (*ino, name.as_slice().into())));
+            match dropped {
+                Dropped::Inode(ino) => {
+                    self.inodes.changed(*ino);
+                    self.inodes.doubt_capability(*ino);
+                    if self.inodes.pages_from(*ino).is_some() {
+                        pages.push(*ino);
+                    } else {
+                        self.notifications.drop_attributes(*ino);
+                    }
                 }
-            }
-            if self.inodes.pages_from(*ino).is_some() {
-                pages.push(*ino);
-            } else {
-                self.notifications.drop_attributes(*ino);
+                Dropped::Name(parent, name) => {
+                    self.inodes.changed(*parent);
+                    names.extend(self.names.get(*parent, name));
+                }
+                Dropped::Names(parent) => {
+                    self.inodes.changed(*parent);
+                    names.extend(self.names.in_directory(*parent));
+                }
             }
         }
         self.drop_names_and_pages(names, pages).await;
     }
 
-    async fn drop_names_and_pages(&self, names: Vec<(Ino, Box<[u8]>)>, pages: Vec<Ino>) {
+    async fn drop_names_and_pages(&self, names: Vec<GivenName>, pages: Vec<Ino>) {
         let pages = pages.into_iter().map(|ino| {
             // At once: the pages may take longer.
             self.notifications.drop_attributes(ino);
@@ -390,6 +402,6 @@ impl Coherence {
             self.notifications.drop_attributes(ino);
         }
         let pages = files.iter().copied().filter(|ino| self.inodes.pages_from(*ino).is_some()).collect();
-        self.drop_names_and_pages(self.names.all(), pages).await;
+        self.drop_names_and_pages(self.names.all().into_iter().collect(), pages).await;
     }
 }

@@ -9,8 +9,18 @@ use rain_types::Ino;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+/// A name that the kernel may use.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct GivenName {
+    pub(super) parent: Ino,
+    pub(super) name: Box<[u8]>,
+    /// It names a directory.
+    pub(super) directory: bool,
+}
+
+/// Names by directory, each with whether it names a directory.
 #[derive(Debug, Default)]
-struct Generation(HashMap<Ino, HashSet<Box<[u8]>>>);
+struct Generation(HashMap<Ino, HashMap<Box<[u8]>, bool>>);
 
 #[derive(Debug)]
 struct Generations {
@@ -35,10 +45,10 @@ impl GivenNames {
     }
 
     /// A reply is about to give a name.
-    pub(super) fn given(&self, parent: Ino, name: &[u8]) {
+    pub(super) fn given(&self, parent: Ino, name: &[u8], directory: bool) {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
-        generations.now.0.entry(parent).or_default().insert(name.into());
+        generations.now.0.entry(parent).or_default().insert(name.into(), directory);
     }
 
     fn turn(&self, generations: &mut Generations, now: Instant) {
@@ -50,33 +60,42 @@ impl GivenNames {
         }
     }
 
-    /// Whether the kernel may use a name.
-    pub(super) fn may_have(&self, parent: Ino, name: &[u8]) -> bool {
+    /// A name, if the kernel may use it.
+    pub(super) fn get(&self, parent: Ino, name: &[u8]) -> Option<GivenName> {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
-        let has = |generation: &Generation| generation.0.get(&parent).is_some_and(|names| names.contains(name));
-        has(&generations.now) || has(&generations.before)
+        let in_one = |generation: &Generation| generation.0.get(&parent)?.get(name).copied();
+        let directory = in_one(&generations.now).or_else(|| in_one(&generations.before))?;
+        Some(GivenName { parent, name: name.into(), directory })
     }
 
     /// The names in a directory that the kernel may use.
-    pub(super) fn in_directory(&self, parent: Ino) -> Vec<Box<[u8]>> {
-        let mut generations = self.generations.lock();
-        self.turn(&mut generations, Instant::now());
-        let of = |generation: &Generation| generation.0.get(&parent).cloned().unwrap_or_default();
-        of(&generations.now).union(&of(&generations.before)).cloned().collect()
+    pub(super) fn in_directory(&self, parent: Ino) -> HashSet<GivenName> {
+        self.all_of(|generation| generation.0.get_key_value(&parent).into_iter().collect())
     }
 
-    /// All names that the kernel may use, with their directories.
-    pub(super) fn all(&self) -> Vec<(Ino, Box<[u8]>)> {
+    /// All names that the kernel may use.
+    pub(super) fn all(&self) -> HashSet<GivenName> {
+        self.all_of(|generation| generation.0.iter().collect())
+    }
+
+    fn all_of(
+        &self,
+        of: impl for<'b> Fn(&'b Generation) -> Vec<(&'b Ino, &'b HashMap<Box<[u8]>, bool>)>,
+    ) -> HashSet<GivenName> {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
         let mut all = HashSet::new();
         for generation in [&generations.now, &generations.before] {
-            for (parent, names) in &generation.0 {
-                all.extend(names.iter().map(|name| (*parent, name.clone())));
+            for (parent, names) in of(generation) {
+                all.extend(names.iter().map(|(name, directory)| GivenName {
+                    parent: *parent,
+                    name: name.clone(),
+                    directory: *directory,
+                }));
             }
         }
-        all.into_iter().collect()
+        all
     }
 }
 
@@ -87,11 +106,12 @@ mod tests {
     #[test]
     fn a_name_is_here_for_as_long_as_the_kernel_may_use_it() {
         let names = GivenNames::new(Duration::from_millis(80));
-        names.given(Ino(1), b"a");
-        assert!(names.may_have(Ino(1), b"a") && !names.may_have(Ino(1), b"b") && !names.may_have(Ino(2), b"a"));
+        names.given(Ino(1), b"a", true);
+        assert!(names.get(Ino(1), b"a").is_some_and(|name| name.directory));
+        assert!(names.get(Ino(1), b"b").is_none() && names.get(Ino(2), b"a").is_none());
         std::thread::sleep(Duration::from_millis(50));
-        names.given(Ino(1), b"b");
-        names.given(Ino(2), b"c");
+        names.given(Ino(1), b"b", false);
+        names.given(Ino(2), b"c", false);
         assert_eq!(names.in_directory(Ino(1)).len(), 2);
         assert_eq!(names.all().len(), 3);
         std::thread::sleep(Duration::from_millis(250));

@@ -1,7 +1,8 @@
 //! Notifications: the way to have the kernel drop what it caches.
 
+use super::names::GivenName;
 use crate::numbers::Numbers;
-use fuser::Notifier;
+use fuser::{INodeNo, Notifier};
 use rain_types::Ino;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,8 +17,13 @@ use tokio::runtime::Handle;
 /// 6.16). fuser 0.18 lacks it.
 const NOTIFY_INC_EPOCH: i32 = 8;
 
-/// The length of a notification without a body: length, code and a zero.
-const HEADER_BYTES: u32 = 16;
+/// The code of the notification about a name, with a flag that fuser 0.18 lacks (FUSE 7.38, Linux 6.2). An older
+/// kernel drops the name.
+const NOTIFY_INVAL_ENTRY: i32 = 3;
+const EXPIRE_ONLY: u32 = 1;
+
+/// The length of a notification without a body, bytes.
+const HEADER_BYTES: usize = 16;
 
 #[derive(Debug)]
 struct Connection {
@@ -75,15 +81,22 @@ impl Notifications {
 
     /// Has the kernel drop names. It has dropped them when the future ends; a dropped future does not stop it.
     ///
-    /// The kernel waits for operations on the directories that are under way.
-    pub(super) fn drop_names(&self, names: Vec<(Ino, Box<[u8]>)>) -> impl Future<Output = ()> + use<> {
+    /// A directory's name only expires: programs may be in the directory, which mostly is there still. The
+    /// kernel looks it up again before the next use.
+    ///
+    /// The kernel waits for operations on the parents that are under way.
+    pub(super) fn drop_names(&self, names: Vec<GivenName>) -> impl Future<Output = ()> + use<> {
         let connection = self.connection.get().cloned();
-        let names: Vec<_> =
-            names.into_iter().map(|(parent, name)| (self.numbers.kernel(parent), name)).collect();
+        let numbers = self.numbers;
         let dropping = self.runtime.spawn_blocking(move || {
             let Some(connection) = connection else { return };
-            for (parent, name) in names {
-                let _ = connection.notifier.inval_entry(parent, OsStr::from_bytes(&name));
+            for GivenName { parent, name, directory } in names {
+                let parent = numbers.kernel(parent);
+                let _ = if directory {
+                    (&connection.device).write_all(&expire_entry(parent, &name))
+                } else {
+                    connection.notifier.inval_entry(parent, OsStr::from_bytes(&name))
+                };
             }
         });
         async {
@@ -98,10 +111,28 @@ impl Notifications {
     /// again, so this is the last resort.
     pub(super) fn doubt_all_names(&self) -> bool {
         let Some(connection) = self.connection.get() else { return true };
-        let mut message = Vec::with_capacity(HEADER_BYTES as usize);
-        message.extend(HEADER_BYTES.to_ne_bytes());
-        message.extend(NOTIFY_INC_EPOCH.to_ne_bytes());
-        message.extend(0u64.to_ne_bytes());
-        (&connection.device).write_all(&message).is_ok()
+        (&connection.device).write_all(&notification(NOTIFY_INC_EPOCH, &[])).is_ok()
     }
+}
+
+/// A notification: its length, its code, zero, and its body.
+fn notification(code: i32, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER_BYTES + body.len());
+    message.extend(((HEADER_BYTES + body.len()) as u32).to_ne_bytes());
+    message.extend(code.to_ne_bytes());
+    message.extend(0u64.to_ne_bytes());
+    message.extend(body);
+    message
+}
+
+/// The notification that a name is to be looked up again: the parent, the name's length, a flag, and the name
+/// with a zero byte.
+fn expire_entry(parent: INodeNo, name: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(HEADER_BYTES + name.len() + 1);
+    body.extend(parent.0.to_ne_bytes());
+    body.extend((name.len() as u32).to_ne_bytes());
+    body.extend(EXPIRE_ONLY.to_ne_bytes());
+    body.extend(name);
+    body.push(0);
+    notification(NOTIFY_INVAL_ENTRY, &body)
 }

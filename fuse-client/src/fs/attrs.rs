@@ -9,6 +9,7 @@ use fuser::{Errno, FileAttr, FileType, TimeOrNow};
 use rain_client::{Error, Space};
 use rain_namespace::command::{AttrChange, TimeChange, XattrMode};
 use rain_namespace::error::NsError;
+use rain_namespace::lease::Subject;
 use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -201,9 +202,12 @@ impl RainFs {
         let changed = if change == AttrChange::default() {
             self.volume.attr(ino).await
         } else {
-            self.volume.set_attr(ino, change).await
+            self.volume.set_attr(ino, change.clone()).await
         };
         self.coherence.changed(ino);
+        if let Err(Error::Refused(NsError::NotFound)) = changed {
+            return self.coherence.change_removed(ino, &change).ok_or(Errno::ESTALE);
+        }
         changed.map_err(|error| self.inode_errno("changing attributes", &error))
     }
 
@@ -218,7 +222,8 @@ impl RainFs {
             Ok(value) => answer(value, room),
             Err(error) => {
                 if name == CAPABILITY && matches!(error, Error::Refused(NsError::NoAttribute)) {
-                    self.coherence.learn_no_capability(ino, stamp, self.volume.read_for(ino));
+                    let read_for = self.volume.read_for(&Subject::Inode(ino));
+                    self.coherence.learn_no_capability(ino, stamp, read_for);
                 }
                 Err(self.errno("reading an extended attribute", &error))
             }

@@ -62,8 +62,8 @@ impl Reply for ReplyDirectoryPlus {
     }
 
     fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, next: u64) -> bool {
-        let read_for = fs.read_for(directory, entry.attr.ino);
-        let lifetime = fs.coherence.listed((directory, &entry.name), read_for);
+        let read_for = fs.read_for((directory, &entry.name), entry.attr.ino);
+        let lifetime = fs.coherence.listed((directory, &entry.name), &entry.attr, read_for);
         let attr = to_kernel(&entry.attr, fs.numbers);
         let name = OsStr::from_bytes(&entry.name);
         let full = ReplyDirectoryPlus::add(

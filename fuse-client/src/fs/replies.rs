@@ -6,6 +6,7 @@ use crate::coherence::{Lifetimes, ReadFor};
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyXattr,
 };
+use rain_namespace::lease::Subject;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
 
@@ -28,15 +29,16 @@ pub(super) fn reply_xattr(reply: ReplyXattr, result: Result<XattrAnswer, Errno>)
 }
 
 impl RainFs {
-    /// For how long the names of a directory, and the attributes of an inode in it, may be used.
-    pub(super) fn read_for(&self, parent: Ino, ino: Ino) -> (ReadFor, ReadFor) {
-        (self.volume.read_for(parent), self.volume.read_for(ino))
+    /// For how long a name, and the attributes of the inode that it names, may be used.
+    pub(super) fn read_for(&self, (parent, name): (Ino, &[u8]), ino: Ino) -> (ReadFor, ReadFor) {
+        let name = Subject::Name(parent, name.to_vec());
+        (self.volume.read_for(&name), self.volume.read_for(&Subject::Inode(ino)))
     }
 
     pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>) {
         match result {
             Ok(attr) => {
-                let lifetime = self.coherence.attributes_given(&attr, self.volume.read_for(attr.ino));
+                let lifetime = self.coherence.attributes_given(&attr, self.volume.read_for(&Subject::Inode(attr.ino)));
                 reply.attr(&lifetime, &to_kernel(&attr, self.numbers));
             }
             Err(errno) => reply.error(errno),
@@ -53,7 +55,7 @@ impl RainFs {
     ) {
         match found {
             Ok(attr) => {
-                let read_for = self.read_for(name.0, attr.ino);
+                let read_for = self.read_for(name, attr.ino);
                 self.reply_name(reply, &attr, self.coherence.name_looked_up(name, &attr, read_for, thread));
             }
             Err(errno) => reply.error(errno),
@@ -64,7 +66,7 @@ impl RainFs {
     pub(super) fn reply_entry(&self, reply: ReplyEntry, name: (Ino, &[u8]), made: Result<Attr, Errno>) {
         match made {
             Ok(attr) => {
-                let read_for = self.read_for(name.0, attr.ino);
+                let read_for = self.read_for(name, attr.ino);
                 self.reply_name(reply, &attr, self.coherence.name_given(name, &attr, read_for));
             }
             Err(errno) => reply.error(errno),
@@ -84,7 +86,7 @@ impl RainFs {
     ) {
         match result {
             Ok((attr, handle, flags)) => {
-                let read_for = self.read_for(name.0, attr.ino);
+                let read_for = self.read_for(name, attr.ino);
                 let lifetime = self.coherence.file_created(name, &attr, read_for);
                 reply.created(&lifetime, &to_kernel(&attr, self.numbers), GENERATION, handle, flags);
             }

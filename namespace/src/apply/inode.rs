@@ -5,7 +5,7 @@ use super::table::Table;
 use crate::command::{Applied, AttrChange, Outcome, TimeChange, XattrMode};
 use crate::error::NsError;
 use crate::key;
-use crate::record::{Attr, FileKind, Time};
+use crate::record::{Attr, Time};
 use rain_types::Ino;
 use std::ops::ControlFlow;
 
@@ -42,25 +42,7 @@ impl Table<'_> {
             attr.version += 1;
             attr.mtime = time;
         }
-        if change.uid.is_some() || change.gid.is_some() {
-            attr.uid = change.uid.unwrap_or(attr.uid);
-            attr.gid = change.gid.unwrap_or(attr.gid);
-            if attr.kind == FileKind::File {
-                // As chown(2): set-user-id is cleared, and set-group-id unless it stands for mandatory
-                // locking.
-                attr.mode &= if attr.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
-            }
-        }
-        if let Some(mode) = change.mode {
-            attr.mode = mode & 0o7777;
-        }
-        let at = |change: TimeChange| match change {
-            TimeChange::Now => time,
-            TimeChange::At(time) => time,
-        };
-        attr.atime = change.atime.map_or(attr.atime, at);
-        attr.mtime = change.mtime.map_or(attr.mtime, at);
-        attr.ctime = time;
+        change.apply_to(&mut attr, time);
         self.put_attr(&attr);
         Ok(Outcome::Attr(attr))
     }

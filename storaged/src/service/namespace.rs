@@ -7,7 +7,7 @@ use crate::metadata::{AskError, MetadataService, ProposeError};
 use crate::open_files::{OpenFileReports, OpenFiles};
 use crate::sessions::SessionLeases;
 use rain_namespace::command::{Command, Request};
-use rain_namespace::lease::{Names, Wanted};
+use rain_namespace::lease::{Subject, Wanted};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
@@ -136,13 +136,8 @@ impl Namespace for NamespaceService {
         if contact.open {
             self.sessions.renew(session);
         }
-        let wanted = contact.wanted.into_iter().map(|Wanted { ino, up_to, keep_read, names }| {
-            let (names, all_names) = match names {
-                Names::None => (Vec::new(), false),
-                Names::These(names) => (names.into_iter().map(Into::into).collect(), false),
-                Names::All => (Vec::new(), true),
-            };
-            v1::WantedLease { ino: ino.0, up_to, keep_read, names, all_names }
+        let wanted = contact.wanted.into_iter().map(|Wanted { subject, up_to, keep_read }| {
+            v1::WantedLease { subject: wire::encode(&subject).into(), up_to, keep_read }
         });
         Ok(tonic::Response::new(v1::LeasesResponse {
             term: Some(lease_term(contact.term)),
@@ -178,10 +173,14 @@ impl Namespace for NamespaceService {
         let v1::ReleaseRequest { session, term, leases } = request.into_inner();
         let v1::LeaseTerm { term, leader } =
             term.ok_or_else(|| Status::invalid_argument("a release without its term"))?;
-        let leases: Vec<(Ino, u64, bool)> =
-            leases.into_iter().map(|lease| (Ino(lease.ino), lease.up_to, lease.keep_read)).collect();
+        let mut released = Vec::with_capacity(leases.len());
+        for v1::ReleasedLease { subject, up_to, keep_read } in leases {
+            let subject: Subject =
+                wire::decode(&subject).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            released.push((subject, up_to, keep_read));
+        }
         let term = LeaderTerm { term, node: NodeId(leader) };
-        self.leases.release(term, SessionId(session), &leases).map_err(ask_status)?;
+        self.leases.release(term, SessionId(session), &released).map_err(ask_status)?;
         Ok(tonic::Response::new(v1::ReleaseResponse {}))
     }
 }
@@ -202,7 +201,7 @@ fn lease_term(term: LeaderTerm) -> v1::LeaseTerm {
 
 fn lease_grant(granted: Granted) -> v1::LeaseGrant {
     let Granted { term, number, write, unleased } = granted;
-    let unleased = unleased.into_iter().map(|ino| ino.0).collect();
+    let unleased = unleased.iter().map(|subject| wire::encode(subject).into()).collect();
     v1::LeaseGrant { term: Some(lease_term(term)), number, write, unleased }
 }
 
