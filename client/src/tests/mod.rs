@@ -2,5 +2,6 @@
 //! purpose. Files are short enough to be stored inline, so no node with shares is needed.
 
 mod files;
+mod leases;
 mod locks;
 mod namespace;

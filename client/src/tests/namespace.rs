@@ -1,5 +1,5 @@
-//! A namespace in this process: the functions of `rain-namespace` over a map, behind gRPC. A test can hold an
-//! answer back after the namespace has given it, so that later answers overtake it.
+//! A namespace in this process: the functions of `rain-namespace` over a map, with its lease table, behind
+//! gRPC. A test can hold an answer back after the namespace has given it, so that later answers overtake it.
 
 use crate::client::Client;
 use crate::options::Options;
@@ -8,22 +8,29 @@ use parking_lot::Mutex;
 use rain_namespace::apply;
 use rain_namespace::command::{Applied, Command, NodeSpec, Request};
 use rain_namespace::kv::MemoryKv;
+use rain_namespace::lease::{LeaseTable, Subject, Wanted, asked_about, told_by, touched_by};
 use rain_namespace::query::{Answered, Query, answer};
 use rain_namespace::record::Time;
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_server::{Namespace, NamespaceServer};
 use rain_proto::v1::node_server::{Node, NodeServer};
-use rain_types::{CodeSpec, NodeId};
+use rain_types::{CodeSpec, NodeId, SessionId};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Response, Status};
 
 const CLUSTER: &str = "0000000000000000000000000000002a";
+
+/// The only term.
+const TERM: v1::LeaseTerm = v1::LeaseTerm { term: 1, leader: 1 };
+
+/// Pause between two looks at the lease table.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A request, as [`TestNamespace::hold`] is asked about it.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +69,15 @@ struct State {
     kv: MemoryKv,
     position: u64,
     holds: Vec<Hold>,
+    leases: LeaseTable,
+    /// When the lease table began.
+    began: Option<Instant>,
+}
+
+impl State {
+    fn now(&mut self) -> Duration {
+        self.began.get_or_insert_with(Instant::now).elapsed()
+    }
 }
 
 /// The namespace, shared by its services.
@@ -103,9 +119,17 @@ impl TestNamespace {
 
     /// Connects a client, which is to be kept, and begins to use the volume.
     pub(super) async fn client(&self) -> (Arc<Client>, Arc<Volume>) {
-        let client = Client::connect(std::slice::from_ref(&self.address), Options::default())
-            .await
-            .expect("connected");
+        self.client_with(Options::default()).await
+    }
+
+    /// As [`TestNamespace::client`], for a client that keeps leases.
+    pub(super) async fn caching_client(&self) -> (Arc<Client>, Arc<Volume>) {
+        self.client_with(Options { caches: true, ..Options::default() }).await
+    }
+
+    async fn client_with(&self, options: Options) -> (Arc<Client>, Arc<Volume>) {
+        let client =
+            Client::connect(std::slice::from_ref(&self.address), options).await.expect("connected");
         let volume = client.volume("main").await.expect("the volume");
         (client, volume)
     }
@@ -138,6 +162,20 @@ impl TestNamespace {
         Some(state.holds.remove(at))
     }
 
+    /// Waits until the lease table says so.
+    async fn until(&self, mut ready: impl FnMut(&mut LeaseTable, Duration) -> bool) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                let now = state.now();
+                if ready(&mut state.leases, now) {
+                    return;
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     async fn wait(hold: Option<Hold>) {
         if let Some(hold) = hold {
             let _ = hold.reached.send(());
@@ -155,7 +193,16 @@ impl Namespace for TestNamespace {
         let (mut applied, mut holds) = (Vec::new(), Vec::new());
         for bytes in &request.get_ref().requests {
             let request: Request = wire::decode(bytes).expect("a request");
+            let by = request.id.map(|id| id.session).unwrap_or_default();
+            let mut touches = Vec::new();
+            {
+                let mut state = self.state.lock();
+                touched_by(&state.kv, &request.command, &mut touches);
+                state.leases.begin_change(by, &touches);
+            }
+            self.until(|leases, now| leases.is_clear(by, &touches, now)).await;
             applied.push(wire::encode(&self.apply(&request)).into());
+            self.state.lock().leases.end_change(by, &touches);
             holds.push(self.take_hold(Asked::Command(&request.command)));
         }
         let position = self.state.lock().position;
@@ -170,17 +217,49 @@ impl Namespace for TestNamespace {
         request: tonic::Request<v1::QueryRequest>,
     ) -> Result<Response<v1::QueryResponse>, Status> {
         let query: Query = wire::decode(&request.get_ref().query).expect("a query");
-        let (answered, position): (Answered, u64) = {
-            let state = self.state.lock();
-            (answer(&state.kv, &query), state.position)
+        let session = match &query {
+            Query::As { session, .. } => *session,
+            _ => SessionId(0),
         };
+        let (about, kind) = (asked_about(&query), request.get_ref().lease());
+        let mut number = 0;
+        if let Some(ino) = about {
+            if kind == v1::LeaseKind::LeaseWrite {
+                self.state.lock().leases.begin_wait(session, ino);
+                self.until(|leases, now| {
+                    number = leases.grant_write(session, ino, now);
+                    number > 0
+                })
+                .await;
+                self.state.lock().leases.end_wait(session, ino);
+            }
+            self.until(|leases, now| leases.readable(session, ino, now)).await;
+        }
+        let (answered, granted, position): (Answered, _, u64) = {
+            let mut state = self.state.lock();
+            let now = state.now();
+            let answered = answer(&state.kv, &query);
+            let told = answered.as_ref().map(|answer| told_by(&query, answer)).unwrap_or_default();
+            let mut unleased = Vec::new();
+            let (for_good, mut lowest) = (kind != v1::LeaseKind::LeaseRead, number);
+            for subject in told.iter().filter(|_| kind != v1::LeaseKind::LeaseNone && number == 0) {
+                match state.leases.grant_read(session, subject, for_good, now) {
+                    0 => unleased.push(wire::encode(subject).into()),
+                    grant => lowest = if lowest == 0 { grant } else { lowest.min(grant) },
+                }
+            }
+            let write = number > 0;
+            let granted = v1::LeaseGrant { term: Some(TERM), number: lowest, write, unleased };
+            (answered, granted, state.position)
+        };
+        let granted = (kind != v1::LeaseKind::LeaseNone).then_some(granted);
         let bare = match &query {
             Query::As { query, .. } => query,
             query => query,
         };
         TestNamespace::wait(self.take_hold(Asked::Query(bare))).await;
         let answered = wire::encode(&answered).into();
-        Ok(Response::new(v1::QueryResponse { answered, age_ms: 0, position }))
+        Ok(Response::new(v1::QueryResponse { answered, age_ms: 0, position, granted }))
     }
 
     async fn renew(
@@ -188,6 +267,55 @@ impl Namespace for TestNamespace {
         _request: tonic::Request<v1::RenewRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
         Ok(Response::new(v1::RenewResponse { open: true, places: 0 }))
+    }
+
+    async fn leases(
+        &self,
+        request: tonic::Request<v1::LeasesRequest>,
+    ) -> Result<Response<v1::LeasesResponse>, Status> {
+        let v1::LeasesRequest { session, after, wait_ms } = request.into_inner();
+        let until = Instant::now() + Duration::from_millis(wait_ms.into());
+        let (mut registered, mut wanted, mut last) = (true, Vec::new(), 0);
+        self.until(|leases, now| {
+            registered = leases.contact(SessionId(session), now);
+            (wanted, last) = leases.wanted(SessionId(session), after);
+            !registered || !wanted.is_empty() || Instant::now() > until
+        })
+        .await;
+        let wanted = wanted.into_iter().map(|Wanted { subject, up_to, keep_read }| v1::WantedLease {
+            subject: wire::encode(&subject).into(),
+            up_to,
+            keep_read,
+        });
+        let wanted = wanted.collect();
+        Ok(Response::new(v1::LeasesResponse { term: Some(TERM), open: true, registered, wanted, last }))
+    }
+
+    async fn register(
+        &self,
+        request: tonic::Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let session = SessionId(request.get_ref().session);
+        let mut state = self.state.lock();
+        let now = state.now();
+        let granted = state.leases.last_grant() + 1;
+        state.leases.register(session, &[], now);
+        let (_, last) = state.leases.wanted(session, u64::MAX);
+        let (term, kept) = (Some(TERM), Vec::new());
+        Ok(Response::new(v1::RegisterResponse { term, open: true, kept, last, granted }))
+    }
+
+    async fn release(
+        &self,
+        request: tonic::Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let v1::ReleaseRequest { session, leases, .. } = request.into_inner();
+        let mut state = self.state.lock();
+        for v1::ReleasedLease { subject, up_to, keep_read } in leases {
+            let subject: Subject = wire::decode(&subject).expect("a subject");
+            state.leases.release(SessionId(session), &subject, up_to, keep_read);
+        }
+        Ok(Response::new(v1::ReleaseResponse {}))
     }
 }
 
