@@ -130,7 +130,7 @@ impl Held {
         let demand = self.wanted.get_or_insert(Demand { number: 0, since: now, keep_read });
         if is_new || demand.keep_read && !keep_read {
             *last += 1;
-            demand.number = *last;
+            (demand.number, demand.since) = (*last, now);
             demand.keep_read &= keep_read;
         }
     }
@@ -184,14 +184,14 @@ impl LeaseTable {
     }
 
     /// Notes that a session was heard of. Returns whether it is registered: otherwise it has to register before
-    /// it gets leases.
+    /// it gets leases. Silence ends a registration: what others have done meanwhile the session does not know.
     pub fn contact(&mut self, session: SessionId, now: Duration) -> bool {
         match self.sessions.get_mut(&session) {
-            Some(heard) => {
+            Some(heard) if now < *heard + SILENCE => {
                 *heard = now;
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 
