@@ -69,6 +69,8 @@ enum Step {
     Change { session: u64, touch: usize },
     /// A contact of a session, which gives up what is wanted.
     Contact { session: u64 },
+    /// A session gives up what it does not need any more.
+    Unused { session: u64, subject: usize },
     /// What is on its way to and from a session arrives.
     Deliver { session: u64 },
     Pass { millis: u64 },
@@ -103,6 +105,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (session.clone(), 1u64..=2).prop_map(|(session, ino)| Step::Write { session, ino }),
         5 => (session.clone(), 0usize..5).prop_map(|(session, touch)| Step::Change { session, touch }),
         6 => session.clone().prop_map(|session| Step::Contact { session }),
+        2 => (session.clone(), 0usize..4).prop_map(|(session, subject)| Step::Unused { session, subject }),
         4 => session.prop_map(|session| Step::Deliver { session }),
         3 => (1u64..400).prop_map(|millis| Step::Pass { millis }),
         1 => (1000u64..3000).prop_map(|millis| Step::Pass { millis }),
@@ -222,6 +225,15 @@ impl World {
                 }
             }
             Step::Contact { session } => self.contact(session),
+            Step::Unused { session, subject } => {
+                let subject = subjects()[subject].clone();
+                let believer = self.sessions.get_mut(&session).unwrap();
+                if let Some(held) = believer.held.remove(&subject) {
+                    let released = believer.released.entry(subject.clone()).or_default();
+                    *released = held.number.max(*released);
+                    believer.going.push((held.term, subject, held.number, false));
+                }
+            }
             Step::Deliver { session } => {
                 let believer = self.sessions.get_mut(&session).unwrap();
                 for (subject, granted) in std::mem::take(&mut believer.coming) {
@@ -280,7 +292,8 @@ impl World {
                 }
             } else {
                 believer.held.remove(&wanted.subject);
-                believer.released.insert(wanted.subject.clone(), wanted.up_to);
+                let released = believer.released.entry(wanted.subject.clone()).or_default();
+                *released = wanted.up_to.max(*released);
             }
             believer.going.push((self.term, wanted.subject, wanted.up_to, wanted.keep_read));
         }

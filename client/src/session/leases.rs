@@ -17,6 +17,7 @@ use rain_namespace::lease::{CONTACT_MAX, READ_FOR, Subject, Wanted};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_types::Ino;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::Weak;
@@ -74,6 +75,23 @@ impl State {
     fn valid_until(&self) -> Option<Instant> {
         self.term?;
         Some(self.contact? + CONTACT_MAX)
+    }
+
+    /// Nothing may rely on what was granted on a subject up to a number.
+    fn release(&mut self, subject: &Subject, up_to: u64) {
+        self.reads.remove(subject);
+        let released = self.released.entry(subject.clone());
+        if let Entry::Vacant(_) = released {
+            self.order.push_back(subject.clone());
+        }
+        let released = released.or_default();
+        *released = up_to.max(*released);
+        if self.order.len() > RELEASES_MAX
+            && let Some(oldest) = self.order.pop_front()
+            && let Some(up_to) = self.released.remove(&oldest)
+        {
+            self.released_below = self.released_below.max(up_to);
+        }
     }
 
     fn is_current(&self, grant: &Grant, subject: &Subject) -> bool {
@@ -149,23 +167,14 @@ impl Leases {
     pub(super) fn begin_release(&self, wanted: &[Wanted]) {
         let mut state = self.state.lock();
         for wanted in wanted.iter().filter(|wanted| !wanted.keep_read) {
-            state.reads.remove(&wanted.subject);
-            if state.released.insert(wanted.subject.clone(), wanted.up_to).is_none() {
-                state.order.push_back(wanted.subject.clone());
-            }
-            if state.order.len() > RELEASES_MAX
-                && let Some(oldest) = state.order.pop_front()
-                && let Some(up_to) = state.released.remove(&oldest)
-            {
-                state.released_below = state.released_below.max(up_to);
-            }
+            state.release(&wanted.subject, wanted.up_to);
         }
     }
 
     /// A file is open no more: its lease is given back with the next contact.
     pub(crate) fn unused(&self, ino: Ino, up_to: u64) {
         let mut state = self.state.lock();
-        state.reads.remove(&Subject::Inode(ino));
+        state.release(&Subject::Inode(ino), up_to);
         state.unused.push((ino, up_to));
     }
 
