@@ -22,7 +22,9 @@ fn reserve(world: &mut World, count: u32) -> Ino {
 #[test]
 fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
     let mut world = World::new();
-    let Ok(Outcome::Session(other)) = world.run(Command::OpenSession { label: "other".into(), caches: false }) else {
+    let Ok(Outcome::Session(other)) =
+        world.run(Command::OpenSession { label: "other".into(), caches: false })
+    else {
         panic!()
     };
     let (root, holder) = (world.root, world.session);

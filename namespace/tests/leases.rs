@@ -62,18 +62,38 @@ impl Believer {
 #[derive(Debug, Clone)]
 enum Step {
     /// A session asks; the answer comes at once or later.
-    Ask { session: u64, subject: usize, for_good: bool, late: bool },
+    Ask {
+        session: u64,
+        subject: usize,
+        for_good: bool,
+        late: bool,
+    },
     /// A session wants a write lease: begins to wait, or tries once more.
-    Write { session: u64, ino: u64 },
+    Write {
+        session: u64,
+        ino: u64,
+    },
     /// A session begins a change, or tries to apply it.
-    Change { session: u64, touch: usize },
+    Change {
+        session: u64,
+        touch: usize,
+    },
     /// A contact of a session, which gives up what is wanted.
-    Contact { session: u64 },
+    Contact {
+        session: u64,
+    },
     /// A session gives up what it does not need any more.
-    Unused { session: u64, subject: usize },
+    Unused {
+        session: u64,
+        subject: usize,
+    },
     /// What is on its way to and from a session arrives.
-    Deliver { session: u64 },
-    Pass { millis: u64 },
+    Deliver {
+        session: u64,
+    },
+    Pass {
+        millis: u64,
+    },
     NewLeader,
 }
 

@@ -93,8 +93,10 @@ impl World {
         let Ok(Answer::Volumes(volumes)) = answer(&leader, &Query::VolumeById { id: VolumeId(1) }) else {
             panic!("the volume is there")
         };
-        let open = |leader: &mut MemoryKv| match internal(leader, Command::OpenSession { label: "s".into(), caches: false })
-        {
+        let open = |leader: &mut MemoryKv| match internal(
+            leader,
+            Command::OpenSession { label: "s".into(), caches: false },
+        ) {
             Outcome::Session(session) => session,
             other => panic!("{other:?}"),
         };

@@ -157,8 +157,9 @@ async fn set_up(metadata: &MetadataService) -> Result<Ino> {
 async fn creates(metadata: &Arc<Node>, root: Ino, callers: u64, time: Duration) -> Result<()> {
     let mut sessions = Vec::new();
     for caller in 0..callers {
-        let opened =
-            metadata.propose(request(Command::OpenSession { label: format!("c{caller}"), caches: false })).await??;
+        let opened = metadata
+            .propose(request(Command::OpenSession { label: format!("c{caller}"), caches: false }))
+            .await??;
         if let rain_namespace::command::Outcome::Session(session) = opened {
             sessions.push(session);
         }

@@ -287,9 +287,11 @@ impl Dev {
         start_log_to(&data)?;
         let label = format!("rain dev, pid {}", std::process::id());
         let (client, volume) = runtime.block_on(async {
-            let client =
-                Client::connect(&addresses, Options { label, write_back: true, caches: true, ..Options::default() })
-                    .await?;
+            let client = Client::connect(
+                &addresses,
+                Options { label, write_back: true, caches: true, ..Options::default() },
+            )
+            .await?;
             let root = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
             match client.create_volume("main", spec, root.0, root.1, 0o755).await {
                 Ok(_) | Err(Error::Refused(NsError::Exists)) => {}

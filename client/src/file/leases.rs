@@ -8,7 +8,7 @@
 //! A client that keeps no leases ([`crate::Options::caches`]) answers from what it has, and keeps written data
 //! back as it likes.
 
-use super::open::OpenFile;
+use super::lease::{Dropped, KernelCache};
 use super::state::{FileState, Inner};
 use super::table::FileTable;
 use crate::error::Error;
@@ -21,8 +21,7 @@ use rain_namespace::record::Attr;
 use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
 use std::collections::HashMap;
-use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Files that are stored at a time when others want them.
@@ -31,45 +30,6 @@ const STORED_AT_ONCE: usize = 16;
 /// Longest wait for writes under way before their file is stored for another client. A write under way only
 /// copies bytes.
 const ADMITTED_MAX: Duration = Duration::from_secs(1);
-
-/// What a kernel has cached of a volume.
-pub trait KernelCache: Debug + Send + Sync {
-    /// Drops names, attributes and pages. Returns when no program can get any of it any more.
-    fn drop_cached<'a>(&'a self, dropped: &'a [Dropped]) -> BoxFuture<'a, ()>;
-
-    /// Drops all names and attributes, and the pages of these files.
-    fn drop_all<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()>;
-}
-
-/// What is to be dropped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dropped {
-    /// The attributes and pages of an inode.
-    Inode(Ino),
-    /// A name in this directory.
-    Name(Ino, Vec<u8>),
-    /// All names in this directory.
-    Names(Ino),
-}
-
-/// A file's lease.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct FileLease {
-    /// No other client can know of the file.
-    pub(super) private: bool,
-    mode: Option<Mode>,
-    /// The number of the last grant.
-    grant: u64,
-    /// Writes that were admitted and are not in the buffer yet.
-    admitted: u32,
-}
-
-impl FileLease {
-    /// The lease of a file that only this client may know of, or that has none yet.
-    pub(super) fn new(private: bool) -> FileLease {
-        FileLease { private, ..FileLease::default() }
-    }
-}
 
 impl FileTable {
     /// Whether what is known of a file is the truth.
@@ -185,26 +145,14 @@ impl Drop for Admitted<'_> {
     }
 }
 
-impl OpenFile {
-    /// Takes in a lease that came with the answer by which the file was opened.
-    pub(crate) fn take_lease(&self, grant: &Grant) {
-        self.file.take_lease(&self.files, grant);
-    }
-
-    /// Makes the length that this client knows the truth at some moment after the call.
-    pub async fn refresh(&self) -> Result<(), Error> {
-        self.file.ensure_current(&self.files).await
-    }
-}
-
 impl FileTable {
     /// Sets what has cached this volume's names, attributes and pages.
-    pub(crate) fn set_kernel_cache(&self, kernel: std::sync::Weak<dyn KernelCache>) {
+    pub(crate) fn set_kernel_cache(&self, kernel: Weak<dyn KernelCache>) {
         let _ = self.kernel.set(kernel);
     }
 
     async fn drop_in_kernel(&self, dropped: &[Dropped]) {
-        if let Some(kernel) = self.kernel.get().and_then(std::sync::Weak::upgrade) {
+        if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
             kernel.drop_cached(dropped).await;
         }
     }
@@ -217,7 +165,7 @@ impl FileTable {
             }
         }
         let files: Vec<Ino> = self.inos();
-        if let Some(kernel) = self.kernel.get().and_then(std::sync::Weak::upgrade) {
+        if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
             kernel.drop_all(&files).await;
         }
     }
@@ -273,7 +221,7 @@ impl LeaseHolder for FileTable {
                     files.push(inner.attr.ino);
                 }
             }
-            if let Some(kernel) = self.kernel.get().and_then(std::sync::Weak::upgrade) {
+            if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
                 kernel.drop_all(&files).await;
             }
         })

@@ -8,7 +8,7 @@
 //!   times.
 //! - [`buffer`] gathers written data within [`budget`]; [`flush`] stores it, by way of [`pack`]; [`read`]
 //!   reads.
-//! - [`leases`] is what this client may rely on of a file, while other clients may have it, too.
+//! - [`leases`], with [`lease`], is what this client may rely on of a file, while other clients may have it, too.
 //! - [`locks`] are a file's locks over all clients, [`owners`] their owners here. [`ranges`] is a set of byte
 //!   ranges.
 //!
@@ -24,6 +24,7 @@ mod attributes;
 mod budget;
 mod buffer;
 mod flush;
+mod lease;
 mod leases;
 mod locks;
 mod open;
@@ -35,6 +36,6 @@ mod read;
 mod state;
 mod table;
 
-pub use leases::{Dropped, KernelCache};
+pub use lease::{Dropped, KernelCache};
 pub use open::OpenFile;
 pub(crate) use table::{FileTable, Question};

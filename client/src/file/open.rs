@@ -5,6 +5,7 @@ use super::read::Source;
 use super::state::{Closed, FILE_BYTES_MAX, FileState};
 use super::table::{FileTable, Question};
 use crate::error::Error;
+use crate::session::leases::Grant;
 use bytes::Bytes;
 use rain_namespace::command::AttrChange;
 use rain_namespace::error::NsError;
@@ -70,6 +71,16 @@ impl OpenFile {
         let mut attr = self.file.inner().attr.clone();
         self.file.overlay(&mut attr);
         attr
+    }
+
+    /// Takes in a lease that came with the answer by which the file was opened.
+    pub(crate) fn take_lease(&self, grant: &Grant) {
+        self.file.take_lease(&self.files, grant);
+    }
+
+    /// Makes the length that this client knows the truth at some moment after the call.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        self.file.ensure_current(&self.files).await
     }
 
     /// Reads a range. The result is shorter only at the end of the file.

@@ -1,7 +1,7 @@
 //! The state of one file in this client.
 
 use super::buffer::{Dirty, Segment};
-use super::leases::FileLease;
+use super::lease::FileLease;
 use super::owners::LockOwners;
 use super::ranges::RangeSet;
 use crate::error::Error;

@@ -11,7 +11,7 @@
 //!    pages of an unchanged file stay valid.
 
 use super::budget::DirtyBudget;
-use super::leases::KernelCache;
+use super::lease::KernelCache;
 use super::questions::Questions;
 use super::state::{Closed, FileState, OwnVersions};
 use crate::block::Blocks;

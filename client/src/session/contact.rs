@@ -148,8 +148,7 @@ impl Session {
     async fn register(&self) -> Result<u64, Error> {
         let holders = self.drop_leases().await;
         let id = self.id();
-        let writes: Vec<u64> =
-            holders.iter().flat_map(|holder| holder.writes()).map(|ino| ino.0).collect();
+        let writes: Vec<u64> = holders.iter().flat_map(|holder| holder.writes()).map(|ino| ino.0).collect();
         let asked = Instant::now();
         let response = self
             .call_leader("registering for leases", |channel| {
@@ -161,8 +160,7 @@ impl Session {
         let Some(term) = response.term.filter(|_| response.open) else {
             return Err(Error::unexpected("an open session"));
         };
-        let kept: HashMap<Ino, u64> =
-            response.kept.iter().map(|kept| (Ino(kept.ino), kept.number)).collect();
+        let kept: HashMap<Ino, u64> = response.kept.iter().map(|kept| (Ino(kept.ino), kept.number)).collect();
         for holder in &holders {
             holder.writes_kept(&kept);
         }

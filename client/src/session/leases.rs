@@ -145,7 +145,12 @@ impl Leases {
     }
 
     /// Takes in what came with an answer to a question that was asked at `asked`. `told`: what the answer tells.
-    pub(super) fn granted(&self, asked: Instant, grant: Option<&v1::LeaseGrant>, told: Vec<Subject>) -> Grant {
+    pub(super) fn granted(
+        &self,
+        asked: Instant,
+        grant: Option<&v1::LeaseGrant>,
+        told: Vec<Subject>,
+    ) -> Grant {
         let Some(v1::LeaseGrant { term: Some(term), number, write, unleased }) = grant else {
             return Grant::default();
         };

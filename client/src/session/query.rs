@@ -143,7 +143,12 @@ impl Session {
         let response = self
             .call_leader("asking the namespace", |channel| {
                 let wait_ms = wait.as_millis() as u32;
-                let request = v1::QueryRequest { query: query.clone(), allow_stale: false, wait_ms, lease: kind.into() };
+                let request = v1::QueryRequest {
+                    query: query.clone(),
+                    allow_stale: false,
+                    wait_ms,
+                    lease: kind.into(),
+                };
                 let mut client = namespace_client(channel);
                 async move { client.query(request).await }
             })

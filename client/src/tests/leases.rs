@@ -115,7 +115,8 @@ async fn an_answer_that_a_change_has_overtaken_is_not_cached() {
     let ((_a, a), (_b, b)) = (namespace.caching_client().await, namespace.caching_client().await);
     let attr = a.make(a.root(), b"f", file()).await.expect("made");
     let ino = attr.ino;
-    let mut held = namespace.hold(move |asked| matches!(asked, Asked::Query(Query::GetAttr { ino: of }) if *of == ino));
+    let mut held =
+        namespace.hold(move |asked| matches!(asked, Asked::Query(Query::GetAttr { ino: of }) if *of == ino));
     let asking = {
         let b = b.clone();
         tokio::spawn(async move { b.attr(ino).await.expect("asked") })

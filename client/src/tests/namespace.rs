@@ -128,8 +128,7 @@ impl TestNamespace {
     }
 
     async fn client_with(&self, options: Options) -> (Arc<Client>, Arc<Volume>) {
-        let client =
-            Client::connect(std::slice::from_ref(&self.address), options).await.expect("connected");
+        let client = Client::connect(std::slice::from_ref(&self.address), options).await.expect("connected");
         let volume = client.volume("main").await.expect("the volume");
         (client, volume)
     }

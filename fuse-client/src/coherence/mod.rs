@@ -165,7 +165,12 @@ impl Coherence {
     }
 
     /// A reply is about to name a file that this mount has just made.
-    pub(crate) fn file_created(&self, name: (Ino, &[u8]), attr: &Attr, read_for: (ReadFor, ReadFor)) -> Duration {
+    pub(crate) fn file_created(
+        &self,
+        name: (Ino, &[u8]),
+        attr: &Attr,
+        read_for: (ReadFor, ReadFor),
+    ) -> Duration {
         let then = self.inodes.clock();
         let lifetimes = self.name_given(name, attr, read_for);
         // It is open already, and may be read from here on.

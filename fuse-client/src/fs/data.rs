@@ -60,7 +60,8 @@ impl RainFs {
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let name_is_fresh = self.coherence.name_is_fresh(ino, thread);
         let writes = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
-        let file = self.volume.open_to(ino, writes).await.map_err(|error| self.inode_errno("opening", &error))?;
+        let file =
+            self.volume.open_to(ino, writes).await.map_err(|error| self.inode_errno("opening", &error))?;
         if self.coherence.name_may_be_gone(&file, name_is_fresh) {
             return Err(Errno::ESTALE);
         }

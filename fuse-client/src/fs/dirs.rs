@@ -66,15 +66,7 @@ impl Reply for ReplyDirectoryPlus {
         let lifetime = fs.coherence.listed((directory, &entry.name), &entry.attr, read_for);
         let attr = to_kernel(&entry.attr, fs.numbers);
         let name = OsStr::from_bytes(&entry.name);
-        let full = ReplyDirectoryPlus::add(
-            self,
-            attr.ino,
-            next,
-            name,
-            &lifetime,
-            &attr,
-            GENERATION,
-        );
+        let full = ReplyDirectoryPlus::add(self, attr.ino, next, name, &lifetime, &attr, GENERATION);
         if !full {
             fs.coherence.listed_entry(&entry.attr);
         }

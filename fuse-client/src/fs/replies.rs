@@ -38,7 +38,8 @@ impl RainFs {
     pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>) {
         match result {
             Ok(attr) => {
-                let lifetime = self.coherence.attributes_given(&attr, self.volume.read_for(&Subject::Inode(attr.ino)));
+                let lifetime =
+                    self.coherence.attributes_given(&attr, self.volume.read_for(&Subject::Inode(attr.ino)));
                 reply.attr(&lifetime, &to_kernel(&attr, self.numbers));
             }
             Err(errno) => reply.error(errno),

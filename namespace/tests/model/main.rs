@@ -140,7 +140,9 @@ impl World {
     }
 
     fn open_session(&mut self) {
-        let Ok(Outcome::Session(id)) = self.internal(Command::OpenSession { label: "test".into(), caches: false }) else {
+        let Ok(Outcome::Session(id)) =
+            self.internal(Command::OpenSession { label: "test".into(), caches: false })
+        else {
             panic!("no session")
         };
         (self.session, self.seq) = (id.0, 0);

@@ -200,7 +200,9 @@ async fn a_leader_without_a_majority_deletes_nothing() {
     until("nobody else leads", || away.iter().any(|other| other.is_confirmed())).await;
     let next = away.iter().find(|other| other.is_confirmed()).expect("elected");
     assert!(others.contains(&next.member().node));
-    let Outcome::Session(session) = do_at(next, Command::OpenSession { label: "new".into(), caches: false }).await else {
+    let Outcome::Session(session) =
+        do_at(next, Command::OpenSession { label: "new".into(), caches: false }).await
+    else {
         panic!("no session")
     };
     // The session's client reaches node 1, which knows no such session.

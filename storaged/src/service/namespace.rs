@@ -132,12 +132,15 @@ impl Namespace for NamespaceService {
         let v1::LeasesRequest { session, after, wait_ms } = request.into_inner();
         let session = SessionId(session);
         let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
-        let contact = self.leases.contact(self.metadata()?, session, after, wait).await.map_err(ask_status)?;
+        let contact =
+            self.leases.contact(self.metadata()?, session, after, wait).await.map_err(ask_status)?;
         if contact.open {
             self.sessions.renew(session);
         }
-        let wanted = contact.wanted.into_iter().map(|Wanted { subject, up_to, keep_read }| {
-            v1::WantedLease { subject: wire::encode(&subject).into(), up_to, keep_read }
+        let wanted = contact.wanted.into_iter().map(|Wanted { subject, up_to, keep_read }| v1::WantedLease {
+            subject: wire::encode(&subject).into(),
+            up_to,
+            keep_read,
         });
         Ok(tonic::Response::new(v1::LeasesResponse {
             term: Some(lease_term(contact.term)),

@@ -126,8 +126,12 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<NamespaceRun> {
     let stop = Rc::new(Cell::new(false));
     let mut working = Vec::new();
     for number in 0..CLIENTS {
-        let opened =
-            send(&cluster.network, &mut rng, internal(Command::OpenSession { label: "sim".into(), caches: false })).await;
+        let opened = send(
+            &cluster.network,
+            &mut rng,
+            internal(Command::OpenSession { label: "sim".into(), caches: false }),
+        )
+        .await;
         let Some(Ok(Outcome::Session(session))) = opened else { bail!("no session was opened: {opened:?}") };
         let client = Client {
             number,

@@ -1,97 +1,13 @@
-//! Leases on inodes and names: what a session may keep of them without asking, and what has to be given up before
-//! another session's change applies.
-//!
-//! A session with a *read lease* on an inode may answer from what it has cached of it: its attributes and its
-//! data. A session with a *write lease* may also keep written data back. Any number of sessions read, or one
-//! session writes. A read lease on a *name* in a directory covers the inode that it names. They are relatives of
-//! the tokens of distributed lock managers, of CephFS's capabilities and of NFS's delegations.
-//!
-//! The leader keeps one [`LeaseTable`] for its term, in memory:
-//!
-//! ```text
-//!   question -> readable? --no--> the writer stores its data --> grant_read -> answer
-//!   change   -> begin_change -> is_clear? --no--> holders drop what they have --> apply -> end_change
-//! ```
-//!
-//! Invariants (`no_session_relies_on_what_another_has_changed`):
-//! 1. While a change is under way, no other session gets a lease on what it touches, and none has one when the
-//!    change applies. So nobody can answer with the state before the change once the change is acknowledged.
-//! 2. A write lease excludes every other session's lease.
-//! 3. A lease ends when its session has given it up, when its time is over, or when the session has been
-//!    silent for [`SILENCE`]. The session counts from before it asked, and with less ([`CONTACT_MAX`]), so that
-//!    it stops relying on a lease before the table stops respecting it.
-//! 4. The table of a new leader knows no leases of the term before. It treats each session that may have some
-//!    as the holder of all, until that session has registered or has been silent for [`SILENCE`].
-//!
-//! Left out: clocks (times are given, as durations since the table's beginning), waiting, messages.
+//! The table of leases. The head of [`crate::lease`] has the rules.
 
-use crate::command::{Command, Name};
-use crate::key;
-use crate::kv::KvRead;
-use crate::query::{Answer, Query};
-use crate::record::FileKind;
-use crate::wire;
+use super::{Mode, READ_FOR, READ_OVERDUE, SILENCE, Subject, Touch, WRITE_OVERDUE, Wanted};
+use crate::command::Name;
 use rain_types::{Ino, SessionId};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
-
-/// The lifetime of a read lease that was granted with an answer about attributes or a name: how long a kernel
-/// may use it.
-pub const READ_FOR: Duration = Duration::from_secs(1);
-
-/// The longest time since its last contact with the leader for which a session relies on its leases.
-pub const CONTACT_MAX: Duration = Duration::from_secs(2);
-
-/// The silence of a session after which its leases end.
-pub const SILENCE: Duration = Duration::from_secs(3);
-
-/// A holder that is in contact and does not give a read lease up for this long is overruled.
-pub const READ_OVERDUE: Duration = Duration::from_secs(3);
-
-/// As [`READ_OVERDUE`] for a write lease, whose data has to be stored first.
-pub const WRITE_OVERDUE: Duration = Duration::from_secs(10);
 
 /// Leases in a table. With more, no read lease is granted, and answers are not cached.
 const LEASES_MAX: usize = 1 << 19;
-
-/// What a lease allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// Answer from what is cached.
-    Read,
-    /// Also keep written data back.
-    Write,
-}
-
-/// What a lease is on.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Subject {
-    /// An inode: its attributes, its extended attributes, its data.
-    Inode(Ino),
-    /// A name in this directory: the inode that it names.
-    Name(Ino, Name),
-}
-
-/// What a change touches.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Touch {
-    /// This subject.
-    One(Subject),
-    /// All names in this directory.
-    Names(Ino),
-}
-
-/// A lease that the leader wants back from its session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// What the lease is on.
-    pub subject: Subject,
-    /// The session is to give up what it was granted up to this number.
-    pub up_to: u64,
-    /// The session may keep a read lease: only its written data is wanted.
-    pub keep_read: bool,
-}
 
 /// A lease of one session.
 #[derive(Debug)]
@@ -114,7 +30,7 @@ struct Demand {
 }
 
 impl Held {
-    fn is_live(&self, sessions: &HashMap<SessionId, Duration>, now: Duration) -> bool {
+    fn is_live(&self, sessions: &BTreeMap<SessionId, Duration>, now: Duration) -> bool {
         let overdue = match self.mode {
             Mode::Read => READ_OVERDUE,
             Mode::Write => WRITE_OVERDUE,
@@ -144,22 +60,22 @@ type Holders = Vec<Held>;
 pub struct LeaseTable {
     grants: u64,
     demands: u64,
-    inodes: HashMap<Ino, Holders>,
-    names: HashMap<Ino, HashMap<Name, Holders>>,
+    inodes: BTreeMap<Ino, Holders>,
+    names: BTreeMap<Ino, BTreeMap<Name, Holders>>,
     leases: usize,
     /// The registered sessions, and when each was last heard of.
-    sessions: HashMap<SessionId, Duration>,
+    sessions: BTreeMap<SessionId, Duration>,
     /// Sessions of the term before that have not registered, and may have any lease until `unheard_until`.
     unheard: BTreeSet<SessionId>,
     unheard_until: Duration,
     /// What changes under way touch, with the session of each change.
-    changes: HashMap<Touch, Vec<SessionId>>,
+    changes: BTreeMap<Touch, Vec<SessionId>>,
     /// Changes under way whose touches are not known, by session.
-    blind: HashMap<SessionId, usize>,
+    blind: BTreeMap<SessionId, usize>,
     /// The sessions that wait for a write lease, in the order in which they came.
-    writers: HashMap<Ino, VecDeque<SessionId>>,
+    writers: BTreeMap<Ino, VecDeque<SessionId>>,
     /// The subjects on which a lease of a session is wanted.
-    wanted: HashMap<SessionId, BTreeSet<Subject>>,
+    wanted: BTreeMap<SessionId, BTreeSet<Subject>>,
 }
 
 impl LeaseTable {
@@ -241,7 +157,7 @@ impl LeaseTable {
     pub fn sweep(&mut self, now: Duration) {
         let Self { inodes, names, sessions, wanted, .. } = self;
         inodes.values_mut().for_each(|held| held.retain(|lease| lease.is_live(sessions, now)));
-        for held in names.values_mut().flat_map(HashMap::values_mut) {
+        for held in names.values_mut().flat_map(BTreeMap::values_mut) {
             held.retain(|lease| lease.is_live(sessions, now));
         }
         sessions.retain(|_, heard| now < *heard + SILENCE);
@@ -253,7 +169,8 @@ impl LeaseTable {
         let Self { inodes, names, wanted, .. } = self;
         for (session, subjects) in wanted {
             subjects.retain(|subject| {
-                holders(inodes, names, subject).is_some_and(|held| held.iter().any(|by| by.session == *session))
+                holders(inodes, names, subject)
+                    .is_some_and(|held| held.iter().any(|by| by.session == *session))
             });
         }
     }
@@ -264,7 +181,7 @@ impl LeaseTable {
             names.retain(|_, held| !held.is_empty());
             !names.is_empty()
         });
-        let names = self.names.values().flat_map(HashMap::values);
+        let names = self.names.values().flat_map(BTreeMap::values);
         self.leases = self.inodes.values().chain(names).map(Vec::len).sum();
     }
 
@@ -339,10 +256,15 @@ impl LeaseTable {
     /// Grants a read lease on a subject whose state is about to be read ([`LeaseTable::readable`]). Returns the
     /// grant's number; 0: no lease, the answer must not be cached. `for_good`: until it is given up, else for
     /// [`READ_FOR`].
-    pub fn grant_read(&mut self, session: SessionId, subject: &Subject, for_good: bool, now: Duration) -> u64 {
-        let waits = |ino: &Ino| {
-            self.writers.get(ino).is_some_and(|waiting| waiting.iter().any(|by| *by != session))
-        };
+    pub fn grant_read(
+        &mut self,
+        session: SessionId,
+        subject: &Subject,
+        for_good: bool,
+        now: Duration,
+    ) -> u64 {
+        let waits =
+            |ino: &Ino| self.writers.get(ino).is_some_and(|waiting| waiting.iter().any(|by| *by != session));
         if !self.sessions.contains_key(&session)
             || self.is_changed_by_others(session, subject)
             || matches!(subject, Subject::Inode(ino) if waits(ino))
@@ -485,7 +407,7 @@ impl LeaseTable {
             let subjects: Vec<Subject> = match touch {
                 Touch::One(subject) => vec![subject.clone()],
                 Touch::Names(dir) => {
-                    let names = self.names.get(dir).into_iter().flat_map(HashMap::keys);
+                    let names = self.names.get(dir).into_iter().flat_map(BTreeMap::keys);
                     names.map(|name| Subject::Name(*dir, name.clone())).collect()
                 }
             };
@@ -540,8 +462,8 @@ impl LeaseTable {
 }
 
 fn holders<'a>(
-    inodes: &'a HashMap<Ino, Holders>,
-    names: &'a HashMap<Ino, HashMap<Name, Holders>>,
+    inodes: &'a BTreeMap<Ino, Holders>,
+    names: &'a BTreeMap<Ino, BTreeMap<Name, Holders>>,
     subject: &Subject,
 ) -> Option<&'a Holders> {
     match subject {
@@ -551,88 +473,12 @@ fn holders<'a>(
 }
 
 fn holders_mut<'a>(
-    inodes: &'a mut HashMap<Ino, Holders>,
-    names: &'a mut HashMap<Ino, HashMap<Name, Holders>>,
+    inodes: &'a mut BTreeMap<Ino, Holders>,
+    names: &'a mut BTreeMap<Ino, BTreeMap<Name, Holders>>,
     subject: &Subject,
 ) -> Option<&'a mut Holders> {
     match subject {
         Subject::Inode(ino) => inodes.get_mut(ino),
         Subject::Name(parent, name) => names.get_mut(parent)?.get_mut(name),
-    }
-}
-
-/// Returns what a command touches, as far as other sessions may have it cached. Names are looked up in the
-/// state before the command.
-pub fn touched_by(kv: &dyn KvRead, command: &Command, touches: &mut Vec<Touch>) {
-    let child = |parent: &Ino, name: &Name| -> Option<Ino> {
-        let bytes = kv.get(&key::entry(*parent, name))?;
-        wire::decode::<(Ino, FileKind)>(&bytes).ok().map(|(ino, _)| ino)
-    };
-    let mut touch = |subject| touches.push(Touch::One(subject));
-    let mut touch_name = |parent: &Ino, name: &Name, renamed: bool| {
-        touch(Subject::Name(*parent, name.clone()));
-        touch(Subject::Inode(*parent));
-        if let Some(ino) = child(parent, name).filter(|_| renamed) {
-            touch(Subject::Inode(ino));
-        }
-    };
-    match command {
-        Command::Make { parent, name, .. } => touch_name(parent, name, false),
-        Command::Link { ino, parent, name } => {
-            touch_name(parent, name, false);
-            touch(Subject::Inode(*ino));
-        }
-        Command::Unlink { parent, name } | Command::RemoveDirectory { parent, name } => {
-            touch_name(parent, name, true);
-        }
-        Command::Rename { parent, name, new_parent, new_name, .. } => {
-            touch_name(parent, name, true);
-            touch_name(new_parent, new_name, true);
-        }
-        Command::SetAttr { ino, .. }
-        | Command::SetXattr { ino, .. }
-        | Command::RemoveXattr { ino, .. }
-        | Command::Commit { ino, .. }
-        | Command::Punch { ino, .. } => touch(Subject::Inode(*ino)),
-        Command::Delegate { dir } => {
-            touch(Subject::Inode(*dir));
-            touches.push(Touch::Names(*dir));
-        }
-        _ => {}
-    }
-}
-
-/// Returns the inode that a query is about, as far as the query says.
-pub fn asked_about(query: &Query) -> Option<Ino> {
-    match query {
-        Query::Lookup { parent: ino, .. }
-        | Query::ReadDirectory { dir: ino, .. }
-        | Query::GetAttr { ino }
-        | Query::Open { ino }
-        | Query::Layout { ino, .. }
-        | Query::GetXattr { ino, .. }
-        | Query::ListXattr { ino }
-        | Query::Ticket { ino, .. } => Some(*ino),
-        Query::As { query, .. } => asked_about(query),
-        _ => None,
-    }
-}
-
-/// Returns what an answer to a query tells, and a session may cache.
-pub fn told_by(query: &Query, answer: &Answer) -> Vec<Subject> {
-    match (query, answer) {
-        (Query::As { query, .. }, answer) => told_by(query, answer),
-        // `.` and `..` are no names that a change touches.
-        (Query::Lookup { parent, name }, Answer::Attr(attr)) if name != b"." && name != b".." => {
-            vec![Subject::Name(*parent, name.clone()), Subject::Inode(attr.ino)]
-        }
-        (Query::ReadDirectory { dir, .. }, Answer::Directory { entries, .. }) => entries
-            .iter()
-            .flat_map(|entry| [Subject::Name(*dir, entry.name.clone()), Subject::Inode(entry.attr.ino)])
-            .collect(),
-        (_, Answer::Attr(attr) | Answer::Layout { attr, .. } | Answer::Ticket { attr, .. }) => {
-            vec![Subject::Inode(attr.ino)]
-        }
-        (query, _) => asked_about(query).map(Subject::Inode).into_iter().collect(),
     }
 }
