@@ -32,11 +32,12 @@ const STORED_AT_ONCE: usize = 16;
 const ADMITTED_MAX: Duration = Duration::from_secs(1);
 
 impl FileTable {
-    /// Whether what is known of a file is the truth.
+    /// Whether what is known of a file is the truth, or as good as any other answer while there is no leader.
     fn may_read(&self, inner: &Inner) -> bool {
         !self.session.caches()
             || inner.lease.private
             || inner.lease.mode.is_some() && self.session.leases().are_valid()
+            || self.session.without_leader().is_some()
     }
 
     /// Whether written data may be kept back.

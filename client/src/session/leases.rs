@@ -18,7 +18,7 @@ use rain_namespace::wire;
 use rain_proto::v1;
 use rain_types::Ino;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -156,7 +156,7 @@ impl Leases {
         };
         let grant = Grant { term: (term.term, term.leader), number: *number, write: *write };
         if *number > 0 {
-            let unleased: Vec<Subject> =
+            let unleased: HashSet<Subject> =
                 unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
             let mut state = self.state.lock();
             for subject in told {

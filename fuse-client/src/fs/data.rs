@@ -138,6 +138,8 @@ impl RainFs {
         mode: i32,
     ) -> Result<(), Errno> {
         let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+        let refreshed = file.refresh().await;
+        refreshed.map_err(|error| self.inode_errno("asking for a length", &error))?;
         let done = match mode {
             0 if file.size() >= end => return Ok(()),
             0 => file.truncate(end).await,

@@ -59,8 +59,7 @@ pub fn asked_about(query: &Query) -> Option<Ino> {
         | Query::Open { ino }
         | Query::Layout { ino, .. }
         | Query::GetXattr { ino, .. }
-        | Query::ListXattr { ino }
-        | Query::Ticket { ino, .. } => Some(*ino),
+        | Query::ListXattr { ino } => Some(*ino),
         Query::As { query, .. } => asked_about(query),
         _ => None,
     }
@@ -78,7 +77,7 @@ pub fn told_by(query: &Query, answer: &Answer) -> Vec<Subject> {
             .iter()
             .flat_map(|entry| [Subject::Name(*dir, entry.name.clone()), Subject::Inode(entry.attr.ino)])
             .collect(),
-        (_, Answer::Attr(attr) | Answer::Layout { attr, .. } | Answer::Ticket { attr, .. }) => {
+        (_, Answer::Attr(attr) | Answer::Layout { attr, .. }) => {
             vec![Subject::Inode(attr.ino)]
         }
         (query, _) => asked_about(query).map(Subject::Inode).into_iter().collect(),

@@ -5,6 +5,7 @@
 //! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
 
 mod bad_input;
+mod coherence;
 mod crashes;
 mod failover;
 mod history;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         failover::PROMISES,
         rebalance::PROMISES,
         sharing::PROMISES,
+        coherence::PROMISES,
         sizes::PROMISES,
         write_back::PROMISES,
         history::PROMISES,
