@@ -42,6 +42,7 @@
 mod inodes;
 mod names;
 mod notify;
+mod writes;
 
 #[cfg(test)]
 pub(crate) use self::inodes::tests::attr as test_attr;
@@ -49,6 +50,7 @@ pub(crate) use self::inodes::tests::attr as test_attr;
 use self::inodes::KernelInodes;
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
+use self::writes::{PAGE_BYTES, WriteUnderWay, WritesUnderWay, between};
 use crate::numbers::Numbers;
 use fuser::{FopenFlags, Notifier};
 use rain_client::{Dropped, OpenFile};
@@ -91,6 +93,7 @@ pub(crate) struct Stamp {
 pub(crate) struct Coherence {
     inodes: KernelInodes,
     names: GivenNames,
+    writes: WritesUnderWay,
     lifetimes: Lifetimes,
     notifications: Notifications,
 }
@@ -100,6 +103,7 @@ impl Coherence {
         Coherence {
             inodes: KernelInodes::new(root),
             names: GivenNames::new(lifetimes.entry),
+            writes: WritesUnderWay::default(),
             lifetimes,
             notifications: Notifications::new(Numbers::new(root), runtime),
         }
@@ -344,9 +348,12 @@ impl Coherence {
 /// for another mount that waits for this one.
 const NAMES_LOCKED_MAX: Duration = Duration::from_millis(20);
 
-/// The longest wait for pages that a request under way has locked. A page that is locked for a write has no
-/// older contents, and one that is locked for a read gets the newer ones.
+/// The longest wait for pages that a request under way has locked.
 const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
+
+/// The longest wait for a page that a write under way may have locked. Such a page has no older contents: it was
+/// never read.
+const WRITTEN_PAGE_LOCKED_MAX: Duration = Duration::from_millis(5);
 
 /// What other mounts change, and what is not certain any more.
 impl Coherence {
@@ -384,7 +391,7 @@ impl Coherence {
         let pages = pages.into_iter().map(|ino| {
             // At once: the pages may take longer.
             self.notifications.drop_attributes(ino);
-            tokio::time::timeout(PAGES_LOCKED_MAX, self.notifications.drop_pages(ino))
+            self.drop_pages_within(ino)
         });
         let pages = futures::future::join_all(pages);
         let names = async {
@@ -399,6 +406,25 @@ impl Coherence {
             }
         };
         tokio::join!(pages, names);
+    }
+
+    /// Has the kernel drop the pages of a file, but does not wait for ever for those that it has locked: a request
+    /// under way may wait for the same thing that waits for this.
+    async fn drop_pages_within(&self, ino: Ino) {
+        let locked = self.writes.locked(ino);
+        let rest = between(&locked).into_iter().map(|(from, len)| {
+            tokio::time::timeout(PAGES_LOCKED_MAX, self.notifications.drop_range(ino, from, len))
+        });
+        let written = locked.iter().map(|page| {
+            let dropped = self.notifications.drop_range(ino, page * PAGE_BYTES, PAGE_BYTES);
+            tokio::time::timeout(WRITTEN_PAGE_LOCKED_MAX, dropped)
+        });
+        tokio::join!(futures::future::join_all(rest), futures::future::join_all(written));
+    }
+
+    /// A write through the kernel's pages waits for its answer. It ends when the result is dropped.
+    pub(crate) fn write_under_way(&self, ino: Ino, offset: u64, len: usize) -> WriteUnderWay<'_> {
+        self.writes.begin(ino, offset, len)
     }
 
     /// Has the kernel drop all names and attributes, and the pages of these files.

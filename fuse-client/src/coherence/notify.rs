@@ -68,10 +68,15 @@ impl Notifications {
     /// The kernel waits for pages that a request under way has locked. So the task that answers such a
     /// request must not await this before it has answered.
     pub(super) fn drop_pages(&self, ino: Ino) -> impl Future<Output = ()> + use<> {
+        self.drop_range(ino, 0, 0)
+    }
+
+    /// As [`Notifications::drop_pages`], for the pages of a range of bytes; length 0: to the end.
+    pub(super) fn drop_range(&self, ino: Ino, from: u64, len: u64) -> impl Future<Output = ()> + use<> {
         let (connection, number) = (self.connection.get().cloned(), self.numbers.kernel(ino));
         let dropping = self.runtime.spawn_blocking(move || {
             if let Some(connection) = connection {
-                let _ = connection.notifier.inval_inode(number, 0, 0);
+                let _ = connection.notifier.inval_inode(number, from as i64, len as i64);
             }
         });
         async {

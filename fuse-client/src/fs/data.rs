@@ -107,11 +107,14 @@ impl RainFs {
         write: Write,
         data: &[u8],
     ) -> Result<(), Errno> {
+        let under_way =
+            (!opened.direct).then(|| self.coherence.write_under_way(ino, write.offset, data.len()));
         let written = if write.append {
             opened.file.append(data).await
         } else {
             opened.file.write(write.offset, data).await.map(|()| write.offset)
         };
+        drop(under_way);
         self.coherence.changed(ino);
         let at = written.map_err(|error| self.inode_errno("writing", &error))?;
         if write.sync {
