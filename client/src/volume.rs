@@ -114,6 +114,12 @@ impl Volume {
         self.writeback.read_for(subject)
     }
 
+    /// Whether a kernel need not be told after a rename in a directory that the lease on the old name says nothing
+    /// of the new one: no other client changes names there, or nothing tells this client of it.
+    pub fn decides_names(&self, dir: Ino) -> bool {
+        self.writeback.decides_names(dir)
+    }
+
     /// The volume's files in this client.
     pub(crate) fn files(&self) -> &Arc<FileTable> {
         &self.files

@@ -295,6 +295,12 @@ impl InodeLeases {
         let change = Change { leases: self.clone(), term, by, blind, touches };
         let clear = |table: &mut LeaseTable, now: Duration| table.is_clear(by, &change.touches, now);
         self.wait_for(metadata, term, clear).await.map_err(not_leader)?;
+        self.with(term, |table, now| {
+            for subject in requests.iter().flat_map(|request| lease::moved_to(&request.command)) {
+                table.grant_read(by, &subject, false, now);
+            }
+        })
+        .map_err(not_leader)?;
         let ended: Vec<SessionId> = requests.iter().filter_map(ended_by).collect();
         let applied = metadata.propose_all(requests).await;
         if applied.is_ok() && !ended.is_empty() {

@@ -67,8 +67,8 @@ struct State {
     order: VecDeque<Subject>,
     /// As `released`, for every subject that is not there.
     released_below: u64,
-    /// Leases of files that are open no more, which the leader is to be told of.
-    unused: Vec<(Ino, u64)>,
+    /// Leases of files that are open no more, and when they are to be given back.
+    unused: VecDeque<(Instant, Ino, u64)>,
 }
 
 impl State {
@@ -176,18 +176,22 @@ impl Leases {
         }
     }
 
-    /// A file is open no more: its lease is given back with the next contact.
+    /// A file is open no more: its lease is given back, once what the kernel may have been told by it has expired.
     pub(crate) fn unused(&self, ino: Ino, up_to: u64) {
-        let mut state = self.state.lock();
-        state.release(&Subject::Inode(ino), up_to);
-        state.unused.push((ino, up_to));
+        self.state.lock().unused.push_back((Instant::now() + READ_FOR, ino, up_to));
     }
 
+    /// The leases to give back: nothing relies on them from here on.
     pub(super) fn take_unused(&self) -> Vec<(Ino, u64)> {
         let mut state = self.state.lock();
         let now = Instant::now();
         state.reads.retain(|_, until| now < *until);
-        std::mem::take(&mut state.unused)
+        let mut due = Vec::new();
+        while let Some((_, ino, up_to)) = state.unused.pop_front_if(|(at, ..)| *at <= now) {
+            state.release(&Subject::Inode(ino), up_to);
+            due.push((ino, up_to));
+        }
+        due
     }
 
     /// A contact with the leader was asked for at `asked`, and has come.

@@ -245,6 +245,11 @@ impl Writeback {
         }
     }
 
+    /// Whether the names of a directory are decided here at this moment, or nothing tells of others' changes.
+    pub(crate) fn decides_names(&self, dir: Ino) -> bool {
+        !self.session.caches() || self.queue.state().delegations.is_fully_known(dir)
+    }
+
     /// For how long from now what is known of an inode, or of a name, may be used without asking. None: without
     /// leases, as long as the caller likes.
     pub(crate) fn read_for(&self, subject: &Subject) -> Option<Duration> {

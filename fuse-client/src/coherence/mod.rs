@@ -241,6 +241,21 @@ impl Coherence {
         self.inodes.changed(ino);
     }
 
+    /// This mount is about to rename. The kernel keeps the lifetime of the old name for the new one.
+    pub(crate) fn renaming(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
+        for (parent, name) in [from, to] {
+            self.names.given(parent, name, true);
+        }
+    }
+
+    /// This mount has renamed, or tried to. The names are looked up again before their next use: the lease on the
+    /// old name says nothing of the new one. The kernel is told in the background, as it has locked the
+    /// directories until it has the reply.
+    pub(crate) fn renamed(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
+        let names = [from, to].into_iter().filter_map(|(parent, name)| self.names.get(parent, name));
+        drop(self.notifications.drop_names(names.collect()));
+    }
+
     /// The stamp for an answer that the namespace is about to be asked for.
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp { change: self.inodes.clock(), at: Instant::now() }

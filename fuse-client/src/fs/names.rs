@@ -113,9 +113,13 @@ impl RainFs {
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         let mode = rename_mode(flags)?;
+        self.coherence.renaming((parent, name), (new_parent, new_name));
         let renamed = self.volume.rename(parent, name, new_parent, new_name, mode).await;
         self.coherence.changed(parent);
         self.coherence.changed(new_parent);
+        if ![parent, new_parent].iter().all(|dir| self.volume.decides_names(*dir)) {
+            self.coherence.renamed((parent, name), (new_parent, new_name));
+        }
         renamed.map_err(|error| self.errno("renaming", &error))
     }
 

@@ -29,7 +29,7 @@ mod table;
 mod touch;
 
 pub use self::table::LeaseTable;
-pub use self::touch::{asked_about, told_by, touched_by};
+pub use self::touch::{asked_about, moved_to, told_by, touched_by};
 
 use crate::command::Name;
 use rain_types::Ino;

@@ -1,7 +1,7 @@
 //! What commands touch, and what answers tell.
 
 use super::{Subject, Touch};
-use crate::command::{Command, Name};
+use crate::command::{Command, Name, RenameMode};
 use crate::key;
 use crate::kv::KvRead;
 use crate::query::{Answer, Query};
@@ -47,6 +47,21 @@ pub fn touched_by(kv: &dyn KvRead, command: &Command, touches: &mut Vec<Touch>) 
             touches.push(Touch::Names(*dir));
         }
         _ => {}
+    }
+}
+
+/// Returns the names that the kernel of the session which sends a command has afterwards, without looking them up:
+/// a rename moves a cached name there.
+pub fn moved_to(command: &Command) -> Vec<Subject> {
+    match command {
+        Command::Rename { parent, name, new_parent, new_name, mode } => {
+            let new = Subject::Name(*new_parent, new_name.clone());
+            match mode {
+                RenameMode::Exchange => vec![new, Subject::Name(*parent, name.clone())],
+                _ => vec![new],
+            }
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use rain_tests::needs::Need;
 use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -30,8 +30,11 @@ fn two_mounts(cluster: &TestCluster) -> anyhow::Result<[TestMount; 2]> {
     Ok([TestMount::new(cluster, "one")?, TestMount::new(cluster, "two")?])
 }
 
-/// How long the turns go on.
-const TURNS_FOR: Duration = Duration::from_secs(12);
+/// How long the turns of one seed go on.
+const TURNS_FOR: Duration = Duration::from_secs(4);
+
+/// Seeds of one run; the variable `RAIN_TEST_SEEDS` asks for more.
+const SEEDS: u64 = 3;
 
 /// Lengths around those at which a file's data is stored in another way.
 const LENGTHS: [usize; 5] = [1, 100, 3000, 4097, 20_000];
@@ -58,9 +61,21 @@ struct Turns<'a> {
     handles: Vec<Handle>,
     next: u64,
     mounts: &'a [TestMount; 2],
+    /// The last calls that changed something.
+    done: VecDeque<String>,
 }
 
+/// Calls that are told when something is wrong.
+const DONE_MAX: usize = 60;
+
 impl Turns<'_> {
+    fn note(&mut self, number: u64, what: String) {
+        self.done.push_back(format!("file {number}: {what}"));
+        if self.done.len() > DONE_MAX {
+            self.done.pop_front();
+        }
+    }
+
     fn path(&mut self, name: &str) -> PathBuf {
         let mount = self.random.usize(..2);
         self.dirs[mount].join(name)
@@ -112,6 +127,7 @@ impl Turns<'_> {
                 file.set_permissions(Permissions::from_mode(0o644))?;
                 self.names.insert(name, number);
                 self.files.insert(number, Expected { data: Vec::new(), mode: 0o644 });
+                self.note(number, format!("made as {}, append {append}", path.display()));
                 if self.handles.len() > 8 {
                     let at = self.random.usize(..self.handles.len());
                     self.handles.swap_remove(at);
@@ -139,6 +155,7 @@ impl Turns<'_> {
             file.write_all_at(&bytes, at as u64)?;
         }
         put(data, at, &bytes);
+        self.note(number, format!("{} bytes at {at} as {}, append {append}", bytes.len(), path.display()));
         Ok(())
     }
 
@@ -153,9 +170,18 @@ impl Turns<'_> {
             handle.file.write_all_at(&bytes, at as u64)?;
         }
         put(data, at, &bytes);
-        if self.random.u32(..10) == 0 {
+        let synced = at % 10 == 0;
+        if synced {
             handle.file.sync_all()?;
         }
+        let (number, append, on) = (handle.number, handle.append, handle.file.metadata()?.dev());
+        self.note(
+            number,
+            format!(
+                "{} bytes at {at} by a handle of device {on}, append {append}, synced {synced}",
+                bytes.len()
+            ),
+        );
         Ok(())
     }
 
@@ -167,6 +193,7 @@ impl Turns<'_> {
         let Some(number) = number else { return absent(opened, &path) };
         opened?.set_len(length)?;
         self.files.get_mut(&number).context("a file")?.data.resize(length as usize, 0);
+        self.note(number, format!("cut to {length} as {}", path.display()));
         Ok(())
     }
 
@@ -178,6 +205,7 @@ impl Turns<'_> {
         let renamed = fs::rename(&old, &new);
         let Some(number) = number else { return absent(renamed, &old) };
         renamed.with_context(|| format!("renaming {} to {}", old.display(), new.display()))?;
+        self.note(number, format!("renamed from {} to {}", old.display(), new.display()));
         // Two names of one file both stay.
         if self.names.get(&to) != Some(&number) {
             self.names.remove(&from);
@@ -194,6 +222,7 @@ impl Turns<'_> {
             return absent(removed, &path);
         }
         removed.with_context(|| format!("removing {}", path.display()))?;
+        self.note(number.unwrap_or(0), format!("removed as {}", path.display()));
         self.names.remove(&name);
         Ok(())
     }
@@ -204,6 +233,7 @@ impl Turns<'_> {
         let (old, new) = (self.dirs[mount].join(&from), self.dirs[mount].join(&to));
         match (fs::hard_link(&old, &new), number, there) {
             (Ok(()), Some(number), None) => {
+                self.note(number, format!("linked as {}", new.display()));
                 self.names.insert(to, number);
                 Ok(())
             }
@@ -226,6 +256,7 @@ impl Turns<'_> {
         let Some(number) = number else { return absent(changed, &path) };
         changed?;
         self.files.get_mut(&number).context("a file")?.mode = mode;
+        self.note(number, format!("mode {mode:o} as {}", path.display()));
         Ok(())
     }
 
@@ -249,7 +280,11 @@ impl Turns<'_> {
             (found.len(), found.mode() & 0o7777, found.nlink()),
             (expected.data.len() as u64, expected.mode, names as u64),
         );
-        ensure!(is == must, "{}: length, mode, links are {is:?}, must be {must:?}", path.display());
+        ensure!(
+            is == must,
+            "file {number}, {}: length, mode, links are {is:?}, must be {must:?}",
+            path.display()
+        );
         Ok(())
     }
 
@@ -312,7 +347,8 @@ fn same(is: &[u8], must: &[u8], path: &Path) -> anyhow::Result<()> {
 fn turns() -> anyhow::Result<()> {
     let cluster = TestCluster::start(small())?;
     let mounts = two_mounts(&cluster)?;
-    for seed in 0..3 {
+    let seeds = std::env::var("RAIN_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    for seed in 0..seeds {
         let dir = format!("seed-{seed}");
         let dirs = [mounts[0].path().join(&dir), mounts[1].path().join(&dir)];
         for sub in ["d0", "d1"] {
@@ -320,12 +356,18 @@ fn turns() -> anyhow::Result<()> {
         }
         let (names, files, handles) = Default::default();
         let random = fastrand::Rng::with_seed(seed);
-        let mut turns = Turns { dirs, random, names, files, handles, next: 0, mounts: &mounts };
+        let mut turns =
+            Turns { dirs, random, names, files, handles, next: 0, mounts: &mounts, done: VecDeque::new() };
         let (begun, mut taken) = (Instant::now(), 0u64);
-        while begun.elapsed() < TURNS_FOR / 3 {
-            turns.take_turn().with_context(|| {
+        while begun.elapsed() < TURNS_FOR {
+            let turn = turns.take_turn();
+            turn.with_context(|| {
                 let logs = turns.mounts.each_ref().map(TestMount::log);
-                format!("turn {taken} of seed {seed}; logs of the mounts: {}", logs.join("\n---\n"))
+                let done = Vec::from_iter(turns.done.iter().cloned()).join("\n");
+                format!(
+                    "turn {taken} of seed {seed}; after\n{done}\nlogs of the mounts: {}",
+                    logs.join("\n---\n")
+                )
             })?;
             taken += 1;
         }
