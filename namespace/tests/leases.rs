@@ -32,6 +32,8 @@ struct Believer {
     coming: Vec<(Subject, Granted)>,
     /// Grants up to these numbers were given up.
     released: BTreeMap<Subject, u64>,
+    /// Write leases up to these numbers were given up.
+    written: BTreeMap<Subject, u64>,
     released_below: u64,
     after: u64,
     /// Releases on their way to the leader.
@@ -51,6 +53,9 @@ impl Believer {
         if granted.number <= released || self.registered.is_none_or(|(term, _)| term != granted.term) {
             return;
         }
+        let written = self.written.get(&subject).copied().unwrap_or(self.released_below);
+        let mode = if granted.number <= written { Mode::Read } else { granted.mode };
+        let granted = Granted { mode, ..granted };
         let held = self.held.entry(subject).or_insert(granted);
         held.mode = held.mode.max(granted.mode);
         held.for_good |= granted.for_good;
@@ -72,6 +77,7 @@ enum Step {
     Write {
         session: u64,
         ino: u64,
+        late: bool,
     },
     /// A session begins a change, or tries to apply it.
     Change {
@@ -122,7 +128,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (session.clone(), 0usize..4, any::<bool>(), any::<bool>())
             .prop_map(|(session, subject, for_good, late)| Step::Ask { session, subject, for_good, late }),
-        3 => (session.clone(), 1u64..=2).prop_map(|(session, ino)| Step::Write { session, ino }),
+        3 => (session.clone(), 1u64..=2, any::<bool>()).prop_map(|(session, ino, late)| Step::Write { session, ino, late }),
         5 => (session.clone(), 0usize..5).prop_map(|(session, touch)| Step::Change { session, touch }),
         6 => session.clone().prop_map(|session| Step::Contact { session }),
         2 => (session.clone(), 0usize..4).prop_map(|(session, subject)| Step::Unused { session, subject }),
@@ -208,7 +214,7 @@ impl World {
                     }
                 }
             }
-            Step::Write { session, ino } => {
+            Step::Write { session, ino, late } => {
                 let (id, ino_of) = (SessionId(session), Ino(ino));
                 if self.writing.insert((session, ino)) {
                     self.table.begin_wait(id, ino_of);
@@ -221,7 +227,12 @@ impl World {
                     self.nobody_else_relies_on(session, &subject, "a write lease");
                     let (term, mode) = (self.term, Mode::Write);
                     let granted = Granted { term, number, mode, asked: now, for_good: true };
-                    self.sessions.get_mut(&session).unwrap().take(subject, granted);
+                    let believer = self.sessions.get_mut(&session).unwrap();
+                    if late {
+                        believer.coming.push((subject, granted));
+                    } else {
+                        believer.take(subject, granted);
+                    }
                 }
             }
             Step::Change { session, touch } => {
@@ -310,6 +321,8 @@ impl World {
                 if let Some(held) = believer.held.get_mut(&wanted.subject) {
                     held.mode = Mode::Read;
                 }
+                let written = believer.written.entry(wanted.subject.clone()).or_default();
+                *written = wanted.up_to.max(*written);
             } else {
                 believer.held.remove(&wanted.subject);
                 let released = believer.released.entry(wanted.subject.clone()).or_default();
@@ -339,7 +352,7 @@ proptest! {
                 }
                 for ino in 1..=2 {
                     if world.writing.contains(&(session, ino)) {
-                        world.take(Step::Write { session, ino });
+                        world.take(Step::Write { session, ino, late: false });
                     }
                 }
             }

@@ -33,6 +33,10 @@ pub(super) struct FileLease {
     pub(super) mode: Option<Mode>,
     /// The number of the last grant.
     pub(super) grant: u64,
+    /// How many others want the file at this moment: no write is admitted.
+    pub(super) wanted: u32,
+    /// Grows with every registration: what was wanted before it does not matter any more.
+    pub(super) registration: u64,
     /// Writes that were admitted and are not in the buffer yet.
     pub(super) admitted: u32,
 }

@@ -15,17 +15,20 @@ use crate::error::Error;
 use crate::session::leases::{Grant, LeaseHolder};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use rain_namespace::lease::{Mode, Subject, Wanted};
+use rain_namespace::lease::{Mode, Subject, WRITE_OVERDUE, Wanted};
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::Attr;
 use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Files that are stored at a time when others want them.
 const STORED_AT_ONCE: usize = 16;
+
+/// Pause before data that another client wants is stored once more.
+const STORE_AGAIN: Duration = Duration::from_millis(50);
 
 /// Longest wait for writes under way before their file is stored for another client. A write under way only
 /// copies bytes.
@@ -42,9 +45,18 @@ impl FileTable {
 
     /// Whether written data may be kept back.
     pub(super) fn may_write(&self, inner: &Inner) -> bool {
-        !self.session.caches()
-            || inner.lease.private
-            || inner.lease.mode == Some(Mode::Write) && self.session.leases().are_valid()
+        if !self.session.caches() {
+            return true;
+        }
+        let may =
+            inner.lease.private || inner.lease.mode == Some(Mode::Write) && self.session.leases().are_valid();
+        may && inner.lease.wanted == 0
+    }
+
+    /// Whether other clients must not read the file at the leader: it has data here that they do not see there.
+    fn is_written(inner: &Inner) -> bool {
+        let is_dirty = !inner.dirty.is_empty() || !inner.flushing.is_empty();
+        !inner.lease.private && (is_dirty || inner.lease.mode == Some(Mode::Write))
     }
 }
 
@@ -53,8 +65,7 @@ impl FileState {
     pub(super) fn take_lease(&self, files: &FileTable, grant: &Grant) {
         let mut inner = self.inner();
         // Under the file's lock: whoever gives the lease up does that after the releases were noted.
-        if files.session.leases().is_current(grant, inner.attr.ino) {
-            let mode = if grant.write { Mode::Write } else { Mode::Read };
+        if let Some(mode) = files.session.leases().mode_of(grant, inner.attr.ino) {
             inner.lease.mode = inner.lease.mode.max(Some(mode));
             inner.lease.grant = inner.lease.grant.max(grant.number);
         }
@@ -112,27 +123,47 @@ impl FileState {
     }
 
     /// Gives up what another client wants of the file: written data is stored.
+    ///
+    /// Until it is, the file counts as written: a new leader must hear of it.
     async fn give_up(&self, files: &FileTable, keep_read: bool) {
-        {
+        let registration = {
             let mut inner = self.inner();
-            inner.lease.private = false;
+            inner.lease.wanted += 1;
+            inner.lease.registration
+        };
+        self.stop_writes().await;
+        self.store_wanted(files).await;
+        let mut inner = self.inner();
+        inner.lease.wanted -= 1;
+        inner.lease.private = false;
+        if inner.lease.registration == registration {
             inner.lease.mode = inner.lease.mode.filter(|_| keep_read).map(|_| Mode::Read);
         }
-        self.stop_writes().await;
-        if let Err(error) = self.flush(files).await {
-            tracing::warn!(
-                %error,
-                ino = %self.ino(),
-                "another client wants a file whose data cannot be stored; the data stays in memory and is stored later"
-            );
+    }
+
+    /// Stores written data for another client, and tries for as long as the leader waits for it.
+    async fn store_wanted(&self, files: &FileTable) {
+        let begun = Instant::now();
+        while let Err(error) = self.flush(files).await {
+            let for_good = matches!(error, Error::Refused(_) | Error::LockLost);
+            if for_good || begun.elapsed() > WRITE_OVERDUE {
+                let ino = self.ino();
+                tracing::warn!(
+                    %error,
+                    %ino,
+                    "another client wants a file whose data cannot be stored; the data stays in memory and is stored later"
+                );
+                return;
+            }
+            tokio::time::sleep(STORE_AGAIN).await;
         }
     }
 
     /// The lease that the leader believes this file to have, when the file is open no more.
     pub(super) fn end_lease(&self) -> Option<u64> {
         let mut inner = self.inner();
-        let lease = std::mem::take(&mut inner.lease);
-        lease.mode.map(|_| lease.grant)
+        let grant = inner.lease.grant;
+        inner.lease.mode.take().map(|_| grant)
     }
 }
 
@@ -231,7 +262,7 @@ impl LeaseHolder for FileTable {
     fn writes(&self) -> Vec<Ino> {
         let writes = |file: Arc<FileState>| {
             let inner = file.inner();
-            (inner.lease.mode == Some(Mode::Write)).then_some(inner.attr.ino)
+            FileTable::is_written(&inner).then_some(inner.attr.ino)
         };
         self.states().into_iter().filter_map(writes).collect()
     }
@@ -239,11 +270,11 @@ impl LeaseHolder for FileTable {
     fn writes_kept(&self, kept: &HashMap<Ino, u64>) {
         for file in self.states() {
             let mut inner = file.inner();
-            if inner.lease.mode == Some(Mode::Write) {
-                match kept.get(&inner.attr.ino) {
-                    Some(grant) => inner.lease.grant = *grant,
-                    None => inner.lease.mode = None,
-                }
+            inner.lease.registration += 1;
+            match kept.get(&inner.attr.ino) {
+                Some(grant) => (inner.lease.mode, inner.lease.grant) = (Some(Mode::Write), *grant),
+                None if inner.lease.mode == Some(Mode::Write) => inner.lease.mode = None,
+                None => {}
             }
         }
     }

@@ -148,8 +148,9 @@ impl FileTable {
         question: &Question<'_>,
     ) -> Option<Arc<FileState>> {
         let ino = attr.ino;
-        let private = self.writeback.is_unpublished(ino);
         let mut table = self.table();
+        // Under the table's lock: whoever publishes the inode looks for its state after that.
+        let private = self.writeback.is_unpublished(ino);
         let state = match table.states.get(&ino) {
             Some(state) => {
                 state.opened_again(attr);

@@ -13,7 +13,7 @@
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rain_namespace::lease::{CONTACT_MAX, READ_FOR, Subject, Wanted};
+use rain_namespace::lease::{CONTACT_MAX, Mode, READ_FOR, Subject, Wanted};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_types::Ino;
@@ -51,7 +51,7 @@ pub(crate) struct Grant {
     /// The number of the grant; 0: nothing was granted.
     pub(crate) number: u64,
     /// It is a write lease.
-    pub(crate) write: bool,
+    write: bool,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +63,8 @@ struct State {
     reads: HashMap<Subject, Instant>,
     /// The numbers up to which grants were given up.
     released: HashMap<Subject, u64>,
+    /// The numbers up to which write leases were given up and read leases kept.
+    written: HashMap<Ino, u64>,
     /// The subjects of `released`, oldest first.
     order: VecDeque<Subject>,
     /// As `released`, for every subject that is not there.
@@ -139,9 +141,14 @@ impl Leases {
         state.term.and(state.contact)
     }
 
-    /// Whether a grant still stands.
-    pub(crate) fn is_current(&self, grant: &Grant, ino: Ino) -> bool {
-        self.state.lock().is_current(grant, &Subject::Inode(ino))
+    /// What still stands of a grant on an inode.
+    pub(crate) fn mode_of(&self, grant: &Grant, ino: Ino) -> Option<Mode> {
+        let state = self.state.lock();
+        if !state.is_current(grant, &Subject::Inode(ino)) {
+            return None;
+        }
+        let written = state.written.get(&ino).copied().unwrap_or(state.released_below);
+        Some(if grant.write && grant.number > written { Mode::Write } else { Mode::Read })
     }
 
     /// Takes in what came with an answer to a question that was asked at `asked`. `told`: what the answer tells.
@@ -171,8 +178,20 @@ impl Leases {
     /// Nothing may rely on these leases from here on.
     pub(super) fn begin_release(&self, wanted: &[Wanted]) {
         let mut state = self.state.lock();
-        for wanted in wanted.iter().filter(|wanted| !wanted.keep_read) {
-            state.release(&wanted.subject, wanted.up_to);
+        for Wanted { subject, up_to, keep_read } in wanted {
+            match subject {
+                _ if !keep_read => state.release(subject, *up_to),
+                Subject::Inode(ino) => {
+                    let written = state.written.entry(*ino).or_default();
+                    *written = (*written).max(*up_to);
+                    if state.written.len() > RELEASES_MAX {
+                        // Rather a lease too few.
+                        state.released_below =
+                            state.written.drain().map(|(_, up_to)| up_to).max().unwrap_or(0);
+                    }
+                }
+                Subject::Name(..) => {}
+            }
         }
     }
 
@@ -247,11 +266,20 @@ mod tests {
         leases.begin_release(slice::from_ref(&wanted));
         assert!(!read(7));
         let late = leases.granted(asked, Some(&grant(6, &[])), inodes(&[7, 8]));
-        assert!(!read(7) && read(8) && !leases.is_current(&late, Ino(7)));
+        assert!(!read(7) && read(8) && leases.mode_of(&late, Ino(7)).is_none());
         let new = leases.granted(asked, Some(&grant(9, &[])), inodes(&[7]));
-        assert!(read(7) && leases.is_current(&new, Ino(7)));
+        assert_eq!((read(7), leases.mode_of(&new, Ino(7))), (true, Some(Mode::Read)));
+        let write = v1::LeaseGrant { write: true, ..grant(10, &[]) };
+        let write = leases.granted(asked, Some(&write), inodes(&[7]));
+        assert_eq!(leases.mode_of(&write, Ino(7)), Some(Mode::Write));
+        leases.begin_release(&[Wanted { subject: Subject::Inode(Ino(7)), up_to: 10, keep_read: true }]);
+        assert_eq!(
+            leases.mode_of(&write, Ino(7)),
+            Some(Mode::Read),
+            "the data is wanted, though it has not come"
+        );
         leases.registered(asked, (4, 2), 0);
-        assert!(!read(7) && !leases.is_current(&new, Ino(7)), "another leader");
+        assert!(!read(7) && leases.mode_of(&new, Ino(7)).is_none(), "another leader");
         leases.registered(asked - CONTACT_MAX, (3, 1), 0);
         leases.granted(asked, Some(&grant(10, &[])), inodes(&[7]));
         assert!(!read(7) && !leases.are_valid(), "no contact for too long");

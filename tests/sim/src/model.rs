@@ -1,4 +1,4 @@
-//! Models of a directory with a few names, of a value in a file, and of a lock. Each does one operation at a
+//! Models of a directory with a few names, of a value in a file, of a log, and of a lock. Each does one operation at a
 //! time.
 
 use crate::history::{Event, Model};
@@ -26,6 +26,10 @@ pub enum Op {
     Put(u64),
     /// Reads the value.
     Get,
+    /// Appends a record to the log.
+    Append(u64),
+    /// Reads the log.
+    ReadLog,
     /// Takes the lock if it is free.
     TryLock,
     /// Releases the lock.
@@ -40,6 +44,8 @@ pub enum Part {
     Names,
     /// [`ValueModel`].
     Value,
+    /// [`LogModel`].
+    Log,
     /// [`LockModel`].
     Lock,
 }
@@ -53,13 +59,15 @@ pub struct ClientState<'a> {
     pub files: &'a BTreeMap<Name, u64>,
     /// Whether the client has the lock.
     pub holds: bool,
+    /// Whether there is a log.
+    pub logs: bool,
 }
 
 impl Op {
     /// Chooses the next operation of a client. `roll` returns a random number below its argument.
     pub fn choose(known: ClientState<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
         let (one, two) = (roll(known.names.into()) as Name, roll(known.names.into()) as Name);
-        match roll(16) {
+        match roll(if known.logs { 22 } else { 16 }) {
             0..=2 => Op::Create(one),
             3 | 4 => Op::Unlink(one),
             5 | 6 => Op::Rename(one, two),
@@ -71,6 +79,8 @@ impl Op {
             10 => Op::List,
             11 | 12 => Op::Put(roll(1 << 62) + 1),
             13 => Op::Get,
+            16..=19 => Op::Append(roll(1 << 62) + 1),
+            20.. => Op::ReadLog,
             _ if known.holds => Op::Unlock,
             _ => Op::TryLock,
         }
@@ -80,6 +90,7 @@ impl Op {
     pub fn part(&self) -> Part {
         match self {
             Op::Put(_) | Op::Get => Part::Value,
+            Op::Append(_) | Op::ReadLog => Part::Log,
             Op::TryLock | Op::Unlock => Part::Lock,
             _ => Part::Names,
         }
@@ -88,7 +99,7 @@ impl Op {
     /// Whether the operation changes nothing. Without a reply such an operation can be left out of the
     /// history.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Op::Lookup(_) | Op::List | Op::Get)
+        matches!(self, Op::Lookup(_) | Op::List | Op::Get | Op::ReadLog)
     }
 }
 
@@ -107,6 +118,10 @@ pub enum Reply {
     Names(BTreeMap<Name, u64>),
     /// The value.
     Value(u64),
+    /// The position of the record that was appended.
+    At(u64),
+    /// All records of the log.
+    Records(Vec<u64>),
     /// Another client has the lock.
     Held,
 }
@@ -222,6 +237,27 @@ impl Model for ValueModel {
     }
 }
 
+/// A log: its records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct LogModel(Vec<u64>);
+
+impl Model for LogModel {
+    type Op = Op;
+    type Reply = Reply;
+
+    fn step(&self, event: &Done) -> Option<LogModel> {
+        match (&event.op, &event.reply) {
+            (Op::Append(record), reply) => {
+                let at = self.0.len() as u64;
+                let says = reply.as_ref().is_none_or(|reply| *reply == Reply::At(at));
+                says.then(|| LogModel(self.0.iter().copied().chain([*record]).collect()))
+            }
+            (Op::ReadLog, Some(Reply::Records(records))) => (*records == self.0).then(|| self.clone()),
+            _ => None,
+        }
+    }
+}
+
 /// A lock: the client that has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct LockModel(Option<u32>);
@@ -295,6 +331,20 @@ mod tests {
         let seen = |file| (2, Op::Lookup(0), Some(Reply::File(file)));
         assert!(names(&[lost.clone(), seen(9), seen(9)]));
         assert!(!names(&[lost, seen(9), seen(8)]));
+    }
+
+    #[test]
+    fn a_log_has_every_record_once_and_in_order() {
+        let logs = |steps: &[(u32, Op, Option<Reply>)]| {
+            linearize(LogModel::default(), &one_after_the_other(steps)).is_ok()
+        };
+        let append = |client, record, at| (client, Op::Append(record), Some(Reply::At(at)));
+        let read = |records: &[u64]| (3, Op::ReadLog, Some(Reply::Records(records.to_vec())));
+        assert!(logs(&[append(1, 5, 0), append(2, 6, 1), read(&[5, 6])]));
+        assert!(!logs(&[append(1, 5, 0), append(2, 6, 0), read(&[6])]), "a lost record");
+        assert!(!logs(&[append(1, 5, 0), append(2, 6, 1), read(&[5])]), "an old length");
+        let lost = (1, Op::Append(5), None);
+        assert!(logs(&[lost.clone(), read(&[])]) && logs(&[lost, read(&[5])]));
     }
 
     #[test]

@@ -1,17 +1,21 @@
-//! A client that does random operations on names, a value and a lock, and records their history.
+//! A client that does random operations on names, a value, a log and a lock, and records their history. As a
+//! mount, it answers lookups from what its leases let it keep.
 
 use fastrand::Rng;
-use rain_client::{Client, Error, NewInode, OpenFile, Volume};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rain_client::{Client, Dropped, Error, KernelCache, NewInode, OpenFile, Volume};
 use rain_namespace::command::RenameMode;
 use rain_namespace::error::NsError;
+use rain_namespace::lease::Subject;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_namespace::record::FileKind;
 use rain_sim::history::Event;
 use rain_sim::model::{ClientState, Name, Op, Reply};
 use rain_types::Ino;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Clients that work at the same time.
@@ -24,6 +28,9 @@ const NAMES: u8 = 4;
 /// to be delegated the directory.
 const PHASE: Duration = Duration::from_millis(120);
 
+/// The lifetime of names in a kernel whose mount keeps no leases.
+const WITHOUT_LEASES: Duration = Duration::from_secs(1);
+
 /// Pause between two operations of a client. It leaves the machine time to make the faults.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -33,6 +40,70 @@ pub(super) struct Workspace {
     dir: Ino,
     value: Ino,
     lock: Arc<OpenFile>,
+    log: Arc<OpenFile>,
+    kernel: Arc<Kernel>,
+}
+
+/// Bytes of a record of the log: more than a page of the log is stored inline, the rest as blocks.
+const RECORD: usize = 100;
+
+/// Names with the replies to their lookups, kept as a kernel keeps them: each until its lifetime is over, or it is
+/// dropped.
+#[derive(Debug, Default)]
+struct Kernel(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    names: BTreeMap<Name, (Instant, Reply)>,
+    /// Grows with everything that is dropped: a reply to a question from before is not kept.
+    version: u64,
+}
+
+impl Kernel {
+    fn kept(&self, at: Name) -> Option<Reply> {
+        let kept = self.0.lock();
+        kept.names.get(&at).filter(|(until, _)| Instant::now() < *until).map(|(_, reply)| reply.clone())
+    }
+
+    fn version(&self) -> u64 {
+        self.0.lock().version
+    }
+
+    fn keep(&self, at: Name, reply: &Reply, version: u64, read_for: Duration) {
+        let mut kept = self.0.lock();
+        if kept.version == version {
+            kept.names.insert(at, (Instant::now() + read_for, reply.clone()));
+        }
+    }
+
+    /// This client changes the names itself, as a kernel notes.
+    fn drop_names(&self) {
+        let mut kept = self.0.lock();
+        kept.version += 1;
+        kept.names.clear();
+    }
+}
+
+impl KernelCache for Kernel {
+    fn drop_cached<'a>(&'a self, dropped: &'a [Dropped]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for dropped in dropped {
+                match dropped {
+                    Dropped::Name(_, name) if name.len() == 1 => {
+                        let mut kept = self.0.lock();
+                        kept.version += 1;
+                        kept.names.remove(&(name[0].wrapping_sub(b'a')));
+                    }
+                    Dropped::Names(_) => self.drop_names(),
+                    _ => {}
+                }
+            }
+        })
+    }
+
+    fn drop_all<'a>(&'a self, _files: &'a [Ino]) -> BoxFuture<'a, ()> {
+        Box::pin(async { self.drop_names() })
+    }
 }
 
 impl Workspace {
@@ -49,13 +120,17 @@ impl Workspace {
         };
         // Beside the directory: all names in it belong to the model.
         let mut files = Vec::new();
-        for kind in ["value", "lock"] {
+        for kind in ["value", "lock", "log"] {
             let name = [folder, b"-", kind.as_bytes()].concat();
             let new = NewInode { or_existing: true, ..NewInode::new(FileKind::File, 0o644, 0, 0) };
             files.push(volume.make(volume.root(), &name, new).await?.ino);
         }
         let lock = volume.open(files[1]).await?;
-        Ok(Workspace { value: files[0], lock, dir, volume })
+        let log = volume.open_to(files[2], true).await?;
+        let kernel = Arc::new(Kernel::default());
+        let told: Weak<Kernel> = Arc::downgrade(&kernel);
+        volume.set_kernel_cache(told);
+        Ok(Workspace { value: files[0], lock, log, kernel, dir, volume })
     }
 }
 
@@ -112,7 +187,7 @@ impl HistoryClient {
     }
 
     fn choose(&mut self) -> Op {
-        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds };
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
         match Op::choose(known, |below| self.rng.u64(..below)) {
             Op::Get if self.doubtful => Op::List,
             op => op,
@@ -162,8 +237,11 @@ impl HistoryClient {
     }
 
     async fn perform(&mut self, op: &Op) -> Result<Reply, Error> {
-        let Workspace { volume, dir, value, lock } = &self.workspace;
+        let Workspace { volume, dir, value, lock, log, kernel } = &self.workspace;
         let dir = *dir;
+        if matches!(op, Op::Create(_) | Op::Unlink(_) | Op::Rename(..) | Op::Link(..)) {
+            kernel.drop_names();
+        }
         match op {
             Op::Create(at) => {
                 let new = NewInode::new(FileKind::File, 0o644, 0, 0);
@@ -190,9 +268,15 @@ impl HistoryClient {
                 {
                     return Ok(reply.clone());
                 }
+                if let Some(reply) = kernel.kept(*at) {
+                    return Ok(reply);
+                }
+                let version = kernel.version();
                 let found = volume.lookup(dir, &name(*at)).await;
                 let reply = found.map(|attr| Reply::File(attr.ino.0)).or_else(refused)?;
                 if let Reply::File(file) = reply {
+                    let subject = Subject::Name(dir, name(*at).to_vec());
+                    kernel.keep(*at, &reply, version, volume.read_for(&subject).unwrap_or(WITHOUT_LEASES));
                     self.known.insert(*at, file);
                 }
                 if let Some(stale) = &mut self.stale {
@@ -217,6 +301,17 @@ impl HistoryClient {
                 let bytes = volume.open(*value).await?.read(0, 8).await?;
                 let bytes = bytes.as_ref().try_into().unwrap_or([0; 8]);
                 Ok(Reply::Value(u64::from_le_bytes(bytes)))
+            }
+            Op::Append(record) => {
+                let mut bytes = vec![b'.'; RECORD];
+                bytes[..8].copy_from_slice(&record.to_le_bytes());
+                let at = log.append(&bytes).await?;
+                Ok(Reply::At(at / RECORD as u64))
+            }
+            Op::ReadLog => {
+                let bytes = log.read(0, 1 << 20).await?;
+                let record = |bytes: &[u8]| bytes[..8].try_into().map_or(0, u64::from_le_bytes);
+                Ok(Reply::Records(bytes.chunks(RECORD).map(record).collect()))
             }
             Op::TryLock => {
                 let locked = lock.try_lock(&self.lock()).await?;

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use fastrand::Rng;
 use rain_client::{Client, Options};
 use rain_sim::history::{Violation, linearize};
-use rain_sim::model::{LockModel, NamesModel, Part, ValueModel};
+use rain_sim::model::{LockModel, LogModel, NamesModel, Part, ValueModel};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +52,12 @@ pub struct HistoryCluster {
 impl HistoryCluster {
     /// Starts a cluster of three or five voters, and connects the clients.
     pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<HistoryCluster> {
+        HistoryCluster::with_leases(rain, nodes, true)
+    }
+
+    /// As [`HistoryCluster::new`]. Without `leases` one client keeps no leases, and caches all the same: the check
+    /// must find that.
+    pub fn with_leases(rain: &Path, nodes: u32, leases: bool) -> anyhow::Result<HistoryCluster> {
         let code = if nodes >= 5 { "3+2" } else { "2+1" };
         let options = ClusterOptions { nodes, code, cables: 2, ..ClusterOptions::new(rain) };
         let cluster = TestCluster::start(options)?;
@@ -75,6 +81,7 @@ impl HistoryCluster {
                     allow_stale: false,
                     // One client sends every change to the leader.
                     write_back: number > 0,
+                    caches: leases || number != 1,
                     // A short back-off, so that the delegation of the directory moves often.
                     delegation_backoff: Duration::from_millis(3),
                     ..Options::default()
@@ -139,6 +146,7 @@ impl HistoryCluster {
         let checked = [
             (Part::Names, linearize(NamesModel::default(), &of(Part::Names))),
             (Part::Value, linearize(ValueModel::default(), &of(Part::Value))),
+            (Part::Log, linearize(LogModel::default(), &of(Part::Log))),
             (Part::Lock, linearize(LockModel::default(), &of(Part::Lock))),
         ];
         let violations =

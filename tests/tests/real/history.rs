@@ -3,12 +3,14 @@
 
 use crate::{Promise, RAIN};
 use anyhow::ensure;
+use rain_sim::model::Part;
 use rain_tests::history::{HistoryCluster, HistoryOptions, expect_linearizable};
 use rain_tests::needs::Need;
 use std::path::Path;
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("names_values_and_locks_are_linearizable_whatever_fails", &[Need::Namespaces], linearizable),
+    ("a_client_that_caches_without_leases_is_caught_by_the_check_of_histories", &[Need::Namespaces], relaxed),
     ("answers_from_memory_are_caught_by_the_check_of_histories", &[Need::Namespaces], stale),
 ];
 
@@ -21,6 +23,17 @@ fn linearizable() -> anyhow::Result<()> {
         expect_linearizable(&report)?;
     }
     ensure!(done > 400, "only {done} operations: too few to meet a fault");
+    Ok(())
+}
+
+fn relaxed() -> anyhow::Result<()> {
+    let mut cluster = HistoryCluster::with_leases(Path::new(RAIN), 3, false)?;
+    let mut caught = Vec::new();
+    for seed in 1..=3 {
+        let report = cluster.play(HistoryOptions { seed, faults: 1, stale: false })?;
+        caught.extend(report.violations.iter().map(|(part, _)| *part));
+    }
+    ensure!(caught.contains(&Part::Names) && caught.contains(&Part::Log), "the check found only {caught:?}");
     Ok(())
 }
 

@@ -63,7 +63,7 @@ impl Client {
     }
 
     fn choose(&mut self) -> Op {
-        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds };
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: false };
         Op::choose(known, |below| self.rng.u64(..below))
     }
 
@@ -117,6 +117,7 @@ impl Client {
             }
             Op::TryLock => self.propose(Command::Lock { ino: self.lock, lock, ticket: None }).await?,
             Op::Unlock => self.propose(Command::Unlock { ino: self.lock, lock }).await?,
+            Op::Append(_) | Op::ReadLog => unreachable!("there is no log here"),
         };
         Some(match (op, applied) {
             (Op::Create(at), Ok(Outcome::Attr(attr))) => {
