@@ -206,7 +206,8 @@ impl Leases {
         let now = Instant::now();
         state.reads.retain(|_, until| now < *until);
         let mut due = Vec::new();
-        while let Some((_, ino, up_to)) = state.unused.pop_front_if(|(at, ..)| *at <= now) {
+        while let Some((_, ino, up_to)) = state.unused.front().copied().filter(|(at, ..)| *at <= now) {
+            state.unused.pop_front();
             state.release(&Subject::Inode(ino), up_to);
             due.push((ino, up_to));
         }
