@@ -141,3 +141,20 @@ fn expire_entry(parent: INodeNo, name: &[u8]) -> Vec<u8> {
     body.push(0);
     notification(NOTIFY_INVAL_ENTRY, &body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notifications_have_the_layout_of_the_kernels_header_file() {
+        let all = notification(NOTIFY_INC_EPOCH, &[]);
+        assert_eq!(all, [16u32.to_ne_bytes(), 8u32.to_ne_bytes(), [0; 4], [0; 4]].concat());
+        let one = expire_entry(INodeNo(7), b"ab");
+        assert_eq!(one.len(), 16 + 16 + 3);
+        assert_eq!(one[..8], [35u32.to_ne_bytes(), 3u32.to_ne_bytes()].concat());
+        assert_eq!(one[16..24], 7u64.to_ne_bytes());
+        assert_eq!(one[24..32], [2u32.to_ne_bytes(), 1u32.to_ne_bytes()].concat());
+        assert_eq!(&one[32..], b"ab\0");
+    }
+}

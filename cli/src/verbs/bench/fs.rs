@@ -34,7 +34,7 @@ pub(crate) struct BenchFs {
 }
 
 /// A directory that is deleted when this is dropped, also after an error.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -72,13 +72,13 @@ impl Random {
     }
 }
 
-struct Measure {
-    rows: Vec<Row>,
+pub(super) struct Measure {
+    pub(super) rows: Vec<Row>,
 }
 
 impl Measure {
     /// Adds a row: the amount that `work` returns, per second, or with the unit `s` the time that it takes.
-    fn row(
+    pub(super) fn row(
         &mut self,
         name: &str,
         unit: &'static str,
@@ -100,7 +100,10 @@ impl Measure {
 }
 
 /// Runs `work` on this many threads, with the number of the thread. Returns the first error.
-fn on_threads(threads: usize, work: impl Fn(usize) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
+pub(super) fn on_threads(
+    threads: usize,
+    work: impl Fn(usize) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|thread| {

@@ -3,18 +3,20 @@
 mod codec;
 mod fs;
 mod net;
+mod shared;
 
 use crate::output;
 use clap::Subcommand;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-/// Measure the codes, the network, or a mounted directory.
+/// Measure the codes, the network, a mounted directory, or two mounts of one volume.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Codec(codec::BenchCodec),
     Net(net::BenchNet),
     Fs(fs::BenchFs),
+    Shared(shared::BenchShared),
 }
 
 /// One measurement.
@@ -55,6 +57,7 @@ impl Bench {
             Bench::Codec(bench) => bench.run(),
             Bench::Net(bench) => runtime.block_on(bench.run(given)),
             Bench::Fs(bench) => bench.run(),
+            Bench::Shared(bench) => bench.run(),
         }
     }
 }
