@@ -192,7 +192,9 @@ impl InodeLeases {
         let Some(about) = lease::asked_about(query) else { return Ok((metadata.ask(query).await?, None)) };
         let term = self.enter(metadata).await?;
         let want = if session == NO_SESSION { Want::Nothing } else { want };
-        self.wait_for(metadata, term, |table, now| table.readable(session, about, now)).await?;
+        if want != Want::Write {
+            self.wait_for(metadata, term, |table, now| table.readable(session, about, now)).await?;
+        }
         let mut granted = Granted { term, number: 0, write: false, unleased: BTreeSet::new() };
         match want {
             Want::Nothing => {}
@@ -269,7 +271,19 @@ impl InodeLeases {
     }
 
     /// Applies the requests of one call once no other session has a lease on what they touch.
+    ///
+    /// Goes on when the caller goes away, because the requests may apply all the same.
     pub(crate) async fn change(
+        self: &Arc<Self>,
+        metadata: &Arc<MetadataService>,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Applied>, ProposeError> {
+        let (leases, metadata) = (self.clone(), metadata.clone());
+        let changing = tokio::spawn(async move { leases.change_now(&metadata, requests).await });
+        changing.await.unwrap_or(Err(ProposeError::Closed))
+    }
+
+    async fn change_now(
         self: &Arc<Self>,
         metadata: &Arc<MetadataService>,
         requests: Vec<Request>,

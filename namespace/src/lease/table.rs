@@ -248,6 +248,13 @@ impl LeaseTable {
                     || matches!(subject, Subject::Name(parent, _) if by_others(&Touch::Names(*parent))))
     }
 
+    /// The sessions that wait for a write lease, without those that are silent.
+    fn waiting_writers(&self, ino: Ino, now: Duration) -> impl Iterator<Item = SessionId> {
+        let is_heard =
+            move |by: &SessionId| self.sessions.get(by).is_some_and(|heard| now < *heard + SILENCE);
+        self.writers.get(&ino).into_iter().flatten().copied().filter(is_heard)
+    }
+
     fn is_wanted(&self, session: SessionId, subject: &Subject) -> bool {
         let held = holders(&self.inodes, &self.names, subject).into_iter().flatten();
         held.into_iter().any(|lease| lease.session == session && lease.wanted.is_some())
@@ -263,8 +270,7 @@ impl LeaseTable {
         for_good: bool,
         now: Duration,
     ) -> u64 {
-        let waits =
-            |ino: &Ino| self.writers.get(ino).is_some_and(|waiting| waiting.iter().any(|by| *by != session));
+        let waits = |ino: &Ino| self.waiting_writers(*ino, now).any(|by| by != session);
         if !self.sessions.contains_key(&session)
             || self.is_changed_by_others(session, subject)
             || matches!(subject, Subject::Inode(ino) if waits(ino))
@@ -312,7 +318,7 @@ impl LeaseTable {
             return 0;
         }
         let subject = Subject::Inode(ino);
-        let first = self.writers.get(&ino).and_then(VecDeque::front).copied();
+        let first = self.waiting_writers(ino, now).next();
         if first.is_some_and(|first| first != session) || self.is_wanted(session, &subject) {
             return 0;
         }
