@@ -357,8 +357,8 @@ impl Volume {
         Ok(Space { total_bytes: data_part(total), free_bytes: data_part(free_raw), inodes })
     }
 
-    /// Opens a file. Everything that other clients committed before is seen from here on (close-to-open). A
-    /// file whose name was looked up just before can be opened even if the name has gone meanwhile.
+    /// Opens a file. Everything that other clients committed before is seen from here on. A file whose name was
+    /// looked up just before can be opened even if the name has gone meanwhile.
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<OpenFile>, Error> {
         self.open_to(ino, false).await
     }

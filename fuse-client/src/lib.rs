@@ -6,12 +6,9 @@
 //! A program can rely on the following; `docs/consistency.md` has it call by call.
 //! - Within a mount: POSIX as on a local disk. A program sees its own and its neighbours' changes at once. A
 //!   file that is removed or replaced while it is open lives on until it is closed.
-//! - Across mounts: close-to-open. An open sees the data that was closed or fsynced before on any mount. One
-//!   exception: a name that the same thread has looked up within the last half second, and not opened since,
-//!   may lead to the file that it named then. A change of names is seen by every mount that asks after it.
-//!   Names and attributes that the kernel has cached may be up to `entry_ttl` and `attr_ttl` old (1 s each).
-//!   An append (O_APPEND) goes to the end that this mount knows, which is at least the end at its open. Two
-//!   mounts that append to a file at the same time without a lock overwrite each other.
+//! - Across mounts: the same. What a call on one mount has done, the next call on any mount sees. The kernel
+//!   uses names and attributes for at most `entry_ttl` and `attr_ttl` (1 s each) without asking, and no longer than
+//!   the client's lease on them lasts.
 //! - Durability: with fsync. fsync of a file makes the data written to that file durable, and fsync of any
 //!   file or directory makes all names durable that this mount has changed. Without fsync, names are durable
 //!   within about a tenth of a second and data is stored within seconds; a close makes the data durable where

@@ -3,8 +3,8 @@
 //! A write is answered when the client's buffer has it, in the callback itself where there is room. If
 //! storing the data fails, close(2) (FLUSH) or fsync(2) returns the error.
 //!
-//! Close-to-open: every open asks the namespace, and then [`crate::coherence`] decides which pages and
-//! attributes the kernel keeps.
+//! Every open asks the namespace, and then [`crate::coherence`] decides which pages and attributes the kernel
+//! keeps.
 
 use super::attrs::without_set_id;
 use super::{Caller, RainFs};
