@@ -8,6 +8,7 @@
 //! | `node` | a node's life: puts the parts together |
 //! | `service`, `worker` | the gRPC services; the background work of the leader |
 //! | `own_client`, `ring_feed` | the node's own client; facts for the ring |
+//! | `inode_leases` | the leases of clients on inodes and names, on the leader |
 //! | `joined` | the parts of a node that has joined a cluster |
 //! | `bootstrap`, `transport` | how a node finds its cluster; gRPC between members |
 //! | `config` | settings |

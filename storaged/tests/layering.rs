@@ -12,7 +12,7 @@ const RUNGS: &[&[&str]] = &[
     &["identity", "sessions", "open_files", "share_gate", "counters", "addresses", "obeyed"],
     &["ring", "metadata", "share"],
     &["config", "bootstrap", "transport", "joined"],
-    &["own_client", "ring_feed"],
+    &["own_client", "ring_feed", "inode_leases"],
     &["service", "worker"],
     &["node"],
 ];
