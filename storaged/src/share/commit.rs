@@ -91,7 +91,7 @@ impl Inner {
     /// Writes, syncs, names and answers a batch of puts.
     fn commit(&self, batch: Vec<Put>) {
         let committing = self.committing.lock();
-        let mut written: Vec<(Put, Located, Option<Located>)> = Vec::with_capacity(batch.len());
+        let mut written: Vec<(Put, Located)> = Vec::with_capacity(batch.len());
         let mut keys = HashSet::new();
         let mut again = Vec::new();
         for put in batch {
@@ -102,12 +102,12 @@ impl Inner {
                 continue;
             }
             match self.write(&put) {
-                Ok(Some((located, replaced))) => written.push((put, located, replaced)),
+                Ok(Some(located)) => written.push((put, located)),
                 Ok(None) => (put.done)(Ok(())),
                 Err(error) => (put.done)(Err(error)),
             }
         }
-        let mut segments: Vec<u32> = written.iter().map(|(_, located, _)| located.position.segment).collect();
+        let mut segments: Vec<u32> = written.iter().map(|(_, located)| located.position.segment).collect();
         segments.sort_unstable();
         segments.dedup();
         let failed: HashMap<u32, String> = segments
@@ -119,21 +119,29 @@ impl Inner {
             .collect();
         let durable: Vec<Located> = written
             .iter()
-            .filter(|(_, located, _)| !failed.contains_key(&located.position.segment))
-            .map(|(_, located, _)| *located)
+            .filter(|(_, located)| !failed.contains_key(&located.position.segment))
+            .map(|(_, located)| *located)
             .collect();
         let named = self.with_index(|index| index.insert_all(&durable)).map_err(|error| error.to_string());
-        for (put, located, replaced) in written {
+        let replaced = named.as_ref().map_or(&[][..], Vec::as_slice);
+        // A new index has found the shares of this batch by itself: they have not replaced themselves.
+        let replaced: HashMap<ShareKey, Located> = durable
+            .iter()
+            .zip(replaced)
+            .filter_map(|(new, old)| old.filter(|old| old.position != new.position))
+            .map(|old| (old.meta.key, old))
+            .collect();
+        for (put, located) in written {
             let key = put.meta.key;
             let result = match (failed.get(&located.position.segment), &named) {
                 // After a failed sync the contents of the disk are unknown: the position is not used again
                 // before a restart.
                 (Some(why), _) => Err(PutError::Io { key, why: why.clone() }),
                 (None, Err(why)) => Err(PutError::Io { key, why: why.clone() }),
-                (None, Ok(())) => {
+                (None, Ok(_)) => {
                     self.count(located.position, located.meta.share_len, true);
-                    if let Some(old) = replaced {
-                        self.release(&old);
+                    if let Some(old) = replaced.get(&key) {
+                        self.release(old);
                     }
                     Ok(())
                 }
@@ -146,9 +154,8 @@ impl Inner {
         }
     }
 
-    /// Writes a share to a free position; returns it with the share that it replaces, a damaged one. `None`:
-    /// the share is stored already, whole.
-    fn write(&self, put: &Put) -> Result<Option<(Located, Option<Located>)>, PutError> {
+    /// Writes a share to a free position. `None`: the share is stored already, whole.
+    fn write(&self, put: &Put) -> Result<Option<Located>, PutError> {
         let key = put.meta.key;
         let io = |error: io::Error| PutError::Io { key, why: error.to_string() };
         let known = self
@@ -171,7 +178,7 @@ impl Inner {
             let bytes = position.bytes();
             return Err(if is_full(&error) { PutError::NoSpace { bytes } } else { io(error) });
         }
-        Ok(Some((Located { meta: put.meta, position, sequence }, known)))
+        Ok(Some(Located { meta: put.meta, position, sequence }))
     }
 
     /// Finds a free position, in a new segment if necessary, and marks its segment dirty.

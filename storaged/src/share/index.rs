@@ -129,20 +129,26 @@ impl Index {
         }
     }
 
-    pub(super) fn insert_all(&self, located: &[Located]) -> Result<(), IndexFailed> {
+    /// Inserts shares. Returns what each has replaced. Of an insert and a [`Index::remove`] at the same time one
+    /// alone gets the old entry, and with it the duty to free its space.
+    pub(super) fn insert_all(&self, located: &[Located]) -> Result<Vec<Option<Located>>, IndexFailed> {
         let pairs = located.iter().map(|located| (key_bytes(located.meta.key), value_bytes(located)));
         match &self.0 {
             Storage::Sled { shares, .. } => {
                 // Not as a batch: sled ends each batch with a write to its file, and these entries need no
                 // atomicity.
-                for (key, value) in pairs {
-                    fenced(|| shares.insert(key, value.as_slice()))?;
-                }
-                Ok(())
+                let insert = |(key, value): (KeyBytes, _)| {
+                    let old = fenced(|| shares.insert(key, AsRef::<[u8]>::as_ref(&value)))?;
+                    old.map(|old| decode(&key, &old)).transpose()
+                };
+                pairs.map(insert).collect()
             }
             Storage::Memory(map) => {
-                map.lock().extend(pairs);
-                Ok(())
+                let mut map = map.lock();
+                let insert = |(key, value): (KeyBytes, _)| {
+                    map.insert(key, value).map(|old| decode(&key, &old)).transpose()
+                };
+                pairs.map(insert).collect()
             }
         }
     }
