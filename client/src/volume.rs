@@ -108,8 +108,8 @@ impl Volume {
         self.files.set_kernel_cache(kernel);
     }
 
-    /// For how long from now the attributes of an inode, or a name, may be used as they were told last, without asking again. None: nothing tells this client of others' changes
-    /// ([`crate::Options::caches`]).
+    /// For how long from now the attributes of an inode, or a name, may be used as they were told last, without
+    /// asking again. None: nothing tells this client of others' changes ([`crate::Options::caches`]).
     pub fn read_for(&self, subject: &Subject) -> Option<Duration> {
         self.writeback.read_for(subject)
     }

@@ -46,6 +46,18 @@ impl From<WireError> for tonic::Status {
     }
 }
 
+impl From<LeaderTerm> for v1::LeaseTerm {
+    fn from(term: LeaderTerm) -> Self {
+        v1::LeaseTerm { term: term.term, leader: term.node.0 }
+    }
+}
+
+impl From<v1::LeaseTerm> for LeaderTerm {
+    fn from(term: v1::LeaseTerm) -> Self {
+        LeaderTerm { term: term.term, node: NodeId(term.leader) }
+    }
+}
+
 impl From<BlockId> for v1::BlockId {
     fn from(id: BlockId) -> Self {
         v1::BlockId { session: id.session.0, seq: id.seq }

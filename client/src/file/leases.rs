@@ -10,22 +10,18 @@
 
 use super::lease::{Dropped, KernelCache};
 use super::state::{FileState, Inner};
-use super::table::FileTable;
+use super::table::{FileTable, STORED_AT_ONCE};
 use crate::error::Error;
 use crate::session::leases::{Grant, LeaseHolder};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use rain_namespace::lease::{Mode, Subject, WRITE_OVERDUE, Wanted};
 use rain_namespace::query::{Answer, Query};
-use rain_namespace::record::Attr;
 use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-/// Files that are stored at a time when others want them.
-const STORED_AT_ONCE: usize = 16;
 
 /// Pause before data that another client wants is stored once more.
 const STORE_AGAIN: Duration = Duration::from_millis(50);
@@ -79,17 +75,9 @@ impl FileState {
         let query = Query::GetAttr { ino: self.ino() };
         let (answer, grant) = files.writeback.ask_for(&query, LeaseKind::LeaseReadOpen).await?;
         let Answer::Attr(attr) = answer else { return Err(Error::unexpected("an inode")) };
-        self.take_newer(attr);
+        self.opened_again(attr);
         self.take_lease(files, &grant);
         Ok(())
-    }
-
-    fn take_newer(&self, attr: Attr) {
-        let mut inner = self.inner();
-        if attr.version > inner.attr.version {
-            inner.changed_elsewhere(attr.version);
-        }
-        inner.take_attr(attr);
     }
 
     /// Gets a write lease, and admits a write under it.
@@ -103,7 +91,7 @@ impl FileState {
                 }
             }
             let (attr, grant) = files.session.write_lease(self.ino()).await?;
-            self.take_newer(attr);
+            self.opened_again(attr);
             self.take_lease(files, &grant);
         }
     }
@@ -189,6 +177,19 @@ impl FileTable {
         }
     }
 
+    async fn drop_all_in_kernel(&self, files: &[Ino]) {
+        if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
+            kernel.drop_all(files).await;
+        }
+    }
+
+    /// Gives files up, several at a time. `true`: a read lease is kept.
+    async fn give_up_each(&self, files: Vec<(Arc<FileState>, bool)>) {
+        let gives =
+            files.into_iter().map(|(file, keep_read)| async move { file.give_up(self, keep_read).await });
+        futures::stream::iter(gives).buffer_unordered(STORED_AT_ONCE).for_each(|()| async {}).await;
+    }
+
     /// The delegations of this client are lost: no file is private any more.
     pub(super) async fn end_all_privacy(&self) {
         for file in self.states() {
@@ -196,21 +197,13 @@ impl FileTable {
                 file.give_up(self, false).await;
             }
         }
-        let files: Vec<Ino> = self.inos();
-        if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
-            kernel.drop_all(&files).await;
-        }
+        self.drop_all_in_kernel(&self.inos()).await;
     }
 
     /// Other clients are about to know of these inodes, which only this client knew or whose names it alone had:
     /// from here on it needs leases for them. Files are stored.
     pub(super) async fn end_privacy(&self, inos: &[Ino], directories: &[Ino]) {
-        let files: Vec<Arc<FileState>> = inos.iter().filter_map(|ino| self.get(*ino)).collect();
-        let ends = files.iter().map(|file| async move { file.give_up(self, false).await });
-        futures::stream::iter(ends.collect::<Vec<_>>())
-            .buffer_unordered(STORED_AT_ONCE)
-            .for_each(|()| async {})
-            .await;
+        self.give_up_each(inos.iter().filter_map(|ino| Some((self.get(*ino)?, false))).collect()).await;
         let inodes = inos.iter().chain(directories).map(|ino| Dropped::Inode(*ino));
         // An inode that is no directory has no names.
         let names = inos.iter().chain(directories).map(|ino| Dropped::Names(*ino));
@@ -226,11 +219,7 @@ impl LeaseHolder for FileTable {
                 Subject::Inode(ino) => Some((self.get(ino)?, wanted.keep_read)),
                 Subject::Name(..) => None,
             });
-            let gives = gives.map(|(file, keep_read)| async move { file.give_up(self, keep_read).await });
-            futures::stream::iter(gives.collect::<Vec<_>>())
-                .buffer_unordered(STORED_AT_ONCE)
-                .for_each(|()| async {})
-                .await;
+            self.give_up_each(gives.collect()).await;
             let dropped = wanted.iter().filter(|wanted| !wanted.keep_read);
             let dropped = dropped.map(|wanted| match &wanted.subject {
                 Subject::Inode(ino) => Dropped::Inode(*ino),
@@ -253,9 +242,7 @@ impl LeaseHolder for FileTable {
                     files.push(inner.attr.ino);
                 }
             }
-            if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
-                kernel.drop_all(&files).await;
-            }
+            self.drop_all_in_kernel(&files).await;
         })
     }
 

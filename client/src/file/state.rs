@@ -216,7 +216,7 @@ impl FileState {
         self.inner().opens > 0
     }
 
-    /// Takes in the attributes that the namespace gave for another open, or for a lock.
+    /// Takes in the attributes that the namespace gave for another open, for a lock, or with a lease.
     pub(crate) fn opened_again(&self, attr: Attr) {
         let mut inner = self.inner();
         // A commit of this client may have overtaken the question. Versions only grow.

@@ -36,8 +36,8 @@ const STORE_IDLE_EVERY: Duration = Duration::from_secs(2);
 /// it is opened again.
 const CLOSED_MAX: usize = 65_536;
 
-/// Closed files stored at a time when their directory is returned.
-const STORED_AT_ONCE: usize = 16;
+/// Files stored at a time when other clients want them, or the directory that they are in.
+pub(super) const STORED_AT_ONCE: usize = 16;
 
 /// The file table, with what files need of the rungs below.
 #[derive(Debug)]

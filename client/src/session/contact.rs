@@ -7,7 +7,7 @@ use crate::error::Error;
 use rain_namespace::lease::{CONTACT_MAX, Subject, Wanted};
 use rain_namespace::wire;
 use rain_proto::v1;
-use rain_types::Ino;
+use rain_types::{Ino, LeaderTerm};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ impl Session {
             })
             .await?;
         let Some(term) = response.term else { return Err(Error::unexpected("a leader's term")) };
-        let term = (term.term, term.leader);
+        let term = LeaderTerm::from(term);
         if !response.open {
             self.reopen(id).await?;
         }
@@ -114,10 +114,10 @@ impl Session {
         }
     }
 
-    async fn release(&self, term: (u64, u32), leases: Vec<v1::ReleasedLease>) -> Result<(), Error> {
+    async fn release(&self, term: LeaderTerm, leases: Vec<v1::ReleasedLease>) -> Result<(), Error> {
         let id = self.id();
         self.call_leader("giving up leases", |channel| {
-            let term = Some(v1::LeaseTerm { term: term.0, leader: term.1 });
+            let term = Some(term.into());
             let request = v1::ReleaseRequest { session: id.0, term, leases: leases.clone() };
             let mut client = namespace_client(channel);
             async move {
@@ -164,7 +164,7 @@ impl Session {
         for holder in &holders {
             holder.writes_kept(&kept);
         }
-        self.leases.registered(asked, (term.term, term.leader), response.granted);
+        self.leases.registered(asked, term.into(), response.granted);
         Ok(response.last)
     }
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rain_namespace::lease::{CONTACT_MAX, Mode, READ_FOR, Subject, Wanted};
 use rain_namespace::wire;
 use rain_proto::v1;
-use rain_types::Ino;
+use rain_types::{Ino, LeaderTerm};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -41,13 +41,10 @@ pub(crate) trait LeaseHolder: Debug + Send + Sync {
     fn writes_kept(&self, kept: &HashMap<Ino, u64>);
 }
 
-/// A leader's term.
-type Term = (u64, u32);
-
 /// What came with an answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Grant {
-    term: Term,
+    term: LeaderTerm,
     /// The number of the grant; 0: nothing was granted.
     pub(crate) number: u64,
     /// It is a write lease.
@@ -57,7 +54,7 @@ pub(crate) struct Grant {
 #[derive(Debug, Default)]
 struct State {
     /// The term of the leader with which this client is registered; none: with none.
-    term: Option<Term>,
+    term: Option<LeaderTerm>,
     contact: Option<Instant>,
     /// Read leases that came with answers, and when each ends.
     reads: HashMap<Subject, Instant>,
@@ -161,7 +158,7 @@ impl Leases {
         let Some(v1::LeaseGrant { term: Some(term), number, write, unleased }) = grant else {
             return Grant::default();
         };
-        let grant = Grant { term: (term.term, term.leader), number: *number, write: *write };
+        let grant = Grant { term: (*term).into(), number: *number, write: *write };
         if *number > 0 {
             let unleased: HashSet<Subject> =
                 unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
@@ -186,8 +183,8 @@ impl Leases {
                     *written = (*written).max(*up_to);
                     if state.written.len() > RELEASES_MAX {
                         // Rather a lease too few.
-                        state.released_below =
-                            state.written.drain().map(|(_, up_to)| up_to).max().unwrap_or(0);
+                        let given_up = state.written.drain().map(|(_, up_to)| up_to).max();
+                        state.released_below = state.released_below.max(given_up.unwrap_or(0));
                     }
                 }
                 Subject::Name(..) => {}
@@ -215,7 +212,7 @@ impl Leases {
     }
 
     /// A contact with the leader was asked for at `asked`, and has come.
-    pub(super) fn contact(&self, asked: Instant, term: (u64, u32)) {
+    pub(super) fn contact(&self, asked: Instant, term: LeaderTerm) {
         let mut state = self.state.lock();
         if state.term == Some(term) {
             state.contact = state.contact.max(Some(asked));
@@ -223,7 +220,7 @@ impl Leases {
     }
 
     /// The term of the leader with which this client is registered.
-    pub(super) fn term(&self) -> Option<(u64, u32)> {
+    pub(super) fn term(&self) -> Option<LeaderTerm> {
         self.state.lock().term
     }
 
@@ -233,7 +230,7 @@ impl Leases {
     }
 
     /// This client is registered with a leader. Its grants up to a number are void.
-    pub(super) fn registered(&self, asked: Instant, term: (u64, u32), released_below: u64) {
+    pub(super) fn registered(&self, asked: Instant, term: LeaderTerm, released_below: u64) {
         let (term, contact) = (Some(term), Some(asked));
         *self.state.lock() = State { term, contact, released_below, ..State::default() };
     }
@@ -242,12 +239,14 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rain_types::NodeId;
     use std::slice;
 
     #[test]
     fn an_answer_from_before_a_release_grants_nothing() {
         let leases = Leases::default();
         let asked = Instant::now();
+        let term = |term, node| LeaderTerm { term, node: NodeId(node) };
         let inodes = |inos: &[u64]| inos.iter().map(|ino| Subject::Inode(Ino(*ino))).collect::<Vec<_>>();
         let grant = |number, unleased: &[u64]| v1::LeaseGrant {
             term: Some(v1::LeaseTerm { term: 3, leader: 1 }),
@@ -258,7 +257,7 @@ mod tests {
         let read = |ino| leases.read_for(&Subject::Inode(Ino(ino))) > Duration::ZERO;
         leases.granted(asked, Some(&grant(5, &[])), inodes(&[7]));
         assert!(!read(7), "this client is not registered");
-        leases.registered(asked, (3, 1), 4);
+        leases.registered(asked, term(3, 1), 4);
         leases.granted(asked, Some(&grant(4, &[])), inodes(&[7]));
         assert!(!read(7), "granted before the registration");
         leases.granted(asked, Some(&grant(5, &[8])), inodes(&[7, 8]));
@@ -279,14 +278,14 @@ mod tests {
             Some(Mode::Read),
             "the data is wanted, though it has not come"
         );
-        leases.registered(asked, (4, 2), 0);
+        leases.registered(asked, term(4, 2), 0);
         assert!(!read(7) && leases.mode_of(&new, Ino(7)).is_none(), "another leader");
-        leases.registered(asked - CONTACT_MAX, (3, 1), 0);
+        leases.registered(asked - CONTACT_MAX, term(3, 1), 0);
         leases.granted(asked, Some(&grant(10, &[])), inodes(&[7]));
         assert!(!read(7) && !leases.are_valid(), "no contact for too long");
-        leases.contact(asked, (4, 2));
+        leases.contact(asked, term(4, 2));
         assert!(!leases.are_valid(), "a contact with another leader");
-        leases.contact(asked, (3, 1));
+        leases.contact(asked, term(3, 1));
         assert!(read(7) && leases.are_valid());
     }
 }

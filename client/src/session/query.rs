@@ -49,8 +49,7 @@ impl Session {
         let begun = Instant::now();
         loop {
             let asked = Instant::now();
-            let asks = self.ask_leader(query, kind, Duration::ZERO);
-            let response = match asks.await {
+            let response = match self.ask_leader(query, kind).await {
                 Err(error @ Error::NoMajority { .. }) if self.options.allow_stale => {
                     let newest = self.query_any(wire::encode(query).into()).await.ok_or(error)?;
                     if !self.seen.accepts(newest.position, Instant::now()) {
@@ -79,8 +78,7 @@ impl Session {
     /// attributes under the lease.
     pub(crate) async fn write_lease(&self, ino: Ino) -> Result<(Attr, Grant), Error> {
         let asked = Instant::now();
-        let response =
-            self.ask_leader(&Query::GetAttr { ino }, LeaseKind::LeaseWrite, Duration::ZERO).await?;
+        let response = self.ask_leader(&Query::GetAttr { ino }, LeaseKind::LeaseWrite).await?;
         let answered: Answered = wire::decode(&response.answered)?;
         let Answer::Attr(attr) = answered.map_err(Error::Refused)? else {
             return Err(Error::unexpected("an inode"));
@@ -89,12 +87,7 @@ impl Session {
     }
 
     /// Asks the leader, in the frame that a query needs.
-    async fn ask_leader(
-        &self,
-        query: &Query,
-        kind: LeaseKind,
-        wait: Duration,
-    ) -> Result<v1::QueryResponse, Error> {
+    async fn ask_leader(&self, query: &Query, kind: LeaseKind) -> Result<v1::QueryResponse, Error> {
         // The leader has to know which session asks: names may be delegated, and leases belong to a session.
         let is_framed = matches!(query, Query::Lookup { .. } | Query::ReadDirectory { .. })
             || self.caches() && asked_about(query).is_some();
@@ -104,7 +97,7 @@ impl Session {
             wire::encode(query)
         };
         let kind = if self.caches() { kind } else { LeaseKind::LeaseNone };
-        self.query_leader(framed.into(), kind, wait).await
+        self.query_leader(framed.into(), kind, Duration::ZERO).await
     }
 
     /// Asks the leader only. For a query that waits for an event, the leader may delay its answer until the

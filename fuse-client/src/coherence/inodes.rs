@@ -31,7 +31,8 @@ const LOOKUPS_REMEMBERED_MAX: usize = 16;
 #[derive(Debug, Default)]
 struct KernelInode {
     lookups: u64,
-    /// When this mount last changed the inode or dropped what it had of it, by the mount's clock; 0: not since the kernel knows it.
+    /// When this mount last changed the inode or dropped what it had of it, by the mount's clock; 0: not since
+    /// the kernel knows it.
     changed: u64,
     /// Of a directory: the attributes last given.
     directory: Option<Box<Attr>>,

@@ -120,7 +120,7 @@ impl Coherence {
     }
 }
 
-/// For how long the client lets what it knows of an inode, or of a directory's names, be used
+/// For how long the client lets what it knows of an inode, or of a name, be used
 /// ([`rain_client::Volume::read_for`]). None: as long as the mount's lifetimes say.
 pub(crate) type ReadFor = Option<Duration>;
 

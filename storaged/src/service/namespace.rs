@@ -12,7 +12,7 @@ use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_server::Namespace;
-use rain_types::{Ino, LeaderTerm, NodeId, SessionId};
+use rain_types::{Ino, SessionId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
@@ -143,7 +143,7 @@ impl Namespace for NamespaceService {
             keep_read,
         });
         Ok(tonic::Response::new(v1::LeasesResponse {
-            term: Some(lease_term(contact.term)),
+            term: Some(contact.term.into()),
             open: contact.open,
             registered: contact.registered,
             wanted: wanted.collect(),
@@ -161,7 +161,7 @@ impl Namespace for NamespaceService {
         let registered = registered.map_err(ask_status)?;
         let kept = registered.kept.into_iter().map(|(ino, number)| v1::KeptLease { ino: ino.0, number });
         Ok(tonic::Response::new(v1::RegisterResponse {
-            term: Some(lease_term(registered.term)),
+            term: Some(registered.term.into()),
             open: registered.open,
             kept: kept.collect(),
             last: registered.last,
@@ -174,16 +174,14 @@ impl Namespace for NamespaceService {
         request: tonic::Request<v1::ReleaseRequest>,
     ) -> Result<tonic::Response<v1::ReleaseResponse>, Status> {
         let v1::ReleaseRequest { session, term, leases } = request.into_inner();
-        let v1::LeaseTerm { term, leader } =
-            term.ok_or_else(|| Status::invalid_argument("a release without its term"))?;
+        let term = term.ok_or_else(|| Status::invalid_argument("a release without its term"))?;
         let mut released = Vec::with_capacity(leases.len());
         for v1::ReleasedLease { subject, up_to, keep_read } in leases {
             let subject: Subject =
                 wire::decode(&subject).map_err(|error| Status::invalid_argument(error.to_string()))?;
             released.push((subject, up_to, keep_read));
         }
-        let term = LeaderTerm { term, node: NodeId(leader) };
-        self.leases.release(term, SessionId(session), &released).map_err(ask_status)?;
+        self.leases.release(term.into(), SessionId(session), &released).map_err(ask_status)?;
         Ok(tonic::Response::new(v1::ReleaseResponse {}))
     }
 }
@@ -198,14 +196,10 @@ fn want(kind: v1::LeaseKind) -> Want {
     }
 }
 
-fn lease_term(term: LeaderTerm) -> v1::LeaseTerm {
-    v1::LeaseTerm { term: term.term, leader: term.node.0 }
-}
-
 fn lease_grant(granted: Granted) -> v1::LeaseGrant {
     let Granted { term, number, write, unleased } = granted;
     let unleased = unleased.iter().map(|subject| wire::encode(subject).into()).collect();
-    v1::LeaseGrant { term: Some(lease_term(term)), number, write, unleased }
+    v1::LeaseGrant { term: Some(term.into()), number, write, unleased }
 }
 
 /// Returns true for an answer that says "not yet": a lock that waits, a directory that is delegated, no

@@ -1,10 +1,11 @@
 //! Several mounts of one volume are one filesystem: what a call on one of them has done, the next call on any
 //! of them sees.
 
-use crate::{Promise, RAIN};
+use crate::Promise;
+use crate::sharing::{small, two_mounts};
 use anyhow::{Context, bail, ensure};
 use rain_tests::needs::Need;
-use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
+use rain_tests::real::{TestCluster, TestMount};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -19,16 +20,6 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("a_reader_that_follows_a_file_on_another_mount_gets_every_line_at_once", &[Need::Mount], followed),
     ("a_stopped_or_killed_mount_delays_the_others_by_seconds_only", &[Need::Mount], dead_mounts),
 ];
-
-fn small() -> ClusterOptions {
-    let mut options = ClusterOptions::new(RAIN);
-    (options.nodes, options.code) = (3, "2+1");
-    options
-}
-
-fn two_mounts(cluster: &TestCluster) -> anyhow::Result<[TestMount; 2]> {
-    Ok([TestMount::new(cluster, "one")?, TestMount::new(cluster, "two")?])
-}
 
 /// How long the turns of one seed go on.
 const TURNS_FOR: Duration = Duration::from_secs(4);

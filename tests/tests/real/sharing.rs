@@ -136,13 +136,13 @@ impl Drop for Program {
 
 const AGAIN: &str = "E11";
 
-fn small() -> ClusterOptions {
+pub(crate) fn small() -> ClusterOptions {
     let mut options = ClusterOptions::new(RAIN);
     (options.nodes, options.code) = (3, "2+1");
     options
 }
 
-fn two_mounts(cluster: &TestCluster) -> anyhow::Result<[TestMount; 2]> {
+pub(crate) fn two_mounts(cluster: &TestCluster) -> anyhow::Result<[TestMount; 2]> {
     Ok([TestMount::new(cluster, "one")?, TestMount::new(cluster, "two")?])
 }
 
