@@ -24,6 +24,8 @@ pub struct ClientStats {
     pub commands: u64,
     /// Queries sent to the namespace.
     pub queries: u64,
+    /// Queries answered from what is kept under leases.
+    pub answered_from_kept: u64,
     /// Changes acknowledged before the namespace had applied them.
     pub acknowledged_early: u64,
     /// Directories delegated to this client.
@@ -54,6 +56,7 @@ counters!(
     shares_absent,
     commands,
     queries,
+    answered_from_kept,
     acknowledged_early,
     delegations_taken,
     delegations_returned,

@@ -250,7 +250,14 @@ impl Volume {
             file.flush(&self.files).await?;
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        self.remove(Command::Rename { parent, name, new_parent, new_name, mode }).await
+        let command = Command::Rename { parent, name, new_parent, new_name, mode };
+        let Outcome::Renamed { other, last_name_gone, .. } = self.writeback.change(command).await? else {
+            return Err(Error::unexpected("a moved inode"));
+        };
+        if let Some(replaced) = other.filter(|_| last_name_gone) {
+            self.files.unlinked(replaced);
+        }
+        Ok(())
     }
 
     async fn remove(&self, command: Command) -> Result<(), Error> {

@@ -510,6 +510,15 @@ pub enum Outcome {
         /// Number of inode numbers.
         count: u32,
     },
+    /// A name was moved.
+    Renamed {
+        /// Inode that the name pointed to.
+        moved: Ino,
+        /// The other inode that the new name pointed to before: replaced, or exchanged.
+        other: Option<Ino>,
+        /// True when `other` is a file without any name left.
+        last_name_gone: bool,
+    },
 }
 
 /// The result of a command, as it is recorded and sent.

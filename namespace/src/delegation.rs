@@ -29,6 +29,7 @@ use crate::apply::apply;
 use crate::command::{Applied, Command, Name, Outcome, RenameMode, Request};
 use crate::key;
 use crate::kv::{KvRead, KvTxn, MemoryKv};
+use crate::lease::changed_by;
 use crate::query::{Answered, Query, answer};
 use crate::record::{Attr, BlockRecord, Extent, FileKind, Time, VolumeRecord};
 use crate::wire;
@@ -316,20 +317,18 @@ impl DelegationSet {
     /// Returns the *external* inodes that a command changes. Their attributes here and at the leader differ
     /// until the leader has applied the command.
     pub fn changed_external_inodes(&self, command: &Command) -> Vec<Ino> {
-        let others = |children: &[Option<(Ino, FileKind)>]| {
-            let inos = children.iter().flatten().map(|(ino, _)| *ino);
-            inos.filter(|ino| !self.is_fully_known(*ino)).collect()
-        };
-        match command {
-            Command::Unlink { parent, name } | Command::RemoveDirectory { parent, name } => {
-                others(&[self.child(*parent, name)])
-            }
-            Command::Rename { parent, name, new_parent, new_name, .. } => {
-                others(&[self.child(*parent, name), self.child(*new_parent, new_name)])
-            }
-            Command::Link { ino, .. } => others(&[Some((*ino, FileKind::File))]),
-            _ => Vec::new(),
+        let mut inos = self.named_inodes(command);
+        if let Command::Link { ino, .. } = command {
+            inos.push(*ino);
         }
+        inos.retain(|ino| !self.is_fully_known(*ino));
+        inos
+    }
+
+    /// Returns the inodes whose names a command removes or moves, by the names that are known here.
+    pub fn named_inodes(&self, command: &Command) -> Vec<Ino> {
+        let names = changed_by(command).named.into_iter();
+        names.filter_map(|(parent, name)| self.child(parent, &name)).map(|(ino, _)| ino).collect()
     }
 
     /// Applies a command here, with a time that the leader gets, too. A refused command has changed nothing,
@@ -354,7 +353,9 @@ impl DelegationSet {
                     self.unpublished.entry(attr.ino).or_insert(ancestor);
                 }
             }
-            (Ok(Outcome::Removed { ino, .. }), _) if self.attr(*ino).is_none() => {
+            (Ok(Outcome::Removed { ino, .. } | Outcome::Renamed { other: Some(ino), .. }), _)
+                if self.attr(*ino).is_none() =>
+            {
                 self.unpublished.remove(ino);
                 self.delegated.remove(ino);
             }

@@ -248,6 +248,7 @@ fn results(lines: &mut Lines) {
         lock(LockState::Waiting),
         lock(LockState::Held),
         Outcome::Reserved { first: INO, count: 300 },
+        Outcome::Renamed { moved: INO, other: Some(Ino(3)), last_name_gone: true },
     ];
     for outcome in outcomes {
         lines.value::<Applied>("applied", Ok(outcome));

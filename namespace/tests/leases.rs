@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use rain_namespace::lease::{CONTACT_MAX, LeaseTable, Mode, READ_FOR, SILENCE, Subject, Touch};
+use rain_namespace::lease::{CONTACT_MAX, LeaseTable, Mode, SILENCE, Subject, Touch};
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,8 @@ struct Granted {
     number: u64,
     mode: Mode,
     asked: Duration,
-    for_good: bool,
+    /// The lifetime; none: until it is given up.
+    lasts: Option<Duration>,
 }
 
 /// A session, with what it believes.
@@ -44,7 +45,7 @@ impl Believer {
     fn relies_on(&self, subject: &Subject, now: Duration) -> Option<Mode> {
         let (term, contact) = self.registered?;
         let granted = self.held.get(subject).filter(|granted| granted.term == term)?;
-        let until = if granted.for_good { Duration::MAX } else { granted.asked + READ_FOR };
+        let until = granted.lasts.map_or(Duration::MAX, |lasts| granted.asked + lasts);
         (now < contact + CONTACT_MAX && now < until).then_some(granted.mode)
     }
 
@@ -58,8 +59,10 @@ impl Believer {
         let granted = Granted { mode, ..granted };
         let held = self.held.entry(subject).or_insert(granted);
         held.mode = held.mode.max(granted.mode);
-        held.for_good |= granted.for_good;
-        held.asked = held.asked.max(granted.asked);
+        let end = |granted: &Granted| granted.lasts.map_or(Duration::MAX, |lasts| granted.asked + lasts);
+        if end(&granted) > end(held) {
+            (held.asked, held.lasts) = (granted.asked, granted.lasts);
+        }
         held.number = held.number.max(granted.number);
     }
 }
@@ -70,7 +73,7 @@ enum Step {
     Ask {
         session: u64,
         subject: usize,
-        for_good: bool,
+        lasts_ms: Option<u64>,
         late: bool,
     },
     /// A session wants a write lease: begins to wait, or tries once more.
@@ -126,8 +129,8 @@ fn touches() -> Vec<Vec<Touch>> {
 fn step() -> impl Strategy<Value = Step> {
     let session = 1..=SESSIONS;
     prop_oneof![
-        5 => (session.clone(), 0usize..4, any::<bool>(), any::<bool>())
-            .prop_map(|(session, subject, for_good, late)| Step::Ask { session, subject, for_good, late }),
+        5 => (session.clone(), 0usize..4, proptest::option::of(200u64..3000), any::<bool>())
+            .prop_map(|(session, subject, lasts_ms, late)| Step::Ask { session, subject, lasts_ms, late }),
         3 => (session.clone(), 1u64..=2, any::<bool>()).prop_map(|(session, ino, late)| Step::Write { session, ino, late }),
         5 => (session.clone(), 0usize..5).prop_map(|(session, touch)| Step::Change { session, touch }),
         6 => session.clone().prop_map(|session| Step::Contact { session }),
@@ -189,7 +192,8 @@ impl World {
     fn take(&mut self, step: Step) {
         let now = self.now;
         match step {
-            Step::Ask { session, subject, for_good, late } => {
+            Step::Ask { session, subject, lasts_ms, late } => {
+                let lasts = lasts_ms.map(Duration::from_millis);
                 let subject = subjects()[subject].clone();
                 let id = SessionId(session);
                 if let Subject::Inode(ino) = subject
@@ -203,9 +207,9 @@ impl World {
                         assert_ne!(believer.relies_on(&subject, now), Some(Mode::Write), "{other} writes");
                     }
                 }
-                let number = self.table.grant_read(id, &subject, for_good, now);
+                let number = self.table.grant_read(id, &subject, lasts, now);
                 if number > 0 {
-                    let granted = Granted { term: self.term, number, mode: Mode::Read, asked: now, for_good };
+                    let granted = Granted { term: self.term, number, mode: Mode::Read, asked: now, lasts };
                     let believer = self.sessions.get_mut(&session).unwrap();
                     if late {
                         believer.coming.push((subject, granted));
@@ -226,7 +230,7 @@ impl World {
                     let subject = Subject::Inode(ino_of);
                     self.nobody_else_relies_on(session, &subject, "a write lease");
                     let (term, mode) = (self.term, Mode::Write);
-                    let granted = Granted { term, number, mode, asked: now, for_good: true };
+                    let granted = Granted { term, number, mode, asked: now, lasts: None };
                     let believer = self.sessions.get_mut(&session).unwrap();
                     if late {
                         believer.coming.push((subject, granted));
@@ -307,7 +311,7 @@ impl World {
             let fresh = Believer { registered: Some((term, now)), ..Believer::default() };
             *believer = Believer { released_below: self.table.last_grant() + 1, ..fresh };
             for (ino, number) in self.table.register(id, &writes, now) {
-                let granted = Granted { term, number, mode: Mode::Write, asked, for_good: true };
+                let granted = Granted { term, number, mode: Mode::Write, asked, lasts: None };
                 believer.held.insert(Subject::Inode(ino), granted);
             }
             believer.after = self.table.wanted(id, u64::MAX).1;
@@ -364,5 +368,28 @@ proptest! {
 
 #[test]
 fn the_times_leave_a_margin_for_what_is_on_its_way() {
-    assert!(READ_FOR < CONTACT_MAX && CONTACT_MAX < SILENCE);
+    assert!(CONTACT_MAX < SILENCE);
+}
+
+#[test]
+fn leases_that_have_ended_by_time_or_with_their_session_take_no_memory() {
+    let mut table = LeaseTable::new(BTreeSet::new(), Duration::ZERO);
+    let session = SessionId(1);
+    table.register(session, &[], Duration::ZERO);
+    let second = Duration::from_secs(1);
+    let name = Subject::Name(Ino(1), b"a".to_vec());
+    table.grant_read(session, &Subject::Inode(Ino(1)), Some(second), Duration::ZERO);
+    table.grant_read(session, &name, Some(second), Duration::ZERO);
+    // A lease that was granted again ends later.
+    table.grant_read(session, &name, Some(3 * second), second / 2);
+    table.grant_read(session, &Subject::Inode(Ino(2)), None, Duration::ZERO);
+    table.contact(session, 2 * second);
+    table.sweep(2 * second);
+    assert_eq!(table.len(), 2);
+    table.contact(session, 4 * second);
+    table.sweep(5 * second);
+    assert_eq!(table.len(), 1);
+    table.forget(session);
+    table.sweep(5 * second);
+    assert!(table.is_empty());
 }

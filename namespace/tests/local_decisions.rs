@@ -143,6 +143,12 @@ impl World {
                 (Outcome::Removed { ino, .. }, Ok(Outcome::Removed { ino: really, .. })) if has_other => {
                     assert_eq!(ino, really, "{command:?}");
                 }
+                (
+                    Outcome::Renamed { moved, other, .. },
+                    Ok(Outcome::Renamed { moved: really, other: really_other, .. }),
+                ) if has_other => {
+                    assert_eq!((moved, other), (really, really_other), "{command:?}");
+                }
                 _ => assert_eq!(applied, Ok(acknowledged), "{command:?}"),
             }
         }

@@ -143,7 +143,7 @@ fn a_rename_onto_another_name_of_the_same_file_changes_nothing() {
     world.run(link(file, world.root, "b")).unwrap();
     let before = world.kv.clone();
     let done = world.run(rename(world.root, "a", world.root, "b", RenameMode::Replace));
-    assert_eq!(done, Ok(Outcome::Removed { ino: Ino(0), last_name_gone: false }));
+    assert_eq!(done, Ok(Outcome::Renamed { moved: file, other: None, last_name_gone: false }));
     assert!(before == world.kv);
     let refused = world.run(rename(world.root, "a", world.root, "b", RenameMode::NoReplace));
     assert_eq!(refused, Err(NsError::Exists));

@@ -11,7 +11,7 @@
 use crate::metadata::{AskError, MetadataService, ProposeError};
 use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Command, Outcome, Request};
-use rain_namespace::lease::{self, LeaseTable, Subject, Touch, Wanted};
+use rain_namespace::lease::{self, LeaseTable, READ_FOR_MIN, Subject, Touch, Wanted};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_types::{Ino, LeaderTerm, SessionId};
 use std::collections::BTreeSet;
@@ -51,6 +51,8 @@ pub(crate) struct Granted {
     pub(crate) write: bool,
     /// What the answer tells without a lease.
     pub(crate) unleased: BTreeSet<Subject>,
+    /// The lifetime of read leases that end by time.
+    pub(crate) read_for: Duration,
 }
 
 /// The state of a session's leases, for the session.
@@ -195,7 +197,8 @@ impl InodeLeases {
         if want != Want::Write {
             self.wait_for(metadata, term, |table, now| table.readable(session, about, now)).await?;
         }
-        let mut granted = Granted { term, number: 0, write: false, unleased: BTreeSet::new() };
+        let read_for = self.with(term, |table, _| table.read_for())?;
+        let mut granted = Granted { term, number: 0, write: false, unleased: BTreeSet::new(), read_for };
         match want {
             Want::Nothing => {}
             Want::Write => {
@@ -213,7 +216,7 @@ impl InodeLeases {
                     granted.write = granted.number > 0;
                 }
                 if granted.number == 0 {
-                    granted.number = table.grant_read(session, &Subject::Inode(about), true, now);
+                    granted.number = table.grant_read(session, &Subject::Inode(about), None, now);
                 }
             })?,
             Want::Read => {}
@@ -229,7 +232,7 @@ impl InodeLeases {
         for attempt in 1.. {
             let position = metadata.applied_index();
             let answered = metadata.ask(query).await?;
-            let told = answered.as_ref().map(|answer| lease::told_by(query, answer)).unwrap_or_default();
+            let told = lease::told_by(query, &answered);
             let new: Vec<Subject> = told.into_iter().filter(|subject| !done.contains(subject)).collect();
             if new.is_empty() {
                 return Ok((answered, (want != Want::Nothing).then_some(granted)));
@@ -251,7 +254,8 @@ impl InodeLeases {
                         Subject::Inode(ino) => table.readable_now(session, *ino, now),
                         Subject::Name(..) => true,
                     };
-                    let number = if leases { table.grant_read(session, subject, false, now) } else { 0 };
+                    let lasts = Some(read_for);
+                    let number = if leases { table.grant_read(session, subject, lasts, now) } else { 0 };
                     match (number, granted.number) {
                         (0, _) => {
                             granted.unleased.insert(subject.clone());
@@ -311,7 +315,7 @@ impl InodeLeases {
         self.wait_for(metadata, term, clear).await.map_err(not_leader)?;
         self.with(term, |table, now| {
             for subject in requests.iter().flat_map(|request| lease::moved_to(&request.command)) {
-                table.grant_read(by, &subject, false, now);
+                table.grant_read(by, &subject, Some(READ_FOR_MIN), now);
             }
         })
         .map_err(not_leader)?;
@@ -324,11 +328,12 @@ impl InodeLeases {
         match &applied {
             Ok(applied) if !blind => {
                 // A name may have come to mean another inode since it was looked up.
-                let removed = applied.iter().filter_map(|applied| match applied {
-                    Ok(Outcome::Removed { ino, .. }) => Some(Touch::One(Subject::Inode(*ino))),
-                    _ => None,
-                });
-                let late: Vec<Touch> = removed.filter(|touch| !change.touches.contains(touch)).collect();
+                let removed =
+                    |outcome: &&Outcome| matches!(outcome, Outcome::Removed { .. } | Outcome::Renamed { .. });
+                let outcomes = applied.iter().filter_map(|applied| applied.as_ref().ok());
+                let inodes = outcomes.filter(removed).flat_map(lease::inodes_of);
+                let touches = inodes.map(|ino| Touch::One(Subject::Inode(ino)));
+                let late: Vec<Touch> = touches.filter(|touch| !change.touches.contains(touch)).collect();
                 if !late.is_empty() {
                     let clear = |table: &mut LeaseTable, now: Duration| table.is_clear(by, &late, now);
                     self.wait_for(metadata, term, clear).await.map_err(not_leader)?;

@@ -35,7 +35,7 @@ impl FileTable {
     fn may_read(&self, inner: &Inner) -> bool {
         !self.session.caches()
             || inner.lease.private
-            || inner.lease.mode.is_some() && self.session.leases().are_valid()
+            || inner.lease.allows().is_some() && self.session.leases().are_valid()
             || self.session.without_leader().is_some()
     }
 
@@ -44,8 +44,8 @@ impl FileTable {
         if !self.session.caches() {
             return true;
         }
-        let may =
-            inner.lease.private || inner.lease.mode == Some(Mode::Write) && self.session.leases().are_valid();
+        let may = inner.lease.private
+            || inner.lease.allows() == Some(Mode::Write) && self.session.leases().are_valid();
         may && inner.lease.wanted == 0
     }
 
@@ -61,10 +61,15 @@ impl FileState {
     pub(super) fn take_lease(&self, files: &FileTable, grant: &Grant) {
         let mut inner = self.inner();
         // Under the file's lock: whoever gives the lease up does that after the releases were noted.
-        if let Some(mode) = files.session.leases().mode_of(grant, inner.attr.ino) {
+        let Some((mode, until)) = files.session.leases().take(grant, inner.attr.ino) else { return };
+        if inner.lease.allows().is_none() {
+            // What has ended counts no more.
+            (inner.lease.mode, inner.lease.until) = (Some(mode), until);
+        } else {
             inner.lease.mode = inner.lease.mode.max(Some(mode));
-            inner.lease.grant = inner.lease.grant.max(grant.number);
+            inner.lease.until = inner.lease.until.zip(until).map(|(old, new)| old.max(new));
         }
+        inner.lease.grant = inner.lease.grant.max(grant.number);
     }
 
     /// Makes what is known of the file the truth at some moment after the call.
@@ -259,7 +264,10 @@ impl LeaseHolder for FileTable {
             let mut inner = file.inner();
             inner.lease.registration += 1;
             match kept.get(&inner.attr.ino) {
-                Some(grant) => (inner.lease.mode, inner.lease.grant) = (Some(Mode::Write), *grant),
+                Some(grant) => {
+                    (inner.lease.mode, inner.lease.grant, inner.lease.until) =
+                        (Some(Mode::Write), *grant, None);
+                }
                 None if inner.lease.mode == Some(Mode::Write) => inner.lease.mode = None,
                 None => {}
             }

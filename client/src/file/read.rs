@@ -113,7 +113,7 @@ impl FileState {
             }
             inner.take_attr(attr);
             inner.inline = Some(inline.into());
-            inner.learned.get_or_insert_with(Instant::now);
+            inner.learned.get_or_insert_with(|| grant.asked.unwrap_or_else(Instant::now));
             for extent in extents {
                 inner.extents.insert(extent);
             }

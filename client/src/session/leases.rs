@@ -1,22 +1,30 @@
 //! What this client may rely on of what it has cached: its leases, as the leader has granted them
-//! ([`rain_namespace::lease`]).
+//! ([`rain_namespace::lease`]), and the answers that it keeps under them.
 //!
 //! Invariants:
 //! 1. Nothing is relied on later than [`CONTACT_MAX`] after the last contact with the leader that has granted
 //!    it. A contact counts from when it was asked for.
 //! 2. An answer that was asked for before its lease was given up grants nothing, however late it comes
-//!    ([`Leases::is_current`], `an_answer_from_before_a_release_grants_nothing`).
+//!    ([`State::is_current`], `an_answer_from_before_a_release_grants_nothing`).
 //! 3. A lease is given up only after everything that relies on it has been dropped: first here, so that nothing
 //!    new relies on it, then by the [`LeaseHolder`]s, then at the leader.
+//! 4. A question that is answered from here gets what the leader would answer at this moment, but for changes of
+//!    this client that are under way ([`super::own_changes`], `what_is_kept_answers_until_it_is_changed`).
+//! 5. What is kept is bounded ([`super::kept`]).
 //!
-//! Left out: what is cached. The rungs above know it, as [`LeaseHolder`]s.
+//! Left out: what the rungs above have cached. They know it, as [`LeaseHolder`]s.
 
+use super::kept::Kept;
+use super::own_changes::{OwnChanges, Touched};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rain_namespace::lease::{CONTACT_MAX, Mode, READ_FOR, Subject, Wanted};
+use rain_namespace::command::{Applied, Command};
+use rain_namespace::lease::{CONTACT_MAX, Mode, READ_FOR, Subject, Wanted, changed_by, inodes_of, told_by};
+use rain_namespace::query::{Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
-use rain_types::{Ino, LeaderTerm};
+use rain_proto::v1::LeaseKind;
+use rain_types::{Ino, LeaderTerm, SessionId};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -25,6 +33,10 @@ use std::time::{Duration, Instant};
 
 /// Releases that are remembered one by one. Of older ones only the newest grant's number is.
 const RELEASES_MAX: usize = 1 << 16;
+
+/// Leases of files that are open no more that are kept for the next open. The oldest are given back before their
+/// time.
+const UNUSED_MAX: usize = 1 << 14;
 
 /// Something that has cached what leases allow.
 pub(crate) trait LeaseHolder: Debug + Send + Sync {
@@ -49,6 +61,22 @@ pub(crate) struct Grant {
     pub(crate) number: u64,
     /// It is a write lease.
     write: bool,
+    /// When the answer was asked for; none: it came from no leader.
+    pub(crate) asked: Option<Instant>,
+}
+
+/// A question to the leader, before it is answered.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    leases: &'a Leases,
+    number: u64,
+    asked: Instant,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.leases.inner.lock().own.answered(self.number);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,8 +84,8 @@ struct State {
     /// The term of the leader with which this client is registered; none: with none.
     term: Option<LeaderTerm>,
     contact: Option<Instant>,
-    /// Read leases that came with answers, and when each ends.
-    reads: HashMap<Subject, Instant>,
+    /// Leases that came with answers, and the answers.
+    kept: Kept,
     /// The numbers up to which grants were given up.
     released: HashMap<Subject, u64>,
     /// The numbers up to which write leases were given up and read leases kept.
@@ -76,9 +104,13 @@ impl State {
         Some(self.contact? + CONTACT_MAX)
     }
 
+    fn is_valid(&self) -> bool {
+        self.valid_until().is_some_and(|until| Instant::now() < until)
+    }
+
     /// Nothing may rely on what was granted on a subject up to a number.
     fn release(&mut self, subject: &Subject, up_to: u64) {
-        self.reads.remove(subject);
+        self.kept.remove(subject);
         let released = self.released.entry(subject.clone());
         if let Entry::Vacant(_) = released {
             self.order.push_back(subject.clone());
@@ -99,10 +131,26 @@ impl State {
     }
 }
 
+#[derive(Debug, Default)]
+struct Inner {
+    state: State,
+    own: OwnChanges,
+}
+
+impl Inner {
+    /// Drops the values that own changes may have made wrong.
+    fn forget(&mut self, touched: &Touched) {
+        touched.subjects.iter().for_each(|subject| self.state.kept.forget(subject));
+        if touched.any_inode {
+            self.state.kept.forget_inodes();
+        }
+    }
+}
+
 /// The leases of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
     holders: Mutex<Vec<Weak<dyn LeaseHolder>>>,
 }
 
@@ -120,61 +168,156 @@ impl Leases {
 
     /// Whether leases may be relied on at this moment.
     pub(crate) fn are_valid(&self) -> bool {
-        self.state.lock().valid_until().is_some_and(|until| Instant::now() < until)
+        self.inner.lock().state.is_valid()
     }
 
     /// For how long from now what is known of a subject may be used without asking.
     pub(crate) fn read_for(&self, subject: &Subject) -> Duration {
-        let state = self.state.lock();
-        let (Some(valid), Some(until)) = (state.valid_until(), state.reads.get(subject)) else {
-            return Duration::ZERO;
-        };
-        valid.min(*until).saturating_duration_since(Instant::now())
+        let state = &self.inner.lock().state;
+        let Some(valid) = state.valid_until() else { return Duration::ZERO };
+        let now = Instant::now();
+        state.kept.lease_on(subject).map_or(Duration::ZERO, |until| {
+            until.map_or(valid, |until| until.min(valid)).saturating_duration_since(now)
+        })
     }
 
     /// The time of the last contact that leases rest on; none without leases.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
-        let state = self.state.lock();
+        let state = &self.inner.lock().state;
         state.term.and(state.contact)
     }
 
-    /// What still stands of a grant on an inode.
-    pub(crate) fn mode_of(&self, grant: &Grant, ino: Ino) -> Option<Mode> {
-        let state = self.state.lock();
-        if !state.is_current(grant, &Subject::Inode(ino)) {
+    /// Takes what still stands of a grant on a file for as long as the file is open. Returns what it allows, and
+    /// when it ends; no end: when it is given up.
+    pub(crate) fn take(&self, grant: &Grant, ino: Ino) -> Option<(Mode, Option<Instant>)> {
+        let state = &mut self.inner.lock().state;
+        let subject = Subject::Inode(ino);
+        if !state.is_current(grant, &subject) {
             return None;
         }
         let written = state.written.get(&ino).copied().unwrap_or(state.released_below);
-        Some(if grant.write && grant.number > written { Mode::Write } else { Mode::Read })
+        let mode = if grant.write && grant.number > written { Mode::Write } else { Mode::Read };
+        Some((mode, state.kept.begin_use(&subject)?))
     }
 
-    /// Takes in what came with an answer to a question that was asked at `asked`. `told`: what the answer tells.
+    /// Answers a question from what is kept. None: the leader has to be asked.
+    pub(super) fn answer(&self, query: &Query, kind: LeaseKind) -> Option<(Answered, Grant)> {
+        if !matches!(kind, LeaseKind::LeaseRead | LeaseKind::LeaseReadOpen) {
+            return None;
+        }
+        let inner = self.inner.lock();
+        if !inner.state.is_valid() {
+            return None;
+        }
+        let may_answer = |subject: &Subject| inner.own.may_answer(subject);
+        let found = inner.state.kept.answer(query, Instant::now(), may_answer)?;
+        let grant =
+            Grant { term: inner.state.term?, number: found.grant, write: false, asked: Some(found.asked) };
+        Some((found.answered, grant))
+    }
+
+    /// Begins a question to the leader.
+    pub(super) fn ask(&self) -> Asking<'_> {
+        Asking { leases: self, number: self.inner.lock().own.ask(), asked: Instant::now() }
+    }
+
+    /// Takes in what came with the answer to a question, and keeps the answer where it may.
     pub(super) fn granted(
         &self,
-        asked: Instant,
+        asking: &Asking<'_>,
         grant: Option<&v1::LeaseGrant>,
-        told: Vec<Subject>,
+        kind: LeaseKind,
+        query: &Query,
+        answered: &Answered,
     ) -> Grant {
-        let Some(v1::LeaseGrant { term: Some(term), number, write, unleased }) = grant else {
+        let Some(v1::LeaseGrant { term: Some(term), number, write, unleased, read_ms }) = grant else {
             return Grant::default();
         };
-        let grant = Grant { term: (*term).into(), number: *number, write: *write };
-        if *number > 0 {
-            let unleased: HashSet<Subject> =
-                unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
-            let mut state = self.state.lock();
-            for subject in told {
-                if !unleased.contains(&subject) && state.is_current(&grant, &subject) {
-                    state.reads.insert(subject, asked + READ_FOR);
+        let asked = asking.asked;
+        let grant = Grant { term: (*term).into(), number: *number, write: *write, asked: Some(asked) };
+        if *number == 0 {
+            return grant;
+        }
+        let until = asked + Duration::from_millis((*read_ms).into());
+        let about =
+            (kind != LeaseKind::LeaseRead).then(|| rain_namespace::lease::asked_about(query)).flatten();
+        let unleased: HashSet<Subject> =
+            unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
+        let Inner { state, own } = &mut *self.inner.lock();
+        let mut may_keep = HashSet::new();
+        for subject in told_by(query, answered).into_iter().chain(about.map(Subject::Inode)) {
+            if unleased.contains(&subject) || !state.is_current(&grant, &subject) {
+                continue;
+            }
+            let is_about = matches!(subject, Subject::Inode(ino) if Some(ino) == about);
+            state.kept.lease(&subject, (!is_about).then_some(until), *number, asked);
+            if own.may_keep(asking.number, &subject) {
+                may_keep.insert(subject);
+            }
+        }
+        state.kept.keep(query, answered, asked, |subject| may_keep.contains(subject));
+        grant
+    }
+
+    /// Begins changes of this client. Nothing that they may touch is answered from here until they end.
+    /// `children`: the inodes of the names that they change; none: as they are kept here, or unknown.
+    pub(super) fn begin_own<'a>(
+        &self,
+        commands: impl Iterator<Item = (&'a Command, Option<&'a [Ino]>)>,
+    ) -> Touched {
+        let inner = &mut *self.inner.lock();
+        let now = Instant::now();
+        let is_valid = inner.state.is_valid();
+        let mut touched = Touched::default();
+        for (command, children) in commands {
+            let changed = changed_by(command);
+            touched.subjects.extend(changed.subjects);
+            match children {
+                Some(children) => touched.subjects.extend(children.iter().copied().map(Subject::Inode)),
+                None => {
+                    for (parent, name) in changed.named {
+                        let name = Subject::Name(parent, name);
+                        let known =
+                            Some(&inner.state.kept).filter(|_| is_valid && inner.own.may_answer(&name));
+                        match known.and_then(|kept| kept.name(&name, now)) {
+                            Some(ino) => touched.subjects.extend(ino.map(Subject::Inode)),
+                            None => touched.any_inode = true,
+                        }
+                    }
                 }
             }
         }
-        grant
+        inner.own.begin(&touched);
+        inner.forget(&Touched { any_inode: false, ..touched.clone() });
+        touched
+    }
+
+    /// Ends changes of this client with their outcomes. `done_below`: as the leader was told with them.
+    pub(super) fn end_own(
+        &self,
+        session: SessionId,
+        done_below: u64,
+        touched: &Touched,
+        applied: &[Applied],
+    ) {
+        let inner = &mut *self.inner.lock();
+        let outcomes = applied.iter().filter_map(|applied| applied.as_ref().ok());
+        let more: Vec<Subject> = outcomes.flat_map(inodes_of).map(Subject::Inode).collect();
+        inner.own.end(touched, Some(&more));
+        inner.forget(&Touched { subjects: [&touched.subjects[..], &more].concat(), any_inode: false });
+        for certain in inner.own.certain_below(session, done_below) {
+            inner.forget(&certain);
+        }
+    }
+
+    /// Notes that changes of this client have got no outcome. They may still apply.
+    pub(super) fn leave_own_uncertain(&self, session: SessionId, seq: u64, touched: Touched) {
+        self.inner.lock().own.leave_uncertain(session, seq, touched);
     }
 
     /// Nothing may rely on these leases from here on.
     pub(super) fn begin_release(&self, wanted: &[Wanted]) {
-        let mut state = self.state.lock();
+        let state = &mut self.inner.lock().state;
         for Wanted { subject, up_to, keep_read } in wanted {
             match subject {
                 _ if !keep_read => state.release(subject, *up_to),
@@ -192,28 +335,38 @@ impl Leases {
         }
     }
 
-    /// A file is open no more: its lease is given back, once what the kernel may have been told by it has expired.
+    /// A file is open no more: its lease is given back a while later, unless the file is opened again.
     pub(crate) fn unused(&self, ino: Ino, up_to: u64) {
-        self.state.lock().unused.push_back((Instant::now() + READ_FOR, ino, up_to));
+        let state = &mut self.inner.lock().state;
+        let due = Instant::now() + READ_FOR;
+        if state.kept.end_use(&Subject::Inode(ino), due) {
+            state.unused.push_back((due, ino, up_to));
+        }
     }
 
     /// The leases to give back: nothing relies on them from here on.
     pub(super) fn take_unused(&self) -> Vec<(Ino, u64)> {
-        let mut state = self.state.lock();
+        let state = &mut self.inner.lock().state;
         let now = Instant::now();
-        state.reads.retain(|_, until| now < *until);
+        state.kept.drop_ended(now);
         let mut due = Vec::new();
-        while let Some((_, ino, up_to)) = state.unused.front().copied().filter(|(at, ..)| *at <= now) {
+        while let Some((at, ino, up_to)) = state.unused.front().copied()
+            && (at <= now || state.unused.len() > UNUSED_MAX)
+        {
             state.unused.pop_front();
-            state.release(&Subject::Inode(ino), up_to);
-            due.push((ino, up_to));
+            let subject = Subject::Inode(ino);
+            // It may be in use again, or have been closed once more since.
+            if state.kept.is_unused_since(&subject, at) {
+                state.release(&subject, up_to);
+                due.push((ino, up_to));
+            }
         }
         due
     }
 
     /// A contact with the leader was asked for at `asked`, and has come.
     pub(super) fn contact(&self, asked: Instant, term: LeaderTerm) {
-        let mut state = self.state.lock();
+        let state = &mut self.inner.lock().state;
         if state.term == Some(term) {
             state.contact = state.contact.max(Some(asked));
         }
@@ -221,71 +374,197 @@ impl Leases {
 
     /// The term of the leader with which this client is registered.
     pub(super) fn term(&self) -> Option<LeaderTerm> {
-        self.state.lock().term
+        self.inner.lock().state.term
     }
 
     /// Nothing may rely on any lease from here on.
     pub(super) fn begin_registration(&self) {
-        *self.state.lock() = State::default();
+        self.inner.lock().state = State::default();
     }
 
     /// This client is registered with a leader. Its grants up to a number are void.
     pub(super) fn registered(&self, asked: Instant, term: LeaderTerm, released_below: u64) {
         let (term, contact) = (Some(term), Some(asked));
-        *self.state.lock() = State { term, contact, released_below, ..State::default() };
+        self.inner.lock().state = State { term, contact, released_below, ..State::default() };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rain_types::NodeId;
+    use rain_namespace::query::Answer;
+    use rain_namespace::record::{Attr, FileKind, Time};
+    use rain_types::{NodeId, VolumeId};
     use std::slice;
+
+    fn attr(ino: u64, size: u64) -> Attr {
+        Attr {
+            ino: Ino(ino),
+            volume: VolumeId(1),
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size,
+            stored_bytes: 0,
+            rdev: 0,
+            atime: Time::default(),
+            mtime: Time::default(),
+            ctime: Time::default(),
+            crtime: Time::default(),
+            version: 1,
+            parent: Ino(0),
+            extents: 0,
+        }
+    }
+
+    fn grant(number: u64, unleased: &[u64]) -> v1::LeaseGrant {
+        let unleased = unleased.iter().map(|ino| wire::encode(&Subject::Inode(Ino(*ino))).into());
+        let term = Some(v1::LeaseTerm { term: 3, leader: 1 });
+        v1::LeaseGrant { term, number, write: false, unleased: unleased.collect(), read_ms: 60_000 }
+    }
+
+    fn term(term: u64, node: u32) -> LeaderTerm {
+        LeaderTerm { term, node: NodeId(node) }
+    }
+
+    const OPEN: LeaseKind = LeaseKind::LeaseReadOpen;
+    const READ: LeaseKind = LeaseKind::LeaseRead;
+
+    impl Leases {
+        fn take_in(&self, grant: &v1::LeaseGrant, kind: LeaseKind, ino: u64) -> Grant {
+            let query = Query::GetAttr { ino: Ino(ino) };
+            self.granted(&self.ask(), Some(grant), kind, &query, &Ok(Answer::Attr(attr(ino, 1))))
+        }
+
+        fn is_leased(&self, ino: u64) -> bool {
+            self.read_for(&Subject::Inode(Ino(ino))) > Duration::ZERO
+        }
+
+        fn mode_of(&self, grant: &Grant, ino: u64) -> Option<Mode> {
+            self.take(grant, Ino(ino)).map(|(mode, _)| mode)
+        }
+
+        fn size_of(&self, ino: u64) -> Option<u64> {
+            match self.answer(&Query::GetAttr { ino: Ino(ino) }, READ)?.0 {
+                Ok(Answer::Attr(attr)) => Some(attr.size),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn an_answer_from_before_a_release_grants_nothing() {
         let leases = Leases::default();
         let asked = Instant::now();
-        let term = |term, node| LeaderTerm { term, node: NodeId(node) };
-        let inodes = |inos: &[u64]| inos.iter().map(|ino| Subject::Inode(Ino(*ino))).collect::<Vec<_>>();
-        let grant = |number, unleased: &[u64]| v1::LeaseGrant {
-            term: Some(v1::LeaseTerm { term: 3, leader: 1 }),
-            number,
-            write: false,
-            unleased: inodes(unleased).iter().map(|subject| wire::encode(subject).into()).collect(),
-        };
-        let read = |ino| leases.read_for(&Subject::Inode(Ino(ino))) > Duration::ZERO;
-        leases.granted(asked, Some(&grant(5, &[])), inodes(&[7]));
-        assert!(!read(7), "this client is not registered");
+        leases.take_in(&grant(5, &[]), READ, 7);
+        assert!(!leases.is_leased(7), "this client is not registered");
         leases.registered(asked, term(3, 1), 4);
-        leases.granted(asked, Some(&grant(4, &[])), inodes(&[7]));
-        assert!(!read(7), "granted before the registration");
-        leases.granted(asked, Some(&grant(5, &[8])), inodes(&[7, 8]));
-        assert!(read(7) && !read(8));
+        leases.take_in(&grant(4, &[]), READ, 7);
+        assert!(!leases.is_leased(7), "granted before the registration");
+        leases.take_in(&grant(5, &[8]), READ, 8);
+        leases.take_in(&grant(5, &[]), READ, 7);
+        assert!(leases.is_leased(7) && !leases.is_leased(8));
         let wanted = Wanted { subject: Subject::Inode(Ino(7)), up_to: 6, keep_read: false };
         leases.begin_release(slice::from_ref(&wanted));
-        assert!(!read(7));
-        let late = leases.granted(asked, Some(&grant(6, &[])), inodes(&[7, 8]));
-        assert!(!read(7) && read(8) && leases.mode_of(&late, Ino(7)).is_none());
-        let new = leases.granted(asked, Some(&grant(9, &[])), inodes(&[7]));
-        assert_eq!((read(7), leases.mode_of(&new, Ino(7))), (true, Some(Mode::Read)));
-        let write = v1::LeaseGrant { write: true, ..grant(10, &[]) };
-        let write = leases.granted(asked, Some(&write), inodes(&[7]));
-        assert_eq!(leases.mode_of(&write, Ino(7)), Some(Mode::Write));
+        assert!(!leases.is_leased(7));
+        let late = leases.take_in(&grant(6, &[]), OPEN, 7);
+        assert!(!leases.is_leased(7) && leases.mode_of(&late, 7).is_none());
+        let new = leases.take_in(&grant(9, &[]), OPEN, 7);
+        assert_eq!((leases.is_leased(7), leases.mode_of(&new, 7)), (true, Some(Mode::Read)));
+        let write = leases.take_in(&v1::LeaseGrant { write: true, ..grant(10, &[]) }, OPEN, 7);
+        assert_eq!(leases.mode_of(&write, 7), Some(Mode::Write));
         leases.begin_release(&[Wanted { subject: Subject::Inode(Ino(7)), up_to: 10, keep_read: true }]);
-        assert_eq!(
-            leases.mode_of(&write, Ino(7)),
-            Some(Mode::Read),
-            "the data is wanted, though it has not come"
-        );
+        assert_eq!(leases.mode_of(&write, 7), Some(Mode::Read), "the data is wanted, though it has not come");
         leases.registered(asked, term(4, 2), 0);
-        assert!(!read(7) && leases.mode_of(&new, Ino(7)).is_none(), "another leader");
+        assert!(!leases.is_leased(7) && leases.mode_of(&new, 7).is_none(), "another leader");
         leases.registered(asked - CONTACT_MAX, term(3, 1), 0);
-        leases.granted(asked, Some(&grant(10, &[])), inodes(&[7]));
-        assert!(!read(7) && !leases.are_valid(), "no contact for too long");
+        leases.take_in(&grant(10, &[]), READ, 7);
+        assert!(!leases.is_leased(7) && !leases.are_valid(), "no contact for too long");
+        assert_eq!(leases.size_of(7), None, "nothing is answered then");
         leases.contact(asked, term(4, 2));
         assert!(!leases.are_valid(), "a contact with another leader");
         leases.contact(asked, term(3, 1));
-        assert!(read(7) && leases.are_valid());
+        assert!(leases.is_leased(7) && leases.are_valid());
+        assert_eq!(leases.size_of(7), Some(1));
+    }
+
+    #[test]
+    fn what_is_kept_answers_until_it_is_changed() {
+        let leases = Leases::default();
+        leases.registered(Instant::now(), term(3, 1), 0);
+        leases.take_in(&grant(1, &[]), READ, 7);
+        assert_eq!(leases.size_of(7), Some(1));
+        // A question from before an own change, and the change.
+        let early = leases.ask();
+        let cut = Command::Punch { ino: Ino(7), offset: 0, len: 1 };
+        let touched = leases.begin_own([(&cut, None)].into_iter());
+        assert_eq!(leases.size_of(7), None, "the change may have applied");
+        leases.end_own(SessionId(1), 1, &touched, &[Ok(rain_namespace::command::Outcome::Done)]);
+        let query = Query::GetAttr { ino: Ino(7) };
+        leases.granted(&early, Some(&grant(2, &[])), READ, &query, &Ok(Answer::Attr(attr(7, 1))));
+        assert_eq!(leases.size_of(7), None, "the answer is from before the change");
+        leases.take_in(&grant(3, &[]), READ, 7);
+        assert_eq!(leases.size_of(7), Some(1));
+        // A change of a name that is not known here may change any inode.
+        let unlink = Command::Unlink { parent: Ino(1), name: b"a".to_vec() };
+        let touched = leases.begin_own([(&unlink, None)].into_iter());
+        assert_eq!(leases.size_of(7), None);
+        let removed = rain_namespace::command::Outcome::Removed { ino: Ino(8), last_name_gone: false };
+        leases.end_own(SessionId(1), 2, &touched, &[Ok(removed)]);
+        assert_eq!(leases.size_of(7), Some(1), "it was another");
+        // A change without an outcome.
+        let touched = leases.begin_own([(&unlink, None)].into_iter());
+        leases.leave_own_uncertain(SessionId(1), 3, touched);
+        leases.end_own(SessionId(1), 3, &Touched::default(), &[]);
+        assert_eq!(leases.size_of(7), None, "it may still apply");
+        leases.end_own(SessionId(1), 4, &Touched::default(), &[]);
+        assert_eq!(leases.size_of(7), None, "it may have applied");
+        leases.take_in(&grant(4, &[]), READ, 7);
+        assert_eq!(leases.size_of(7), Some(1));
+    }
+
+    #[test]
+    fn a_name_is_kept_with_its_inode_or_with_its_absence() {
+        let leases = Leases::default();
+        leases.registered(Instant::now(), term(3, 1), 0);
+        let lookup = |name: &[u8]| Query::Lookup { parent: Ino(1), name: name.to_vec() };
+        let there = Ok(Answer::Attr(attr(7, 1)));
+        leases.granted(&leases.ask(), Some(&grant(1, &[])), READ, &lookup(b"a"), &there);
+        let absent = Err(rain_namespace::error::NsError::NotFound);
+        leases.granted(&leases.ask(), Some(&grant(2, &[])), READ, &lookup(b"b"), &absent);
+        let answer = |name: &[u8]| leases.answer(&lookup(name), READ).map(|(answered, _)| answered);
+        assert_eq!((answer(b"a"), answer(b"b"), answer(b"c")), (Some(there), Some(absent), None));
+        let make = Command::RemoveXattr { ino: Ino(7), name: b"user.x".to_vec() };
+        leases.begin_own([(&make, None)].into_iter());
+        assert_eq!(answer(b"a"), None, "the inode may have changed");
+        let wanted = Wanted { subject: Subject::Name(Ino(1), b"b".to_vec()), up_to: 2, keep_read: false };
+        leases.begin_release(slice::from_ref(&wanted));
+        assert_eq!(answer(b"b"), None, "another client may have made it");
+    }
+
+    #[test]
+    fn the_lease_of_a_closed_file_serves_the_next_open_and_is_given_back_if_none_comes() {
+        let leases = Leases::default();
+        leases.registered(Instant::now(), term(3, 1), 0);
+        let opened = leases.take_in(&grant(1, &[]), OPEN, 7);
+        assert_eq!(leases.take(&opened, Ino(7)), Some((Mode::Read, None)), "until it is given up");
+        leases.unused(Ino(7), 1);
+        assert_eq!(leases.take_unused(), vec![]);
+        let (_, again) = leases.answer(&Query::Open { ino: Ino(7) }, OPEN).expect("kept");
+        assert_eq!(leases.take(&again, Ino(7)), Some((Mode::Read, None)));
+        let old = leases.inner.lock().state.unused.clone();
+        assert_eq!(old.len(), 1, "the first close is still noted");
+        leases.inner.lock().state.unused[0].0 -= 2 * READ_FOR;
+        assert_eq!(leases.take_unused(), vec![], "but the file is open");
+        leases.unused(Ino(7), 1);
+        for ino in 100..100 + UNUSED_MAX as u64 {
+            let grant = leases.take_in(&grant(ino, &[]), OPEN, ino);
+            leases.take(&grant, Ino(ino));
+            leases.unused(Ino(ino), grant.number);
+        }
+        assert_eq!(leases.take_unused(), vec![(Ino(7), 1)], "the oldest goes when there are too many");
+        assert!(!leases.is_leased(7) && leases.is_leased(100));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! - [`numbers`] gives requests, blocks and lock tickets their numbers; [`propose`] sends commands, [`query`]
 //!   sends queries.
-//! - [`leases`] is what this client may rely on, [`contact`] keeps it.
+//! - [`leases`] is what this client may rely on, [`contact`] keeps it. [`kept`] has the answers that are given
+//!   again without asking, [`own_changes`] the changes that make them wrong.
 //! - [`renewal`] keeps the session alive and replaces one that has ended; [`openings`] counts opens under way
 //!   for it.
 //!
@@ -18,9 +19,11 @@
 //! files are open.
 
 mod contact;
+mod kept;
 pub(crate) mod leases;
 mod numbers;
 pub(crate) mod openings;
+mod own_changes;
 mod propose;
 mod query;
 mod renewal;
@@ -29,5 +32,5 @@ mod seen;
 mod state;
 
 pub(crate) use renewal::Renewed;
-pub(crate) use request::Numbered;
+pub(crate) use request::{Numbered, ToSend};
 pub use state::Session;

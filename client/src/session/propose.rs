@@ -48,7 +48,7 @@ impl Session {
         fence: Option<SessionId>,
         command: &Command,
     ) -> Result<Applied, Error> {
-        let numbered = self.number([(command.clone(), None)]);
+        let numbered = self.number([command.clone().into()]);
         if let Some(ended) = fence.filter(|fence| *fence != numbered.session) {
             return Ok(Err(NsError::SessionEnded(ended)));
         }
@@ -58,7 +58,9 @@ impl Session {
 
     /// Sends numbered commands. The leader applies them in their order; the result has an outcome for each.
     pub(crate) async fn send_numbered(&self, numbered: &Numbered<'_>) -> Result<Vec<Applied>, Error> {
-        self.send(numbered.requests.clone()).await
+        let applied = self.send(numbered.requests.clone()).await?;
+        numbered.answered(self, &applied);
+        Ok(applied)
     }
 
     /// Applies a command that needs no session and may be repeated.

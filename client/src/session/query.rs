@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rain_namespace::command::Command;
 use rain_namespace::error::NsError;
-use rain_namespace::lease::{Subject, asked_about, told_by};
+use rain_namespace::lease::asked_about;
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::record::Attr;
 use rain_namespace::wire;
@@ -46,9 +46,13 @@ impl Session {
     /// As [`Session::query`]. A client that keeps leases also gets one of this kind, if no other client is in
     /// the way.
     pub(crate) async fn query_for(&self, query: &Query, kind: LeaseKind) -> Result<(Answer, Grant), Error> {
+        if let Some((answered, grant)) = self.leases.answer(query, kind) {
+            count(&self.counters.answered_from_kept);
+            return answered.map(|answer| (answer, grant)).map_err(Error::Refused);
+        }
         let begun = Instant::now();
         loop {
-            let asked = Instant::now();
+            let asking = self.leases.ask();
             let response = match self.ask_leader(query, kind).await {
                 Err(error @ Error::NoMajority { .. }) if self.options.allow_stale => {
                     let newest = self.query_any(wire::encode(query).into()).await.ok_or(error)?;
@@ -65,10 +69,9 @@ impl Session {
             match answered {
                 Err(NsError::Delegated { dir, .. }) => self.recall(dir, begun).await?,
                 answered => {
-                    let answer = answered.map_err(Error::Refused);
-                    let told = answer.as_ref().map(|answer| told_by(query, answer)).unwrap_or_default();
-                    let granted = self.leases.granted(asked, response.granted.as_ref(), told);
-                    return answer.map(|answer| (answer, granted));
+                    let grant = response.granted.as_ref();
+                    let granted = self.leases.granted(&asking, grant, kind, query, &answered);
+                    return answered.map(|answer| (answer, granted)).map_err(Error::Refused);
                 }
             }
         }
@@ -77,13 +80,15 @@ impl Session {
     /// Gets a write lease on a file; waits until other clients have given up theirs. Returns the file's
     /// attributes under the lease.
     pub(crate) async fn write_lease(&self, ino: Ino) -> Result<(Attr, Grant), Error> {
-        let asked = Instant::now();
-        let response = self.ask_leader(&Query::GetAttr { ino }, LeaseKind::LeaseWrite).await?;
+        let (query, kind) = (Query::GetAttr { ino }, LeaseKind::LeaseWrite);
+        let asking = self.leases.ask();
+        let response = self.ask_leader(&query, kind).await?;
         let answered: Answered = wire::decode(&response.answered)?;
-        let Answer::Attr(attr) = answered.map_err(Error::Refused)? else {
-            return Err(Error::unexpected("an inode"));
-        };
-        Ok((attr, self.leases.granted(asked, response.granted.as_ref(), vec![Subject::Inode(ino)])))
+        let granted = self.leases.granted(&asking, response.granted.as_ref(), kind, &query, &answered);
+        match answered.map_err(Error::Refused)? {
+            Answer::Attr(attr) => Ok((attr, granted)),
+            _ => Err(Error::unexpected("an inode")),
+        }
     }
 
     /// Asks the leader, in the frame that a query needs.

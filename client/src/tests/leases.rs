@@ -153,3 +153,46 @@ async fn a_client_without_leases_sees_and_is_seen() {
     held.release();
     removing.await.expect("removed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_asked_once_is_answered_again_without_a_message_until_it_changes() {
+    let namespace = TestNamespace::start().await;
+    let ((_a, a), (client, b)) = (namespace.caching_client().await, namespace.caching_client().await);
+    let root = a.root();
+    let (made, ours) = a.create(root, b"f", file()).await.expect("made");
+    ours.write(0, b"one").await.expect("written");
+    ours.flush().await.expect("stored");
+    drop(ours);
+    let asked = || client.stats().queries;
+    let read = || async {
+        let attr = b.lookup(root, b"f").await.expect("found");
+        let file = b.open(attr.ino).await.expect("opened");
+        file.read(0, 100).await.expect("read")
+    };
+    assert_eq!(&read().await[..], b"one");
+    assert!(b.lookup(root, b"none").await.is_err());
+    let before = asked();
+    for _ in 0..10 {
+        assert_eq!(&read().await[..], b"one");
+        assert!(b.lookup(root, b"none").await.is_err());
+        assert_eq!(b.attr(made.ino).await.expect("asked").size, 3);
+    }
+    assert_eq!(asked(), before, "everything is known");
+    // Another client's changes.
+    let theirs = a.open_to(made.ino, true).await.expect("opened");
+    theirs.write(3, b" two").await.expect("written");
+    assert_eq!(&read().await[..], b"one two");
+    a.make(root, b"none", file()).await.expect("made");
+    assert!(b.lookup(root, b"none").await.is_ok());
+    // Its own.
+    b.rename(root, b"none", root, b"other", RenameMode::Replace).await.expect("renamed");
+    assert!(b.lookup(root, b"none").await.is_err());
+    let moved = b.lookup(root, b"other").await.expect("found");
+    b.link(moved.ino, root, b"third").await.expect("linked");
+    assert_eq!(b.lookup(root, b"other").await.expect("found").nlink, 2);
+    b.unlink(root, b"third").await.expect("removed");
+    assert_eq!(b.attr(moved.ino).await.expect("asked").nlink, 1);
+    let mode = AttrChange { mode: Some(0o600), ..AttrChange::default() };
+    b.set_attr(moved.ino, mode).await.expect("changed");
+    assert_eq!(b.attr(moved.ino).await.expect("asked").mode, 0o600);
+}

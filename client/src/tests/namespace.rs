@@ -234,21 +234,36 @@ impl Namespace for TestNamespace {
             }
             self.until(|leases, now| leases.readable(session, ino, now)).await;
         }
+        // Whoever keeps back data of what is told stores it first.
+        let told = told_by(&query, &answer(&self.state.lock().kv, &query));
+        for subject in told {
+            if let Subject::Inode(ino) = subject {
+                self.until(|leases, now| leases.readable(session, ino, now)).await;
+            }
+        }
         let (answered, granted, position): (Answered, _, u64) = {
             let mut state = self.state.lock();
             let now = state.now();
             let answered = answer(&state.kv, &query);
-            let told = answered.as_ref().map(|answer| told_by(&query, answer)).unwrap_or_default();
+            let told = told_by(&query, &answered);
             let mut unleased = Vec::new();
-            let (for_good, mut lowest) = (kind != v1::LeaseKind::LeaseRead, number);
+            let read_for = state.leases.read_for();
+            let lasts = (kind == v1::LeaseKind::LeaseRead).then_some(read_for);
+            let mut lowest = number;
             for subject in told.iter().filter(|_| kind != v1::LeaseKind::LeaseNone && number == 0) {
-                match state.leases.grant_read(session, subject, for_good, now) {
+                match state.leases.grant_read(session, subject, lasts, now) {
                     0 => unleased.push(wire::encode(subject).into()),
                     grant => lowest = if lowest == 0 { grant } else { lowest.min(grant) },
                 }
             }
             let write = number > 0;
-            let granted = v1::LeaseGrant { term: Some(TERM), number: lowest, write, unleased };
+            let granted = v1::LeaseGrant {
+                term: Some(TERM),
+                number: lowest,
+                write,
+                unleased,
+                read_ms: read_for.as_millis() as u32,
+            };
             (answered, granted, state.position)
         };
         let granted = (kind != v1::LeaseKind::LeaseNone).then_some(granted);

@@ -124,6 +124,7 @@ impl State {
         let last = about.first().and_then(|ino| self.delegations.ctime(*ino));
         let time = last.map_or(time, |last| time.max(last));
         let changes = self.delegations.changed_external_inodes(command);
+        let children = self.delegations.named_inodes(command);
         let applied: Applied = self.delegations.apply_locally(time, command);
         let outcome = match applied {
             Ok(outcome) => outcome,
@@ -136,7 +137,8 @@ impl State {
         let acknowledged = decision == Decision::Local && !options.durable;
         let (reply, answer) = if acknowledged { (None, None) } else { Some(oneshot::channel()).unzip() };
         let (command, bytes) = (command.clone(), bytes_of(command));
-        self.push(Queued { command, time, fence: options.fence, reply, acknowledged, bytes, tries: 0 });
+        let fence = options.fence;
+        self.push(Queued { command, time, children, fence, reply, acknowledged, bytes, tries: 0 });
         self.note_pending(about.iter().copied().chain(changes).chain(made), self.pushed);
         match answer {
             Some(answer) => NextStep::AwaitReply(answer),

@@ -252,7 +252,7 @@ impl Writeback {
         let session = self.session.clone();
         let sending = async move {
             let numbered =
-                session.number([(Command::ReturnDelegations { dirs: returning.dirs.clone() }, None)]);
+                session.number([Command::ReturnDelegations { dirs: returning.dirs.clone() }.into()]);
             while let Err(error) = session.send_numbered(&numbered).await {
                 tracing::debug!(%error, "returning directories; it is tried again");
                 if session.lease_is_over() {

@@ -36,6 +36,8 @@ const STORING_MAX: usize = 16;
 pub(super) struct Queued {
     pub(super) command: Command,
     pub(super) time: Time,
+    /// The inodes whose names it removes or moves.
+    pub(super) children: Vec<Ino>,
     /// Session fence: the command applies in this session or not at all.
     pub(super) fence: Option<SessionId>,
     /// The caller that waits for the outcome.

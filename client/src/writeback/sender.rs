@@ -4,11 +4,10 @@
 use super::changes::Writeback;
 use super::queue::{Queue, Queued, State};
 use crate::error::Error;
-use crate::session::Numbered;
+use crate::session::{Numbered, ToSend};
 use rain_namespace::command::{Applied, Command, Outcome};
 use rain_namespace::delegation::DelegationSet;
 use rain_namespace::error::NsError;
-use rain_namespace::record::Time;
 use rain_types::{Ino, SessionId};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
@@ -101,7 +100,7 @@ impl Writeback {
                 return false;
             }
             let count = batch.len();
-            (self.session.number(batch.into_iter().map(|(command, time)| (command, Some(time)))), count)
+            (self.session.number(batch), count)
         };
         let sent = self.send_until_answered(&numbered).await;
         let aftermath = {
@@ -169,9 +168,8 @@ impl Writeback {
 }
 
 impl State {
-    /// The commands at the front of the queue that fit into one batch and may apply in the session, each with
-    /// its time.
-    fn batch(&self, session: SessionId) -> Vec<(Command, Time)> {
+    /// The commands at the front of the queue that fit into one batch and may apply in the session.
+    fn batch(&self, session: SessionId) -> Vec<ToSend> {
         let mut bytes = 0;
         let fits = |queued: &&Queued| {
             let fits = bytes == 0 || bytes + queued.bytes <= BATCH_BYTES_MAX;
@@ -179,7 +177,12 @@ impl State {
             fits && queued.fence.is_none_or(|fence| fence == session)
         };
         let waiting = self.queue.iter().take(BATCH_COMMANDS_MAX).take_while(fits);
-        waiting.map(|queued| (queued.command.clone(), queued.time)).collect()
+        let to_send = |queued: &Queued| ToSend {
+            command: queued.command.clone(),
+            time: Some(queued.time),
+            children: Some(queued.children.clone()),
+        };
+        waiting.map(to_send).collect()
     }
 
     fn take_first(&mut self) -> Option<Queued> {
@@ -206,7 +209,9 @@ impl State {
         for applied in applied {
             match applied {
                 Ok(outcome) => {
-                    if let Outcome::Removed { ino, last_name_gone: true } = outcome {
+                    if let Outcome::Removed { ino, last_name_gone: true }
+                    | Outcome::Renamed { other: Some(ino), last_name_gone: true, .. } = outcome
+                    {
                         aftermath.unlinked.push(ino);
                     }
                     if let Some(first) = self.queue.front().filter(|first| !first.acknowledged) {
@@ -313,8 +318,9 @@ mod tests {
         fence: Option<SessionId>,
     ) -> oneshot::Receiver<Result<Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
-        let (time, acknowledged, bytes, tries) = (Time::default(), true, 10, 0);
-        state.push(Queued { command, time, fence, reply: Some(reply), acknowledged, bytes, tries });
+        let (time, acknowledged, bytes, tries) = (rain_namespace::record::Time::default(), true, 10, 0);
+        let (children, reply) = (Vec::new(), Some(reply));
+        state.push(Queued { command, time, children, fence, reply, acknowledged, bytes, tries });
         answer
     }
 

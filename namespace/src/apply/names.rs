@@ -253,8 +253,10 @@ impl Table<'_> {
     ) -> Applied {
         let from = self.parent_for(parent, name)?;
         let to = self.parent_for(new_parent, new_name)?;
-        let nothing = Ok(Outcome::Removed { ino: Ino(0), last_name_gone: false });
         let moved = self.attr(self.entry(parent, name).ok_or(NsError::NotFound)?)?;
+        let renamed = |moved: &Attr, other, last_name_gone| {
+            Ok(Outcome::Renamed { moved: moved.ino, other, last_name_gone })
+        };
         let there = self.entry(new_parent, new_name).map(|ino| self.attr(ino)).transpose()?;
         if from.volume != to.volume {
             return Err(NsError::CrossVolume);
@@ -274,18 +276,19 @@ impl Table<'_> {
             return Err(into_itself());
         }
         if there.as_ref().is_some_and(|there| there.ino == moved.ino) {
-            return nothing;
+            return renamed(&moved, None, false);
         }
         let Some(there) = there else {
             self.move_name(&from, name, &to, new_name, &moved, None);
-            return nothing;
+            return renamed(&moved, None, false);
         };
         if mode == RenameMode::Exchange {
             if is_dir(&there) && parent != new_parent && self.is_above(there.ino, &from)? {
                 return Err(into_itself());
             }
+            let outcome = renamed(&moved, Some(there.ino), false);
             self.exchange(&from, name, &to, new_name, moved, there);
-            return nothing;
+            return outcome;
         }
         match (is_dir(&moved), is_dir(&there)) {
             (true, false) => return Err(NsError::NotDirectory),
@@ -301,7 +304,7 @@ impl Table<'_> {
         } else {
             self.drop_link(there)
         };
-        Ok(Outcome::Removed { ino, last_name_gone })
+        renamed(&moved, Some(ino), last_name_gone)
     }
 
     /// Moves a name to a free name, or over a name that it replaces. The caller ends the replaced inode.

@@ -29,16 +29,18 @@ mod table;
 mod touch;
 
 pub use self::table::LeaseTable;
-pub use self::touch::{asked_about, moved_to, told_by, touched_by};
+pub use self::touch::{Changed, asked_about, changed_by, inodes_of, moved_to, told_by, touched_by};
 
 use crate::command::Name;
 use rain_types::Ino;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The lifetime of a read lease that was granted with an answer about attributes or a name: how long a kernel
-/// may use it.
-pub const READ_FOR: Duration = Duration::from_secs(1);
+/// The lifetime of a read lease that was granted with an answer about attributes or a name.
+pub const READ_FOR: Duration = Duration::from_secs(60);
+
+/// The lifetime of such a lease while the table is more than half full.
+pub const READ_FOR_MIN: Duration = Duration::from_secs(1);
 
 /// The longest time since its last contact with the leader for which a session relies on its leases.
 pub const CONTACT_MAX: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! The table of leases. The head of [`crate::lease`] has the rules.
 
-use super::{Mode, READ_FOR, READ_OVERDUE, SILENCE, Subject, Touch, WRITE_OVERDUE, Wanted};
+use super::{Mode, READ_FOR, READ_FOR_MIN, READ_OVERDUE, SILENCE, Subject, Touch, WRITE_OVERDUE, Wanted};
 use crate::command::Name;
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -63,8 +63,12 @@ pub struct LeaseTable {
     inodes: BTreeMap<Ino, Holders>,
     names: BTreeMap<Ino, BTreeMap<Name, Holders>>,
     leases: usize,
+    /// The subjects with leases that end by time, by the second in which one of them ends.
+    endings: BTreeMap<u64, Vec<Subject>>,
     /// The registered sessions, and when each was last heard of.
     sessions: BTreeMap<SessionId, Duration>,
+    /// A session has gone whose leases are still here.
+    any_gone: bool,
     /// Sessions of the term before that have not registered, and may have any lease until `unheard_until`.
     unheard: BTreeSet<SessionId>,
     unheard_until: Duration,
@@ -149,23 +153,27 @@ impl LeaseTable {
     /// Forgets a session that has ended.
     pub fn forget(&mut self, session: SessionId) {
         self.unheard.remove(&session);
-        self.sessions.remove(&session);
+        self.any_gone |= self.sessions.remove(&session).is_some();
         self.wanted.remove(&session);
     }
 
     /// Forgets what has ended by itself. To be called every second or so.
     pub fn sweep(&mut self, now: Duration) {
-        let Self { inodes, names, sessions, wanted, .. } = self;
-        inodes.values_mut().for_each(|held| held.retain(|lease| lease.is_live(sessions, now)));
-        for held in names.values_mut().flat_map(BTreeMap::values_mut) {
-            held.retain(|lease| lease.is_live(sessions, now));
-        }
+        let Self { sessions, wanted, .. } = self;
+        let heard_of = sessions.len();
         sessions.retain(|_, heard| now < *heard + SILENCE);
+        let any_gone = std::mem::take(&mut self.any_gone) || sessions.len() < heard_of;
         wanted.retain(|session, _| sessions.contains_key(session));
         if now >= self.unheard_until {
             self.unheard.clear();
         }
-        self.drop_empty();
+        if any_gone {
+            self.drop_ended(now);
+        } else {
+            let later = self.endings.split_off(&now.as_secs());
+            let ended = std::mem::replace(&mut self.endings, later);
+            ended.values().flatten().for_each(|subject| self.drop_ended_on(subject, now));
+        }
         let Self { inodes, names, wanted, .. } = self;
         for (session, subjects) in wanted {
             subjects.retain(|subject| {
@@ -173,6 +181,40 @@ impl LeaseTable {
                     .is_some_and(|held| held.iter().any(|by| by.session == *session))
             });
         }
+    }
+
+    /// Drops what has ended of the leases on a subject.
+    fn drop_ended_on(&mut self, subject: &Subject, now: Duration) {
+        let Self { inodes, names, sessions, leases, .. } = self;
+        let Some(held) = holders_mut(inodes, names, subject) else { return };
+        let before = held.len();
+        held.retain(|lease| lease.is_live(sessions, now));
+        *leases -= before - held.len();
+        if held.is_empty() {
+            match subject {
+                Subject::Inode(ino) => {
+                    inodes.remove(ino);
+                }
+                Subject::Name(parent, name) => {
+                    if let Some(of_parent) = names.get_mut(parent) {
+                        of_parent.remove(name);
+                        if of_parent.is_empty() {
+                            names.remove(parent);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops all leases that have ended.
+    fn drop_ended(&mut self, now: Duration) {
+        let Self { inodes, names, sessions, .. } = self;
+        inodes.values_mut().for_each(|held| held.retain(|lease| lease.is_live(sessions, now)));
+        for held in names.values_mut().flat_map(BTreeMap::values_mut) {
+            held.retain(|lease| lease.is_live(sessions, now));
+        }
+        self.drop_empty();
     }
 
     fn drop_empty(&mut self) {
@@ -260,14 +302,19 @@ impl LeaseTable {
         held.into_iter().any(|lease| lease.session == session && lease.wanted.is_some())
     }
 
+    /// Returns the lifetime of read leases that are granted at this moment.
+    pub fn read_for(&self) -> Duration {
+        if self.leases < LEASES_MAX / 2 { READ_FOR } else { READ_FOR_MIN }
+    }
+
     /// Grants a read lease on a subject whose state is about to be read ([`LeaseTable::readable`]). Returns the
-    /// grant's number; 0: no lease, the answer must not be cached. `for_good`: until it is given up, else for
-    /// [`READ_FOR`].
+    /// grant's number; 0: no lease, the answer must not be cached. `lasts`: its lifetime; none: until it is given
+    /// up.
     pub fn grant_read(
         &mut self,
         session: SessionId,
         subject: &Subject,
-        for_good: bool,
+        lasts: Option<Duration>,
         now: Duration,
     ) -> u64 {
         let waits = |ino: &Ino| self.waiting_writers(*ino, now).any(|by| by != session);
@@ -279,7 +326,7 @@ impl LeaseTable {
         {
             return 0;
         }
-        let until = if for_good { Duration::MAX } else { now + READ_FOR };
+        let until = lasts.map_or(Duration::MAX, |lasts| now + lasts);
         self.grant(session, subject, Mode::Read, until)
     }
 
@@ -347,8 +394,10 @@ impl LeaseTable {
                 names.get_mut(name).expect("just inserted")
             }
         };
+        let mut ends_at = (until != Duration::MAX).then_some(until.as_secs());
         match held.iter_mut().find(|lease| lease.session == session) {
             Some(lease) => {
+                ends_at = ends_at.filter(|ends_at| *ends_at > lease.until.as_secs());
                 lease.mode = lease.mode.max(mode);
                 lease.until = lease.until.max(until);
                 lease.grant = grant;
@@ -357,6 +406,9 @@ impl LeaseTable {
                 held.push(Held { session, mode, grant, until, wanted: None });
                 self.leases += 1;
             }
+        }
+        if let Some(ends_at) = ends_at {
+            self.endings.entry(ends_at).or_default().push(subject.clone());
         }
         grant
     }

@@ -99,6 +99,7 @@ enum Expected {
     /// A new inode in this directory with this name and kind.
     Made(u64, Vec<u8>, FileKind),
     Removed(u64, bool),
+    Renamed(u64, Option<u64>, bool),
     Lock,
 }
 
@@ -213,6 +214,9 @@ impl World {
             (Outcome::Removed { ino, last_name_gone }, Expected::Removed(was, kept)) => {
                 assert_eq!((ino.0, *last_name_gone), (was, kept));
             }
+            (Outcome::Renamed { moved, other, last_name_gone }, Expected::Renamed(was, over, gone)) => {
+                assert_eq!((moved.0, other.map(|ino| ino.0), *last_name_gone), (was, over, gone));
+            }
             (outcome, _) => panic!("{outcome:?}"),
         }
     }
@@ -274,7 +278,7 @@ impl World {
                     new_name: new_name.to_vec(),
                     mode,
                 };
-                (command, expected.map(|(ino, kept)| Expected::Removed(ino, kept)))
+                (command, expected.map(|(moved, other, gone)| Expected::Renamed(moved, other, gone)))
             }
             Step::Truncate { ino, size } => {
                 let ino = self.ino(ino);

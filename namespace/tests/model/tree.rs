@@ -189,7 +189,7 @@ impl Tree {
         (dir, name): (u64, &[u8]),
         (to, to_name): (u64, &[u8]),
         mode: RenameMode,
-    ) -> Result<(u64, bool), Refusals> {
+    ) -> Result<(u64, Option<u64>, bool), Refusals> {
         let from_volume = self.directory(dir)?.volume;
         let to_volume = self.directory(to)?.volume;
         let source = self.nodes[&dir].entries.get(name).copied();
@@ -218,12 +218,12 @@ impl Tree {
             return refuse(wrong);
         }
         match target {
-            Some(target) if target == source => Ok((0, false)),
+            Some(target) if target == source => Ok((source, None, false)),
             Some(target) if mode == RenameMode::Exchange => {
                 self.put(dir, name, target);
                 self.put(to, to_name, source);
                 self.recount_subdirectories(&[dir, to]);
-                Ok((0, false))
+                Ok((source, Some(target), false))
             }
             target => {
                 self.nodes.get_mut(&dir).unwrap().entries.remove(name);
@@ -237,7 +237,7 @@ impl Tree {
                     None => false,
                 };
                 self.recount_subdirectories(&[dir, to]);
-                Ok((target.unwrap_or(0), last_name_gone))
+                Ok((source, target, last_name_gone))
             }
         }
     }

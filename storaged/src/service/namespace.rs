@@ -197,9 +197,10 @@ fn want(kind: v1::LeaseKind) -> Want {
 }
 
 fn lease_grant(granted: Granted) -> v1::LeaseGrant {
-    let Granted { term, number, write, unleased } = granted;
+    let Granted { term, number, write, unleased, read_for } = granted;
     let unleased = unleased.iter().map(|subject| wire::encode(subject).into()).collect();
-    v1::LeaseGrant { term: Some(term.into()), number, write, unleased }
+    let read_ms = read_for.as_millis() as u32;
+    v1::LeaseGrant { term: Some(term.into()), number, write, unleased, read_ms }
 }
 
 /// Returns true for an answer that says "not yet": a lock that waits, a directory that is delegated, no

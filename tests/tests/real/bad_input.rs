@@ -137,7 +137,9 @@ fn full() -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     while let Err(error) = write("third", 3, 8 * mib) {
         ensure!(errno(&error) == 28, "after deleting: {error}");
-        ensure!(begun.elapsed().as_secs() < 30, "no space 30 s after deleting everything");
+        // A node that is stopped while it opens a session of its own leaves that session to its lease of 30 s. Until
+        // then no removed file is freed.
+        ensure!(begun.elapsed().as_secs() < 60, "no space 60 s after deleting everything");
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     data::check(&mount.path().join("third"), 3, 8 * mib)?;

@@ -39,8 +39,15 @@ fn relaxed() -> anyhow::Result<()> {
 }
 
 fn stale() -> anyhow::Result<()> {
-    let report =
-        HistoryCluster::new(Path::new(RAIN), 3)?.play(HistoryOptions { seed: 1, faults: 0, stale: true })?;
-    ensure!(!report.violations.is_empty(), "{} operations, and the check found no old answer", report.done);
-    Ok(())
+    let mut cluster = HistoryCluster::new(Path::new(RAIN), 3)?;
+    let mut done = 0;
+    // A history on a busy machine is short, and may have no old answer.
+    for seed in 1..=6 {
+        let report = cluster.play(HistoryOptions { seed, faults: 0, stale: true })?;
+        if !report.violations.is_empty() {
+            return Ok(());
+        }
+        done += report.done;
+    }
+    anyhow::bail!("{done} operations, and the check found no old answer")
 }
