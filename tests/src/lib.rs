@@ -7,9 +7,11 @@
 //!   linearizable.
 //! - [`needs`]: requirements of a test on the machine. Where one is not met, the test is reported as ignored,
 //!   with the reason in its name.
+//! - [`cases`]: the scripts of `tests/cases`, programs from outside that must end well.
 //! - [`data`]: test data computed from a seed, so that a file can be checked without a copy of it.
 //! - [`source`]: the files of this repository, for the tests of its order.
 
+pub mod cases;
 pub mod data;
 pub mod failover;
 pub mod history;

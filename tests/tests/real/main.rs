@@ -5,6 +5,7 @@
 //! `cargo test -p rain-tests --test real -- NAME` runs one; RAIN_TEST_LOGS=1 prints the nodes' logs.
 
 mod bad_input;
+mod cases;
 mod coherence;
 mod crashes;
 mod failover;
@@ -47,11 +48,18 @@ fn main() -> ExitCode {
         write_back::PROMISES,
         history::PROMISES,
     ];
+    let cases = match cases::trials() {
+        Ok(cases) => cases,
+        Err(error) => {
+            eprintln!("the cases cannot be listed: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let trials = promises.into_iter().flatten().map(|(name, wanted, run)| {
         let missing = wanted.iter().find_map(|need| needs::missing(*need));
         let shown = missing.map_or_else(|| (*name).to_owned(), |why| format!("{name} [skipped: {why}]"));
         Trial::test(shown, move || run().map_err(|error| format!("{error:#}").into()))
             .with_ignored_flag(missing.is_some())
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.chain(cases).collect()).exit_code()
 }
