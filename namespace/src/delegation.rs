@@ -314,17 +314,6 @@ impl DelegationSet {
         }
     }
 
-    /// Returns the *external* inodes that a command changes. Their attributes here and at the leader differ
-    /// until the leader has applied the command.
-    pub fn changed_external_inodes(&self, command: &Command) -> Vec<Ino> {
-        let mut inos = self.named_inodes(command);
-        if let Command::Link { ino, .. } = command {
-            inos.push(*ino);
-        }
-        inos.retain(|ino| !self.is_fully_known(*ino));
-        inos
-    }
-
     /// Returns the inodes whose names a command removes or moves, by the names that are known here.
     pub fn named_inodes(&self, command: &Command) -> Vec<Ino> {
         let names = changed_by(command).named.into_iter();

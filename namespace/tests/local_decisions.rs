@@ -264,7 +264,11 @@ impl World {
                     if matches!(command, Command::Make { ino: None, .. }) {
                         return;
                     }
-                    let has_other = !self.delegations.changed_external_inodes(&command).is_empty();
+                    let mut named = self.delegations.named_inodes(&command);
+                    if let Command::Link { ino, .. } = &command {
+                        named.push(*ino);
+                    }
+                    let has_other = named.iter().any(|ino| !self.delegations.is_fully_known(*ino));
                     let time = self.now();
                     let ahead = self.ahead();
                     let acted = self.delegations.apply_locally(time, &command);

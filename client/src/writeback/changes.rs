@@ -208,10 +208,10 @@ impl Writeback {
             let session = self.session.id();
             // The queue position to wait for before the leader is asked; outer None: wait for contact with
             // the leader.
-            let due = {
+            let (due, answered) = {
                 let mut state = self.queue.state();
                 state.enter_session(session);
-                match state.delegations.answer(&query) {
+                let due = match state.delegations.answer(&query) {
                     // Without a leader the last known state is the answer, as for every other query.
                     LocalAnswer::Complete(answered)
                         if state.is_fresh() || self.session.without_leader().is_some() =>
@@ -227,7 +227,8 @@ impl Writeback {
                     LocalAnswer::Unknown => {
                         Some(state.due(&Vec::from_iter(DelegationSet::queried_inode(&query))))
                     }
-                }
+                };
+                (due, state.answered)
             };
             match due {
                 None => self.wait_for_change(&mut changed, begun).await?,
@@ -239,10 +240,26 @@ impl Writeback {
                             Err(error) => return Err(error),
                         }
                     }
-                    return self.session.query_for(&query, kind).await;
+                    let (answer, grant) = self.session.query_for(&query, kind).await?;
+                    match (&query, &answer) {
+                        // A name that the leader knows, of an inode that this client knows better.
+                        (Query::Lookup { .. }, Answer::Attr(attr))
+                            if self.knows_newer(attr.ino, answered) =>
+                        {
+                            query = Query::GetAttr { ino: attr.ino };
+                        }
+                        _ => return Ok((answer, grant)),
+                    }
                 }
             }
         }
+    }
+
+    /// Whether this client has acknowledged changes of an inode that an answer of the leader may lack. The
+    /// question was asked when the queue was answered up to `answered`.
+    fn knows_newer(&self, ino: Ino, answered: u64) -> bool {
+        let state = self.queue.state();
+        state.delegations.is_fully_known(ino) || state.is_changed_after(ino, answered)
     }
 
     /// Whether the names of a directory are decided here at this moment, or nothing tells of others' changes.
@@ -276,15 +293,15 @@ impl Writeback {
         limit: u32,
     ) -> Result<(Vec<DirectoryEntry>, bool), Error> {
         let query = Query::ReadDirectory { dir, after: after.map(<[u8]>::to_vec), limit };
-        let known = {
+        let (known, answered) = {
             let state = self.queue.state();
             let usable = state.is_fresh() || self.session.without_leader().is_some();
             let limit = limit.clamp(1, LISTED_MAX) as usize;
-            if usable { state.delegations.list(dir, after, limit) } else { None }
+            (if usable { state.delegations.list(dir, after, limit) } else { None }, state.answered)
         };
         let Some((listed, more)) = known else {
             return match self.ask(&query).await? {
-                Answer::Directory { entries, more } => Ok((entries, more)),
+                Answer::Directory { entries, more } => Ok((self.newest(entries, answered).await?, more)),
                 _ => Err(Error::unexpected("a directory")),
             };
         };
@@ -310,6 +327,29 @@ impl Writeback {
             entries.push(DirectoryEntry { name, attr });
         }
         Ok((entries, more))
+    }
+
+    /// The entries of the leader's listing, with the attributes that this client knows better. The listing was
+    /// asked for when the queue was answered up to `answered`.
+    async fn newest(
+        &self,
+        entries: Vec<DirectoryEntry>,
+        answered: u64,
+    ) -> Result<Vec<DirectoryEntry>, Error> {
+        let mut newest = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if !self.knows_newer(entry.attr.ino, answered) {
+                newest.push(entry);
+                continue;
+            }
+            match self.ask(&Query::GetAttr { ino: entry.attr.ino }).await {
+                Ok(Answer::Attr(attr)) => newest.push(DirectoryEntry { attr, ..entry }),
+                // The inode was removed since the names were listed.
+                Ok(_) | Err(Error::Refused(NsError::NotFound)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(newest)
     }
 
     /// Returns when every change acknowledged before the call is applied at the leader. Fails with the error

@@ -123,23 +123,32 @@ impl State {
         // An inode's times never go back, even if the clock does.
         let last = about.first().and_then(|ino| self.delegations.ctime(*ino));
         let time = last.map_or(time, |last| time.max(last));
-        let changes = self.delegations.changed_external_inodes(command);
-        let children = self.delegations.named_inodes(command);
+        let mut changes = about.to_vec();
+        changes.extend(self.delegations.named_inodes(command));
         let applied: Applied = self.delegations.apply_locally(time, command);
         let outcome = match applied {
             Ok(outcome) => outcome,
             Err(refused) => return NextStep::Refuse(refused),
         };
-        let made = match &outcome {
-            Outcome::Attr(attr) => Some(attr.ino),
-            _ => None,
-        };
+        match &outcome {
+            Outcome::Attr(attr) => changes.push(attr.ino),
+            // Nothing is known here of what is removed, and the leader knows it until then as it was.
+            Outcome::Removed { ino, .. } | Outcome::Renamed { other: Some(ino), .. } => changes.push(*ino),
+            _ => {}
+        }
         let acknowledged = decision == Decision::Local && !options.durable;
         let (reply, answer) = if acknowledged { (None, None) } else { Some(oneshot::channel()).unzip() };
         let (command, bytes) = (command.clone(), bytes_of(command));
-        let fence = options.fence;
-        self.push(Queued { command, time, children, fence, reply, acknowledged, bytes, tries: 0 });
-        self.note_pending(about.iter().copied().chain(changes).chain(made), self.pushed);
+        self.push(Queued {
+            command,
+            time,
+            fence: options.fence,
+            reply,
+            acknowledged,
+            changes,
+            bytes,
+            tries: 0,
+        });
         match answer {
             Some(answer) => NextStep::AwaitReply(answer),
             None => NextStep::Acknowledge(outcome),

@@ -36,14 +36,14 @@ const STORING_MAX: usize = 16;
 pub(super) struct Queued {
     pub(super) command: Command,
     pub(super) time: Time,
-    /// The inodes whose names it removes or moves.
-    pub(super) children: Vec<Ino>,
     /// Session fence: the command applies in this session or not at all.
     pub(super) fence: Option<SessionId>,
     /// The caller that waits for the outcome.
     pub(super) reply: Option<oneshot::Sender<Result<Outcome, Error>>>,
     /// The outcome was acknowledged to the program already.
     pub(super) acknowledged: bool,
+    /// The inodes that the command changes, or makes.
+    pub(super) changes: Vec<Ino>,
     /// The command's estimated length.
     pub(super) bytes: usize,
     /// How often the leader has refused it for a reason that may pass.
@@ -75,7 +75,8 @@ pub(super) struct State {
     pub(super) pushed: u64,
     /// Commands answered since the start. The queue holds the commands between `answered` and `pushed`.
     pub(super) answered: u64,
-    /// For each inode with queued changes: the queue position after which the leader knows all of them.
+    /// For each inode with queued changes: the queue position after which the leader knows all of them. An entry
+    /// outlives its changes, so that an answer from before them is recognized.
     pub(super) pending: HashMap<Ino, u64>,
     /// The directories that may become worth asking for.
     pub(super) interest: HashMap<Ino, Interest>,
@@ -213,12 +214,18 @@ impl State {
         inos.iter().filter_map(|ino| self.pending.get(ino)).max().copied().filter(|due| *due > self.answered)
     }
 
+    /// Whether an inode has changes after a position of the queue.
+    pub(super) fn is_changed_after(&self, ino: Ino, position: u64) -> bool {
+        self.pending.get(&ino).is_some_and(|changed| *changed > position)
+    }
+
     pub(super) fn note_pending(&mut self, inos: impl IntoIterator<Item = Ino>, position: u64) {
         self.pending.extend(inos.into_iter().map(|ino| (ino, position)));
     }
 
     pub(super) fn push(&mut self, queued: Queued) {
         self.pushed += 1;
+        self.note_pending(queued.changes.iter().copied(), self.pushed);
         self.queue_bytes += queued.bytes;
         self.queue.push_back(queued);
         self.last_used = Instant::now();

@@ -6,7 +6,6 @@ use super::queue::{Queue, Queued, State};
 use crate::error::Error;
 use crate::session::{Numbered, ToSend};
 use rain_namespace::command::{Applied, Command, Outcome};
-use rain_namespace::delegation::DelegationSet;
 use rain_namespace::error::NsError;
 use rain_types::{Ino, SessionId};
 use std::sync::atomic::Ordering::Relaxed;
@@ -180,7 +179,7 @@ impl State {
         let to_send = |queued: &Queued| ToSend {
             command: queued.command.clone(),
             time: Some(queued.time),
-            children: Some(queued.children.clone()),
+            children: Some(queued.changes.clone()),
         };
         waiting.map(to_send).collect()
     }
@@ -246,9 +245,7 @@ impl State {
             }
         }
         self.put_back(again);
-        if self.queue.is_empty() {
-            self.pending.clear();
-        } else if self.pending.len() > PENDING_MAX {
+        if self.pending.len() > PENDING_MAX {
             let answered = self.answered;
             self.pending.retain(|_, due| *due > answered);
         }
@@ -280,14 +277,7 @@ impl State {
         self.answered -= again.len() as u64;
         for (at, queued) in again.iter().enumerate() {
             let position = self.answered + 1 + at as u64;
-            let made = match &queued.command {
-                Command::Make { ino, .. } => *ino,
-                _ => None,
-            };
-            self.note_pending(
-                DelegationSet::affected_inodes(&queued.command).into_iter().chain(made),
-                position,
-            );
+            self.note_pending(queued.changes.iter().copied(), position);
         }
         for queued in again.into_iter().rev() {
             self.queue_bytes += queued.bytes;
@@ -299,6 +289,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rain_namespace::delegation::DelegationSet;
     use rain_namespace::record::FileKind;
     use tokio::sync::oneshot;
 
@@ -319,8 +310,11 @@ mod tests {
     ) -> oneshot::Receiver<Result<Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
         let (time, acknowledged, bytes, tries) = (rain_namespace::record::Time::default(), true, 10, 0);
-        let (children, reply) = (Vec::new(), Some(reply));
-        state.push(Queued { command, time, children, fence, reply, acknowledged, bytes, tries });
+        let mut changes = DelegationSet::affected_inodes(&command);
+        if let Command::Make { ino: Some(made), .. } = &command {
+            changes.push(*made);
+        }
+        state.push(Queued { command, time, fence, reply: Some(reply), acknowledged, changes, bytes, tries });
         answer
     }
 
