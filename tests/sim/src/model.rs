@@ -30,6 +30,12 @@ pub enum Op {
     Append(u64),
     /// Reads the log.
     ReadLog,
+    /// Asks for the number of records in the log, by its length.
+    LogLength,
+    /// Sets the permission bits of the value's file.
+    SetMode(u64),
+    /// Asks for these.
+    Mode,
     /// Takes the lock if it is free.
     TryLock,
     /// Releases the lock.
@@ -46,6 +52,8 @@ pub enum Part {
     Value,
     /// [`LogModel`].
     Log,
+    /// [`ValueModel`], for the permission bits.
+    Mode,
     /// [`LockModel`].
     Lock,
 }
@@ -59,7 +67,7 @@ pub struct ClientState<'a> {
     pub files: &'a BTreeMap<Name, u64>,
     /// Whether the client has the lock.
     pub holds: bool,
-    /// Whether there is a log.
+    /// Whether there are files: a log, and permission bits.
     pub logs: bool,
 }
 
@@ -67,7 +75,7 @@ impl Op {
     /// Chooses the next operation of a client. `roll` returns a random number below its argument.
     pub fn choose(known: ClientState<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
         let (one, two) = (roll(known.names.into()) as Name, roll(known.names.into()) as Name);
-        match roll(if known.logs { 22 } else { 16 }) {
+        match roll(if known.logs { 28 } else { 16 }) {
             0..=2 => Op::Create(one),
             3 | 4 => Op::Unlink(one),
             5 | 6 => Op::Rename(one, two),
@@ -80,7 +88,10 @@ impl Op {
             11 | 12 => Op::Put(roll(1 << 62) + 1),
             13 => Op::Get,
             16..=19 => Op::Append(roll(1 << 62) + 1),
-            20.. => Op::ReadLog,
+            20 | 21 => Op::ReadLog,
+            22 | 23 => Op::LogLength,
+            24 => Op::SetMode(roll(0o1000)),
+            25.. => Op::Mode,
             _ if known.holds => Op::Unlock,
             _ => Op::TryLock,
         }
@@ -90,7 +101,8 @@ impl Op {
     pub fn part(&self) -> Part {
         match self {
             Op::Put(_) | Op::Get => Part::Value,
-            Op::Append(_) | Op::ReadLog => Part::Log,
+            Op::Append(_) | Op::ReadLog | Op::LogLength => Part::Log,
+            Op::SetMode(_) | Op::Mode => Part::Mode,
             Op::TryLock | Op::Unlock => Part::Lock,
             _ => Part::Names,
         }
@@ -99,7 +111,7 @@ impl Op {
     /// Whether the operation changes nothing. Without a reply such an operation can be left out of the
     /// history.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Op::Lookup(_) | Op::List | Op::Get | Op::ReadLog)
+        matches!(self, Op::Lookup(_) | Op::List | Op::Get | Op::ReadLog | Op::LogLength | Op::Mode)
     }
 }
 
@@ -220,9 +232,9 @@ impl Model for NamesModel {
     }
 }
 
-/// A value in a file.
+/// A value in a file, or the file's permission bits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct ValueModel(u64);
+pub struct ValueModel(pub u64);
 
 impl Model for ValueModel {
     type Op = Op;
@@ -230,8 +242,8 @@ impl Model for ValueModel {
 
     fn step(&self, event: &Done) -> Option<ValueModel> {
         match (&event.op, &event.reply) {
-            (Op::Put(value), None | Some(Reply::Done)) => Some(ValueModel(*value)),
-            (Op::Get, Some(Reply::Value(value))) => (*value == self.0).then(|| self.clone()),
+            (Op::Put(value) | Op::SetMode(value), None | Some(Reply::Done)) => Some(ValueModel(*value)),
+            (Op::Get | Op::Mode, Some(Reply::Value(value))) => (*value == self.0).then(|| self.clone()),
             _ => None,
         }
     }
@@ -253,6 +265,9 @@ impl Model for LogModel {
                 says.then(|| LogModel(self.0.iter().copied().chain([*record]).collect()))
             }
             (Op::ReadLog, Some(Reply::Records(records))) => (*records == self.0).then(|| self.clone()),
+            (Op::LogLength, Some(Reply::Value(records))) => {
+                (*records == self.0.len() as u64).then(|| self.clone())
+            }
             _ => None,
         }
     }
@@ -342,7 +357,10 @@ mod tests {
         let read = |records: &[u64]| (3, Op::ReadLog, Some(Reply::Records(records.to_vec())));
         assert!(logs(&[append(1, 5, 0), append(2, 6, 1), read(&[5, 6])]));
         assert!(!logs(&[append(1, 5, 0), append(2, 6, 0), read(&[6])]), "a lost record");
-        assert!(!logs(&[append(1, 5, 0), append(2, 6, 1), read(&[5])]), "an old length");
+        assert!(!logs(&[append(1, 5, 0), append(2, 6, 1), read(&[5])]), "old contents");
+        let length = |records| (3, Op::LogLength, Some(Reply::Value(records)));
+        assert!(logs(&[append(1, 5, 0), length(1), append(2, 6, 1), length(2)]));
+        assert!(!logs(&[append(1, 5, 0), append(2, 6, 1), length(1)]), "an old length");
         let lost = (1, Op::Append(5), None);
         assert!(logs(&[lost.clone(), read(&[])]) && logs(&[lost, read(&[5])]));
     }

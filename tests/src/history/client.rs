@@ -5,7 +5,7 @@ use fastrand::Rng;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rain_client::{Client, Dropped, Error, KernelCache, NewInode, OpenFile, Volume};
-use rain_namespace::command::RenameMode;
+use rain_namespace::command::{AttrChange, RenameMode};
 use rain_namespace::error::NsError;
 use rain_namespace::lease::Subject;
 use rain_namespace::lock::{Lock, LockKind};
@@ -30,6 +30,9 @@ const PHASE: Duration = Duration::from_millis(120);
 
 /// The lifetime of names in a kernel whose mount keeps no leases.
 const WITHOUT_LEASES: Duration = Duration::from_secs(1);
+
+/// Permission bits of a new file.
+pub(super) const FILE_MODE: u16 = 0o644;
 
 /// Pause between two operations of a client. It leaves the machine time to make the faults.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -122,7 +125,7 @@ impl Workspace {
         let mut files = Vec::new();
         for kind in ["value", "lock", "log"] {
             let name = [folder, b"-", kind.as_bytes()].concat();
-            let new = NewInode { or_existing: true, ..NewInode::new(FileKind::File, 0o644, 0, 0) };
+            let new = NewInode { or_existing: true, ..NewInode::new(FileKind::File, FILE_MODE, 0, 0) };
             files.push(volume.make(volume.root(), &name, new).await?.ino);
         }
         let lock = volume.open(files[1]).await?;
@@ -244,7 +247,7 @@ impl HistoryClient {
         }
         match op {
             Op::Create(at) => {
-                let new = NewInode::new(FileKind::File, 0o644, 0, 0);
+                let new = NewInode::new(FileKind::File, FILE_MODE, 0, 0);
                 match volume.make(dir, &name(*at), new).await {
                     Ok(attr) => {
                         self.known.insert(*at, attr.ino.0);
@@ -313,6 +316,15 @@ impl HistoryClient {
                 let record = |bytes: &[u8]| bytes[..8].try_into().map_or(0, u64::from_le_bytes);
                 Ok(Reply::Records(bytes.chunks(RECORD).map(record).collect()))
             }
+            Op::LogLength => {
+                let attr = volume.attr(log.ino()).await?;
+                Ok(Reply::Value(attr.size / RECORD as u64))
+            }
+            Op::SetMode(mode) => {
+                let change = AttrChange { mode: Some(*mode as u16), ..AttrChange::default() };
+                volume.set_attr(*value, change).await.map(|_| Reply::Done)
+            }
+            Op::Mode => Ok(Reply::Value(volume.attr(*value).await?.mode.into())),
             Op::TryLock => {
                 let locked = lock.try_lock(&self.lock()).await?;
                 self.holds = locked;

@@ -1,6 +1,6 @@
 //! A cluster with four clients: makes faults while the clients work, and checks their history.
 
-use super::client::{CLIENTS, HistoryClient, Workspace};
+use super::client::{CLIENTS, FILE_MODE, HistoryClient, Workspace};
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::{Context, ensure};
 use fastrand::Rng;
@@ -147,6 +147,7 @@ impl HistoryCluster {
             (Part::Names, linearize(NamesModel::default(), &of(Part::Names))),
             (Part::Value, linearize(ValueModel::default(), &of(Part::Value))),
             (Part::Log, linearize(LogModel::default(), &of(Part::Log))),
+            (Part::Mode, linearize(ValueModel(FILE_MODE.into()), &of(Part::Mode))),
             (Part::Lock, linearize(LockModel::default(), &of(Part::Lock))),
         ];
         let violations =

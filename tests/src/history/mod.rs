@@ -1,7 +1,7 @@
 //! Histories of several clients that work on one volume of a real cluster while parts of it fail.
 //!
 //! The nodes are real processes in network namespaces. Four clients of the library, each with a session of
-//! its own, work on one directory of four names, one file with a value, one log to which all append, and one lock.
+//! its own, work on one directory of four names, one file with a value and with permission bits, one log to which all append, and one lock.
 //! They cache what their leases allow. `rain_sim::history`
 //! checks that each history is linearizable.
 //!

@@ -117,7 +117,9 @@ impl Client {
             }
             Op::TryLock => self.propose(Command::Lock { ino: self.lock, lock, ticket: None }).await?,
             Op::Unlock => self.propose(Command::Unlock { ino: self.lock, lock }).await?,
-            Op::Append(_) | Op::ReadLog => unreachable!("there is no log here"),
+            Op::Append(_) | Op::ReadLog | Op::LogLength | Op::SetMode(_) | Op::Mode => {
+                unreachable!("there is no log here")
+            }
         };
         Some(match (op, applied) {
             (Op::Create(at), Ok(Outcome::Attr(attr))) => {
