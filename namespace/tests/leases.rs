@@ -389,7 +389,16 @@ fn leases_that_have_ended_by_time_or_with_their_session_take_no_memory() {
     table.contact(session, 4 * second);
     table.sweep(5 * second);
     assert_eq!(table.len(), 1);
+    // A lease that was kept is given back; what came later ends by time.
+    let kept = table.grant_read(session, &Subject::Inode(Ino(2)), None, 5 * second);
+    table.grant_read(session, &Subject::Inode(Ino(2)), Some(second), 5 * second);
+    table.release(session, &Subject::Inode(Ino(2)), kept, false);
+    assert_eq!(table.len(), 1);
+    table.contact(session, 7 * second);
+    table.sweep(8 * second);
+    assert!(table.is_empty());
+    table.grant_read(session, &Subject::Inode(Ino(2)), None, 8 * second);
     table.forget(session);
-    table.sweep(5 * second);
+    table.sweep(8 * second);
     assert!(table.is_empty());
 }

@@ -4,7 +4,6 @@ use futures::future::BoxFuture;
 use rain_namespace::lease::Mode;
 use rain_types::Ino;
 use std::fmt::Debug;
-use std::time::Instant;
 
 /// What a kernel has cached of a volume.
 pub trait KernelCache: Debug + Send + Sync {
@@ -32,10 +31,6 @@ pub(super) struct FileLease {
     /// No other client can know of the file.
     pub(super) private: bool,
     pub(super) mode: Option<Mode>,
-    /// When the lease ends; none: when it is given up.
-    pub(super) until: Option<Instant>,
-    /// The number of the last grant.
-    pub(super) grant: u64,
     /// How many others want the file at this moment: no write is admitted.
     pub(super) wanted: u32,
     /// Grows with every registration: what was wanted before it does not matter any more.
@@ -48,10 +43,5 @@ impl FileLease {
     /// The lease of a file that only this client may know of, or that has none yet.
     pub(super) fn new(private: bool) -> FileLease {
         FileLease { private, ..FileLease::default() }
-    }
-
-    /// What the lease allows at this moment, if its session has contact.
-    pub(super) fn allows(&self) -> Option<Mode> {
-        self.mode.filter(|_| self.until.is_none_or(|until| Instant::now() < until))
     }
 }

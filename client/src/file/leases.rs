@@ -35,7 +35,7 @@ impl FileTable {
     fn may_read(&self, inner: &Inner) -> bool {
         !self.session.caches()
             || inner.lease.private
-            || inner.lease.allows().is_some() && self.session.leases().are_valid()
+            || inner.lease.mode.is_some() && self.session.leases().are_valid()
             || self.session.without_leader().is_some()
     }
 
@@ -44,8 +44,8 @@ impl FileTable {
         if !self.session.caches() {
             return true;
         }
-        let may = inner.lease.private
-            || inner.lease.allows() == Some(Mode::Write) && self.session.leases().are_valid();
+        let may =
+            inner.lease.private || inner.lease.mode == Some(Mode::Write) && self.session.leases().are_valid();
         may && inner.lease.wanted == 0
     }
 
@@ -61,15 +61,9 @@ impl FileState {
     pub(super) fn take_lease(&self, files: &FileTable, grant: &Grant) {
         let mut inner = self.inner();
         // Under the file's lock: whoever gives the lease up does that after the releases were noted.
-        let Some((mode, until)) = files.session.leases().take(grant, inner.attr.ino) else { return };
-        if inner.lease.allows().is_none() {
-            // What has ended counts no more.
-            (inner.lease.mode, inner.lease.until) = (Some(mode), until);
-        } else {
+        if let Some(mode) = files.session.leases().take(grant, inner.attr.ino) {
             inner.lease.mode = inner.lease.mode.max(Some(mode));
-            inner.lease.until = inner.lease.until.zip(until).map(|(old, new)| old.max(new));
         }
-        inner.lease.grant = inner.lease.grant.max(grant.number);
     }
 
     /// Makes what is known of the file the truth at some moment after the call.
@@ -152,11 +146,9 @@ impl FileState {
         }
     }
 
-    /// The lease that the leader believes this file to have, when the file is open no more.
-    pub(super) fn end_lease(&self) -> Option<u64> {
-        let mut inner = self.inner();
-        let grant = inner.lease.grant;
-        inner.lease.mode.take().map(|_| grant)
+    /// Ends the lease of a file that is open no more. Returns whether there was one.
+    pub(super) fn end_lease(&self) -> bool {
+        self.inner().lease.mode.take().is_some()
     }
 }
 
@@ -242,9 +234,10 @@ impl LeaseHolder for FileTable {
             let mut files = Vec::new();
             for file in self.states() {
                 let mut inner = file.inner();
-                if inner.lease.mode == Some(Mode::Read) {
-                    inner.lease.mode = None;
+                if inner.lease.mode.is_some() {
+                    // The pages of a file with a write lease, too: another client may get the lease.
                     files.push(inner.attr.ino);
+                    inner.lease.mode = inner.lease.mode.filter(|mode| *mode == Mode::Write);
                 }
             }
             self.drop_all_in_kernel(&files).await;
@@ -264,10 +257,7 @@ impl LeaseHolder for FileTable {
             let mut inner = file.inner();
             inner.lease.registration += 1;
             match kept.get(&inner.attr.ino) {
-                Some(grant) => {
-                    (inner.lease.mode, inner.lease.grant, inner.lease.until) =
-                        (Some(Mode::Write), *grant, None);
-                }
+                Some(_) => inner.lease.mode = Some(Mode::Write),
                 None if inner.lease.mode == Some(Mode::Write) => inner.lease.mode = None,
                 None => {}
             }

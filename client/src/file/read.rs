@@ -104,6 +104,7 @@ impl FileState {
             let mut inner = self.inner();
             if attr.version < inner.attr.version {
                 // The answer is older than a commit of this client that was answered meanwhile.
+                files.session.leases().forget(ino);
                 continue;
             }
             if attr.version > inner.attr.version {
@@ -134,6 +135,12 @@ impl FileState {
             && inner.extents.overlapping(range).iter().any(|extent| groups.is_closed(extent.group))
     }
 
+    /// Forgets the layout, so that the leader is asked again: moving a block changes neither version nor lease.
+    fn distrust_layout(&self, files: &FileTable) {
+        files.session.leases().forget(self.ino());
+        self.inner().forget_layout();
+    }
+
     /// The sources of a range, in order. The layout of the range has to be known.
     pub(super) fn sources(&self, range: Range<u64>) -> Vec<(Range<u64>, Source)> {
         sources_in(&self.inner(), range)
@@ -148,7 +155,7 @@ impl FileState {
     ) -> Result<Vec<(Range<u64>, Bytes)>, Error> {
         let (mut sources, mut inline) = self.layout_of(files, range.clone()).await?;
         if self.may_have_moved(files, range.clone()) {
-            self.inner().forget_layout();
+            self.distrust_layout(files);
             (sources, inline) = self.layout_of(files, range).await?;
         }
         let reads = sources.into_iter().map(|(range, source)| {
@@ -196,7 +203,7 @@ impl FileState {
                 // Another client may have overwritten the range, and its old blocks are gone. Look again,
                 // once.
                 Err(Error::Damaged { .. }) => {
-                    self.inner().forget_layout();
+                    self.distrust_layout(files);
                     self.read_committed(files, hole, long).await
                 }
                 read => read,

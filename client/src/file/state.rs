@@ -102,7 +102,7 @@ impl FileState {
                 inline,
                 extents: ExtentMap::default(),
                 known,
-                learned: Some(Instant::now()),
+                learned: None,
                 own_since,
                 closed_unstored: false,
                 opens: 0,

@@ -243,8 +243,8 @@ impl FileTable {
             return;
         }
         table.states.remove(&ino);
-        if let Some(grant) = state.end_lease() {
-            self.session.leases().unused(ino, grant);
+        if state.end_lease() {
+            self.session.leases().unused(ino);
         }
         if let Some(versions) = state.own_versions() {
             if table.closed.len() >= CLOSED_MAX {

@@ -103,12 +103,16 @@ impl Session {
         let unused = self.leases.take_unused();
         match self.leases.term() {
             Some(term) if !unused.is_empty() => {
-                let leases = unused.into_iter().map(|(ino, up_to)| v1::ReleasedLease {
-                    subject: wire::encode(&Subject::Inode(ino)).into(),
-                    up_to,
+                let leases = unused.iter().map(|(ino, up_to)| v1::ReleasedLease {
+                    subject: wire::encode(&Subject::Inode(*ino)).into(),
+                    up_to: *up_to,
                     keep_read: false,
                 });
-                self.release(term, leases.collect()).await
+                let told = self.release(term, leases.collect()).await;
+                if told.is_err() {
+                    self.leases.not_given_back(term, unused);
+                }
+                told
             }
             _ => Ok(()),
         }
@@ -164,7 +168,7 @@ impl Session {
         for holder in &holders {
             holder.writes_kept(&kept);
         }
-        self.leases.registered(asked, term.into(), response.granted);
+        self.leases.registered(asked, term.into(), response.granted, &kept);
         Ok(response.last)
     }
 

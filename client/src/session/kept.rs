@@ -4,16 +4,17 @@
 //! attributes and a few other answers: extended attributes, a symlink's target, a small file's layout.
 //!
 //! Invariants:
-//! 1. An answer is given only under leases on everything that it tells, none of which has ended.
-//! 2. At most [`SUBJECTS_MAX`] subjects are kept besides the files in use, and at most [`OTHERS_MAX`] other answers
-//!    of at most [`OTHER_BYTES_MAX`] each of an inode.
+//! 1. An answer is given only under leases on everything that it tells, which have not ended since it came.
+//! 2. A lease that does not end by time is given back: some time after the last close of its file, or after it
+//!    came, if no open has used it.
+//! 3. At most [`SUBJECTS_MAX`] subjects are kept besides the files in use and [`UNUSED_MAX`] others, and at most
+//!    [`OTHERS_MAX`] other answers of at most [`OTHER_BYTES_MAX`] each of an inode.
 
 use rain_namespace::error::NsError;
 use rain_namespace::lease::{READ_FOR, Subject};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,10 @@ const EXTENT_BYTES: usize = 64;
 
 /// Most subjects in use that are passed over in search of one to drop.
 const PASSED_MAX: usize = 8;
+
+/// Leases of files that are open no more that are kept for the next open. The oldest are given back before their
+/// time.
+pub(super) const UNUSED_MAX: usize = 1 << 14;
 
 /// An entry whose lease has no end is looked at again after this time.
 const LOOK_EVERY: Duration = READ_FOR;
@@ -52,14 +57,14 @@ struct InodeAnswers {
 }
 
 /// A lease, and what is known under it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Leased {
-    /// When the lease ends; none: when it is given up.
+    /// When the lease ends, if it is not for good.
     until: Option<Instant>,
-    /// The lease at the leader has no end. `until` is when it is to be given back.
-    for_good: bool,
-    /// The number of the last grant.
-    grant: u64,
+    /// Of a lease that does not end by time: the number of its last grant.
+    for_good: Option<u64>,
+    /// When a lease for good is given back.
+    due: Option<Instant>,
     /// The file is open.
     in_use: bool,
     value: Value,
@@ -67,7 +72,7 @@ struct Leased {
 
 impl Leased {
     fn is_live(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now < until)
+        self.for_good.is_some() || self.until.is_some_and(|until| now < until)
     }
 
     fn inode(&mut self) -> &mut InodeAnswers {
@@ -85,8 +90,8 @@ impl Leased {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) answered: Answered,
-    /// The number of the grant on the inode that the answer tells of; 0: it tells of none.
-    pub(super) grant: u64,
+    /// The inode that the answer tells of, with the number of the last grant of a lease for good.
+    pub(super) inode: Option<(Ino, Option<u64>)>,
     /// When the answer was asked for.
     pub(super) asked: Instant,
 }
@@ -97,24 +102,34 @@ pub(super) struct Kept {
     entries: HashMap<Subject, Leased>,
     /// The subjects in the order in which they came, and when each is to be looked at.
     order: VecDeque<(Instant, Subject)>,
+    /// Inodes with leases for good that are not in use, and when these are given back.
+    unused: VecDeque<(Instant, Ino)>,
 }
 
 impl Kept {
     /// Notes a lease. `until`: when it ends; none: when it is given up.
     pub(super) fn lease(&mut self, subject: &Subject, until: Option<Instant>, grant: u64, now: Instant) {
-        match self.entries.entry(subject.clone()) {
-            Entry::Occupied(entry) => {
-                let leased = entry.into_mut();
-                leased.for_good |= until.is_none();
-                leased.grant = leased.grant.max(grant);
-                leased.until = leased.until.zip(until).map(|(old, new)| old.max(new));
+        let is_new = !self.entries.contains_key(subject);
+        let leased = self.entries.entry(subject.clone()).or_default();
+        if !leased.is_live(now) {
+            // What was known under an ended lease may have changed since.
+            *leased = Leased { in_use: leased.in_use, ..Leased::default() };
+        }
+        match until {
+            Some(_) => leased.until = leased.until.max(until),
+            None => {
+                leased.for_good = leased.for_good.max(Some(grant));
+                if !leased.in_use
+                    && let Subject::Inode(ino) = subject
+                {
+                    leased.due = Some(now + READ_FOR);
+                    self.unused.push_back((now + READ_FOR, *ino));
+                }
             }
-            Entry::Vacant(entry) => {
-                let for_good = until.is_none();
-                entry.insert(Leased { until, for_good, grant, in_use: false, value: Value::Nothing });
-                self.order.push_back((until.unwrap_or(now + LOOK_EVERY), subject.clone()));
-                self.make_room(now);
-            }
+        }
+        if is_new {
+            self.order.push_back((until.unwrap_or(now + LOOK_EVERY), subject.clone()));
+            self.make_room(now);
         }
     }
 
@@ -123,7 +138,9 @@ impl Kept {
             for _ in 0..PASSED_MAX {
                 let Some((_, oldest)) = self.order.pop_front() else { break };
                 match self.entries.get(&oldest) {
-                    Some(leased) if leased.in_use => self.order.push_back((now + LOOK_EVERY, oldest)),
+                    Some(leased) if leased.for_good.is_some() => {
+                        self.order.push_back((now + LOOK_EVERY, oldest));
+                    }
                     Some(_) => {
                         self.entries.remove(&oldest);
                         break;
@@ -146,7 +163,8 @@ impl Kept {
             let Some((_, subject)) = self.order.pop_front() else { return };
             match self.entries.get(&subject) {
                 Some(leased) if leased.is_live(now) => {
-                    self.order.push_back((leased.until.unwrap_or(now + LOOK_EVERY), subject));
+                    let look = if leased.for_good.is_some() { None } else { leased.until };
+                    self.order.push_back((look.unwrap_or(now + LOOK_EVERY), subject));
                 }
                 Some(_) => {
                     self.entries.remove(&subject);
@@ -168,42 +186,53 @@ impl Kept {
         }
     }
 
-    /// Forgets what is known of all inodes.
-    pub(super) fn forget_inodes(&mut self) {
-        for (_, leased) in self.entries.iter_mut().filter(|(subject, _)| matches!(subject, Subject::Inode(_)))
-        {
-            leased.value = Value::Nothing;
-        }
+    /// Forgets what is known of all subjects.
+    pub(super) fn forget_all(&mut self) {
+        self.entries.values_mut().for_each(|leased| leased.value = Value::Nothing);
     }
 
-    /// The end of the lease on a subject, if there is one.
+    /// The end of the lease on a subject, if there is one; none: when it is given up.
     pub(super) fn lease_on(&self, subject: &Subject) -> Option<Option<Instant>> {
-        self.entries.get(subject).map(|leased| leased.until)
+        let leased = self.entries.get(subject)?;
+        Some(leased.until.filter(|_| leased.for_good.is_none()))
     }
 
-    /// Uses a lease for an open file. Returns its end; none: there is no lease.
-    pub(super) fn begin_use(&mut self, subject: &Subject) -> Option<Option<Instant>> {
-        let leased = self.entries.get_mut(subject)?;
-        leased.in_use = true;
-        if leased.for_good {
-            leased.until = None;
+    /// Uses a lease for good for an open file. Returns whether there is one.
+    pub(super) fn begin_use(&mut self, ino: Ino) -> bool {
+        let leased = self.entries.get_mut(&Subject::Inode(ino)).filter(|leased| leased.for_good.is_some());
+        leased.is_some_and(|leased| {
+            (leased.in_use, leased.due) = (true, None);
+            true
+        })
+    }
+
+    /// Ends the use of a lease: it is to be given back after a while.
+    pub(super) fn end_use(&mut self, ino: Ino, now: Instant) {
+        if let Some(leased) = self.entries.get_mut(&Subject::Inode(ino)) {
+            leased.in_use = false;
+            if leased.for_good.is_some() {
+                leased.due = Some(now + READ_FOR);
+                self.unused.push_back((now + READ_FOR, ino));
+            }
         }
-        Some(leased.until)
     }
 
-    /// Ends the use of a lease. Returns whether the lease is to be given back at `due`: others end by time.
-    pub(super) fn end_use(&mut self, subject: &Subject, due: Instant) -> bool {
-        let Some(leased) = self.entries.get_mut(subject) else { return false };
-        leased.in_use = false;
-        if leased.for_good {
-            leased.until = Some(due);
+    /// Removes the leases that are to be given back. Returns the inodes with the numbers of the last grants.
+    pub(super) fn take_unused(&mut self, now: Instant) -> Vec<(Ino, u64)> {
+        let mut taken = Vec::new();
+        while let Some((at, ino)) = self.unused.front().copied()
+            && (at <= now || self.unused.len() > UNUSED_MAX)
+        {
+            self.unused.pop_front();
+            let subject = Subject::Inode(ino);
+            // It may be in use again, or have been used and closed since.
+            let leased = self.entries.get(&subject).filter(|leased| !leased.in_use && leased.due == Some(at));
+            if let Some(grant) = leased.and_then(|leased| leased.for_good) {
+                self.entries.remove(&subject);
+                taken.push((ino, grant));
+            }
         }
-        leased.for_good
-    }
-
-    /// Whether a lease that was to be given back at `due` has not been used since.
-    pub(super) fn is_unused_since(&self, subject: &Subject, due: Instant) -> bool {
-        self.entries.get(subject).is_none_or(|leased| !leased.in_use && leased.until == Some(due))
+        taken
     }
 
     /// What a name names, if that is known.
@@ -214,10 +243,10 @@ impl Kept {
         }
     }
 
-    fn answers(&self, ino: Ino, now: Instant) -> Option<(&InodeAnswers, u64)> {
+    fn answers(&self, ino: Ino, now: Instant) -> Option<(&InodeAnswers, Option<u64>)> {
         let leased = self.entries.get(&Subject::Inode(ino)).filter(|leased| leased.is_live(now))?;
         match &leased.value {
-            Value::Inode(answers) => Some((answers, leased.grant)),
+            Value::Inode(answers) => Some((answers, leased.for_good)),
             _ => None,
         }
     }
@@ -230,16 +259,17 @@ impl Kept {
         may_answer: impl Fn(&Subject) -> bool,
     ) -> Option<Found> {
         let attr = |ino: Ino| {
-            let (answers, grant) = self.answers(ino, now).filter(|_| may_answer(&Subject::Inode(ino)))?;
+            let (answers, for_good) = self.answers(ino, now).filter(|_| may_answer(&Subject::Inode(ino)))?;
             let (attr, asked) = answers.attr.as_ref()?;
-            Some((attr, Found { answered: Ok(Answer::Attr(attr.clone())), grant, asked: *asked }))
+            let answered = Ok(Answer::Attr(attr.clone()));
+            Some((attr, Found { answered, inode: Some((ino, for_good)), asked: *asked }))
         };
         match query {
             Query::Lookup { parent, name } => {
                 let name = Subject::Name(*parent, name.clone());
                 match self.name(&name, now).filter(|_| may_answer(&name))? {
                     Some(ino) => attr(ino).map(|(_, found)| found),
-                    None => Some(Found { answered: Err(NsError::NotFound), grant: 0, asked: now }),
+                    None => Some(Found { answered: Err(NsError::NotFound), inode: None, asked: now }),
                 }
             }
             Query::GetAttr { ino } => attr(*ino).map(|(_, found)| found),
@@ -251,12 +281,12 @@ impl Kept {
             | Query::GetXattr { ino, .. }
             | Query::ListXattr { ino }
             | Query::Layout { ino, .. } => {
-                let (answers, grant) =
+                let (answers, for_good) =
                     self.answers(*ino, now).filter(|_| may_answer(&Subject::Inode(*ino)))?;
                 let (_, answered, asked) = answers.others.iter().find(|(asked, answered, _)| {
                     asked == query || is_layout_from_before(asked, answered, query)
                 })?;
-                Some(Found { answered: answered.clone(), grant, asked: *asked })
+                Some(Found { answered: answered.clone(), inode: Some((*ino, for_good)), asked: *asked })
             }
             _ => None,
         }

@@ -15,11 +15,11 @@
 //! Left out: what the rungs above have cached. They know it, as [`LeaseHolder`]s.
 
 use super::kept::Kept;
-use super::own_changes::{OwnChanges, Touched};
+use super::own_changes::{Certain, OwnChanges, Touched};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Command};
-use rain_namespace::lease::{CONTACT_MAX, Mode, READ_FOR, Subject, Wanted, changed_by, inodes_of, told_by};
+use rain_namespace::lease::{CONTACT_MAX, Mode, Subject, Wanted, changed_by, inodes_of, told_by};
 use rain_namespace::query::{Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
@@ -33,10 +33,6 @@ use std::time::{Duration, Instant};
 
 /// Releases that are remembered one by one. Of older ones only the newest grant's number is.
 const RELEASES_MAX: usize = 1 << 16;
-
-/// Leases of files that are open no more that are kept for the next open. The oldest are given back before their
-/// time.
-const UNUSED_MAX: usize = 1 << 14;
 
 /// Something that has cached what leases allow.
 pub(crate) trait LeaseHolder: Debug + Send + Sync {
@@ -94,8 +90,8 @@ struct State {
     order: VecDeque<Subject>,
     /// As `released`, for every subject that is not there.
     released_below: u64,
-    /// Leases of files that are open no more, and when they are to be given back.
-    unused: VecDeque<(Instant, Ino, u64)>,
+    /// Leases that nothing here relies on any more, with the numbers of their grants. The leader is to be told.
+    given_back: Vec<(Ino, u64)>,
 }
 
 impl State {
@@ -142,7 +138,7 @@ impl Inner {
     fn forget(&mut self, touched: &Touched) {
         touched.subjects.iter().for_each(|subject| self.state.kept.forget(subject));
         if touched.any_inode {
-            self.state.kept.forget_inodes();
+            self.state.kept.forget_all();
         }
     }
 }
@@ -187,9 +183,8 @@ impl Leases {
         state.term.and(state.contact)
     }
 
-    /// Takes what still stands of a grant on a file for as long as the file is open. Returns what it allows, and
-    /// when it ends; no end: when it is given up.
-    pub(crate) fn take(&self, grant: &Grant, ino: Ino) -> Option<(Mode, Option<Instant>)> {
+    /// Takes what still stands of a grant on a file for as long as the file is open.
+    pub(crate) fn take(&self, grant: &Grant, ino: Ino) -> Option<Mode> {
         let state = &mut self.inner.lock().state;
         let subject = Subject::Inode(ino);
         if !state.is_current(grant, &subject) {
@@ -197,23 +192,28 @@ impl Leases {
         }
         let written = state.written.get(&ino).copied().unwrap_or(state.released_below);
         let mode = if grant.write && grant.number > written { Mode::Write } else { Mode::Read };
-        Some((mode, state.kept.begin_use(&subject)?))
+        state.kept.begin_use(ino).then_some(mode)
     }
 
     /// Answers a question from what is kept. None: the leader has to be asked.
     pub(super) fn answer(&self, query: &Query, kind: LeaseKind) -> Option<(Answered, Grant)> {
-        if !matches!(kind, LeaseKind::LeaseRead | LeaseKind::LeaseReadOpen) {
-            return None;
-        }
+        let opens = match kind {
+            LeaseKind::LeaseRead => false,
+            LeaseKind::LeaseReadOpen => true,
+            _ => return None,
+        };
         let inner = self.inner.lock();
         if !inner.state.is_valid() {
             return None;
         }
         let may_answer = |subject: &Subject| inner.own.may_answer(subject);
         let found = inner.state.kept.answer(query, Instant::now(), may_answer)?;
-        let grant =
-            Grant { term: inner.state.term?, number: found.grant, write: false, asked: Some(found.asked) };
-        Some((found.answered, grant))
+        let number = found.inode.and_then(|(_, for_good)| for_good).unwrap_or(0);
+        let grant = Grant { term: inner.state.term?, number, write: false, asked: Some(found.asked) };
+        // An open file needs a lease that does not end by time: nobody would drop the kernel's pages then.
+        let may_open =
+            |(ino, _): (Ino, _)| number > 0 && inner.state.is_current(&grant, &Subject::Inode(ino));
+        (!opens || found.inode.is_some_and(may_open)).then_some((found.answered, grant))
     }
 
     /// Begins a question to the leader.
@@ -238,7 +238,7 @@ impl Leases {
         if *number == 0 {
             return grant;
         }
-        let until = asked + Duration::from_millis((*read_ms).into());
+        let (until, now) = (asked + Duration::from_millis((*read_ms).into()), Instant::now());
         let about =
             (kind != LeaseKind::LeaseRead).then(|| rain_namespace::lease::asked_about(query)).flatten();
         let unleased: HashSet<Subject> =
@@ -246,13 +246,16 @@ impl Leases {
         let Inner { state, own } = &mut *self.inner.lock();
         let mut may_keep = HashSet::new();
         for subject in told_by(query, answered).into_iter().chain(about.map(Subject::Inode)) {
-            if unleased.contains(&subject) || !state.is_current(&grant, &subject) {
+            let is_about = matches!(subject, Subject::Inode(ino) if Some(ino) == about);
+            let is_over = !is_about && until <= now;
+            if is_over || unleased.contains(&subject) || !state.is_current(&grant, &subject) {
                 continue;
             }
-            let is_about = matches!(subject, Subject::Inode(ino) if Some(ino) == about);
-            state.kept.lease(&subject, (!is_about).then_some(until), *number, asked);
+            state.kept.lease(&subject, (!is_about).then_some(until), *number, now);
             if own.may_keep(asking.number, &subject) {
                 may_keep.insert(subject);
+            } else {
+                state.kept.forget(&subject);
             }
         }
         state.kept.keep(query, answered, asked, |subject| may_keep.contains(subject));
@@ -305,9 +308,9 @@ impl Leases {
         let more: Vec<Subject> = outcomes.flat_map(inodes_of).map(Subject::Inode).collect();
         inner.own.end(touched, Some(&more));
         inner.forget(&Touched { subjects: [&touched.subjects[..], &more].concat(), any_inode: false });
-        for certain in inner.own.certain_below(session, done_below) {
-            inner.forget(&certain);
-        }
+        let Certain { mut touched, everything } = inner.own.certain_below(session, done_below);
+        touched.any_inode |= everything;
+        inner.forget(&touched);
     }
 
     /// Notes that changes of this client have got no outcome. They may still apply.
@@ -317,10 +320,13 @@ impl Leases {
 
     /// Nothing may rely on these leases from here on.
     pub(super) fn begin_release(&self, wanted: &[Wanted]) {
-        let state = &mut self.inner.lock().state;
+        let Inner { state, own } = &mut *self.inner.lock();
         for Wanted { subject, up_to, keep_read } in wanted {
             match subject {
-                _ if !keep_read => state.release(subject, *up_to),
+                _ if !keep_read => {
+                    state.release(subject, *up_to);
+                    own.name_lost(subject);
+                }
                 Subject::Inode(ino) => {
                     let written = state.written.entry(*ino).or_default();
                     *written = (*written).max(*up_to);
@@ -336,12 +342,13 @@ impl Leases {
     }
 
     /// A file is open no more: its lease is given back a while later, unless the file is opened again.
-    pub(crate) fn unused(&self, ino: Ino, up_to: u64) {
-        let state = &mut self.inner.lock().state;
-        let due = Instant::now() + READ_FOR;
-        if state.kept.end_use(&Subject::Inode(ino), due) {
-            state.unused.push_back((due, ino, up_to));
-        }
+    pub(crate) fn unused(&self, ino: Ino) {
+        self.inner.lock().state.kept.end_use(ino, Instant::now());
+    }
+
+    /// Forgets what is known of an inode: it may be right, and has not helped.
+    pub(crate) fn forget(&self, ino: Ino) {
+        self.inner.lock().state.kept.forget(&Subject::Inode(ino));
     }
 
     /// The leases to give back: nothing relies on them from here on.
@@ -349,19 +356,19 @@ impl Leases {
         let state = &mut self.inner.lock().state;
         let now = Instant::now();
         state.kept.drop_ended(now);
-        let mut due = Vec::new();
-        while let Some((at, ino, up_to)) = state.unused.front().copied()
-            && (at <= now || state.unused.len() > UNUSED_MAX)
-        {
-            state.unused.pop_front();
-            let subject = Subject::Inode(ino);
-            // It may be in use again, or have been closed once more since.
-            if state.kept.is_unused_since(&subject, at) {
-                state.release(&subject, up_to);
-                due.push((ino, up_to));
-            }
+        for (ino, up_to) in state.kept.take_unused(now) {
+            state.release(&Subject::Inode(ino), up_to);
+            state.given_back.push((ino, up_to));
         }
-        due
+        std::mem::take(&mut state.given_back)
+    }
+
+    /// The leader has not heard of these leases of a term that were to be given back.
+    pub(super) fn not_given_back(&self, term: LeaderTerm, leases: Vec<(Ino, u64)>) {
+        let state = &mut self.inner.lock().state;
+        if state.term == Some(term) {
+            state.given_back.extend(leases);
+        }
     }
 
     /// A contact with the leader was asked for at `asked`, and has come.
@@ -379,18 +386,33 @@ impl Leases {
 
     /// Nothing may rely on any lease from here on.
     pub(super) fn begin_registration(&self) {
-        self.inner.lock().state = State::default();
+        let inner = &mut *self.inner.lock();
+        inner.state = State::default();
+        inner.own.all_names_lost();
     }
 
-    /// This client is registered with a leader. Its grants up to a number are void.
-    pub(super) fn registered(&self, asked: Instant, term: LeaderTerm, released_below: u64) {
+    /// This client is registered with a leader. Its grants up to a number are void, but for the write leases that
+    /// it keeps.
+    pub(super) fn registered(
+        &self,
+        asked: Instant,
+        term: LeaderTerm,
+        released_below: u64,
+        kept: &HashMap<Ino, u64>,
+    ) {
         let (term, contact) = (Some(term), Some(asked));
-        self.inner.lock().state = State { term, contact, released_below, ..State::default() };
+        let mut state = State { term, contact, released_below, ..State::default() };
+        for (ino, grant) in kept {
+            state.kept.lease(&Subject::Inode(*ino), None, *grant, asked);
+            state.kept.begin_use(*ino);
+        }
+        self.inner.lock().state = state;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::kept::UNUSED_MAX;
     use super::*;
     use rain_namespace::query::Answer;
     use rain_namespace::record::{Attr, FileKind, Time};
@@ -443,7 +465,7 @@ mod tests {
         }
 
         fn mode_of(&self, grant: &Grant, ino: u64) -> Option<Mode> {
-            self.take(grant, Ino(ino)).map(|(mode, _)| mode)
+            self.take(grant, Ino(ino))
         }
 
         fn size_of(&self, ino: u64) -> Option<u64> {
@@ -460,7 +482,7 @@ mod tests {
         let asked = Instant::now();
         leases.take_in(&grant(5, &[]), READ, 7);
         assert!(!leases.is_leased(7), "this client is not registered");
-        leases.registered(asked, term(3, 1), 4);
+        leases.registered(asked, term(3, 1), 4, &HashMap::new());
         leases.take_in(&grant(4, &[]), READ, 7);
         assert!(!leases.is_leased(7), "granted before the registration");
         leases.take_in(&grant(5, &[8]), READ, 8);
@@ -477,9 +499,9 @@ mod tests {
         assert_eq!(leases.mode_of(&write, 7), Some(Mode::Write));
         leases.begin_release(&[Wanted { subject: Subject::Inode(Ino(7)), up_to: 10, keep_read: true }]);
         assert_eq!(leases.mode_of(&write, 7), Some(Mode::Read), "the data is wanted, though it has not come");
-        leases.registered(asked, term(4, 2), 0);
+        leases.registered(asked, term(4, 2), 0, &HashMap::new());
         assert!(!leases.is_leased(7) && leases.mode_of(&new, 7).is_none(), "another leader");
-        leases.registered(asked - CONTACT_MAX, term(3, 1), 0);
+        leases.registered(asked - CONTACT_MAX, term(3, 1), 0, &HashMap::new());
         leases.take_in(&grant(10, &[]), READ, 7);
         assert!(!leases.is_leased(7) && !leases.are_valid(), "no contact for too long");
         assert_eq!(leases.size_of(7), None, "nothing is answered then");
@@ -493,7 +515,7 @@ mod tests {
     #[test]
     fn what_is_kept_answers_until_it_is_changed() {
         let leases = Leases::default();
-        leases.registered(Instant::now(), term(3, 1), 0);
+        leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
         leases.take_in(&grant(1, &[]), READ, 7);
         assert_eq!(leases.size_of(7), Some(1));
         // A question from before an own change, and the change.
@@ -528,7 +550,7 @@ mod tests {
     #[test]
     fn a_name_is_kept_with_its_inode_or_with_its_absence() {
         let leases = Leases::default();
-        leases.registered(Instant::now(), term(3, 1), 0);
+        leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
         let lookup = |name: &[u8]| Query::Lookup { parent: Ino(1), name: name.to_vec() };
         let there = Ok(Answer::Attr(attr(7, 1)));
         leases.granted(&leases.ask(), Some(&grant(1, &[])), READ, &lookup(b"a"), &there);
@@ -547,24 +569,47 @@ mod tests {
     #[test]
     fn the_lease_of_a_closed_file_serves_the_next_open_and_is_given_back_if_none_comes() {
         let leases = Leases::default();
-        leases.registered(Instant::now(), term(3, 1), 0);
-        let opened = leases.take_in(&grant(1, &[]), OPEN, 7);
-        assert_eq!(leases.take(&opened, Ino(7)), Some((Mode::Read, None)), "until it is given up");
-        leases.unused(Ino(7), 1);
+        leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
+        let open = || leases.answer(&Query::Open { ino: Ino(7) }, OPEN).map(|(_, grant)| grant);
+        leases.take_in(&grant(1, &[]), READ, 7);
+        assert!(open().is_none(), "a lease that ends by time is none for an open file");
+        let opened = leases.take_in(&grant(2, &[]), OPEN, 7);
+        assert_eq!(leases.take(&opened, Ino(7)), Some(Mode::Read));
+        leases.unused(Ino(7));
         assert_eq!(leases.take_unused(), vec![]);
-        let (_, again) = leases.answer(&Query::Open { ino: Ino(7) }, OPEN).expect("kept");
-        assert_eq!(leases.take(&again, Ino(7)), Some((Mode::Read, None)));
-        let old = leases.inner.lock().state.unused.clone();
-        assert_eq!(old.len(), 1, "the first close is still noted");
-        leases.inner.lock().state.unused[0].0 -= 2 * READ_FOR;
-        assert_eq!(leases.take_unused(), vec![], "but the file is open");
-        leases.unused(Ino(7), 1);
-        for ino in 100..100 + UNUSED_MAX as u64 {
-            let grant = leases.take_in(&grant(ino, &[]), OPEN, ino);
-            leases.take(&grant, Ino(ino));
-            leases.unused(Ino(ino), grant.number);
-        }
-        assert_eq!(leases.take_unused(), vec![(Ino(7), 1)], "the oldest goes when there are too many");
-        assert!(!leases.is_leased(7) && leases.is_leased(100));
+        let again = open().expect("kept");
+        assert_eq!(leases.take(&again, Ino(7)), Some(Mode::Read));
+        let fill = |from: u64| {
+            for ino in from..from + UNUSED_MAX as u64 + 1 {
+                let grant = leases.take_in(&grant(ino, &[]), OPEN, ino);
+                leases.take(&grant, Ino(ino));
+                leases.unused(Ino(ino));
+            }
+            leases.take_unused()
+        };
+        assert!(fill(100).iter().all(|(ino, _)| *ino != Ino(7)), "the file is open");
+        leases.unused(Ino(7));
+        // Attributes that came since, under a lease that ends by time, change nothing.
+        leases.take_in(&grant(99_999, &[]), READ, 7);
+        assert!(fill(100_000).contains(&(Ino(7), 2)), "the oldest go when there are too many");
+        assert!(!leases.is_leased(7) && open().is_none());
+        leases.not_given_back(term(3, 1), vec![(Ino(7), 2)]);
+        assert_eq!(leases.take_unused(), vec![(Ino(7), 2)]);
+    }
+
+    #[test]
+    fn what_was_known_under_an_ended_lease_is_not_known_under_the_next() {
+        let leases = Leases::default();
+        leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
+        let short = v1::LeaseGrant { read_ms: 20, ..grant(1, &[]) };
+        leases.take_in(&short, READ, 7);
+        assert_eq!(leases.size_of(7), Some(1));
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(leases.size_of(7), None);
+        let xattr = Query::GetXattr { ino: Ino(7), name: b"user.x".to_vec() };
+        let absent = Err(rain_namespace::error::NsError::NoAttribute);
+        leases.granted(&leases.ask(), Some(&grant(2, &[])), READ, &xattr, &absent);
+        assert!(leases.answer(&xattr, READ).is_some());
+        assert_eq!(leases.size_of(7), None, "another client may have changed it in between");
     }
 }

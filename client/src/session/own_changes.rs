@@ -11,9 +11,10 @@
 
 use rain_namespace::lease::Subject;
 use rain_types::SessionId;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-/// Changes without an outcome that are remembered one by one. With more, nothing is kept until all are certain.
+/// Changes without an outcome that are remembered one by one. With more, nothing is answered from memory until
+/// all are certain.
 const UNCERTAIN_MAX: usize = 4096;
 
 /// What commands that were sent together may touch.
@@ -48,7 +49,18 @@ pub(super) struct OwnChanges {
     order: VecDeque<(u64, Subject)>,
     /// When the last change of `any_inode` ended without its inode being known.
     any_inode_ended: u64,
+    /// Names that changes under way touch, and that another client may have given another inode meanwhile.
+    lost_names: HashSet<Subject>,
     uncertain: VecDeque<Uncertain>,
+    /// Of changes without an outcome that are not remembered one by one: the newest.
+    too_many: Option<(SessionId, u64)>,
+}
+
+/// What is certain from now on, and to be forgotten.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Certain {
+    pub(super) touched: Touched,
+    pub(super) everything: bool,
 }
 
 impl OwnChanges {
@@ -87,20 +99,38 @@ impl OwnChanges {
         self.any_inode += u32::from(touched.any_inode);
     }
 
+    /// The lease on a name is given up: another client may give it another inode before a change that is under way
+    /// applies.
+    pub(super) fn name_lost(&mut self, name: &Subject) {
+        if self.under_way.contains_key(name) {
+            self.lost_names.insert(name.clone());
+        }
+    }
+
+    /// As [`OwnChanges::name_lost`], for all names.
+    pub(super) fn all_names_lost(&mut self) {
+        let names = self.under_way.keys().filter(|subject| matches!(subject, Subject::Name(..)));
+        self.lost_names.extend(names.cloned());
+    }
+
     /// Ends changes that were begun with the same arguments. `more`: what they have touched besides; none: that is
-    /// not known.
-    pub(super) fn end(&mut self, touched: &Touched, more: Option<&[Subject]>) {
+    /// not known. Returns whether they may have touched any inode.
+    pub(super) fn end(&mut self, touched: &Touched, more: Option<&[Subject]>) -> bool {
+        let mut any_inode = touched.any_inode;
         for subject in &touched.subjects {
+            any_inode |= self.lost_names.contains(subject);
             if let Some(count) = self.under_way.get_mut(subject) {
                 *count -= 1;
                 if *count == 0 {
                     self.under_way.remove(subject);
+                    self.lost_names.remove(subject);
                 }
             }
         }
+        any_inode &= more.is_none();
         self.any_inode -= u32::from(touched.any_inode);
         let now = self.tick();
-        if more.is_none() && touched.any_inode {
+        if any_inode {
             self.any_inode_ended = now;
         }
         if !self.asking.is_empty() {
@@ -109,32 +139,45 @@ impl OwnChanges {
                 self.order.push_back((now, subject.clone()));
             }
         }
+        any_inode
     }
 
     /// Notes that changes will get no outcome: they may apply at any time. `seq`: the highest number of their
     /// requests.
     pub(super) fn leave_uncertain(&mut self, session: SessionId, seq: u64, touched: Touched) {
         self.uncertain.push_back(Uncertain { session, seq, touched });
+        if self.uncertain.len() > UNCERTAIN_MAX {
+            for one in std::mem::take(&mut self.uncertain) {
+                self.too_many = self.too_many.max(Some((one.session, one.seq)));
+                self.end(&one.touched, None);
+            }
+        }
     }
 
     /// The leader has answered a command of a session. All of the session's requests below `done_below`, and all
     /// of earlier sessions, apply no more. Returns what was uncertain until here.
-    pub(super) fn certain_below(&mut self, session: SessionId, done_below: u64) -> Vec<Touched> {
-        let (certain, left): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.uncertain)
-            .into_iter()
-            .partition(|one| one.session < session || one.session == session && one.seq < done_below);
+    pub(super) fn certain_below(&mut self, session: SessionId, done_below: u64) -> Certain {
+        let is_certain = |of: SessionId, seq: u64| of < session || of == session && seq < done_below;
+        let (ended, left): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.uncertain).into_iter().partition(|one| is_certain(one.session, one.seq));
         self.uncertain = left;
-        for one in &certain {
-            self.end(&one.touched, None);
+        let mut certain = Certain::default();
+        for one in ended {
+            certain.touched.any_inode |= self.end(&one.touched, None);
+            certain.touched.subjects.extend(one.touched.subjects);
         }
-        certain.into_iter().map(|one| one.touched).collect()
+        if self.too_many.is_some_and(|(of, seq)| is_certain(of, seq)) {
+            self.too_many = None;
+            certain.everything = true;
+        }
+        certain
     }
 
     /// Whether what is kept of a subject is still right.
     pub(super) fn may_answer(&self, subject: &Subject) -> bool {
         let is_inode = matches!(subject, Subject::Inode(_));
-        self.uncertain.len() <= UNCERTAIN_MAX
-            && !(is_inode && self.any_inode > 0)
+        self.too_many.is_none()
+            && !(is_inode && (self.any_inode > 0 || !self.lost_names.is_empty()))
             && !self.under_way.contains_key(subject)
     }
 
@@ -242,9 +285,9 @@ mod tests {
                         let done_below = wanted.min().unwrap_or(next);
                         next += 1;
                         sent.retain(|sent| sent.seq >= done_below || !sent.given_up);
-                        for touched in own.certain_below(SESSION, done_below) {
-                            kept.retain(|ino, _| !touched.any_inode && !touched.subjects.contains(&inode(*ino)));
-                        }
+                        let Certain { touched, everything } = own.certain_below(SESSION, done_below);
+                        prop_assert!(!everything);
+                        kept.retain(|ino, _| !touched.any_inode && !touched.subjects.contains(&inode(*ino)));
                     }
                     _ => {}
                 }
@@ -258,5 +301,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn very_many_changes_without_an_outcome_take_little_memory() {
+        let mut own = OwnChanges::default();
+        let subject = Subject::Inode(Ino(1));
+        for seq in 1..=2 * UNCERTAIN_MAX as u64 {
+            let touched = Touched { subjects: vec![Subject::Inode(Ino(seq))], any_inode: true };
+            own.begin(&touched);
+            own.leave_uncertain(SESSION, seq, touched);
+        }
+        assert!(own.uncertain.len() <= UNCERTAIN_MAX && own.under_way.len() <= UNCERTAIN_MAX);
+        assert!(!own.may_answer(&subject));
+        assert_eq!(own.certain_below(SESSION, 5), Certain::default());
+        assert!(own.certain_below(SESSION, 2 * UNCERTAIN_MAX as u64 + 1).everything);
+        assert!(own.may_answer(&subject));
+    }
+
+    #[test]
+    fn a_change_of_a_name_that_came_to_mean_another_inode_may_touch_any() {
+        let mut own = OwnChanges::default();
+        let (name, known, other) =
+            (Subject::Name(Ino(1), b"a".to_vec()), Subject::Inode(Ino(2)), Subject::Inode(Ino(3)));
+        let touched = Touched { subjects: vec![name.clone(), known.clone()], any_inode: false };
+        own.begin(&touched);
+        assert!(own.may_answer(&other) && !own.may_answer(&known));
+        own.name_lost(&name);
+        assert!(!own.may_answer(&other));
+        own.leave_uncertain(SESSION, 1, touched);
+        let certain = own.certain_below(SESSION, 2);
+        assert!(certain.touched.any_inode && own.may_answer(&other));
     }
 }

@@ -16,7 +16,9 @@ struct Held {
     mode: Mode,
     /// The number of the last grant.
     grant: u64,
-    /// When the lease ends by itself; `MAX`: not.
+    /// Of a lease that does not end by time: the number of its last grant.
+    for_good: Option<u64>,
+    /// When the lease ends by itself, if it is not for good.
     until: Duration,
     wanted: Option<Demand>,
 }
@@ -35,7 +37,7 @@ impl Held {
             Mode::Read => READ_OVERDUE,
             Mode::Write => WRITE_OVERDUE,
         };
-        now < self.until
+        (self.for_good.is_some() || now < self.until)
             && sessions.get(&self.session).is_some_and(|heard| now < *heard + SILENCE)
             && self.wanted.as_ref().is_none_or(|demand| now < demand.since + overdue)
     }
@@ -144,7 +146,7 @@ impl LeaseTable {
             let others = self.inodes.get(ino).is_some_and(|held| !held.is_empty());
             if (was_unheard || wrote.contains(ino)) && !others {
                 let subject = Subject::Inode(*ino);
-                kept.push((*ino, self.grant(session, &subject, Mode::Write, Duration::MAX)));
+                kept.push((*ino, self.grant(session, &subject, Mode::Write, None)));
             }
         }
         kept
@@ -167,11 +169,11 @@ impl LeaseTable {
         if now >= self.unheard_until {
             self.unheard.clear();
         }
+        let later = self.endings.split_off(&now.as_secs());
+        let ended = std::mem::replace(&mut self.endings, later);
         if any_gone {
             self.drop_ended(now);
         } else {
-            let later = self.endings.split_off(&now.as_secs());
-            let ended = std::mem::replace(&mut self.endings, later);
             ended.values().flatten().for_each(|subject| self.drop_ended_on(subject, now));
         }
         let Self { inodes, names, wanted, .. } = self;
@@ -191,19 +193,7 @@ impl LeaseTable {
         held.retain(|lease| lease.is_live(sessions, now));
         *leases -= before - held.len();
         if held.is_empty() {
-            match subject {
-                Subject::Inode(ino) => {
-                    inodes.remove(ino);
-                }
-                Subject::Name(parent, name) => {
-                    if let Some(of_parent) = names.get_mut(parent) {
-                        of_parent.remove(name);
-                        if of_parent.is_empty() {
-                            names.remove(parent);
-                        }
-                    }
-                }
-            }
+            self.remove_subject(subject);
         }
     }
 
@@ -277,6 +267,9 @@ impl LeaseTable {
                 clear = false;
             }
         }
+        if held.is_empty() {
+            self.remove_subject(subject);
+        }
         clear
     }
 
@@ -326,18 +319,7 @@ impl LeaseTable {
         {
             return 0;
         }
-        let until = lasts.map_or(Duration::MAX, |lasts| now + lasts);
-        self.grant(session, subject, Mode::Read, until)
-    }
-
-    /// Takes a read lease back whose grant the session will not be told.
-    pub fn cancel(&mut self, session: SessionId, subject: &Subject, grant: u64) {
-        let Self { inodes, names, leases, .. } = self;
-        if let Some(held) = holders_mut(inodes, names, subject) {
-            let before = held.len();
-            held.retain(|lease| lease.session != session || lease.grant != grant);
-            *leases -= before - held.len();
-        }
+        self.grant(session, subject, Mode::Read, lasts.map(|lasts| now + lasts))
     }
 
     /// A session begins to wait for a write lease. Until the wait ends, other sessions get no read lease, and
@@ -378,10 +360,11 @@ impl LeaseTable {
         if !clear || self.is_changed_by_others(session, &subject) {
             return 0;
         }
-        self.grant(session, &subject, Mode::Write, Duration::MAX)
+        self.grant(session, &subject, Mode::Write, None)
     }
 
-    fn grant(&mut self, session: SessionId, subject: &Subject, mode: Mode, until: Duration) -> u64 {
+    /// Grants a lease that ends at `until`; none: that ends when it is given up.
+    fn grant(&mut self, session: SessionId, subject: &Subject, mode: Mode, until: Option<Duration>) -> u64 {
         self.grants += 1;
         let grant = self.grants;
         let held = match subject {
@@ -394,21 +377,25 @@ impl LeaseTable {
                 names.get_mut(name).expect("just inserted")
             }
         };
-        let mut ends_at = (until != Duration::MAX).then_some(until.as_secs());
-        match held.iter_mut().find(|lease| lease.session == session) {
+        let for_good = until.is_none().then_some(grant);
+        let until = until.unwrap_or_default();
+        let is_later = match held.iter_mut().find(|lease| lease.session == session) {
             Some(lease) => {
-                ends_at = ends_at.filter(|ends_at| *ends_at > lease.until.as_secs());
                 lease.mode = lease.mode.max(mode);
-                lease.until = lease.until.max(until);
+                lease.for_good = for_good.or(lease.for_good);
                 lease.grant = grant;
+                let is_later = until.as_secs() > lease.until.as_secs();
+                lease.until = lease.until.max(until);
+                is_later
             }
             None => {
-                held.push(Held { session, mode, grant, until, wanted: None });
+                held.push(Held { session, mode, grant, for_good, until, wanted: None });
                 self.leases += 1;
+                for_good.is_none()
             }
-        }
-        if let Some(ends_at) = ends_at {
-            self.endings.entry(ends_at).or_default().push(subject.clone());
+        };
+        if is_later {
+            self.endings.entry(until.as_secs()).or_default().push(subject.clone());
         }
         grant
     }
@@ -500,6 +487,12 @@ impl LeaseTable {
         let Some(at) = held.iter().position(|lease| lease.session == session) else { return };
         let lease = &mut held[at];
         if lease.grant > up_to {
+            if lease.for_good.is_some_and(|for_good| for_good <= up_to) && !keep_read {
+                // Only what came later, and ends by time, is left.
+                (lease.for_good, lease.mode) = (None, Mode::Read);
+                let ends_at = lease.until.as_secs();
+                self.endings.entry(ends_at).or_default().push(subject.clone());
+            }
             return;
         }
         if keep_read {
@@ -512,9 +505,29 @@ impl LeaseTable {
         } else {
             held.swap_remove(at);
             *leases -= 1;
+            if held.is_empty() {
+                self.remove_subject(subject);
+            }
         }
         if let Some(subjects) = self.wanted.get_mut(&session) {
             subjects.remove(subject);
+        }
+    }
+
+    /// Removes the place of a subject without leases.
+    fn remove_subject(&mut self, subject: &Subject) {
+        match subject {
+            Subject::Inode(ino) => {
+                self.inodes.remove(ino);
+            }
+            Subject::Name(parent, name) => {
+                if let Some(of_parent) = self.names.get_mut(parent) {
+                    of_parent.remove(name);
+                    if of_parent.is_empty() {
+                        self.names.remove(parent);
+                    }
+                }
+            }
         }
     }
 }
