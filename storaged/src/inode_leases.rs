@@ -340,6 +340,9 @@ impl InodeLeases {
                 }
             }
             Ok(_) => {}
+            // The log has not taken it.
+            Err(ProposeError::NoSpace { .. } | ProposeError::TooLarge { .. } | ProposeError::Busy { .. }) => {
+            }
             Err(_) => change.end_when_certain(metadata.clone()),
         }
         applied
@@ -458,18 +461,16 @@ struct Change {
 }
 
 impl Change {
-    /// Ends a change whose outcome is unknown when it has applied or never will: when everything that is in the
-    /// log by now is applied, or the term is over.
+    /// Ends a change whose outcome is unknown when it has applied or never will: when a later command, which changes
+    /// nothing, has gone the same way, or the term is over.
     fn end_when_certain(self, metadata: Arc<MetadataService>) {
         tokio::spawn(async move {
-            let logged = metadata.stats().log_last;
-            let mut applied = metadata.subscribe();
             while metadata.leads_in() == Some(self.term) {
-                let reached = applied.wait_for(|applied| *applied >= logged);
-                if let Ok(reached) = tokio::time::timeout(SWEEP_EVERY, reached).await {
-                    drop(reached);
+                let nothing = Request::internal(Command::Seal { inos: Vec::new() });
+                if metadata.propose(nothing).await.is_ok() {
                     break;
                 }
+                tokio::time::sleep(TICK).await;
             }
             drop(self);
         });

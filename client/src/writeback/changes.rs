@@ -310,14 +310,15 @@ impl Writeback {
         if unknown > ASKED_SINGLY_MAX {
             // Inodes that are older than the delegation are in the leader's listing, under whatever name.
             if let Answer::Directory { entries, .. } = self.session.query(&query).await? {
-                attrs.extend(entries.into_iter().map(|entry| (entry.attr.ino, entry.attr)));
+                let known = entries.into_iter().map(|entry| (entry.attr.ino, entry.attr));
+                attrs.extend(known.filter(|(ino, _)| !self.knows_newer(*ino, answered)));
             }
         }
         let mut entries = Vec::with_capacity(listed.len());
         for Listed { name, ino, attr } in listed {
             let attr = match attr.or_else(|| attrs.get(&ino).cloned()) {
                 Some(attr) => attr,
-                None => match self.session.query(&Query::GetAttr { ino }).await {
+                None => match self.ask(&Query::GetAttr { ino }).await {
                     Ok(Answer::Attr(attr)) => attr,
                     // The inode was removed since the names were listed.
                     Ok(_) | Err(Error::Refused(NsError::NotFound)) => continue,
