@@ -8,6 +8,7 @@
 //! - [`needs`]: requirements of a test on the machine. Where one is not met, the test is reported as ignored,
 //!   with the reason in its name.
 //! - [`cases`]: the scripts of `tests/cases`, programs from outside that must end well.
+//! - [`outside`]: programs from outside on two mounts, while parts of a cluster fail.
 //! - [`data`]: test data computed from a seed, so that a file can be checked without a copy of it.
 //! - [`source`]: the files of this repository, for the tests of its order.
 
@@ -16,5 +17,6 @@ pub mod data;
 pub mod failover;
 pub mod history;
 pub mod needs;
+pub mod outside;
 pub mod real;
 pub mod source;

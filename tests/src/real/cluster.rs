@@ -286,6 +286,20 @@ impl TestCluster {
         }
     }
 
+    /// Waits until a running node leads the metadata service. Returns its id.
+    pub fn wait_led(&self, within: Duration) -> anyhow::Result<u32> {
+        let begun = Instant::now();
+        loop {
+            let leader = self.leader();
+            // For a moment the followers still name the leader that was killed.
+            if let Some(leader) = leader.as_ref().ok().filter(|leader| self.pid(**leader).is_some()) {
+                return Ok(*leader);
+            }
+            ensure!(begun.elapsed() < within, "no running node leads after {within:?}: {leader:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Stops a node with SIGTERM, and waits for its end. Fails after 10 s.
     pub fn stop(&mut self, node: u32) -> anyhow::Result<()> {
         let mut child = self.children[node as usize - 1].take().context("the node does not run")?;
