@@ -108,6 +108,55 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Run pjdfstest, fsx, one file by turns through two mounts, and the filesystem stressors of stress-ng, on a
+    /// fresh cluster of six nodes. Takes root.
+    ///
+    /// pjdfstest (which takes Debian's libacl1-dev) and fsx are installed from crates.io into target/tools when
+    /// they are missing there.
+    Posix {
+        /// Number of nodes that are killed before the suites run, the leader first.
+        #[arg(long, default_value_t = 0)]
+        nodes_down: u32,
+        /// Number of seeds of fsx, and of the file by turns.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// Operations of fsx for each seed.
+        #[arg(long, default_value_t = 100_000)]
+        ops: u64,
+        /// Calls on the file by turns for each seed.
+        #[arg(long, default_value_t = 3000)]
+        calls: u64,
+        /// Minutes of stress-ng.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Run only rows whose name contains one of these texts.
+        #[arg(long, value_name = "TEXT,TEXT")]
+        only: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run programs that people use on two mounts, while nodes are killed one after the other: PostgreSQL,
+    /// SQLite, git, rsync, qemu-img, make, deliveries of mail, servers, and the cases of tests/cases.
+    ///
+    /// A program that is not installed is a row that says so.
+    Programs {
+        /// Seconds of each program's work, where it can be chosen.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// Number of times that PostgreSQL's initdb runs.
+        #[arg(long, default_value_t = 5)]
+        initdbs: u32,
+        /// Kill no nodes.
+        #[arg(long)]
+        calm: bool,
+        /// Run only rows whose name contains one of these texts.
+        #[arg(long, value_name = "TEXT,TEXT")]
+        only: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure the processor time of mirroring 10,000 shared items over the ring, beside the figure of
     /// Raincore's paper.
     BenchRing {
@@ -208,6 +257,21 @@ fn main() -> anyhow::Result<()> {
                 ["--rounds", &rounds].into_iter().chain(only).chain(json.then_some("--json")),
             )
         }
+        Task::Posix { nodes_down, seeds, ops, calls, minutes, only, json } => {
+            let numbers = [
+                ("--nodes-down", nodes_down.into()),
+                ("--seeds", seeds),
+                ("--ops", ops),
+                ("--calls", calls),
+                ("--minutes", minutes),
+            ];
+            run_with_rain("posix", options(&numbers, only, json).iter().map(String::as_str))
+        }
+        Task::Programs { seconds, initdbs, calm, only, json } => {
+            let args = options(&[("--seconds", seconds), ("--initdbs", initdbs.into())], only, json);
+            let args = args.iter().map(String::as_str).chain(calm.then_some("--calm"));
+            run_with_rain("programs", args)
+        }
         Task::BenchRing { seconds, json } => {
             let mut command = cargo();
             command.args(["run", "--release", "--locked", "-p", "rain-benches", "--bin", "ring", "--"]);
@@ -221,6 +285,15 @@ fn main() -> anyhow::Result<()> {
             bench_fs(&args)
         }
     }
+}
+
+/// The arguments of a program: numbers by their options, the rows, the form.
+fn options(numbers: &[(&str, u64)], only: Option<String>, json: bool) -> Vec<String> {
+    let mut args: Vec<String> =
+        numbers.iter().flat_map(|(option, number)| [(*option).to_owned(), number.to_string()]).collect();
+    args.extend(only.into_iter().flat_map(|only| ["--only".to_owned(), only]));
+    args.extend(json.then(|| "--json".to_owned()));
+    args
 }
 
 /// Builds `rain`, and runs a program of the tests with it. Fails when either does.

@@ -215,15 +215,22 @@ impl Probes {
     }
 }
 
-/// Writes a file, reads it, renames it and removes it.
+/// Writes a file, reads it, renames it and removes it. The error names the call.
 fn probe(folder: &Path) -> io::Result<()> {
+    let call = |name: &'static str| {
+        move |error: io::Error| match error.raw_os_error() {
+            // The caller looks for this one.
+            Some(code) if code == rustix::io::Errno::NOTCONN.raw_os_error() => error,
+            _ => io::Error::other(format!("{name}: {error}")),
+        }
+    };
     let (made, renamed) = (folder.join("made"), folder.join("renamed"));
     let bytes = vec![7; 6000];
-    std::fs::write(&made, &bytes)?;
-    std::fs::File::open(&made)?.sync_all()?;
-    std::fs::rename(&made, &renamed)?;
-    if std::fs::read(&renamed)? != bytes {
+    std::fs::write(&made, &bytes).map_err(call("creating and writing"))?;
+    std::fs::File::open(&made).map_err(call("open"))?.sync_all().map_err(call("fsync"))?;
+    std::fs::rename(&made, &renamed).map_err(call("rename"))?;
+    if std::fs::read(&renamed).map_err(call("reading"))? != bytes {
         return Err(io::Error::other("other bytes than were written"));
     }
-    std::fs::remove_file(&renamed)
+    std::fs::remove_file(&renamed).map_err(call("unlink"))
 }

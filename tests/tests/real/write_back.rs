@@ -12,11 +12,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("another_mount_sees_at_once_what_this_one_has_told_its_programs", &[Need::Mount], seen_at_once),
     ("two_mounts_that_work_in_one_directory_lose_nothing", &[Need::Mount], one_directory),
+    (
+        "what_a_mount_has_done_in_its_directory_it_sees_where_others_work_around_it",
+        &[Need::Mount],
+        among_others,
+    ),
     ("what_fsync_said_of_names_survives_the_death_of_everything", &[Need::Mount], all_killed),
     ("a_dead_or_sleeping_mount_holds_nobody_up_for_long", &[Need::Mount], away),
     ("a_mount_with_sync_has_everything_durable_when_a_call_returns", &[Need::Mount], synchronous),
@@ -54,6 +61,54 @@ fn delegated(mount: &TestMount, name: &str) -> anyhow::Result<std::path::PathBuf
         fs::remove_file(dir.join(format!("warm{at}")))?;
     }
     Ok(dir)
+}
+
+/// A mount is delegated directories of its own, and asks the leader about the names above them, because another
+/// mount works there.
+fn among_others() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(small())?;
+    let (one, two) = (TestMount::new(&cluster, "one")?, TestMount::new(&cluster, "two")?);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let other = scope.spawn(|| -> anyhow::Result<()> {
+            let name = two.path().join("other");
+            while !stop.load(Relaxed) {
+                fs::write(&name, b"")?;
+                fs::remove_file(&name)?;
+            }
+            Ok(())
+        });
+        let run = || -> anyhow::Result<()> {
+            for round in 0..40 {
+                let dir = one.path().join(format!("mine-{round}"));
+                fs::create_dir(&dir)?;
+                for count in 1..=8 {
+                    fs::write(dir.join(format!("f{count}")), b"")?;
+                    let size = fs::metadata(&dir)?.len();
+                    ensure!(size == count, "round {round}: {size} names, after {count} were made");
+                }
+                let below = dir.join("below");
+                fs::create_dir(&below)?;
+                let open = File::open(&below)?;
+                fs::remove_dir(&below)?;
+                let links = open.metadata()?.nlink();
+                ensure!(links == 0, "round {round}: {links} links of a removed directory");
+                fs::create_dir(&below)?;
+                fs::create_dir(dir.join("moved"))?;
+                let open = File::open(&below)?;
+                fs::rename(dir.join("moved"), &below)?;
+                let links = open.metadata()?.nlink();
+                ensure!(links == 0, "round {round}: {links} links of a directory that was renamed over");
+            }
+            Ok(())
+        };
+        let ran = run();
+        stop.store(true, Relaxed);
+        other.join().expect("the other mount's program")?;
+        ran
+    })?;
+    one.unmount()?;
+    two.unmount()
 }
 
 fn seen_at_once() -> anyhow::Result<()> {
