@@ -89,6 +89,8 @@ impl FileState {
                     return Ok(Admitted(self));
                 }
             }
+            // The leader knows no file whose making is still queued here.
+            files.writeback.wait_until_known(self.ino()).await?;
             let (attr, grant) = files.session.write_lease(self.ino()).await?;
             self.opened_again(attr);
             self.take_lease(files, &grant);

@@ -361,6 +361,15 @@ impl Writeback {
         self.queue.state().lost.take().map_or(Ok(()), Err)
     }
 
+    /// Waits until the leader has applied every change of an inode that was acknowledged before the call.
+    pub(crate) async fn wait_until_known(&self, ino: Ino) -> Result<(), Error> {
+        let due = self.queue.state().due(&[ino]);
+        match due {
+            Some(due) => self.wait_until_answered(due, Instant::now()).await,
+            None => Ok(()),
+        }
+    }
+
     /// Waits until the queue is answered up to a position.
     pub(super) async fn wait_until_answered(&self, position: u64, begun: Instant) -> Result<(), Error> {
         let mut changed = self.queue.subscribe();
