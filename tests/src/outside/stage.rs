@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -164,16 +164,18 @@ struct Met {
 struct Probes {
     stop: Arc<AtomicBool>,
     probes: Vec<(PathBuf, Arc<Mutex<Met>>)>,
-    _threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Probes {
     fn start(mounts: &[PathBuf]) -> anyhow::Result<Probes> {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut probes, mut threads) = (Vec::new(), Vec::new());
-        for (number, mount) in mounts.iter().enumerate() {
-            let folder = mount.join(format!("probe-{number}"));
-            std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        for mount in mounts {
+            // A probe that hung may still be at work in an earlier folder.
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let folder = mount.join(format!("probe-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+            std::fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
             let met = Arc::new(Mutex::new(Met::default()));
             probes.push((mount.clone(), met.clone()));
             let stopped = stop.clone();
@@ -196,12 +198,16 @@ impl Probes {
                 }
             }));
         }
-        Ok(Probes { stop, probes, _threads: threads })
+        Ok(Probes { stop, probes, threads })
     }
 
-    /// A probe that hangs is left behind: its thread ends with its mount.
+    /// Waits for the probes' last operations. A probe that hangs is left behind: its thread ends with its mount.
     fn end(self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        while !self.threads.iter().all(JoinHandle::is_finished) && begun.elapsed() < HANG {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         for (mount, met) in &self.probes {
             let met = met.lock();
             let worst = met.since.map_or(met.worst, |since| met.worst.max(since.elapsed()));
