@@ -188,7 +188,7 @@ impl Probes {
                     met.worst = met.worst.max(took);
                     // A killed mount is the test's own doing.
                     if let Err(error) = result
-                        && error.raw_os_error() != Some(rustix::io::Errno::NOTCONN.raw_os_error())
+                        && !is_of_dead_mount(&error)
                         && folder.exists()
                     {
                         met.error.get_or_insert_with(|| error.to_string());
@@ -221,13 +221,19 @@ impl Probes {
     }
 }
 
+/// Whether an error says that the process of the mount has ended.
+fn is_of_dead_mount(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let codes = [Errno::NOTCONN, Errno::CONNABORTED].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
 /// Writes a file, reads it, renames it and removes it. The error names the call.
 fn probe(folder: &Path) -> io::Result<()> {
     let call = |name: &'static str| {
-        move |error: io::Error| match error.raw_os_error() {
-            // The caller looks for this one.
-            Some(code) if code == rustix::io::Errno::NOTCONN.raw_os_error() => error,
-            _ => io::Error::other(format!("{name}: {error}")),
+        move |error: io::Error| match is_of_dead_mount(&error) {
+            true => error,
+            false => io::Error::other(format!("{name}: {error}")),
         }
     };
     let (made, renamed) = (folder.join("made"), folder.join("renamed"));
