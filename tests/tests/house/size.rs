@@ -2,11 +2,12 @@
 
 use rain_tests::source::Files;
 
-/// Whether a Rust file is code, and not a test, a bench or an example. The libraries of the tests are code.
+/// Whether a Rust file is code of this project, and not a test, a bench or an example. The libraries of the
+/// tests are code.
 pub(crate) fn is_code(path: &str) -> bool {
     let path =
         ["tests/sim/src/", "tests/src/"].iter().find_map(|code| path.strip_prefix(code)).unwrap_or(path);
-    !path.split('/').any(|folder| ["tests", "benches", "examples"].contains(&folder))
+    !path.split('/').any(|folder| ["tests", "benches", "examples", "third-party"].contains(&folder))
 }
 
 /// All files with more lines than `most`.
@@ -45,8 +46,13 @@ mod tests {
             assert!(is_code(code), "{code}");
         }
         for test in
-            ["client/tests/a.rs", "tests/tests/real/main.rs", "tests/sim/tests/a.rs", "benches/src/a.rs"]
-        {
+            [
+            "client/tests/a.rs",
+            "tests/tests/real/main.rs",
+            "tests/sim/tests/a.rs",
+            "benches/src/a.rs",
+            "third-party/x/src/a.rs",
+        ] {
             assert!(!is_code(test), "{test}");
         }
     }
