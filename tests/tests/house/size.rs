@@ -45,8 +45,7 @@ mod tests {
         {
             assert!(is_code(code), "{code}");
         }
-        for test in
-            [
+        for test in [
             "client/tests/a.rs",
             "tests/tests/real/main.rs",
             "tests/sim/tests/a.rs",

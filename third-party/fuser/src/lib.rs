@@ -71,6 +71,8 @@ pub use crate::reply::ReplyLseek;
 pub use crate::reply::ReplyOpen;
 pub use crate::reply::ReplyPoll;
 pub use crate::reply::ReplyStatfs;
+#[cfg(target_os = "linux")]
+pub use crate::reply::ReplyStatx;
 pub use crate::reply::ReplyWrite;
 pub use crate::reply::ReplyXattr;
 pub use crate::request_param::Request;
@@ -778,6 +780,8 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Set an extended attribute.
+    /// `setxattr_flags` are extra flags, such as [`consts::FUSE_SETXATTR_ACL_KILL_SGID`]; they are
+    /// 0 unless [`InitFlags::FUSE_SETXATTR_EXT`] was negotiated.
     fn setxattr(
         &self,
         _req: &Request,
@@ -786,11 +790,12 @@ pub trait Filesystem: Send + Sync + 'static {
         _value: &[u8],
         flags: i32,
         position: u32,
+        setxattr_flags: u32,
         reply: ReplyEmpty,
     ) {
         warn!(
             "[Not Implemented] setxattr(ino: {ino:#x?}, name: {name:?}, \
-            flags: {flags:#x?}, position: {position})"
+            flags: {flags:#x?}, position: {position}, setxattr_flags: {setxattr_flags:#x?})"
         );
         reply.error(Errno::ENOSYS);
     }
@@ -852,6 +857,40 @@ pub trait Filesystem: Send + Sync + 'static {
             "[Not Implemented] create(parent: {parent:#x?}, name: {name:?}, mode: {mode}, \
             umask: {umask:#x?}, flags: {flags:#x?})"
         );
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Create and open a file without a name (`O_TMPFILE`).
+    /// The file has no links until `link()` gives it a name.
+    fn tmpfile(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        warn!(
+            "[Not Implemented] tmpfile(parent: {parent:#x?}, mode: {mode}, umask: {umask:#x?}, \
+            flags: {flags:#x?})"
+        );
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Get extended file attributes, with the birth time.
+    /// `flags` are the `AT_STATX_*` flags and `mask` the `STATX_*` fields of `statx()`. If this is
+    /// not implemented, the kernel uses `getattr()` instead.
+    #[cfg(target_os = "linux")]
+    fn statx(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: Option<FileHandle>,
+        _flags: u32,
+        _mask: u32,
+        reply: ReplyStatx,
+    ) {
         reply.error(Errno::ENOSYS);
     }
 

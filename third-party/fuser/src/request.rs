@@ -40,14 +40,19 @@ pub(crate) struct RequestWithSender<'a> {
 
 impl<'a> RequestWithSender<'a> {
     /// Create a new request from the given data
-    pub(crate) fn new(ch: ChannelSender, data: &'a [u8]) -> Option<RequestWithSender<'a>> {
-        let request = match ll::AnyRequest::try_from(data) {
+    pub(crate) fn new(
+        ch: ChannelSender,
+        data: &'a [u8],
+        setxattr_ext: bool,
+    ) -> Option<RequestWithSender<'a>> {
+        let mut request = match ll::AnyRequest::try_from(data) {
             Ok(request) => request,
             Err(err) => {
                 error!("{err}");
                 return None;
             }
         };
+        request.setxattr_ext = setxattr_ext;
 
         Some(Self { ch, request })
     }
@@ -338,6 +343,7 @@ impl<'a> RequestWithSender<'a> {
                     x.value(),
                     x.flags(),
                     x.position(),
+                    x.setxattr_flags(),
                     self.reply(),
                 );
             }
@@ -519,6 +525,31 @@ impl<'a> RequestWithSender<'a> {
                     x.flags(),
                     self.reply(),
                 );
+            }
+            ll::Operation::Tmpfile(x) => {
+                filesystem.tmpfile(
+                    self.request_header(),
+                    self.request.nodeid(),
+                    x.mode(),
+                    x.umask(),
+                    x.flags(),
+                    self.reply(),
+                );
+            }
+            #[cfg(target_os = "linux")]
+            ll::Operation::Statx(x) => {
+                filesystem.statx(
+                    self.request_header(),
+                    self.request.nodeid(),
+                    x.file_handle(),
+                    x.flags(),
+                    x.mask(),
+                    self.reply(),
+                );
+            }
+            #[cfg(not(target_os = "linux"))]
+            ll::Operation::Statx(_) => {
+                return Err(Errno::ENOSYS);
             }
             #[cfg(target_os = "macos")]
             ll::Operation::SetVolName(x) => {

@@ -120,6 +120,50 @@ impl ResponseStruct<abi::fuse_attr_out> {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl ResponseStruct<abi::fuse_statx_out> {
+    pub(crate) fn new_statx(ttl: &Duration, attr: &crate::FileAttr) -> Self {
+        let sx_time = |time| {
+            let (tv_sec, tv_nsec) = time_from_system_time(time);
+            abi::fuse_sx_time {
+                tv_sec,
+                tv_nsec,
+                reserved: 0,
+            }
+        };
+        ResponseStruct(abi::fuse_statx_out {
+            attr_valid: ttl.as_secs(),
+            attr_valid_nsec: ttl.subsec_nanos(),
+            flags: 0,
+            spare: [0; 2],
+            stat: abi::fuse_statx {
+                mask: libc::STATX_BASIC_STATS | libc::STATX_BTIME,
+                blksize: attr.blksize,
+                attributes: 0,
+                nlink: attr.nlink,
+                uid: attr.uid,
+                gid: attr.gid,
+                mode: mode_from_kind_and_perm(attr.kind, attr.perm) as u16,
+                spare0: 0,
+                ino: attr.ino.0,
+                size: attr.size,
+                blocks: attr.blocks,
+                attributes_mask: 0,
+                atime: sx_time(&attr.atime),
+                btime: sx_time(&attr.crtime),
+                ctime: sx_time(&attr.ctime),
+                mtime: sx_time(&attr.mtime),
+                // The kernel's encoding of device numbers in 32 bits, as in `fuse_attr`.
+                rdev_major: (attr.rdev & 0xfff00) >> 8,
+                rdev_minor: (attr.rdev & 0xff) | ((attr.rdev >> 12) & 0xfff00),
+                dev_major: 0,
+                dev_minor: 0,
+                spare2: [0; 14],
+            },
+        })
+    }
+}
+
 #[cfg(target_os = "macos")]
 impl ResponseStruct<abi::fuse_getxtimes_out> {
     pub(crate) fn new_xtimes(bkuptime: SystemTime, crtime: SystemTime) -> Self {
