@@ -13,7 +13,7 @@ use crate::placement::Placement;
 use crate::rpc::direct;
 use crate::session::Session;
 use crate::writeback::{UnstoredFiles, Writeback};
-use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, XattrMode};
+use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, Whiteout, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::lease::Subject;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
@@ -28,8 +28,10 @@ use std::time::{Duration, Instant};
 pub struct NewInode {
     /// Its kind.
     pub kind: FileKind,
-    /// Permission bits, with the umask applied.
+    /// Permission bits.
     pub mode: u16,
+    /// Permission bits to take away, unless the directory has a default ACL. Default: none.
+    pub umask: u16,
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -45,7 +47,7 @@ pub struct NewInode {
 impl NewInode {
     /// A file, directory, pipe or socket.
     pub fn new(kind: FileKind, mode: u16, uid: u32, gid: u32) -> NewInode {
-        NewInode { kind, mode, uid, gid, rdev: 0, target: Vec::new(), or_existing: false }
+        NewInode { kind, mode, umask: 0, uid, gid, rdev: 0, target: Vec::new(), or_existing: false }
     }
 }
 
@@ -189,11 +191,11 @@ impl Volume {
 
     /// Makes an inode under a name.
     pub async fn make(&self, parent: Ino, name: &[u8], new: NewInode) -> Result<Attr, Error> {
-        let NewInode { kind, mode, uid, gid, rdev, target, or_existing } = new;
-        let name = name.to_vec();
-        let ino = None;
-        self.attr_from(Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino })
-            .await
+        let NewInode { kind, mode, umask, uid, gid, rdev, target, or_existing } = new;
+        let (name, ino) = (name.to_vec(), None);
+        let command =
+            Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino };
+        self.attr_from(command).await
     }
 
     /// Makes a file and opens it. With `or_existing` it opens the file of that name, if there is one.
@@ -207,6 +209,29 @@ impl Volume {
         let made = !new.or_existing;
         let question = self.files.question();
         let attr = self.make(parent, name, new).await?;
+        self.open_made(attr, made, question).await
+    }
+
+    /// Makes a file without a name and opens it (O_TMPFILE). It inherits from the directory and is in the
+    /// directory's volume. [`Volume::link`] may give it a name; else its last close frees it.
+    pub async fn create_unnamed(
+        self: &Arc<Self>,
+        dir: Ino,
+        new: NewInode,
+    ) -> Result<(Attr, Arc<OpenFile>), Error> {
+        let _opening = self.session.openings().begin();
+        let NewInode { mode, umask, uid, gid, .. } = new;
+        let question = self.files.question();
+        let attr = self.attr_from(Command::MakeUnnamed { dir, mode, umask, uid, gid }).await?;
+        self.open_made(attr, true, question).await
+    }
+
+    async fn open_made(
+        self: &Arc<Self>,
+        attr: Attr,
+        made: bool,
+        question: Question<'_>,
+    ) -> Result<(Attr, Arc<OpenFile>), Error> {
         match self.files.open(attr.clone(), made, &question) {
             Some(file) => Ok((attr, file)),
             None => {
@@ -217,9 +242,18 @@ impl Volume {
         }
     }
 
-    /// Gives a file one more name.
+    /// Gives a file one more name. What was written to a file without a name is stored before the file gets its
+    /// first one: a crash leaves no name, or a name with the data.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Error> {
-        self.attr_from(Command::Link { ino, parent, name: name.to_vec() }).await
+        let unnamed = self.files.hold_unnamed(ino);
+        if let Some(file) = &unnamed {
+            file.store().await?;
+        }
+        let attr = self.attr_from(Command::Link { ino, parent, name: name.to_vec() }).await?;
+        if let Some(file) = &unnamed {
+            file.named(attr.nlink);
+        }
+        Ok(attr)
     }
 
     /// Removes a name. A file that is open, on this client or another, lives on until it is closed.
@@ -244,13 +278,24 @@ impl Volume {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), Error> {
+        self.rename_leaving(None, (parent, name), (new_parent, new_name), mode).await
+    }
+
+    /// Moves a name, and leaves a whiteout under the old one if it is given.
+    pub async fn rename_leaving(
+        &self,
+        whiteout: Option<Whiteout>,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<(), Error> {
         let replacing = self.writeback.unpublished_over((parent, name), (new_parent, new_name));
         if let Some(file) = replacing.and_then(|ino| self.files.get(ino)) {
             // So a crash at any moment leaves the name with the old contents or the new contents.
             file.flush(&self.files).await?;
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        let command = Command::Rename { parent, name, new_parent, new_name, mode };
+        let command = Command::Rename { parent, name, new_parent, new_name, mode, whiteout };
         let Outcome::Renamed { other, last_name_gone, .. } = self.writeback.change(command).await? else {
             return Err(Error::unexpected("a moved inode"));
         };
@@ -316,9 +361,17 @@ impl Volume {
         }
     }
 
-    /// Sets an extended attribute.
-    pub async fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), Error> {
-        let command = Command::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), mode };
+    /// Sets an extended attribute. `clear_set_gid`: with an access ACL, also clear the set-group-id bit.
+    pub async fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        clear_set_gid: bool,
+    ) -> Result<(), Error> {
+        let (name, value) = (name.to_vec(), value.to_vec());
+        let command = Command::SetXattr { ino, name, value, mode, clear_set_gid };
         self.writeback.change(command).await.map(|_| ())
     }
 

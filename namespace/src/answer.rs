@@ -9,7 +9,8 @@ use crate::kv::KvRead;
 use crate::lock::LockRecord;
 use crate::query::{Answer, Answered, BlockEntry, DirectoryEntry, Query, Totals};
 use crate::record::{
-    Attr, BlockRecord, DelegationRecord, FileKind, GarbageRecord, NodeRecord, SessionRecord, VolumeRecord,
+    Attr, BlockRecord, DelegationRecord, FileKind, GarbageRecord, NodeRecord, SessionRecord, UnlinkedRecord,
+    VolumeRecord,
 };
 use crate::wire;
 use rain_types::{BlockId, GroupId, Ino, SessionId, VolumeId};
@@ -79,7 +80,7 @@ pub fn answer(kv: &dyn KvRead, query: &Query) -> Answered {
             Answer::Blocks(ids.iter().filter_map(|id| block(kv, *id)).collect())
         }
         Query::Open { ino } => match read(kv, &key::unlinked(*ino)) {
-            Some(true) => return Err(NsError::Stale),
+            Some(UnlinkedRecord { sealed: true, .. }) => return Err(NsError::Stale),
             _ => Answer::Attr(attr(kv, *ino)?),
         },
         Query::UnlinkedFiles { after, limit } => {
@@ -292,8 +293,8 @@ fn unlinked_files(kv: &dyn KvRead, after: Option<Ino>, limit: usize) -> Vec<(Ino
     let from = after.map_or_else(|| b"O".to_vec(), |ino| key::unlinked(Ino(ino.0.saturating_add(1))));
     let mut found = Vec::new();
     kv.scan(&from, &key::after_prefix(b"O"), &mut |key, value| {
-        let sealed = wire::decode(value).expect("a record of the namespace is readable");
-        found.extend(key::last_number(key).map(|ino| (Ino(ino), sealed)));
+        let unlinked: UnlinkedRecord = wire::decode(value).expect("a record of the namespace is readable");
+        found.extend(key::last_number(key).map(|ino| (Ino(ino), unlinked.sealed)));
         if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     found

@@ -7,6 +7,7 @@
 
 mod records;
 
+use crate::acl;
 use crate::apply::{counters, margin};
 use crate::key;
 use crate::kv::KvRead;
@@ -130,6 +131,8 @@ fn check_inodes(kv: &dyn KvRead, found: &mut Found) {
     for (ino, attr) in found.inodes.clone() {
         let names = found.names.get(&ino).copied().unwrap_or(0);
         let about = |what: &str| format!("{what} of inode {ino}");
+        let acls = [acl::ACCESS, acl::DEFAULT].map(|name| kv.get(&key::xattr(ino, name)).is_some());
+        found.expect(|| about("ACLs"), [attr.acl, attr.default_acl], acls);
         if attr.kind == FileKind::Directory {
             let is_root = attr.parent == ino;
             found.expect(|| about("names"), u64::from(!is_root), names);

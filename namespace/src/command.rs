@@ -112,8 +112,10 @@ pub enum Command {
         name: Name,
         /// Kind of the inode.
         kind: FileKind,
-        /// Permission bits; the caller has applied the umask. A set-gid parent passes its group on.
+        /// Permission bits. A set-gid parent passes its group on, and a parent with a default ACL the ACL.
         mode: u16,
+        /// Permission bits to take away; ignored where the parent has a default ACL.
+        umask: u16,
         /// Owner.
         uid: u32,
         /// Group.
@@ -163,6 +165,8 @@ pub enum Command {
         new_name: Name,
         /// Treatment of an existing new name.
         mode: RenameMode,
+        /// Leave a whiteout under the old name (RENAME_WHITEOUT); not together with `Exchange`.
+        whiteout: Option<Whiteout>,
     },
     /// Changes attributes. A new size cuts the file (extents are trimmed) or extends it by a hole. Outcome:
     /// `Attr`.
@@ -172,7 +176,8 @@ pub enum Command {
         /// Attributes to change.
         change: AttrChange,
     },
-    /// Sets an extended attribute. Outcome: `Done`.
+    /// Sets an extended attribute. An ACL ([`crate::acl`]) is checked, and an access ACL changes the mode.
+    /// Outcome: `Done`.
     SetXattr {
         /// Inode.
         ino: Ino,
@@ -182,6 +187,8 @@ pub enum Command {
         value: Vec<u8>,
         /// Whether the attribute must or must not exist.
         mode: XattrMode,
+        /// With an access ACL: clear the set-group-id bit.
+        clear_set_gid: bool,
     },
     /// Removes an extended attribute. Outcome: `Done`.
     RemoveXattr {
@@ -324,9 +331,41 @@ pub enum Command {
         /// Blocks, at most 4096.
         blocks: Vec<MovedBlock>,
     },
+    /// Creates a file without a name (O_TMPFILE), which `Link` may give its first name. Until then it is an
+    /// unlinked file: `Free` ends it. Outcome: `Attr`.
+    MakeUnnamed {
+        /// Directory in whose volume the file is, and from which it inherits as from a parent.
+        dir: Ino,
+        /// Permission bits.
+        mode: u16,
+        /// Permission bits to take away; ignored where the directory has a default ACL.
+        umask: u16,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
 }
 
 impl Command {
+    /// Returns the place of a new inode's number; `None` when the command makes no inode under a name.
+    pub fn new_ino(&mut self) -> Option<&mut Option<Ino>> {
+        match self {
+            Command::Make { ino, .. } => Some(ino),
+            Command::Rename { whiteout: Some(whiteout), .. } => Some(&mut whiteout.ino),
+            _ => None,
+        }
+    }
+
+    /// Returns the reserved number of the inode that the command makes.
+    pub fn reserved_ino(&self) -> Option<Ino> {
+        match self {
+            Command::Make { ino, .. } => *ino,
+            Command::Rename { whiteout, .. } => whiteout.as_ref()?.ino,
+            _ => None,
+        }
+    }
+
     /// Returns whether the command can end a client's wait: for a lock, for a directory, or for a recall.
     pub fn may_grant(&self) -> bool {
         matches!(
@@ -352,6 +391,18 @@ pub enum RenameMode {
     NoReplace,
     /// Swap the two names (RENAME_EXCHANGE).
     Exchange,
+}
+
+/// The character device 0:0 without permissions that a rename leaves under the old name. Union filesystems
+/// hide a name of a lower layer by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whiteout {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Inode number, reserved and not used before; `None`: the next number.
+    pub ino: Option<Ino>,
 }
 
 /// Whether `SetXattr` may create or replace an attribute.

@@ -25,6 +25,7 @@
 //! Left out: sending, waiting, and the decision when to ask for a delegation; the client's write-back does
 //! these.
 
+use crate::acl;
 use crate::apply::apply;
 use crate::command::{Applied, Command, Name, Outcome, RenameMode, Request};
 use crate::key;
@@ -85,6 +86,12 @@ pub struct DelegationSet {
     closed_groups: BTreeSet<GroupId>,
 }
 
+/// Returns the extended attributes that are a directory's ACLs, by its attributes.
+pub fn acls_of(dir: &Attr) -> impl Iterator<Item = Name> {
+    let acls = [(dir.acl, acl::ACCESS), (dir.default_acl, acl::DEFAULT)];
+    acls.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_vec())
+}
+
 fn read<T: DeserializeOwned>(kv: &MemoryKv, key: &[u8]) -> Option<T> {
     kv.get(key).map(|bytes| wire::decode(&bytes).expect("a record of the namespace is readable"))
 }
@@ -96,6 +103,7 @@ fn placeholder(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
     let nlink = 2;
     let (mode, uid, gid, size, stored_bytes, rdev, version, extents) = Default::default();
     let (atime, mtime, ctime, crtime, parent) = (time, time, time, time, ino);
+    let (acl, default_acl) = (false, false);
     Attr {
         ino,
         volume,
@@ -114,6 +122,8 @@ fn placeholder(ino: Ino, kind: FileKind, volume: VolumeId) -> Attr {
         version,
         parent,
         extents,
+        acl,
+        default_acl,
     }
 }
 
@@ -169,12 +179,14 @@ impl DelegationSet {
         if self.delegated.contains(&ino) { Some(ino) } else { self.unpublished.get(&ino).copied() }
     }
 
-    /// Adds a directory that was delegated, with its current attributes and names.
+    /// Adds a directory that was delegated, with its current attributes, names and ACLs ([`acls_of`]): new inodes
+    /// inherit from it, and a change of its mode changes its ACL.
     pub fn add_directory(
         &mut self,
         volume: &VolumeRecord,
         dir: &Attr,
         names: impl IntoIterator<Item = (Vec<u8>, Ino, FileKind)>,
+        acls: impl IntoIterator<Item = (Name, Vec<u8>)>,
     ) {
         self.keep_volume(volume);
         // Commands carry reserved inode numbers, so every number below the counter must pass.
@@ -182,6 +194,9 @@ impl DelegationSet {
         self.put(&key::inode(dir.ino), dir);
         for (name, ino, kind) in names {
             self.put(&key::entry(dir.ino, &name), &(ino, kind));
+        }
+        for (name, acl) in acls {
+            self.kv.put(&key::xattr(dir.ino, &name), &acl);
         }
         self.delegated.insert(dir.ino);
     }
@@ -225,7 +240,7 @@ impl DelegationSet {
                     (false, None) => Decision::Remote,
                 }
             }
-            Command::Rename { parent, name, new_parent, new_name, mode } => {
+            Command::Rename { parent, name, new_parent, new_name, mode, .. } => {
                 self.decide_rename((*parent, name), (*new_parent, new_name), *mode)
             }
             Command::SetAttr { ino, .. } => here_if(self.is_fully_known(*ino)),
@@ -281,7 +296,7 @@ impl DelegationSet {
     /// for these.
     pub fn affected_inodes(command: &Command) -> Vec<Ino> {
         match command {
-            Command::Make { parent, .. } => vec![*parent],
+            Command::Make { parent, .. } | Command::MakeUnnamed { dir: parent, .. } => vec![*parent],
             Command::Unlink { parent, .. } | Command::RemoveDirectory { parent, .. } => vec![*parent],
             Command::Link { ino, parent, .. } => vec![*ino, *parent],
             Command::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
@@ -334,21 +349,21 @@ impl DelegationSet {
         for ino in placeholders {
             self.kv.delete(&key::inode(ino));
         }
-        match (&applied, command) {
-            (Ok(Outcome::Attr(attr)), Command::Make { parent, .. }) => {
-                if let Some(ancestor) = self.delegated_ancestor(*parent)
-                    && self.attr(attr.ino).is_some()
-                {
-                    self.unpublished.entry(attr.ino).or_insert(ancestor);
-                }
-            }
-            (Ok(Outcome::Removed { ino, .. } | Outcome::Renamed { other: Some(ino), .. }), _)
-                if self.attr(*ino).is_none() =>
-            {
-                self.unpublished.remove(ino);
-                self.delegated.remove(ino);
-            }
-            _ => {}
+        let made = match (&applied, command) {
+            (Ok(Outcome::Attr(attr)), Command::Make { parent, .. }) => Some((attr.ino, *parent)),
+            (Ok(_), Command::Rename { parent, .. }) => command.reserved_ino().map(|ino| (ino, *parent)),
+            _ => None,
+        };
+        if let Some((ino, parent)) = made.filter(|(ino, _)| self.attr(*ino).is_some())
+            && let Some(ancestor) = self.delegated_ancestor(parent)
+        {
+            self.unpublished.entry(ino).or_insert(ancestor);
+        }
+        if let Ok(Outcome::Removed { ino, .. } | Outcome::Renamed { other: Some(ino), .. }) = &applied
+            && self.attr(*ino).is_none()
+        {
+            self.unpublished.remove(ino);
+            self.delegated.remove(ino);
         }
         debug_assert!(moved.is_none_or(|moved| self.is_fully_known(moved) == self.attr(moved).is_some()));
         for letter in [b"G", b"S"] {

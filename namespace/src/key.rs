@@ -65,7 +65,7 @@ pub fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
     key(b'X', &[&ino.0.to_be_bytes(), name])
 }
 
-/// Table O: a file without a name, which may still be open. Value: whether it is sealed.
+/// Table O: a file without a name, which may still be open. Value: `UnlinkedRecord`.
 pub fn unlinked(ino: Ino) -> Vec<u8> {
     key(b'O', &[&ino.0.to_be_bytes()])
 }

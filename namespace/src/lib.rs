@@ -14,6 +14,7 @@
 //!
 //! Left out: clocks, randomness, tasks, sockets, disks, the ring and Raft.
 
+pub mod acl;
 mod answer;
 mod apply;
 pub mod check;

@@ -69,6 +69,19 @@ pub struct Attr {
     pub parent: Ino,
     /// Number of extents. A file with 0 extents and `size > 0` is inline or a hole.
     pub extents: u64,
+    /// The inode has an access ACL ([`crate::acl`]), which says more than its mode.
+    pub acl: bool,
+    /// The directory has a default ACL.
+    pub default_acl: bool,
+}
+
+/// A file without a name, which sessions may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlinkedRecord {
+    /// Sessions that have not opened the file yet cannot open it.
+    pub sealed: bool,
+    /// The file was made without a name (O_TMPFILE), and may get one.
+    pub never_named: bool,
 }
 
 /// A range of a file that lies in a block. Ranges without an extent read as the inline data, and past it as

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version byte in front of every value. A reader refuses other versions.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Encodes a value.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {

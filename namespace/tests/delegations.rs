@@ -49,6 +49,7 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
             new_parent: root,
             new_name: b"f".to_vec(),
             mode: RenameMode::Replace,
+            whiteout: None,
         },
         Command::Rename {
             parent: root,
@@ -56,10 +57,17 @@ fn a_delegated_directory_is_its_holders_alone_until_it_is_given_back() {
             new_parent: root,
             new_name: b"e".to_vec(),
             mode: RenameMode::Replace,
+            whiteout: None,
         },
         Command::RemoveDirectory { parent: root, name: b"d".to_vec() },
         Command::SetAttr { ino: dir, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
-        Command::SetXattr { ino: dir, name: b"user.x".to_vec(), value: Vec::new(), mode: XattrMode::Any },
+        Command::SetXattr {
+            ino: dir,
+            name: b"user.x".to_vec(),
+            value: Vec::new(),
+            mode: XattrMode::Any,
+            clear_set_gid: false,
+        },
         Command::Delegate { dir },
     ];
     for (at, command) in commands.into_iter().enumerate() {
@@ -136,9 +144,9 @@ fn a_reserved_number_is_used_once_and_only_if_it_was_reserved() {
     let root = world.root;
     let first = reserve(&mut world, 3);
     let with = |name: &str, number: u64| match make(root, name, FileKind::File) {
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, .. } => {
+        Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, .. } => {
             let ino = Some(Ino(number));
-            Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino }
+            Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino }
         }
         other => panic!("{other:?}"),
     };

@@ -71,6 +71,8 @@ fn attr() -> Attr {
         version: 7,
         parent: Ino(8),
         extents: 9,
+        acl: true,
+        default_acl: true,
     }
 }
 
@@ -131,6 +133,7 @@ fn records(lines: &mut Lines) {
     let wanted = SessionLock { session: SessionId(300), lock: LOCK };
     let locks = LockRecord { held: vec![wanted], waiting: vec![Waiting { ticket: 300, wanted }] };
     lines.value("record", locks);
+    lines.value("record", UnlinkedRecord { sealed: true, never_named: false });
     lines.value("record", DelegationRecord { session: SessionId(300), recalled: true });
     lines.value("record.entry", (INO, Directory));
     lines.value("record.counts", (10u64, 20u64));
@@ -164,8 +167,10 @@ fn commands() -> Vec<Command> {
         new_parent: Ino(2),
         new_name: b"new".to_vec(),
         mode,
+        whiteout: None,
     };
-    let xattr = |mode| Command::SetXattr { ino: INO, name: name(), value: vec![1, 2], mode };
+    let xattr =
+        |mode| Command::SetXattr { ino: INO, name: name(), value: vec![1, 2], mode, clear_set_gid: true };
     vec![
         Command::RegisterNode {
             id: NodeId(300),
@@ -186,6 +191,7 @@ fn commands() -> Vec<Command> {
             name: name(),
             kind: FileKind::Symlink,
             mode: 0o777,
+            umask: 0o22,
             uid: 1,
             gid: 2,
             rdev: 3,
@@ -199,6 +205,14 @@ fn commands() -> Vec<Command> {
         rename(RenameMode::Replace),
         rename(RenameMode::NoReplace),
         rename(RenameMode::Exchange),
+        Command::Rename {
+            parent: INO,
+            name: name(),
+            new_parent: Ino(2),
+            new_name: b"new".to_vec(),
+            mode: RenameMode::Replace,
+            whiteout: Some(Whiteout { uid: 1, gid: 2, ino: Some(INO) }),
+        },
         Command::SetAttr { ino: INO, change },
         Command::SetAttr { ino: INO, change: AttrChange::default() },
         xattr(XattrMode::Any),
@@ -232,6 +246,7 @@ fn commands() -> Vec<Command> {
         Command::SetDraining { id: NodeId(300), draining: true },
         Command::Regroup { volume: VolumeId(3) },
         Command::MoveBlocks { blocks: vec![MovedBlock { id: BLOCK, from: GroupId(4), to: GroupId(300) }] },
+        Command::MakeUnnamed { dir: INO, mode: 0o600, umask: 0o22, uid: 1, gid: 2 },
     ]
 }
 

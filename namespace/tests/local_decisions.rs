@@ -7,13 +7,14 @@
 //! has applied all commands.
 
 use proptest::prelude::*;
+use rain_namespace::acl::{ACCESS, DEFAULT};
 use rain_namespace::apply;
 use rain_namespace::check::check;
 use rain_namespace::command::{
     Applied, AttrChange, Command, InlinePiece, NewBlock, NewExtent, NodeSpec, Outcome, RenameMode, Request,
-    TimeChange, XattrMode,
+    TimeChange, Whiteout, XattrMode,
 };
-use rain_namespace::delegation::{Decision, DelegationSet, LocalAnswer};
+use rain_namespace::delegation::{Decision, DelegationSet, LocalAnswer, acls_of};
 use rain_namespace::error::NsError;
 use rain_namespace::kv::MemoryKv;
 use rain_namespace::query::{Answer, Answered, Query, answer};
@@ -50,6 +51,26 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1u8..6).prop_map(Step::Send),
         3 => dice().prop_map(Step::Theirs),
     ]
+}
+
+/// An ACL with a named user, or one that is a mode only.
+fn acl(permissions: u8, die: u8) -> Vec<u8> {
+    let digit = |shift: u8| u16::from(permissions >> shift & 7);
+    let named = [(0x02, digit(1), 7), (0x10, digit(2), u32::MAX)];
+    let mut entries =
+        vec![(0x01, digit(0), u32::MAX), (0x04, digit(3), u32::MAX), (0x20, digit(5), u32::MAX)];
+    if die & 4 == 0 {
+        entries.extend(named);
+        entries.sort_unstable();
+    }
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        let (tag, permissions, id): (u16, u16, u32) = (tag, permissions, id);
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(permissions.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
 }
 
 struct Waiting {
@@ -172,7 +193,12 @@ impl World {
             panic!("a directory that was just delegated")
         };
         let names = entries.into_iter().map(|entry| (entry.name, entry.attr.ino, entry.attr.kind));
-        self.delegations.add_directory(&self.volume, &attr, names);
+        let acls = acls_of(&attr).map(|name| {
+            let query = Query::GetXattr { ino: dir, name: name.clone() };
+            let Ok(Answer::Bytes(acl)) = answer(&self.leader, &query) else { panic!("it has this ACL") };
+            (name, acl)
+        });
+        self.delegations.add_directory(&self.volume, &attr, names, acls);
     }
 
     /// Returns the leader's state after all pending commands.
@@ -193,19 +219,34 @@ impl World {
     fn command(&mut self, who: usize, (what, a, b, c, d): Dice) -> Command {
         let name = |die: u8| vec![b'a' + die % 4];
         let (parent, other) = (self.some(who, a), self.some(who, b));
-        match what % 20 {
+        let ino = |world: &mut World| {
+            (who == 0 && d & 64 == 0).then(|| {
+                world.next_ino += 1;
+                Ino(world.next_ino - 1)
+            })
+        };
+        match what % 24 {
             0..=5 => {
                 let kind = [FileKind::File, FileKind::Directory, FileKind::File, FileKind::Symlink]
                     [usize::from(d % 4)];
                 let target = if kind == FileKind::Symlink { b"to".to_vec() } else { Vec::new() };
                 let or_existing = d & 16 != 0;
                 let mode = if d & 32 != 0 { 0o2755 } else { 0o644 };
-                let (uid, gid, rdev) = (1, u32::from(c), 0);
-                let ino = (who == 0 && d & 64 == 0).then(|| {
-                    self.next_ino += 1;
-                    Ino(self.next_ino - 1)
-                });
-                Command::Make { parent, name: name(c), kind, mode, uid, gid, rdev, target, or_existing, ino }
+                let (umask, uid, gid, rdev) = (0o27, 1, u32::from(c), 0);
+                let ino = ino(self);
+                Command::Make {
+                    parent,
+                    name: name(c),
+                    kind,
+                    mode,
+                    umask,
+                    uid,
+                    gid,
+                    rdev,
+                    target,
+                    or_existing,
+                    ino,
+                }
             }
             6 | 7 => Command::Unlink { parent, name: name(c) },
             8 | 9 => Command::RemoveDirectory { parent, name: name(c) },
@@ -216,7 +257,14 @@ impl World {
                     _ => RenameMode::Replace,
                 };
                 let new_parent = if d & 16 != 0 { parent } else { other };
-                Command::Rename { parent, name: name(c), new_parent, new_name: name(d / 32), mode }
+                Command::Rename {
+                    parent,
+                    name: name(c),
+                    new_parent,
+                    new_name: name(d / 32),
+                    mode,
+                    whiteout: None,
+                }
             }
             14 => Command::Link { ino: other, parent, name: name(c) },
             15 => {
@@ -228,7 +276,31 @@ impl World {
                 }
                 Command::SetAttr { ino: parent, change }
             }
-            16 => Command::SetXattr { ino: parent, name: name(c), value: vec![d], mode: XattrMode::Any },
+            16 => Command::SetXattr {
+                ino: parent,
+                name: name(c),
+                value: vec![d],
+                mode: XattrMode::Any,
+                clear_set_gid: false,
+            },
+            19 => {
+                let mode = if d & 1 == 0 { RenameMode::Replace } else { RenameMode::NoReplace };
+                let new_parent = if d & 16 != 0 { parent } else { other };
+                let whiteout = Some(Whiteout { uid: 1, gid: c.into(), ino: ino(self) });
+                Command::Rename { parent, name: name(c), new_parent, new_name: name(d / 32), mode, whiteout }
+            }
+            20 => Command::MakeUnnamed { dir: parent, mode: 0o666, umask: c.into(), uid: 1, gid: 2 },
+            21 => Command::SetXattr {
+                ino: parent,
+                name: if d & 1 == 0 { ACCESS.to_vec() } else { DEFAULT.to_vec() },
+                value: acl(c, d),
+                mode: XattrMode::Any,
+                clear_set_gid: d & 2 != 0,
+            },
+            22 => {
+                let name = if d & 1 == 0 { ACCESS.to_vec() } else { DEFAULT.to_vec() };
+                Command::RemoveXattr { ino: parent, name }
+            }
             17 => Command::RemoveXattr { ino: parent, name: name(c) },
             18 => {
                 let inline = vec![InlinePiece { offset: c.into(), data: vec![d; 3] }];
@@ -249,8 +321,8 @@ impl World {
 
     fn directory(&self, parent: Ino, die: u8) -> Command {
         let (name, kind, target) = (vec![b'a' + die], FileKind::Directory, Vec::new());
-        let (mode, uid, gid, rdev, or_existing, ino) = (0o755, 1, 1, 0, false, None);
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino }
+        let (mode, umask, uid, gid, rdev, or_existing, ino) = (0o755, 0, 1, 1, 0, false, None);
+        Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino }
     }
 
     fn ours(&mut self, command: Command) {
@@ -261,7 +333,7 @@ impl World {
             match self.delegations.decide(&command) {
                 Decision::Return(dirs) => dirs.into_iter().for_each(|dir| self.give_back(dir)),
                 plan @ (Decision::Local | Decision::Confirm) => {
-                    if matches!(command, Command::Make { ino: None, .. }) {
+                    if matches!(command.clone().new_ino(), Some(None)) {
                         return;
                     }
                     let mut named = self.delegations.named_inodes(&command);
@@ -350,7 +422,7 @@ impl World {
     fn ask(&mut self, (what, a, b, ..): Dice) {
         let ino = self.some(0, a);
         let name = vec![b'a' + b % 4];
-        let query = match what % 7 {
+        let query = match what % 8 {
             0 | 1 => Query::Lookup { parent: ino, name },
             2 => Query::GetAttr { ino },
             3 => Query::Layout { ino, from: u64::from(b), limit: 3 },
@@ -360,6 +432,7 @@ impl World {
                 limit: 1 + u32::from(b % 3),
             },
             5 => Query::ListXattr { ino },
+            6 => Query::GetXattr { ino, name: if b & 1 == 0 { ACCESS.to_vec() } else { DEFAULT.to_vec() } },
             _ => Query::GetXattr { ino, name },
         };
         let ahead = self.ahead();

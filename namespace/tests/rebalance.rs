@@ -187,14 +187,14 @@ fn a_node_stays_where_there_are_too_few_others_and_until_it_leaves_after_all() {
 fn who_holds_a_directory_asks_where_blocks_are_that_may_have_moved() {
     let mut world = World::new();
     let mut delegations = DelegationSet::default();
-    delegations.add_directory(&world.volume_record(), &world.attr(world.root), []);
+    delegations.add_directory(&world.volume_record(), &world.attr(world.root), [], []);
     let ino = Some(Ino(77));
-    let Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, .. } =
+    let Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, .. } =
         make(world.root, "f", FileKind::File)
     else {
         unreachable!()
     };
-    let make = Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino };
+    let make = Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino };
     let file = Ino(77);
     delegations.apply_locally(Time { secs: 1, nanos: 0 }, &make).expect("made here");
     let id = BlockId { session: world.session, seq: 1 };

@@ -34,8 +34,8 @@ fn names_that_are_none_are_refused() {
 fn a_symlink_target_has_1_to_4095_bytes() {
     let mut world = World::new();
     let with = |name: &str, kind, target: Vec<u8>| match make(world.root, name, kind) {
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, or_existing, .. } => {
-            Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino: None }
+        Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, or_existing, .. } => {
+            Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino: None }
         }
         _ => unreachable!(),
     };
@@ -436,6 +436,7 @@ fn extended_attributes_follow_their_modes_and_limits() {
         name: name.into(),
         value: vec![1; len],
         mode,
+        clear_set_gid: false,
     };
     let remove = |name: &str| Command::RemoveXattr { ino, name: name.into() };
     assert_eq!(world.run(set("user.a", 1, XattrMode::Replace)), Err(NsError::NoAttribute));

@@ -43,6 +43,7 @@ fn make(parent: Ino, name: String, id: Option<RequestId>) -> Request {
         name: name.into_bytes(),
         kind: FileKind::File,
         mode: 0o644,
+        umask: 0,
         uid: 1,
         gid: 1,
         rdev: 0,

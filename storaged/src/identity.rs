@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const FILE: &str = "identity.toml";
 
 /// Format of everything in the folder. A change that an older version would misread raises it.
-const FORMAT: u32 = 8;
+const FORMAT: u32 = 9;
 
 /// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

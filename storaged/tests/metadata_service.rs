@@ -324,6 +324,7 @@ fn some_request(root: Ino, dice: &mut Dice) -> Request {
             new_parent: root,
             new_name: name(dice),
             mode: rain_namespace::command::RenameMode::Replace,
+            whiteout: None,
         },
         _ => return make(root, &String::from_utf8(name(dice)).unwrap()),
     };

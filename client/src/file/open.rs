@@ -43,7 +43,29 @@ impl FileTable {
     }
 }
 
+impl FileTable {
+    /// Holds a file open that has no name and is open here, so that what was written is kept while the file gets
+    /// a name.
+    pub(crate) fn hold_unnamed(self: &Arc<Self>, ino: Ino) -> Option<Arc<OpenFile>> {
+        let table = self.table();
+        let file = table.state(ino).filter(|file| file.is_open_unnamed())?.clone();
+        file.count_open();
+        drop(table);
+        Some(Arc::new(OpenFile { files: self.clone(), file, read_end: AtomicU64::new(0) }))
+    }
+}
+
 impl OpenFile {
+    /// Stores and commits what was written to a file.
+    pub(crate) async fn store(&self) -> Result<(), Error> {
+        self.file.flush(&self.files).await
+    }
+
+    /// The file has got a name.
+    pub(crate) fn named(&self, nlink: u32) {
+        self.file.mark_named(nlink);
+    }
+
     /// The file's inode number.
     pub fn ino(&self) -> Ino {
         self.file.ino()

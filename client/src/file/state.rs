@@ -150,6 +150,19 @@ impl FileState {
         self.inner().unlinked = true;
     }
 
+    /// Marks that a file which was made without a name has got one.
+    pub(super) fn mark_named(&self, nlink: u32) {
+        let mut inner = self.inner();
+        inner.unlinked = false;
+        inner.attr.nlink = nlink;
+    }
+
+    /// Whether a program has the file open, and it has no name.
+    pub(super) fn is_open_unnamed(&self) -> bool {
+        let inner = self.inner();
+        inner.unlinked && inner.opens > 0
+    }
+
     /// Counts an open. The caller holds the table's lock.
     pub(super) fn count_open(&self) {
         self.inner().opens += 1;

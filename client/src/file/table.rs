@@ -96,6 +96,12 @@ impl Drop for Question<'_> {
     }
 }
 
+impl Table {
+    pub(super) fn state(&self, ino: Ino) -> Option<&Arc<FileState>> {
+        self.states.get(&ino)
+    }
+}
+
 impl FileTable {
     /// Makes the file table of a volume, its write-back, and the task that stores idle files.
     pub(crate) fn start(

@@ -105,7 +105,7 @@ impl State {
         if !self.is_fresh() || changes_names && about.iter().any(is_returning) || self.is_full() {
             return Some(NextStep::Wait);
         }
-        if let Command::Make { ino: ino @ None, .. } = command {
+        if let Some(ino @ None) = command.new_ino() {
             let Some(number) = self.inos.next() else { return Some(NextStep::ReserveInos) };
             *ino = Some(Ino(number));
         }
@@ -130,6 +130,7 @@ impl State {
             Ok(outcome) => outcome,
             Err(refused) => return NextStep::Refuse(refused),
         };
+        changes.extend(command.reserved_ino());
         match &outcome {
             Outcome::Attr(attr) => changes.push(attr.ino),
             // Nothing is known here of what is removed, and the leader knows it until then as it was.

@@ -6,6 +6,7 @@ use super::queue::{LAST_CONTACT_MAX, Queue, State};
 use crate::error::Error;
 use crate::stats::count;
 use rain_namespace::command::{Command, Outcome};
+use rain_namespace::delegation::acls_of;
 use rain_namespace::error::NsError;
 use rain_namespace::query::{Answer, Query};
 use rain_namespace::record::{Attr, FileKind};
@@ -108,10 +109,10 @@ impl Writeback {
         let Outcome::Attr(attr) = applied.map_err(Error::Refused)? else {
             return Err(Error::unexpected("an inode"));
         };
-        let entries = self.read_entries(dir, &attr).await;
-        let failure = match entries {
-            Ok(entries) if entries.len() as u64 == attr.size => {
-                if self.add_delegation(session, asked, &attr, entries) {
+        let read = async { Ok((self.read_entries(dir, &attr).await?, self.read_acls(&attr).await?)) };
+        let failure = match read.await {
+            Ok((entries, acls)) if entries.len() as u64 == attr.size => {
+                if self.add_delegation(session, asked, &attr, entries, acls) {
                     self.queue.delegated.notify_one();
                     return Ok(());
                 }
@@ -145,6 +146,19 @@ impl Writeback {
         Ok(read)
     }
 
+    /// Reads the ACLs of a directory that was just delegated.
+    async fn read_acls(&self, attr: &Attr) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let mut read = Vec::new();
+        for name in acls_of(attr) {
+            let query = Query::GetXattr { ino: attr.ino, name: name.clone() };
+            let Answer::Bytes(acl) = self.session.query(&query).await? else {
+                return Err(Error::unexpected("an ACL"));
+            };
+            read.push((name, acl));
+        }
+        Ok(read)
+    }
+
     /// Takes in a delegated directory with all its entries. False: the session has ended meanwhile.
     fn add_delegation(
         &self,
@@ -152,6 +166,7 @@ impl Writeback {
         asked: Instant,
         attr: &Attr,
         entries: Vec<(Vec<u8>, Ino, FileKind)>,
+        acls: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> bool {
         let mut state = self.queue.state();
         state.enter_session(self.session.id());
@@ -161,7 +176,7 @@ impl Writeback {
         if state.delegations.is_empty() {
             state.last_contact = asked;
         }
-        state.delegations.add_directory(self.placement.groups().record(), attr, entries);
+        state.delegations.add_directory(self.placement.groups().record(), attr, entries, acls);
         state.interest(attr.ino).granted = Some(Instant::now());
         count(&self.session.counters().delegations_taken);
         true

@@ -294,9 +294,9 @@ mod tests {
     use tokio::sync::oneshot;
 
     fn make(name: &str, ino: u64) -> Command {
-        let (mode, uid, gid, rdev, target, or_existing) = (0o644, 0, 0, 0, Vec::new(), false);
+        let (mode, umask, uid, gid, rdev, target, or_existing) = (0o644, 0, 0, 0, 0, Vec::new(), false);
         let (parent, name, kind, ino) = (Ino(1), name.as_bytes().to_vec(), FileKind::File, Some(Ino(ino)));
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino }
+        Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino }
     }
 
     fn punch(ino: u64) -> Command {

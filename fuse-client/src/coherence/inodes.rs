@@ -16,6 +16,7 @@ use rain_namespace::command::AttrChange;
 use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -49,6 +50,12 @@ struct KernelInode {
     looked_up: Vec<(u32, Instant)>,
     /// The time until which the inode is taken to have no `security.capability`.
     no_capability_until: Option<Instant>,
+    /// The times until which the inode is taken to have no access ACL, and no default ACL.
+    no_acl_until: [Option<Instant>; 2],
+    /// The name by which the kernel found the inode last, as a hash.
+    name: u64,
+    /// The kernel was told of an ACL, or that there is none, and may have that in its cache.
+    acl_given: bool,
 }
 
 impl KernelInode {
@@ -109,6 +116,25 @@ impl KernelInodes {
         Some(looked_up.remove(at).1.elapsed())
     }
 
+    /// The kernel is about to be told of an ACL of the inode, or that there is none.
+    pub(super) fn acl_given(&self, ino: Ino) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.acl_given = true;
+        }
+    }
+
+    /// Records the name in a reply that was just counted. Returns whether the kernel may have an older ACL of the
+    /// inode in its cache: it drops that when it looks up a name that it has, but not at another name.
+    pub(super) fn found_by(&self, ino: Ino, parent: Ino, name: &[u8]) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (parent, name).hash(&mut hasher);
+        let name = hasher.finish();
+        let mut shard = self.shard(ino);
+        let Some(inode) = shard.get_mut(&ino) else { return false };
+        let is_another = std::mem::replace(&mut inode.name, name) != name;
+        is_another && std::mem::take(&mut inode.acl_given)
+    }
+
     /// Records attributes that a reply is about to give of an inode that the kernel knows.
     pub(super) fn attributes_given(&self, attr: &Attr) {
         if let Some(inode) = self.shard(attr.ino).get_mut(&attr.ino) {
@@ -164,6 +190,7 @@ impl KernelInodes {
             for (ino, inode) in shard.lock().iter_mut() {
                 inode.changed = clock;
                 inode.no_capability_until = None;
+                inode.no_acl_until = [None; 2];
                 all.push(*ino);
             }
         }
@@ -234,11 +261,28 @@ impl KernelInodes {
         }
     }
 
-    /// An extended attribute of the inode is set: the next question about `security.capability` is asked
-    /// again.
-    pub(super) fn doubt_capability(&self, ino: Ino) {
+    /// Attributes of the inode that the namespace was asked for at clock `then` may be used for a while. They say
+    /// which ACLs the inode lacks.
+    pub(super) fn learn_acls(&self, attr: &Attr, then: u64, usable_for: Duration) {
+        if let Some(inode) = self.shard(attr.ino).get_mut(&attr.ino)
+            && inode.changed <= then
+        {
+            let until = Instant::now() + usable_for;
+            inode.no_acl_until = [attr.acl, attr.default_acl].map(|has| (!has).then_some(until));
+        }
+    }
+
+    /// Whether the inode is known to have no access ACL, or no default ACL.
+    pub(super) fn lacks_acl(&self, ino: Ino, default: bool) -> bool {
+        let until = self.shard(ino).get(&ino).and_then(|inode| inode.no_acl_until[usize::from(default)]);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// An extended attribute of the inode is set: the next question about one is asked again.
+    pub(super) fn doubt_xattrs(&self, ino: Ino) {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
             inode.no_capability_until = None;
+            inode.no_acl_until = [None; 2];
         }
     }
 
@@ -272,6 +316,8 @@ pub(crate) mod tests {
             version: 5,
             parent: Ino(0),
             extents: 0,
+            acl: false,
+            default_acl: false,
         }
     }
 
@@ -312,12 +358,39 @@ pub(crate) mod tests {
         assert!(!inodes.lacks_capability(Ino(7)));
         inodes.learn_no_capability(Ino(7), inodes.clock(), Duration::from_secs(60));
         assert!(inodes.lacks_capability(Ino(7)));
-        inodes.doubt_capability(Ino(7));
+        inodes.doubt_xattrs(Ino(7));
         assert!(!inodes.lacks_capability(Ino(7)));
         let asked = inodes.clock();
         inodes.changed(Ino(7));
         inodes.learn_no_capability(Ino(7), asked, Duration::from_secs(60));
         assert!(!inodes.lacks_capability(Ino(7)), "the answer is older than a change");
+    }
+
+    #[test]
+    fn a_missing_acl_is_believed_until_something_is_set() {
+        let (inodes, hour) = (table(), Duration::from_secs(3600));
+        inodes.name_given(&attr(7));
+        assert!(!inodes.lacks_acl(Ino(7), false), "nothing was said");
+        inodes.learn_acls(&Attr { acl: true, ..attr(7) }, inodes.clock(), hour);
+        assert!(!inodes.lacks_acl(Ino(7), false) && inodes.lacks_acl(Ino(7), true));
+        inodes.learn_acls(&attr(7), inodes.clock(), hour);
+        assert!(inodes.lacks_acl(Ino(7), false));
+        let asked = inodes.clock();
+        inodes.changed(Ino(7));
+        inodes.doubt_xattrs(Ino(7));
+        inodes.learn_acls(&attr(7), asked, hour);
+        assert!(!inodes.lacks_acl(Ino(7), false), "the answer is older than a change");
+    }
+
+    #[test]
+    fn an_acl_in_the_kernels_cache_is_doubted_at_another_name() {
+        let inodes = table();
+        inodes.name_given(&attr(7));
+        assert!(!inodes.found_by(Ino(7), Ino(40), b"a"), "it has no ACL yet");
+        inodes.acl_given(Ino(7));
+        assert!(!inodes.found_by(Ino(7), Ino(40), b"a"), "it drops the ACL by itself");
+        assert!(inodes.found_by(Ino(7), Ino(40), b"b"));
+        assert!(!inodes.found_by(Ino(7), Ino(41), b"b"), "it was dropped already");
     }
 
     #[test]

@@ -54,6 +54,7 @@ use self::writes::{PAGE_BYTES, WriteUnderWay, WritesUnderWay, between};
 use crate::numbers::Numbers;
 use fuser::{FopenFlags, Notifier};
 use rain_client::{Dropped, OpenFile};
+use rain_namespace::acl::{DEFAULT, is_acl};
 use rain_namespace::command::AttrChange;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
@@ -65,6 +66,9 @@ use tokio::runtime::Handle;
 /// true: the program sees the file as it was a moment ago. Long enough for a busy machine, and short of the
 /// default lifetime of names (1 s), so that it adds nothing to what a program must expect.
 const NAME_FRESH: Duration = Duration::from_millis(500);
+
+/// The extended attribute that the kernel asks for before every write(2), to clear it.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// How long the kernel may use names and attributes without asking again.
 #[derive(Debug, Clone, Copy)]
@@ -134,9 +138,11 @@ impl Coherence {
     }
 
     /// A reply is about to give attributes of an inode that the kernel knows.
-    pub(crate) fn attributes_given(&self, attr: &Attr, read_for: ReadFor) -> Duration {
+    pub(crate) fn attributes_given(&self, attr: &Attr, read_for: ReadFor, asked: Stamp) -> Duration {
         self.inodes.attributes_given(attr);
-        self.lifetimes(None, read_for).attr
+        let lifetime = self.lifetimes(None, read_for).attr;
+        self.inodes.learn_acls(attr, asked.change, lifetime);
+        lifetime
     }
 
     /// A reply is about to name an inode.
@@ -147,6 +153,11 @@ impl Coherence {
         (name_for, attr_for): (ReadFor, ReadFor),
     ) -> Lifetimes {
         self.inodes.name_given(attr);
+        if self.inodes.found_by(attr.ino, parent, name) {
+            // With its attributes the kernel drops the ACL. It ignores the attributes of this reply, which it asked
+            // for before, and asks for them again.
+            self.notifications.drop_attributes(attr.ino);
+        }
         let lifetimes = self.lifetimes(name_for, attr_for);
         if !lifetimes.entry.is_zero() {
             self.names.given(parent, name, attr.kind == FileKind::Directory);
@@ -161,22 +172,29 @@ impl Coherence {
         name: (Ino, &[u8]),
         attr: &Attr,
         read_for: (ReadFor, ReadFor),
-        thread: u32,
+        (thread, asked): (u32, Stamp),
     ) -> Lifetimes {
         let lifetimes = self.name_given(name, attr, read_for);
         self.inodes.name_looked_up(attr.ino, thread);
+        self.inodes.learn_acls(attr, asked.change, lifetimes.attr);
         lifetimes
     }
 
-    /// A reply is about to name a file that this mount has just made.
+    /// A reply is about to give a file that this mount has just made, under a name or without one.
     pub(crate) fn file_created(
         &self,
-        name: (Ino, &[u8]),
+        name: Option<((Ino, &[u8]), ReadFor)>,
         attr: &Attr,
-        read_for: (ReadFor, ReadFor),
+        attr_for: ReadFor,
     ) -> Duration {
         let then = self.inodes.clock();
-        let lifetimes = self.name_given(name, attr, read_for);
+        let lifetimes = match name {
+            Some((name, name_for)) => self.name_given(name, attr, (name_for, attr_for)),
+            None => {
+                self.inodes.name_given(attr);
+                self.lifetimes(None, attr_for)
+            }
+        };
         // It is open already, and may be read from here on.
         self.inodes.pages_are_from(attr.ino, 0);
         self.inodes.learn_no_capability(attr.ino, then, lifetimes.attr);
@@ -197,9 +215,10 @@ impl Coherence {
         lifetime
     }
 
-    /// The entry of a listing is in the reply.
-    pub(crate) fn listed_entry(&self, attr: &Attr) {
+    /// The entry of a listing that was read at a stamp is in the reply.
+    pub(crate) fn listed_entry(&self, attr: &Attr, lifetime: Duration, read: Stamp) {
         self.inodes.name_given(attr);
+        self.inodes.learn_acls(attr, read.change, lifetime);
     }
 
     /// The kernel forgot `lookups` of the replies that named the inode.
@@ -272,10 +291,20 @@ impl Coherence {
         self.inodes.changed_since(ino, stamp.change)
     }
 
-    /// Whether the inode is known to have no `security.capability`. The kernel does not cache this answer and
-    /// asks before every write(2).
-    pub(crate) fn lacks_capability(&self, ino: Ino) -> bool {
-        self.inodes.lacks_capability(ino)
+    /// Whether the inode is known to lack an extended attribute: `security.capability`, which the kernel does not
+    /// cache and asks for before every write(2), or an ACL, which it asks for with every inode.
+    pub(crate) fn lacks_xattr(&self, ino: Ino, name: &[u8]) -> bool {
+        if is_acl(name) {
+            self.inodes.acl_given(ino);
+            self.inodes.lacks_acl(ino, name == DEFAULT)
+        } else {
+            name == CAPABILITY && self.inodes.lacks_capability(ino)
+        }
+    }
+
+    /// The kernel is about to be told of an ACL of the inode, or that there is none.
+    pub(crate) fn acl_given(&self, ino: Ino) {
+        self.inodes.acl_given(ino);
     }
 
     /// The namespace, asked at `stamp`, said that the inode has no `security.capability`.
@@ -284,8 +313,8 @@ impl Coherence {
     }
 
     /// This mount has set an extended attribute of the inode.
-    pub(crate) fn doubt_capability(&self, ino: Ino) {
-        self.inodes.doubt_capability(ino);
+    pub(crate) fn doubt_xattrs(&self, ino: Ino) {
+        self.inodes.doubt_xattrs(ino);
     }
 }
 
@@ -382,7 +411,7 @@ impl Coherence {
             match dropped {
                 Dropped::Inode(ino) => {
                     self.inodes.changed(*ino);
-                    self.inodes.doubt_capability(*ino);
+                    self.inodes.doubt_xattrs(*ino);
                     if self.inodes.pages_from(*ino).is_some() {
                         pages.push(*ino);
                     } else {

@@ -1,15 +1,11 @@
-//! Attributes: from the namespace's form to the kernel's and back, extended attributes, free space.
-//!
-//! Extended attributes: `user.`, `trusted.` and `security.` are stored; the kernel checks who may read and
-//! set them. `system.posix_acl_*` is refused (there are no ACLs yet), as is any other prefix.
+//! Attributes: from the namespace's form to the kernel's and back; free space.
 
 use super::RainFs;
 use crate::numbers::Numbers;
-use fuser::{Errno, FileAttr, FileType, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, ReplyStatfs, TimeOrNow};
 use rain_client::{Error, Space};
-use rain_namespace::command::{AttrChange, TimeChange, XattrMode};
+use rain_namespace::command::{AttrChange, TimeChange};
 use rain_namespace::error::NsError;
-use rain_namespace::lease::Subject;
 use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,9 +19,6 @@ const SPACE_UNIT: u32 = 4096;
 
 /// The number of free inodes that statfs gives. Inodes are not limited, and `df -i` wants a number.
 const INODES_FREE: u64 = 1 << 32;
-
-/// The extended attribute that the kernel asks for before every write(2), to clear it.
-pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Attributes in the kernel's form.
 pub(super) fn to_kernel(attr: &Attr, numbers: Numbers) -> FileAttr {
@@ -150,40 +143,11 @@ impl StatFs {
             name_max: 255,
         }
     }
-}
 
-/// The answer about an extended attribute, or about the list of their names.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum XattrAnswer {
-    /// The length in bytes, which the program asked for.
-    Size(u32),
-    /// The bytes, which fit into the program's buffer.
-    Data(Vec<u8>),
-}
-
-/// The answer for a buffer of `room` bytes; 0 asks for the length. ERANGE: the buffer is too short.
-fn answer(bytes: Vec<u8>, room: u32) -> Result<XattrAnswer, Errno> {
-    match u32::try_from(bytes.len()) {
-        Ok(len) if room == 0 => Ok(XattrAnswer::Size(len)),
-        Ok(len) if len <= room => Ok(XattrAnswer::Data(bytes)),
-        Ok(_) => Err(Errno::ERANGE),
-        Err(_) => Err(Errno::E2BIG),
+    pub(super) fn reply(&self, reply: ReplyStatfs) {
+        let StatFs { blocks, free, files, files_free, unit, name_max } = *self;
+        reply.statfs(blocks, free, free, files, files_free, unit, name_max, unit);
     }
-}
-
-/// Whether extended attributes of this name are stored.
-pub(super) fn xattr_is_kept(name: &[u8]) -> bool {
-    [&b"user."[..], b"trusted.", b"security."].iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Names in the form of listxattr(2); `trusted.` is listed for privileged callers only.
-fn listed(names: Vec<Vec<u8>>, privileged: bool) -> Vec<u8> {
-    let mut list = Vec::new();
-    for name in names.iter().filter(|name| privileged || !name.starts_with(b"trusted.")) {
-        list.extend_from_slice(name);
-        list.push(0);
-    }
-    list
 }
 
 impl RainFs {
@@ -214,56 +178,6 @@ impl RainFs {
     pub(super) async fn statfs(&self) -> Result<StatFs, Errno> {
         let space = self.space.get(self.volume.space()).await;
         space.map(|space| StatFs::of(&space)).map_err(|error| self.errno("asking for free space", &error))
-    }
-
-    pub(super) async fn get_xattr(&self, ino: Ino, name: &[u8], room: u32) -> Result<XattrAnswer, Errno> {
-        let stamp = self.coherence.stamp();
-        match self.volume.get_xattr(ino, name).await {
-            Ok(value) => answer(value, room),
-            Err(error) => {
-                if name == CAPABILITY && matches!(error, Error::Refused(NsError::NoAttribute)) {
-                    let read_for = self.volume.read_for(&Subject::Inode(ino));
-                    self.coherence.learn_no_capability(ino, stamp, read_for);
-                }
-                Err(self.errno("reading an extended attribute", &error))
-            }
-        }
-    }
-
-    pub(super) async fn list_xattr(
-        &self,
-        ino: Ino,
-        room: u32,
-        privileged: bool,
-    ) -> Result<XattrAnswer, Errno> {
-        let names = self.volume.list_xattr(ino).await;
-        let names = names.map_err(|error| self.errno("listing extended attributes", &error))?;
-        answer(listed(names, privileged), room)
-    }
-
-    pub(super) async fn set_xattr(
-        &self,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        flags: i32,
-    ) -> Result<(), Errno> {
-        let mode = match flags {
-            0 => XattrMode::Any,
-            libc::XATTR_CREATE => XattrMode::Create,
-            libc::XATTR_REPLACE => XattrMode::Replace,
-            _ => return Err(Errno::EINVAL),
-        };
-        let set = self.volume.set_xattr(ino, name, value, mode).await;
-        self.coherence.changed(ino);
-        self.coherence.doubt_capability(ino);
-        set.map_err(|error| self.errno("setting an extended attribute", &error))
-    }
-
-    pub(super) async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
-        let removed = self.volume.remove_xattr(ino, name).await;
-        self.coherence.changed(ino);
-        removed.map_err(|error| self.errno("removing an extended attribute", &error))
     }
 }
 
@@ -301,28 +215,6 @@ mod tests {
         assert_eq!(without_set_id(0o6755), Some(0o0755));
         assert_eq!(without_set_id(0o2744), None, "set-gid without execute is no privilege");
         assert_eq!(without_set_id(0o1644), None);
-    }
-
-    #[test]
-    fn a_value_is_measured_given_or_too_long() {
-        assert_eq!(answer(vec![1; 9], 0), Ok(XattrAnswer::Size(9)));
-        assert_eq!(answer(vec![1; 9], 9), Ok(XattrAnswer::Data(vec![1; 9])));
-        assert!(answer(vec![1; 9], 8).is_err_and(|errno| errno.code() == libc::ERANGE));
-    }
-
-    #[test]
-    fn trusted_names_are_listed_for_the_privileged_only() {
-        let names = || vec![b"trusted.t".to_vec(), b"user.u".to_vec()];
-        assert_eq!(listed(names(), true), b"trusted.t\0user.u\0");
-        assert_eq!(listed(names(), false), b"user.u\0");
-    }
-
-    #[test]
-    fn acls_are_refused_and_user_attributes_kept() {
-        assert!(
-            xattr_is_kept(b"user.x") && xattr_is_kept(b"security.selinux") && xattr_is_kept(b"trusted.x")
-        );
-        assert!(!xattr_is_kept(b"system.posix_acl_access") && !xattr_is_kept(b"x"));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! fuser answers an INTERRUPT with ENOSYS, so a killed program waits for its reply. The client gives every
 //! operation a deadline, so the wait ends.
 
-use super::attrs::{CAPABILITY, change_of, xattr_is_kept};
+use super::attrs::change_of;
 use super::data::Write;
-use super::locks::{LockRequest, kernel_end};
-use super::replies::{reply_empty, reply_xattr};
+use super::locks::LockRequest;
+use super::replies::{reply_data, reply_empty, reply_lock, reply_offset, reply_opened, reply_xattr};
+use super::xattrs::{SetXattr, is_kept};
 use super::{Caller, RainFs, handshake};
 use crate::handles::{Opened, OpenedDirectory};
 use crate::listing::Listing;
@@ -17,8 +18,8 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyStatx, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use rain_namespace::record::FileKind;
 use rain_types::Ino;
@@ -81,8 +82,9 @@ impl Filesystem for Callbacks {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
         self.answer(move |fs| async move {
+            let stamp = fs.coherence.stamp();
             let found = fs.lookup(parent, &name).await;
-            fs.reply_looked_up(reply, (parent, &name), found, thread);
+            fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp));
         });
     }
 
@@ -93,7 +95,24 @@ impl Filesystem for Callbacks {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let ino = self.ino(ino);
         self.answer(|fs| async move {
-            fs.reply_attr(reply, fs.attr(ino).await);
+            let stamp = fs.coherence.stamp();
+            fs.reply_attr(reply, fs.attr(ino).await, stamp);
+        });
+    }
+
+    fn statx(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        _flags: u32,
+        _mask: u32,
+        reply: ReplyStatx,
+    ) {
+        let ino = self.ino(ino);
+        self.answer(|fs| async move {
+            let stamp = fs.coherence.stamp();
+            fs.reply_statx(reply, fs.attr(ino).await, stamp);
         });
     }
 
@@ -117,17 +136,15 @@ impl Filesystem for Callbacks {
     ) {
         let change = change_of(mode, (uid, gid), size, atime, mtime);
         let ino = self.ino(ino);
-        self.answer(|fs| async move { fs.reply_attr(reply, fs.set_attr(ino, change).await) });
+        self.answer(|fs| async move {
+            let stamp = fs.coherence.stamp();
+            fs.reply_attr(reply, fs.set_attr(ino, change).await, stamp);
+        });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         let ino = self.ino(ino);
-        self.answer(|fs| async move {
-            match fs.read_link(ino).await {
-                Ok(target) => reply.data(&target),
-                Err(errno) => reply.error(errno),
-            }
-        });
+        self.answer(|fs| async move { reply_data(reply, fs.read_link(ino).await) });
     }
 
     fn mknod(
@@ -136,13 +153,13 @@ impl Filesystem for Callbacks {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move {
-            let made = fs.mknod(caller, parent, &name, mode, rdev).await;
+        self.answer(move |fs| async move {
+            let made = fs.mknod(caller, parent, &name, (mode, umask), rdev).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
     }
@@ -153,11 +170,11 @@ impl Filesystem for Callbacks {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        let new = Caller::from(request).new_inode(FileKind::Directory, mode);
+        let new = Caller::from(request).new_inode(FileKind::Directory, (mode, umask));
         self.answer(|fs| async move {
             let made = fs.make(parent, &name, new).await;
             fs.reply_entry(reply, (parent, &name), made);
@@ -185,7 +202,7 @@ impl Filesystem for Callbacks {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -193,10 +210,10 @@ impl Filesystem for Callbacks {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
+        let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let (new_parent, new_name) = (self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer(|fs| async move {
-            reply_empty(reply, fs.rename((parent, &name), (new_parent, &new_name), flags).await);
+        self.answer(move |fs| async move {
+            reply_empty(reply, fs.rename(caller, (parent, &name), (new_parent, &new_name), flags).await);
         });
     }
 
@@ -218,10 +235,7 @@ impl Filesystem for Callbacks {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, thread, ino) = (Caller::from(request), request.pid(), self.ino(ino));
         self.answer(move |fs| async move {
-            match fs.open(caller, thread, ino, flags.0).await {
-                Ok((handle, flags)) => reply.opened(handle, flags),
-                Err(errno) => reply.error(errno),
-            }
+            reply_opened(reply, fs.open(caller, thread, ino, flags.0).await);
         });
     }
 
@@ -231,14 +245,29 @@ impl Filesystem for Callbacks {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move {
-            let made = fs.create(caller, parent, &name, mode, flags).await;
-            fs.reply_created(reply, (parent, &name), made);
+        self.answer(move |fs| async move {
+            let made = fs.create(caller, parent, &name, (mode, umask), flags).await;
+            fs.reply_created(reply, Some((parent, &name)), made);
+        });
+    }
+
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, parent) = (Caller::from(request), self.ino(parent));
+        self.answer(move |fs| async move {
+            fs.reply_created(reply, None, fs.create_unnamed(caller, parent, (mode, umask), flags).await);
         });
     }
 
@@ -255,10 +284,8 @@ impl Filesystem for Callbacks {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         self.answer(|fs| async move {
-            match opened.file.read(offset, size).await {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(fs.inode_errno("reading", &error)),
-            }
+            let read = opened.file.read(offset, size).await;
+            reply_data(reply, read.map_err(|error| fs.inode_errno("reading", &error)));
         });
     }
 
@@ -350,14 +377,7 @@ impl Filesystem for Callbacks {
         let opened = or_reply!(self.opened(handle), reply);
         let lock = LockRequest { owner: owner.0, start, end, typ, pid, thread: request.pid() };
         self.answer(move |fs| async move {
-            match fs.get_lock(&opened, lock).await {
-                Ok(Some(lock)) => {
-                    let typ = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
-                    reply.locked(lock.first, kernel_end(&lock), typ, lock.pid);
-                }
-                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
-                Err(errno) => reply.error(errno),
-            }
+            reply_lock(reply, (start, end), fs.get_lock(&opened, lock).await);
         });
     }
 
@@ -444,16 +464,7 @@ impl Filesystem for Callbacks {
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.answer(|fs| async move {
             match fs.statfs().await {
-                Ok(stat) => reply.statfs(
-                    stat.blocks,
-                    stat.free,
-                    stat.free,
-                    stat.files,
-                    stat.files_free,
-                    stat.unit,
-                    stat.name_max,
-                    stat.unit,
-                ),
+                Ok(stat) => stat.reply(reply),
                 Err(errno) => reply.error(errno),
             }
         });
@@ -467,23 +478,20 @@ impl Filesystem for Callbacks {
         value: &[u8],
         flags: i32,
         _position: u32,
+        setxattr_flags: u32,
         reply: ReplyEmpty,
     ) {
-        if !xattr_is_kept(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
         let (ino, name, value) = (self.ino(ino), name.as_bytes().to_vec(), value.to_vec());
-        self.answer(move |fs| async move {
-            reply_empty(reply, fs.set_xattr(ino, &name, &value, flags).await);
-        });
+        let set = SetXattr { name, value, flags, setxattr_flags };
+        self.answer(move |fs| async move { reply_empty(reply, fs.set_xattr(ino, set).await) });
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (ino, name) = (self.ino(ino), name.as_bytes());
-        if !xattr_is_kept(name) {
+        if !is_kept(name) {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        if name == CAPABILITY && self.fs.coherence.lacks_capability(ino) {
+        if self.fs.coherence.lacks_xattr(ino, name) {
             return reply.error(Errno::NO_XATTR);
         }
         let name = name.to_vec();
@@ -498,7 +506,7 @@ impl Filesystem for Callbacks {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if !xattr_is_kept(name.as_bytes()) {
+        if !is_kept(name.as_bytes()) {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let (ino, name) = (self.ino(ino), name.as_bytes().to_vec());
@@ -567,10 +575,7 @@ impl Filesystem for Callbacks {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         self.answer(move |fs| async move {
-            match fs.seek(&opened.file, offset, whence).await {
-                Ok(offset) => reply.offset(offset),
-                Err(errno) => reply.error(errno),
-            }
+            reply_offset(reply, fs.seek(&opened.file, offset, whence).await);
         });
     }
 

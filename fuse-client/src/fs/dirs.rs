@@ -28,7 +28,7 @@ pub(super) trait Reply: Send {
     /// Whether entries carry attributes.
     const PLUS: bool;
     fn add_dots(&mut self, fs: &RainFs, ino: Ino, name: &str, next: u64) -> bool;
-    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, next: u64) -> bool;
+    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, at: (u64, Stamp)) -> bool;
     fn finish(self, filled: Result<(), Errno>);
 }
 
@@ -39,7 +39,7 @@ impl Reply for ReplyDirectory {
         !ReplyDirectory::add(self, fs.numbers.kernel(ino), next, FileType::Directory, name)
     }
 
-    fn add(&mut self, fs: &RainFs, _directory: Ino, entry: &DirectoryEntry, next: u64) -> bool {
+    fn add(&mut self, fs: &RainFs, _dir: Ino, entry: &DirectoryEntry, (next, _): (u64, Stamp)) -> bool {
         let name = OsStr::from_bytes(&entry.name);
         !ReplyDirectory::add(self, fs.numbers.kernel(entry.attr.ino), next, file_type(entry.attr.kind), name)
     }
@@ -61,14 +61,15 @@ impl Reply for ReplyDirectoryPlus {
         !ReplyDirectoryPlus::add(self, attr.ino, next, name, &Duration::ZERO, &attr, GENERATION)
     }
 
-    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, next: u64) -> bool {
+    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, at: (u64, Stamp)) -> bool {
+        let (next, read) = at;
         let read_for = fs.read_for((directory, &entry.name), entry.attr.ino);
         let lifetime = fs.coherence.listed((directory, &entry.name), &entry.attr, read_for);
         let attr = to_kernel(&entry.attr, fs.numbers);
         let name = OsStr::from_bytes(&entry.name);
         let full = ReplyDirectoryPlus::add(self, attr.ino, next, name, &lifetime, &attr, GENERATION);
         if !full {
-            fs.coherence.listed_entry(&entry.attr);
+            fs.coherence.listed_entry(&entry.attr, lifetime, read);
         }
         !full
     }
@@ -152,8 +153,8 @@ impl RainFs {
                     continue;
                 }
                 AtCookie::Entries { cookie: first, entries, stamp } => {
-                    let check = (R::PLUS && !just_read).then_some(stamp);
-                    match self.fill_from(directory, first, entries, check, reply) {
+                    let check = R::PLUS && !just_read;
+                    match self.fill_from(directory, first, entries, (stamp, check), reply) {
                         Filled::Full => return Ok(()),
                         Filled::Outdated(at) if at > first => return Ok(()),
                         Filled::Outdated(at) => at,
@@ -171,23 +172,23 @@ impl RainFs {
         }
     }
 
-    /// Fills a reply from a page. `check` is the stamp of a page whose attributes may be outdated.
+    /// Fills a reply from a page that was read at a stamp. `check`: its attributes may be outdated.
     fn fill_from<R: Reply>(
         &self,
         directory: Ino,
         mut cookie: u64,
         entries: &[DirectoryEntry],
-        check: Option<Stamp>,
+        (stamp, check): (Stamp, bool),
         reply: &mut R,
     ) -> Filled {
-        if check.is_some_and(|stamp| self.coherence.listing_is_outdated(directory, stamp)) {
+        if check && self.coherence.listing_is_outdated(directory, stamp) {
             return Filled::Outdated(cookie);
         }
         for entry in entries {
-            if check.is_some_and(|stamp| self.coherence.attributes_are_outdated(entry.attr.ino, stamp)) {
+            if check && self.coherence.attributes_are_outdated(entry.attr.ino, stamp) {
                 return Filled::Outdated(cookie);
             }
-            if !reply.add(self, directory, entry, cookie + 1) {
+            if !reply.add(self, directory, entry, (cookie + 1, stamp)) {
                 return Filled::Full;
             }
             cookie += 1;

@@ -6,9 +6,15 @@
 //!   *Parallel directory operations*, asynchronous reads and direct I/O: several requests under way.
 //! - *Killing set-id bits* stays with the kernel: it sends a SETATTR before the write. Its version 2, where
 //!   the filesystem would do it, needs flags that fuser 0.18 does not pass on. So the kernel asks for
-//!   `security.capability` before every write(2); an absent one is remembered ([`crate::coherence`]).
+//!   `security.capability` before every write(2); an absent one is remembered ([`crate::coherence`]). Only
+//!   where an ACL is set the kernel cannot clear the set-group-id bit itself: it asks for that with a flag
+//!   (FUSE_SETXATTR_EXT).
 //! - *Locks* (flock, fcntl) are asked for, so that they hold across mounts ([`super::locks`]).
-//! - *ACLs* are not asked for: there are none.
+//! - *ACLs* are the kernel's to enforce. It asks for them as extended attributes, keeps them for as long as the
+//!   attributes, and drops them with these. The umask is left to the namespace, which knows whether a
+//!   directory has a default ACL instead (FUSE_DONT_MASK).
+//! - *Export*: the kernel finds the inode of a file handle by looking up `.`, and a directory's parent by `..`.
+//!   Inode numbers are never used twice, so a handle means the same file after the next mount.
 
 use fuser::{InitFlags, KernelConfig};
 use std::io;
@@ -35,13 +41,16 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<()> {
         InitFlags::FUSE_BIG_WRITES,
         InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        InitFlags::FUSE_DONT_MASK,
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_EXPORT_SUPPORT,
         InitFlags::FUSE_FLOCK_LOCKS,
         InitFlags::FUSE_MAX_PAGES,
         InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_POSIX_ACL,
         InitFlags::FUSE_POSIX_LOCKS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_SETXATTR_EXT,
     ] {
         if config.add_capabilities(wanted).is_err() {
             tracing::debug!(?wanted, "this kernel lacks a FUSE feature; the mount does without it");

@@ -1,7 +1,7 @@
 //! The filesystem: answers to the kernel's requests, by the operations of `rain-client`.
 //!
 //! [`Callbacks`] takes each request apart, [`RainFs`] does what it asks, and `replies` puts the answer
-//! together. The operations are by subject: `names`, `attrs`, `data`, `dirs`, `locks`. What the kernel may
+//! together. The operations are by subject: `names`, `attrs`, `xattrs`, `data`, `dirs`, `locks`. What the kernel may
 //! cache of an answer is decided by [`crate::coherence`].
 
 mod attrs;
@@ -13,6 +13,7 @@ mod locks;
 mod names;
 mod replies;
 mod trouble;
+mod xattrs;
 
 pub(crate) use self::callbacks::Callbacks;
 
@@ -38,7 +39,7 @@ use tokio::runtime::Handle;
 /// notice, and it bounds the questions to the nodes of a program that asks before every write.
 const SPACE_TTL: Duration = Duration::from_secs(1);
 
-/// The user on whose behalf a request is made. The kernel has applied the umask, and it checks permissions.
+/// The user on whose behalf a request is made. The kernel checks permissions.
 #[derive(Debug, Clone, Copy)]
 struct Caller {
     uid: u32,
@@ -50,8 +51,10 @@ impl Caller {
         self.uid == 0
     }
 
-    fn new_inode(self, kind: FileKind, mode: u32) -> NewInode {
-        NewInode::new(kind, (mode & 0o7777) as u16, self.uid, self.gid)
+    /// A new inode with a mode, from which a umask is to be taken.
+    fn new_inode(self, kind: FileKind, (mode, umask): (u32, u32)) -> NewInode {
+        let new = NewInode::new(kind, (mode & 0o7777) as u16, self.uid, self.gid);
+        NewInode { umask: (umask & 0o777) as u16, ..new }
     }
 }
 

@@ -7,15 +7,17 @@ use super::attrs::kind_of_mode;
 use super::{Caller, RainFs};
 use crate::handles::Opened;
 use fuser::{Errno, FileHandle, FopenFlags, RenameFlags};
-use rain_client::{Error, NewInode};
-use rain_namespace::command::RenameMode;
+use rain_client::{Error, NewInode, OpenFile};
+use rain_namespace::command::{RenameMode, Whiteout};
 use rain_namespace::error::NsError;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
+use std::sync::Arc;
 
 impl RainFs {
     /// The inode under a name. `.` and `..` are names, too: the kernel asks for them when a program uses a
-    /// file handle of `name_to_handle_at` (or of an NFS export). ESTALE: the inode is of another volume.
+    /// file handle of `name_to_handle_at` (or of an NFS export), and does not have the inode in memory. ESTALE:
+    /// the inode is of another volume, or is a file that was removed.
     pub(super) async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
         let found = match name {
             b"." => self.volume.attr(parent).await,
@@ -23,7 +25,7 @@ impl RainFs {
         };
         let attr = found.map_err(|error| self.errno("looking up a name", &error))?;
         // All volumes share one space of inode numbers: a handle must not lead from one volume into another.
-        if attr.volume != self.volume.record().id {
+        if attr.volume != self.volume.record().id || attr.nlink == 0 {
             return Err(Errno::ESTALE);
         }
         Ok(attr)
@@ -42,10 +44,10 @@ impl RainFs {
         caller: Caller,
         parent: Ino,
         name: &[u8],
-        mode: u32,
+        mode: (u32, u32),
         rdev: u32,
     ) -> Result<Attr, Errno> {
-        let kind = kind_of_mode(mode).ok_or(Errno::EINVAL)?;
+        let kind = kind_of_mode(mode.0).ok_or(Errno::EINVAL)?;
         self.make(parent, name, NewInode { rdev, ..caller.new_inode(kind, mode) }).await
     }
 
@@ -56,7 +58,7 @@ impl RainFs {
         name: &[u8],
         target: Vec<u8>,
     ) -> Result<Attr, Errno> {
-        self.make(parent, name, NewInode { target, ..caller.new_inode(FileKind::Symlink, 0o777) }).await
+        self.make(parent, name, NewInode { target, ..caller.new_inode(FileKind::Symlink, (0o777, 0)) }).await
     }
 
     /// Makes a file and opens it, in one round trip.
@@ -70,7 +72,7 @@ impl RainFs {
         caller: Caller,
         parent: Ino,
         name: &[u8],
-        mode: u32,
+        mode: (u32, u32),
         flags: i32,
     ) -> Result<(Attr, FileHandle, FopenFlags), Errno> {
         let made = self.volume.create(parent, name, caller.new_inode(FileKind::File, mode)).await;
@@ -80,9 +82,26 @@ impl RainFs {
             Err(Error::Refused(NsError::Exists)) if flags & libc::O_EXCL == 0 => return Err(Errno::ESTALE),
             Err(error) => return Err(self.errno("making a file", &error)),
         };
+        Ok(self.hand_out(attr, file, flags))
+    }
+
+    /// Makes a file without a name and opens it (O_TMPFILE). The kernel decides whether it may get one.
+    pub(super) async fn create_unnamed(
+        &self,
+        caller: Caller,
+        dir: Ino,
+        mode: (u32, u32),
+        flags: i32,
+    ) -> Result<(Attr, FileHandle, FopenFlags), Errno> {
+        let made = self.volume.create_unnamed(dir, caller.new_inode(FileKind::File, mode)).await;
+        let (attr, file) = made.map_err(|error| self.errno("making a file without a name", &error))?;
+        Ok(self.hand_out(attr, file, flags))
+    }
+
+    fn hand_out(&self, attr: Attr, file: Arc<OpenFile>, flags: i32) -> (Attr, FileHandle, FopenFlags) {
         let opened = Opened::new(file, flags);
         let open_flags = self.coherence.open_flags(opened.direct);
-        Ok((attr, self.files.insert(opened), open_flags))
+        (attr, self.files.insert(opened), open_flags)
     }
 
     pub(super) async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
@@ -108,13 +127,16 @@ impl RainFs {
 
     pub(super) async fn rename(
         &self,
+        caller: Caller,
         (parent, name): (Ino, &[u8]),
         (new_parent, new_name): (Ino, &[u8]),
         flags: RenameFlags,
     ) -> Result<(), Errno> {
-        let mode = rename_mode(flags)?;
+        let (mode, leaves_whiteout) = rename_mode(flags)?;
+        let whiteout = leaves_whiteout.then_some(Whiteout { uid: caller.uid, gid: caller.gid, ino: None });
         self.coherence.renaming((parent, name), (new_parent, new_name));
-        let renamed = self.volume.rename(parent, name, new_parent, new_name, mode).await;
+        let (from, to) = ((parent, name), (new_parent, new_name));
+        let renamed = self.volume.rename_leaving(whiteout, from, to, mode).await;
         self.coherence.changed(parent);
         self.coherence.changed(new_parent);
         if ![parent, new_parent].iter().all(|dir| self.volume.decides_names(*dir)) {
@@ -129,12 +151,13 @@ impl RainFs {
     }
 }
 
-/// The mode of a rename. EINVAL: RENAME_WHITEOUT, which only union filesystems need, and two flags at once.
-fn rename_mode(flags: RenameFlags) -> Result<RenameMode, Errno> {
-    match flags {
-        flags if flags.is_empty() => Ok(RenameMode::Replace),
-        RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
-        RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+/// The mode of a rename, and whether it leaves a whiteout. EINVAL: an exchange together with another flag.
+fn rename_mode(flags: RenameFlags) -> Result<(RenameMode, bool), Errno> {
+    let leaves_whiteout = flags.contains(RenameFlags::RENAME_WHITEOUT);
+    match flags - RenameFlags::RENAME_WHITEOUT {
+        rest if rest.is_empty() => Ok((RenameMode::Replace, leaves_whiteout)),
+        RenameFlags::RENAME_NOREPLACE => Ok((RenameMode::NoReplace, leaves_whiteout)),
+        RenameFlags::RENAME_EXCHANGE if !leaves_whiteout => Ok((RenameMode::Exchange, false)),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -144,14 +167,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rename_does_one_of_three_things_or_refuses() {
-        assert!(matches!(rename_mode(RenameFlags::empty()), Ok(RenameMode::Replace)));
-        assert!(matches!(rename_mode(RenameFlags::RENAME_NOREPLACE), Ok(RenameMode::NoReplace)));
-        assert!(matches!(rename_mode(RenameFlags::RENAME_EXCHANGE), Ok(RenameMode::Exchange)));
+    fn an_exchange_stands_alone_and_the_others_may_leave_a_whiteout() {
+        let whiteout = RenameFlags::RENAME_WHITEOUT;
+        for (flags, expected) in [
+            (RenameFlags::empty(), (RenameMode::Replace, false)),
+            (RenameFlags::RENAME_NOREPLACE, (RenameMode::NoReplace, false)),
+            (RenameFlags::RENAME_EXCHANGE, (RenameMode::Exchange, false)),
+            (whiteout, (RenameMode::Replace, true)),
+            (whiteout | RenameFlags::RENAME_NOREPLACE, (RenameMode::NoReplace, true)),
+        ] {
+            assert!(rename_mode(flags).is_ok_and(|mode| mode == expected), "{flags:?}");
+        }
         for flags in [
-            RenameFlags::RENAME_WHITEOUT,
             RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE,
-            RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_WHITEOUT,
+            RenameFlags::RENAME_EXCHANGE | whiteout,
+            RenameFlags::from_bits_retain(8),
         ] {
             assert!(rename_mode(flags).is_err_and(|errno| errno.code() == libc::EINVAL), "{flags:?}");
         }

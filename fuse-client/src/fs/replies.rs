@@ -1,12 +1,16 @@
 //! From results to the kernel's replies. The lifetimes in a reply are those that [`crate::coherence`] gives.
 
 use super::RainFs;
-use super::attrs::{XattrAnswer, to_kernel};
-use crate::coherence::{Lifetimes, ReadFor};
+use super::attrs::to_kernel;
+use super::locks::kernel_end;
+use super::xattrs::XattrAnswer;
+use crate::coherence::{Lifetimes, ReadFor, Stamp};
 use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyXattr,
+    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatx, ReplyXattr,
 };
 use rain_namespace::lease::Subject;
+use rain_namespace::lock::Lock;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
 
@@ -28,6 +32,39 @@ pub(super) fn reply_xattr(reply: ReplyXattr, result: Result<XattrAnswer, Errno>)
     }
 }
 
+pub(super) fn reply_data(reply: ReplyData, result: Result<impl AsRef<[u8]>, Errno>) {
+    match result {
+        Ok(data) => reply.data(data.as_ref()),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn reply_opened(reply: ReplyOpen, result: Result<(FileHandle, FopenFlags), Errno>) {
+    match result {
+        Ok((handle, flags)) => reply.opened(handle, flags),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn reply_offset(reply: ReplyLseek, result: Result<i64, Errno>) {
+    match result {
+        Ok(offset) => reply.offset(offset),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers whether a range could be locked: by the lock that is in the way, or that there is none.
+pub(super) fn reply_lock(reply: ReplyLock, (start, end): (u64, u64), result: Result<Option<Lock>, Errno>) {
+    match result {
+        Ok(Some(lock)) => {
+            let typ = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+            reply.locked(lock.first, kernel_end(&lock), typ, lock.pid);
+        }
+        Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 impl RainFs {
     /// For how long a name, and the attributes of the inode that it names, may be used.
     pub(super) fn read_for(&self, (parent, name): (Ino, &[u8]), ino: Ino) -> (ReadFor, ReadFor) {
@@ -35,29 +72,42 @@ impl RainFs {
         (self.volume.read_for(&name), self.volume.read_for(&Subject::Inode(ino)))
     }
 
-    pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>) {
+    /// Answers with attributes that were asked for at a stamp.
+    pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>, asked: Stamp) {
         match result {
             Ok(attr) => {
-                let lifetime =
-                    self.coherence.attributes_given(&attr, self.volume.read_for(&Subject::Inode(attr.ino)));
+                let read_for = self.volume.read_for(&Subject::Inode(attr.ino));
+                let lifetime = self.coherence.attributes_given(&attr, read_for, asked);
                 reply.attr(&lifetime, &to_kernel(&attr, self.numbers));
             }
             Err(errno) => reply.error(errno),
         }
     }
 
-    /// Answers a lookup by a thread, which is likely to open the inode next.
+    /// As [`RainFs::reply_attr`], with the birth time.
+    pub(super) fn reply_statx(&self, reply: ReplyStatx, result: Result<Attr, Errno>, asked: Stamp) {
+        match result {
+            Ok(attr) => {
+                let read_for = self.volume.read_for(&Subject::Inode(attr.ino));
+                let lifetime = self.coherence.attributes_given(&attr, read_for, asked);
+                reply.statx(&lifetime, &to_kernel(&attr, self.numbers));
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// Answers a lookup that a thread has begun at a stamp. The thread is likely to open the inode next.
     pub(super) fn reply_looked_up(
         &self,
         reply: ReplyEntry,
         name: (Ino, &[u8]),
         found: Result<Attr, Errno>,
-        thread: u32,
+        by: (u32, Stamp),
     ) {
         match found {
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
-                self.reply_name(reply, &attr, self.coherence.name_looked_up(name, &attr, read_for, thread));
+                self.reply_name(reply, &attr, self.coherence.name_looked_up(name, &attr, read_for, by));
             }
             Err(errno) => reply.error(errno),
         }
@@ -79,16 +129,18 @@ impl RainFs {
         reply.entry_with_ttls(&lifetimes.attr, &lifetimes.entry, &kernel, GENERATION);
     }
 
+    /// Answers with a file that was just made and opened, under a name or without one.
     pub(super) fn reply_created(
         &self,
         reply: ReplyCreate,
-        name: (Ino, &[u8]),
+        name: Option<(Ino, &[u8])>,
         result: Result<(Attr, FileHandle, FopenFlags), Errno>,
     ) {
         match result {
             Ok((attr, handle, flags)) => {
-                let read_for = self.read_for(name, attr.ino);
-                let lifetime = self.coherence.file_created(name, &attr, read_for);
+                let attr_for = self.volume.read_for(&Subject::Inode(attr.ino));
+                let name = name.map(|name| (name, self.read_for(name, attr.ino).0));
+                let lifetime = self.coherence.file_created(name, &attr, attr_for);
                 reply.created(&lifetime, &to_kernel(&attr, self.numbers), GENERATION, handle, flags);
             }
             Err(errno) => reply.error(errno),

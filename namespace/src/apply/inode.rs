@@ -1,8 +1,10 @@
 //! Attributes, extended attributes, and the end of an inode.
 
 use super::DONE;
+use super::acls::note;
 use super::table::Table;
-use crate::command::{Applied, AttrChange, Outcome, TimeChange, XattrMode};
+use crate::acl::is_acl;
+use crate::command::{Applied, AttrChange, Name, Outcome, TimeChange, XattrMode};
 use crate::error::NsError;
 use crate::key;
 use crate::record::{Attr, Time};
@@ -43,11 +45,21 @@ impl Table<'_> {
             attr.mtime = time;
         }
         change.apply_to(&mut attr, time);
+        if change.mode.is_some() {
+            self.move_mask(&attr);
+        }
         self.put_attr(&attr);
         Ok(Outcome::Attr(attr))
     }
 
-    pub(super) fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Applied {
+    pub(super) fn set_xattr(
+        &mut self,
+        ino: Ino,
+        name: &Name,
+        value: &[u8],
+        mode: XattrMode,
+        clear_set_gid: bool,
+    ) -> Applied {
         let mut attr = self.attr(ino)?;
         self.check_delegation(ino)?;
         check_xattr_name(name)?;
@@ -58,10 +70,22 @@ impl Table<'_> {
             XattrMode::Replace if old.is_none() => return Err(NsError::NoAttribute),
             _ => {}
         }
+        if is_acl(name) {
+            return self.set_acl(attr, name, value, clear_set_gid);
+        }
+        self.check_xattr_room(ino, name, value)?;
+        self.kv.put(&key, value);
+        attr.ctime = self.time;
+        self.put_attr(&attr);
+        DONE
+    }
+
+    /// Fails when an extended attribute is too large, or does not fit beside the inode's others.
+    pub(super) fn check_xattr_room(&self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), NsError> {
         if value.len() > XATTR_BYTES_MAX {
             return Err(NsError::AttributesTooLarge);
         }
-        let prefix = key::xattr(ino, b"");
+        let (prefix, key) = (key::xattr(ino, b""), key::xattr(ino, name));
         let mut bytes = value.len() + name.len();
         self.kv.scan(&prefix, &key::after_prefix(&prefix), &mut |other, value| {
             bytes += if other == key { 0 } else { other.len() - prefix.len() + value.len() };
@@ -70,10 +94,7 @@ impl Table<'_> {
         if bytes > XATTRS_BYTES_MAX {
             return Err(NsError::AttributesTooLarge);
         }
-        self.kv.put(&key, value);
-        attr.ctime = self.time;
-        self.put_attr(&attr);
-        DONE
+        Ok(())
     }
 
     pub(super) fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Applied {
@@ -85,6 +106,7 @@ impl Table<'_> {
             return Err(NsError::NoAttribute);
         }
         self.kv.delete(&key);
+        note(&mut attr, name, false);
         attr.ctime = self.time;
         self.put_attr(&attr);
         DONE

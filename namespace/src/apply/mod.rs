@@ -8,6 +8,7 @@
 //! 4. The counters (inodes and bytes of a volume, totals) equal the result of a scan.
 //! 5. A request applies once (`a_repeated_request_gives_its_first_result_and_old_results_go`).
 
+mod acls;
 mod blocks;
 mod data;
 mod delegations;
@@ -21,7 +22,7 @@ use crate::command::{Applied, Command, Entry, Outcome, Request};
 use crate::error::NsError;
 use crate::key;
 use crate::kv::KvTxn;
-use crate::record::{SessionRecord, Time};
+use crate::record::{FileKind, SessionRecord, Time};
 use crate::wire;
 use rain_types::SessionId;
 use table::Table;
@@ -81,19 +82,26 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         }
         Command::OpenSession { label, caches } => table.open_session(label, *caches),
         Command::EndSession { session } => table.end_session(*session),
-        Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing, ino } => {
-            let (kind, mode, uid, gid, rdev) = (*kind, *mode, *uid, *gid, *rdev);
-            let new = names::NewInode { kind, mode, uid, gid, rdev, target, ino: *ino };
+        Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing, ino } => {
+            let (kind, mode, umask, uid, gid, rdev) = (*kind, *mode, *umask, *uid, *gid, *rdev);
+            let new = names::NewInode { kind, mode, umask, uid, gid, rdev, target, ino: *ino };
             table.make(*parent, name, &new, *or_existing)
+        }
+        Command::MakeUnnamed { dir, mode, umask, uid, gid } => {
+            let (kind, mode, umask, uid, gid) = (FileKind::File, *mode, *umask, *uid, *gid);
+            let new = names::NewInode { kind, mode, umask, uid, gid, rdev: 0, target: &[], ino: None };
+            table.make_unnamed(*dir, &new)
         }
         Command::Link { ino, parent, name } => table.link(*ino, *parent, name),
         Command::Unlink { parent, name } => table.unlink(*parent, name),
         Command::RemoveDirectory { parent, name } => table.remove_directory(*parent, name),
-        Command::Rename { parent, name, new_parent, new_name, mode } => {
-            table.rename((*parent, name), (*new_parent, new_name), *mode)
+        Command::Rename { parent, name, new_parent, new_name, mode, whiteout } => {
+            table.rename((*parent, name), (*new_parent, new_name), *mode, whiteout.as_ref())
         }
         Command::SetAttr { ino, change } => table.set_attr(*ino, change),
-        Command::SetXattr { ino, name, value, mode } => table.set_xattr(*ino, name, value, *mode),
+        Command::SetXattr { ino, name, value, mode, clear_set_gid } => {
+            table.set_xattr(*ino, name, value, *mode, *clear_set_gid)
+        }
         Command::RemoveXattr { ino, name } => table.remove_xattr(*ino, name),
         Command::Commit { ino, blocks, extents, inline, size_at_least, mtime } => {
             let session = request.id.map(|id| id.session);

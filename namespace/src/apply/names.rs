@@ -4,10 +4,10 @@ use super::DONE;
 use super::inode::NAME_BYTES_MAX;
 use super::table::Table;
 use super::table::counters::NEXT_INO;
-use crate::command::{Applied, Outcome, RenameMode};
+use crate::command::{Applied, Outcome, RenameMode, Whiteout};
 use crate::error::NsError;
 use crate::key;
-use crate::record::{Attr, FileKind, Time};
+use crate::record::{Attr, FileKind, Time, UnlinkedRecord};
 use rain_types::{Ino, VolumeId};
 
 /// Largest length of a symlink's target, bytes: the longest path that Linux passes on.
@@ -19,6 +19,7 @@ const LINKS_MAX: u32 = 65_000;
 pub(super) struct NewInode<'a> {
     pub(super) kind: FileKind,
     pub(super) mode: u16,
+    pub(super) umask: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) rdev: u32,
@@ -46,6 +47,8 @@ pub(super) fn new_attr(ino: Ino, volume: VolumeId, kind: FileKind, time: Time) -
         version: 0,
         parent: Ino(0),
         extents: 0,
+        acl: false,
+        default_acl: false,
     }
 }
 
@@ -118,12 +121,7 @@ impl Table<'_> {
         if is_dir && dir.nlink >= LINKS_MAX {
             return Err(NsError::TooManyLinks);
         }
-        let mut attr = new_attr(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
-        (attr.mode, attr.uid, attr.gid) = (new.mode & 0o7777, new.uid, new.gid);
-        if dir.mode & 0o2000 != 0 {
-            attr.gid = dir.gid;
-            attr.mode |= if is_dir { 0o2000 } else { 0 };
-        }
+        let mut attr = self.new_inode(&dir, new)?;
         match new.kind {
             FileKind::Directory => attr.parent = parent,
             FileKind::Symlink => {
@@ -140,6 +138,29 @@ impl Table<'_> {
         Ok(Outcome::Attr(attr))
     }
 
+    /// Returns the attributes of a new inode in a directory, from which it inherits. Writes its ACLs.
+    fn new_inode(&mut self, dir: &Attr, new: &NewInode<'_>) -> Result<Attr, NsError> {
+        let mut attr = new_attr(self.new_ino(new.ino)?, dir.volume, new.kind, self.time);
+        (attr.mode, attr.uid, attr.gid) = (new.mode & 0o7777, new.uid, new.gid);
+        if dir.mode & 0o2000 != 0 {
+            attr.gid = dir.gid;
+            attr.mode |= if new.kind == FileKind::Directory { 0o2000 } else { 0 };
+        }
+        self.inherit_mode(dir, &mut attr, new.umask);
+        Ok(attr)
+    }
+
+    pub(super) fn make_unnamed(&mut self, dir: Ino, new: &NewInode<'_>) -> Applied {
+        self.check_delegation(dir)?;
+        let dir = self.directory(dir)?;
+        let mut attr = self.new_inode(&dir, new)?;
+        attr.nlink = 0;
+        self.put_attr(&attr);
+        self.write(&key::unlinked(attr.ino), &UnlinkedRecord { sealed: false, never_named: true });
+        self.count_volume(attr.volume, 1, 0);
+        Ok(Outcome::Attr(attr))
+    }
+
     pub(super) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Applied {
         let mut dir = self.parent_for(parent, name)?;
         let mut attr = self.attr(ino)?;
@@ -152,11 +173,15 @@ impl Table<'_> {
         if self.entry(parent, name).is_some() {
             return Err(NsError::Exists);
         }
-        if attr.nlink == 0 {
+        if attr.nlink == 0 && !self.unlinked(ino).is_some_and(|unlinked| unlinked.never_named) {
             return Err(NsError::NotFound);
         }
         if attr.nlink >= LINKS_MAX {
             return Err(NsError::TooManyLinks);
+        }
+        // With its first name the file is no unlinked file any more: a `Seal` or `Free` that comes late skips it.
+        if attr.nlink == 0 {
+            self.kv.delete(&key::unlinked(ino));
         }
         attr.nlink += 1;
         attr.ctime = self.time;
@@ -173,7 +198,8 @@ impl Table<'_> {
         attr.ctime = self.time;
         let last_name_gone = attr.nlink == 0 && attr.kind == FileKind::File;
         if last_name_gone {
-            self.write(&key::unlinked(attr.ino), &false);
+            let unlinked = UnlinkedRecord { sealed: false, never_named: false };
+            self.write(&key::unlinked(attr.ino), &unlinked);
         } else if attr.nlink == 0 {
             self.free(&attr);
             return false;
@@ -182,12 +208,15 @@ impl Table<'_> {
         last_name_gone
     }
 
+    fn unlinked(&self, ino: Ino) -> Option<UnlinkedRecord> {
+        self.read(&key::unlinked(ino))
+    }
+
     /// Seals unlinked files, so that no session opens them again.
     pub(super) fn seal(&mut self, inos: &[Ino]) -> Applied {
         for ino in inos {
-            let unlinked = key::unlinked(*ino);
-            if self.kv.get(&unlinked).is_some() {
-                self.write(&unlinked, &true);
+            if let Some(unlinked) = self.unlinked(*ino) {
+                self.write(&key::unlinked(*ino), &UnlinkedRecord { sealed: true, ..unlinked });
             }
         }
         DONE
@@ -250,7 +279,11 @@ impl Table<'_> {
         (parent, name): (Ino, &[u8]),
         (new_parent, new_name): (Ino, &[u8]),
         mode: RenameMode,
+        whiteout: Option<&Whiteout>,
     ) -> Applied {
+        if whiteout.is_some() && mode == RenameMode::Exchange {
+            return Err(NsError::Invalid("an exchange leaves no name for a whiteout".into()));
+        }
         let from = self.parent_for(parent, name)?;
         let to = self.parent_for(new_parent, new_name)?;
         let moved = self.attr(self.entry(parent, name).ok_or(NsError::NotFound)?)?;
@@ -279,7 +312,9 @@ impl Table<'_> {
             return renamed(&moved, None, false);
         }
         let Some(there) = there else {
+            let whiteout = self.new_whiteout(&from, whiteout)?;
             self.move_name(&from, name, &to, new_name, &moved, None);
+            self.put_whiteout(parent, name, whiteout)?;
             return renamed(&moved, None, false);
         };
         if mode == RenameMode::Exchange {
@@ -296,7 +331,9 @@ impl Table<'_> {
             (true, true) if there.size > 0 => return Err(NsError::NotEmpty),
             _ => {}
         }
+        let whiteout = self.new_whiteout(&from, whiteout)?;
         self.move_name(&from, name, &to, new_name, &moved, Some(&there));
+        self.put_whiteout(parent, name, whiteout)?;
         let ino = there.ino;
         let last_name_gone = if is_dir(&there) {
             self.free(&there);
@@ -305,6 +342,22 @@ impl Table<'_> {
             self.drop_link(there)
         };
         renamed(&moved, Some(ino), last_name_gone)
+    }
+
+    fn new_whiteout(&mut self, dir: &Attr, whiteout: Option<&Whiteout>) -> Result<Option<Attr>, NsError> {
+        let Some(Whiteout { uid, gid, ino }) = whiteout.copied() else { return Ok(None) };
+        let (kind, mode, umask, rdev) = (FileKind::CharDevice, 0, 0, 0);
+        self.new_inode(dir, &NewInode { kind, mode, umask, uid, gid, rdev, target: &[], ino }).map(Some)
+    }
+
+    /// Puts a whiteout under the name that a rename has moved away.
+    fn put_whiteout(&mut self, dir: Ino, name: &[u8], whiteout: Option<Attr>) -> Result<(), NsError> {
+        let Some(attr) = whiteout else { return Ok(()) };
+        self.put_attr(&attr);
+        self.put_entry(dir, name, &attr);
+        self.touch_directory(&mut self.directory(dir)?, 1, 0);
+        self.count_volume(attr.volume, 1, 0);
+        Ok(())
     }
 
     /// Moves a name to a free name, or over a name that it replaces. The caller ends the replaced inode.

@@ -1,13 +1,14 @@
 //! The check of each record by itself: a known key, a readable value, and an existing inode.
 
 use super::{Found, ino_in};
+use crate::acl::{ACCESS, Acl, DEFAULT};
 use crate::command::Applied;
 use crate::key;
 use crate::kv::KvRead;
 use crate::lock::LockRecord;
 use crate::record::{
     Attr, BlockRecord, DelegationRecord, Extent, FileKind, GarbageRecord, NodeRecord, SessionRecord,
-    VolumeRecord,
+    UnlinkedRecord, VolumeRecord,
 };
 use crate::wire;
 use rain_types::{Ino, SessionId, VolumeId};
@@ -35,7 +36,7 @@ fn is_readable(key: &[u8], value: &[u8]) -> Option<bool> {
         b'R' => is::<Applied>(value),
         b'C' => is::<u64>(value),
         b'M' => is::<LockRecord>(value),
-        b'O' => is::<bool>(value),
+        b'O' => is::<UnlinkedRecord>(value),
         b'P' => is::<DelegationRecord>(value),
         b'S' | b'H' | b'Y' | b'Q' => value.is_empty(),
         b'T' | b'L' | b'X' => true,
@@ -72,7 +73,10 @@ pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
                 let there = kv.get(&[b"V", &key[1..]].concat()).is_some();
                 found.expect(|| about("volume with counts"), true, there);
             }
-            Some(b'X') => found.expect(|| about("inode with an attribute"), true, kind.is_some()),
+            Some(b'X') => {
+                found.expect(|| about("inode with an attribute"), true, kind.is_some());
+                check_acl(ino, &key[9..], value, found);
+            }
             Some(b'M') => check_locks(kv, ino, value, found),
             Some(b'Y') => {
                 let session = session_in(key).unwrap_or_default();
@@ -106,6 +110,22 @@ pub(super) fn check_records(kv: &dyn KvRead, found: &mut Found) {
         }
         ControlFlow::Continue(())
     });
+}
+
+/// Checks that an ACL is well formed, says more than the mode, agrees with it, and is noted in the inode.
+fn check_acl(ino: Ino, name: &[u8], value: &[u8], found: &mut Found) {
+    let Some(attr) = found.inodes.get(&ino).cloned() else { return };
+    let about = |what: &str| format!("{what} of inode {ino}");
+    let acl = || Acl::parse(value).ok().flatten();
+    if name == ACCESS {
+        let mode = acl().filter(|acl| !acl.is_a_mode()).map(|acl| acl.mode());
+        found.expect(|| about("mode by the access ACL"), Some(attr.mode & 0o777), mode);
+        found.expect(|| about("note of an access ACL"), attr.acl, true);
+    } else if name == DEFAULT {
+        let is_right = attr.kind == FileKind::Directory && acl().is_some();
+        found.expect(|| about("default ACL"), true, is_right);
+        found.expect(|| about("note of a default ACL"), attr.default_acl, true);
+    }
 }
 
 /// Checks an inode's locks, and that each is in the index of its session, which is open.

@@ -89,7 +89,7 @@ pub fn touched_by(kv: &dyn KvRead, command: &Command, touches: &mut Vec<Touch>) 
 /// a rename moves a cached name there.
 pub fn moved_to(command: &Command) -> Vec<Subject> {
     match command {
-        Command::Rename { parent, name, new_parent, new_name, mode } => {
+        Command::Rename { parent, name, new_parent, new_name, mode, .. } => {
             let new = Subject::Name(*new_parent, new_name.clone());
             match mode {
                 RenameMode::Exchange => vec![new, Subject::Name(*parent, name.clone())],

@@ -31,7 +31,8 @@ enum Step {
     Link { ino: usize, dir: usize, name: usize },
     Unlink { dir: usize, name: usize },
     RemoveDirectory { dir: usize, name: usize },
-    Rename { from: (usize, usize), to: (usize, usize), mode: usize },
+    MakeUnnamed { dir: usize },
+    Rename { from: (usize, usize), to: (usize, usize), mode: usize, whiteout: bool },
     Truncate { ino: usize, size: u16 },
     TruncateWrongly { ino: usize, size: u16 },
     Punch { ino: usize, offset: u16, len: u16 },
@@ -59,8 +60,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (at.clone(), at.clone(), name.clone()).prop_map(|(ino, dir, name)| Step::Link { ino, dir, name }),
         2 => (at.clone(), name.clone()).prop_map(|(dir, name)| Step::Unlink { dir, name }),
         1 => (at.clone(), name).prop_map(|(dir, name)| Step::RemoveDirectory { dir, name }),
-        4 => (place.clone(), place, 0usize..3)
-            .prop_map(|(from, to, mode)| Step::Rename { from, to, mode }),
+        4 => (place.clone(), place, 0usize..3, any::<bool>())
+            .prop_map(|(from, to, mode, whiteout)| Step::Rename { from, to, mode, whiteout }),
+        1 => at.clone().prop_map(|dir| Step::MakeUnnamed { dir }),
         2 => (at.clone(), offset.clone()).prop_map(|(ino, size)| Step::Truncate { ino, size }),
         1 => (at.clone(), offset.clone()).prop_map(|(ino, size)| Step::TruncateWrongly { ino, size }),
         2 => (at.clone(), offset.clone(), 0u16..4000)
@@ -98,8 +100,12 @@ enum Expected {
     Ino(u64),
     /// A new inode in this directory with this name and kind.
     Made(u64, Vec<u8>, FileKind),
+    /// A new file without a name in this volume.
+    Unnamed(u32),
     Removed(u64, bool),
     Renamed(u64, Option<u64>, bool),
+    /// As `Renamed`, with a whiteout under this name of the directory.
+    Whiteout((u64, Option<u64>, bool), u64, Vec<u8>),
     Lock,
 }
 
@@ -211,11 +217,33 @@ impl World {
                 self.inos.push(attr.ino.0);
                 self.tree.made(attr.ino.0, dir, &name, kind);
             }
+            (Outcome::Attr(attr), Expected::Unnamed(volume)) => {
+                assert!(!self.inos.contains(&attr.ino.0), "an inode number twice");
+                assert_eq!(attr.nlink, 0);
+                self.inos.push(attr.ino.0);
+                self.tree.made_unnamed(attr.ino.0, volume);
+            }
             (Outcome::Removed { ino, last_name_gone }, Expected::Removed(was, kept)) => {
                 assert_eq!((ino.0, *last_name_gone), (was, kept));
             }
             (Outcome::Renamed { moved, other, last_name_gone }, Expected::Renamed(was, over, gone)) => {
                 assert_eq!((moved.0, other.map(|ino| ino.0), *last_name_gone), (was, over, gone));
+            }
+            (Outcome::Renamed { moved, other, last_name_gone }, Expected::Whiteout(renamed, dir, name)) => {
+                assert_eq!((moved.0, other.map(|ino| ino.0), *last_name_gone), renamed);
+                let Ok(Answer::Attr(attr)) =
+                    answer(&self.kv, &Query::Lookup { parent: Ino(dir), name: name.clone() })
+                else {
+                    panic!("no whiteout")
+                };
+                assert_eq!(
+                    (attr.kind, attr.rdev, attr.mode, attr.nlink),
+                    (FileKind::CharDevice, 0, 0, 1),
+                    "a whiteout"
+                );
+                assert!(!self.inos.contains(&attr.ino.0), "an inode number twice");
+                self.inos.push(attr.ino.0);
+                self.tree.made(attr.ino.0, dir, &name, FileKind::CharDevice);
             }
             (outcome, _) => panic!("{outcome:?}"),
         }
@@ -241,6 +269,7 @@ impl World {
                         name,
                         kind,
                         mode,
+                        umask: 0,
                         uid,
                         gid,
                         rdev,
@@ -266,19 +295,40 @@ impl World {
                 let expected = self.tree.remove_directory(dir, name).map(|ino| Expected::Removed(ino, false));
                 (Command::RemoveDirectory { parent: Ino(dir), name: name.to_vec() }, expected)
             }
-            Step::Rename { from, to, mode } => {
+            Step::MakeUnnamed { dir } => {
+                let dir = self.ino(dir);
+                let command = Command::MakeUnnamed { dir: Ino(dir), mode: 0o600, umask: 0, uid: 1, gid: 1 };
+                (command, self.tree.make_unnamed(dir).map(Expected::Unnamed))
+            }
+            Step::Rename { from, to, mode, whiteout } => {
                 let (dir, name, to, new_name) =
                     (self.ino(from.0), NAMES[from.1], self.ino(to.0), NAMES[to.1]);
                 let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange][mode];
-                let expected = self.tree.rename((dir, name), (to, new_name), mode);
+                let whiteout = whiteout.then_some(Whiteout { uid: 1, gid: 1, ino: None });
+                let expected = match whiteout {
+                    Some(_) if mode == RenameMode::Exchange => {
+                        let mut right = vec![refusal(NsError::Invalid(String::new()))];
+                        let also = self.tree.clone().rename((dir, name), (to, new_name), mode);
+                        right.extend(also.err().into_iter().flatten());
+                        Err(right)
+                    }
+                    _ => self.tree.rename((dir, name), (to, new_name), mode),
+                };
+                let is_left = self.tree.nodes.get(&dir).is_some_and(|node| node.entries.contains_key(name));
                 let command = Command::Rename {
                     parent: Ino(dir),
                     name: name.to_vec(),
                     new_parent: Ino(to),
                     new_name: new_name.to_vec(),
                     mode,
+                    whiteout,
                 };
-                (command, expected.map(|(moved, other, gone)| Expected::Renamed(moved, other, gone)))
+                let expected = expected.map(|renamed| match whiteout {
+                    // Two names of one inode stay as they are.
+                    Some(_) if !is_left => Expected::Whiteout(renamed, dir, name.to_vec()),
+                    _ => Expected::Renamed(renamed.0, renamed.1, renamed.2),
+                });
+                (command, expected)
             }
             Step::Truncate { ino, size } => {
                 let ino = self.ino(ino);

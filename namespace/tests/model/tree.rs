@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) inline_len: usize,
     /// The inline byte below a block's byte, which shows again when the block's byte is punched.
     pub(crate) below: Vec<u8>,
+    /// The file was made without a name, and has had none since.
+    pub(crate) never_named: bool,
 }
 
 impl Node {
@@ -55,6 +57,7 @@ impl Node {
             bytes: Vec::new(),
             inline_len: 0,
             below: Vec::new(),
+            never_named: false,
         }
     }
 
@@ -127,6 +130,15 @@ impl Tree {
         self.nodes.insert(ino, Node::new(volume, kind, if kind == FileKind::Directory { dir } else { 0 }));
     }
 
+    pub(crate) fn make_unnamed(&self, dir: u64) -> Result<u32, Refusals> {
+        Ok(self.directory(dir)?.volume)
+    }
+
+    pub(crate) fn made_unnamed(&mut self, ino: u64, volume: u32) {
+        let node = Node { nlink: 0, never_named: true, ..Node::new(volume, FileKind::File, 0) };
+        self.nodes.insert(ino, node);
+    }
+
     pub(crate) fn link(&mut self, ino: u64, dir: u64, name: &[u8]) -> Result<(), Refusals> {
         let to = self.directory(dir)?;
         let Some(node) = self.nodes.get(&ino) else { return refuse(vec![NsError::NotFound]) };
@@ -134,11 +146,13 @@ impl Tree {
         wrong.extend((node.kind == FileKind::Directory).then_some(NsError::NotPermitted(String::new())));
         wrong.extend((node.volume != to.volume).then_some(NsError::CrossVolume));
         wrong.extend(to.entries.contains_key(name).then_some(NsError::Exists));
-        wrong.extend((node.nlink == 0).then_some(NsError::NotFound));
+        wrong.extend((node.nlink == 0 && !node.never_named).then_some(NsError::NotFound));
         if !wrong.is_empty() {
             return refuse(wrong);
         }
-        self.nodes.get_mut(&ino).unwrap().nlink += 1;
+        let node = self.nodes.get_mut(&ino).unwrap();
+        node.nlink += 1;
+        node.never_named = false;
         self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
         Ok(())
     }

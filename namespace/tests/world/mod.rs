@@ -36,6 +36,7 @@ pub(crate) fn make(parent: Ino, name: &str, kind: FileKind) -> Command {
         name,
         kind,
         mode: 0o644,
+        umask: 0,
         uid: 7,
         gid: 8,
         rdev: 9,
@@ -54,7 +55,7 @@ pub(crate) fn link(ino: Ino, parent: Ino, name: &str) -> Command {
 }
 
 pub(crate) fn rename(parent: Ino, name: &str, new_parent: Ino, new_name: &str, mode: RenameMode) -> Command {
-    Command::Rename { parent, name: name.into(), new_parent, new_name: new_name.into(), mode }
+    Command::Rename { parent, name: name.into(), new_parent, new_name: new_name.into(), mode, whiteout: None }
 }
 
 pub(crate) fn set_attr(ino: Ino, change: AttrChange) -> Command {

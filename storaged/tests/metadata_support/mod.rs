@@ -376,6 +376,7 @@ pub(crate) fn make(parent: Ino, name: &str) -> Request {
         name: name.as_bytes().to_vec(),
         kind: FileKind::File,
         mode: 0o644,
+        umask: 0,
         uid: 1,
         gid: 1,
         rdev: 0,

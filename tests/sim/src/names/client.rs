@@ -106,7 +106,15 @@ impl Client {
             Op::Rename(from, to) => {
                 let (name, new_name) = (name(from), name(to));
                 let mode = RenameMode::Replace;
-                self.propose(Command::Rename { parent: dir, name, new_parent: dir, new_name, mode }).await?
+                self.propose(Command::Rename {
+                    parent: dir,
+                    name,
+                    new_parent: dir,
+                    new_name,
+                    mode,
+                    whiteout: None,
+                })
+                .await?
             }
             Op::Link(file, at) => {
                 self.propose(Command::Link { ino: Ino(file), parent: dir, name: name(at) }).await?
@@ -158,8 +166,8 @@ impl Client {
 }
 
 pub(super) fn make(parent: Ino, name: Vec<u8>, kind: FileKind) -> Command {
-    let (mode, uid, gid, rdev, target) = (0o644, 0, 0, 0, Vec::new());
-    Command::Make { parent, name, kind, mode, uid, gid, rdev, target, or_existing: false, ino: None }
+    let (mode, umask, uid, gid, rdev, target) = (0o644, 0, 0, 0, 0, Vec::new());
+    Command::Make { parent, name, kind, mode, umask, uid, gid, rdev, target, or_existing: false, ino: None }
 }
 
 fn in_any_order(network: &Network, rng: &mut Rng) -> Vec<Arc<MetadataService>> {
