@@ -21,8 +21,10 @@
 //! - No call waits for ever: each operation has a deadline in the client. After it the program gets EIO, and
 //!   the log names the nodes that did not answer. A wait for a lock ends with the lock or with a signal.
 //!
-//! Left out: ACLs, quotas, O_TMPFILE, FIEMAP, reflinks, `syncfs` reaching beyond the kernel (fsync the
-//! files), access times (as with `noatime`).
+//! - POSIX: ACLs, O_TMPFILE, whiteouts, birth times, file handles; `docs/posix.md` has the list.
+//!
+//! Left out: quotas, FIEMAP, reflinks, `syncfs` reaching beyond the kernel (fsync the files), access times (as
+//! with `noatime`).
 //!
 //! Modules: `fs` answers the kernel, over `handles`, `listing` (directories) and `lockers` (owners of locks). `coherence` knows what the
 //! kernel has cached and decides what it may keep. `errno` is the table of errors. `mount` is everything

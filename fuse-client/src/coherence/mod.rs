@@ -75,6 +75,8 @@ pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 pub(crate) struct Lifetimes {
     pub(crate) attr: Duration,
     pub(crate) entry: Duration,
+    /// All names may be ended at once, before their lifetime is over.
+    pub(crate) doubted_at_once: bool,
 }
 
 impl Lifetimes {
@@ -134,6 +136,7 @@ impl Coherence {
         Lifetimes {
             attr: attr.map_or(self.lifetimes.attr, |attr| attr.min(self.lifetimes.attr)),
             entry: name.map_or(self.lifetimes.entry, |name| name.min(self.lifetimes.entry)),
+            ..self.lifetimes
         }
     }
 
@@ -444,7 +447,8 @@ impl Coherence {
             }
             let mut dropping = std::pin::pin!(self.notifications.drop_names(names));
             let dropped = tokio::time::timeout(NAMES_LOCKED_MAX, &mut dropping).await;
-            if dropped.is_err() && !self.notifications.doubt_all_names() {
+            let may_doubt = self.lifetimes.doubted_at_once;
+            if dropped.is_err() && !(may_doubt && self.notifications.doubt_all_names()) {
                 // The kernel may use a name for no longer than this.
                 let _ = tokio::time::timeout(self.lifetimes.entry, dropping).await;
             }

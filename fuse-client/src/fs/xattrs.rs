@@ -106,7 +106,11 @@ impl RainFs {
     }
 
     pub(super) async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
-        let removed = self.volume.remove_xattr(ino, name).await;
+        let removed = match self.volume.remove_xattr(ino, name).await {
+            // As every filesystem of Linux does it: what has no ACL has none afterwards.
+            Err(Error::Refused(NsError::NoAttribute)) if is_acl(name) => return Ok(()),
+            removed => removed,
+        };
         self.coherence.changed(ino);
         removed.map_err(|error| self.errno("removing an extended attribute", &error))
     }

@@ -11,6 +11,7 @@ mod crashes;
 mod failover;
 mod history;
 mod main_job;
+mod posix;
 mod programs;
 mod quickstart;
 mod rebalance;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         coherence::PROMISES,
         sizes::PROMISES,
         write_back::PROMISES,
+        posix::PROMISES,
         history::PROMISES,
     ];
     let cases = match cases::trials() {
