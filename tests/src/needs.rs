@@ -17,6 +17,8 @@ pub enum Need {
     PythonGrpc,
     /// Network namespaces: root, and `ip` of iproute2.
     Namespaces,
+    /// Overlayfs in a namespace of mounts of its own: root, and `unshare` of util-linux.
+    Overlay,
 }
 
 /// Returns the reason why a requirement is not met; none when it is met.
@@ -32,7 +34,8 @@ pub fn missing(need: Need) -> Option<&'static str> {
         Need::PythonGrpc if !runs(&python(), &["-c", "import grpc, google.protobuf"]) => {
             Some("no python3 with grpcio; RAIN_TEST_PYTHON can name one")
         }
-        Need::Namespaces if !is_root() => Some("not root"),
+        Need::Namespaces | Need::Overlay if !is_root() => Some("not root"),
+        Need::Overlay if !knows_overlay() => Some("no overlayfs, or no unshare"),
         Need::Namespaces if !runs("ip", &["netns", "list"]) => Some("no iproute2, or no network namespaces"),
         _ => None,
     }
@@ -46,6 +49,11 @@ pub fn python() -> String {
 /// Whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+fn knows_overlay() -> bool {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    known.split_whitespace().any(|name| name == "overlay") && runs("unshare", &["--version"])
 }
 
 fn runs(program: &str, args: &[&str]) -> bool {

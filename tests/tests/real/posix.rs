@@ -9,7 +9,7 @@ use rain_tests::real::{TestCluster, TestMount, run};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, statvfs};
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,16 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("modes_acls_and_capabilities_are_those_of_tmpfs_for_every_user", &[Need::Mount, Need::Root], compared),
     ("a_file_without_a_name_gets_one_with_its_data_or_is_freed", &[Need::Mount], unnamed),
     ("a_birth_time_stays_and_is_the_same_on_every_mount", &[Need::Mount], born),
+    ("an_overlay_has_its_upper_layer_on_a_mount", &[Need::Mount, Need::Overlay], overlay),
     ("a_file_handle_outlives_caches_renames_and_the_mount", &[Need::Mount, Need::Root], handles),
 ];
 
 /// The calls, in Python: users and file handles need system calls that only libc has.
 const PROGRAM: &str = include_str!("posix.py");
 
-/// Seeds of one run; the variable `RAIN_TEST_SEEDS` asks for more.
-const SEEDS: u64 = 2;
+/// Seeds of one run; the variable `RAIN_TEST_SEEDS` asks for more. Seed 5 is one in which a directory is looked up
+/// that is delegated to the mount while its parent is not.
+const SEEDS: u64 = 6;
 
 fn python(words: &[&str]) -> anyhow::Result<String> {
     run("python3", &[&["-c", PROGRAM], words].concat())
@@ -140,6 +142,49 @@ fn born() -> anyhow::Result<()> {
         ensure!(now.created()? == born, "{}: another birth time", path.display());
         ensure!(now.modified()? > born + Duration::from_secs(1));
     }
+    Ok(())
+}
+
+/// What a program does in an overlay whose upper layer is on a mount.
+const IN_OVERLAY: &str = r#"
+set -e
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$3"
+cd "$3"
+echo more >>file
+rm gone
+rm -r dir
+mkdir dir new
+mv new moved
+for at in 1 2 3 4 5 6; do
+    echo "$at" >"dir/$at"
+    mv "dir/$at" "moved/$at"
+    ls "$4/upper/dir" >/dev/null
+    rm -f "moved/$((at - 1))"
+    sleep 2
+done
+test "$(cat file)" = "$(printf 'low\nmore')"
+test "$(ls moved)" = 6
+test ! -e gone
+test -z "$(ls dir)"
+"#;
+
+fn overlay() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(small())?;
+    let mount = TestMount::with_options(&cluster, "m1", "overlay,entry_ttl=0.1")?;
+    let other = TestMount::new(&cluster, "m2")?;
+    let memory = tempfile::tempdir()?;
+    let (low, merged) = (memory.path().join("low"), memory.path().join("merged"));
+    for folder in [&low, &merged, &low.join("dir"), &mount.path().join("upper"), &mount.path().join("work")] {
+        fs::create_dir(folder)?;
+    }
+    for (name, contents) in [("file", "low\n"), ("gone", ""), ("dir/below", "")] {
+        fs::write(low.join(name), contents)?;
+    }
+    let words = [text(&low)?, text(mount.path())?, text(&merged)?, text(other.path())?];
+    run("unshare", &[&["-m", "sh", "-c", IN_OVERLAY, "sh"][..], &words].concat())?;
+    let whiteout = fs::symlink_metadata(other.path().join("upper/gone"))?;
+    ensure!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "no whiteout");
+    ensure!(fs::read(other.path().join("upper/file"))? == b"low\nmore\n");
     Ok(())
 }
 
