@@ -19,6 +19,8 @@
 use crate::coherence::Stamp;
 use rain_namespace::command::Name;
 use rain_namespace::query::DirectoryEntry;
+use rain_types::Ino;
+use std::collections::BTreeSet;
 
 /// The bits of a cookie for the position in a page. The namespace gives at most 4096 names at a time.
 const POSITION_BITS: u32 = 16;
@@ -46,13 +48,22 @@ pub(crate) struct PageRequest {
     pub(crate) limit: u32,
 }
 
+/// Entries, and when and how they were told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'a> {
+    pub(crate) entries: &'a [DirectoryEntry],
+    /// The inodes that were told without a lease on them or on their names.
+    pub(crate) unleased: &'a BTreeSet<Ino>,
+    pub(crate) stamp: Stamp,
+}
+
 /// The content of a directory at a cookie.
 #[derive(Debug)]
 pub(crate) enum AtCookie<'a> {
     /// `.` or `..`; the next cookie is one more.
     Dots(&'static str),
     /// Entries; the first is at `cookie`, and each has the cookie after that of the one before.
-    Entries { cookie: u64, entries: &'a [DirectoryEntry], stamp: Stamp },
+    Entries { cookie: u64, told: Told<'a> },
     /// Entries of a page that must be read first.
     Unread(PageRequest),
     /// Nothing: the end of the directory.
@@ -63,6 +74,8 @@ pub(crate) enum AtCookie<'a> {
 struct Page {
     number: u64,
     entries: Vec<DirectoryEntry>,
+    /// The inodes that were told without a lease on them or on their names.
+    unleased: BTreeSet<Ino>,
     more: bool,
     stamp: Stamp,
 }
@@ -109,7 +122,8 @@ impl Listing {
         match &self.page {
             Some(page) if page.number == number => match page.entries.get(position..) {
                 Some(entries) if !entries.is_empty() => {
-                    AtCookie::Entries { cookie: at, entries, stamp: page.stamp }
+                    let told = Told { entries, unleased: &page.unleased, stamp: page.stamp };
+                    AtCookie::Entries { cookie: at, told }
                 }
                 _ if page.more => self.at(cookie(number + 1, 0)),
                 _ => AtCookie::End,
@@ -132,6 +146,7 @@ impl Listing {
         wanted: &PageRequest,
         mut entries: Vec<DirectoryEntry>,
         mut more: bool,
+        unleased: BTreeSet<Ino>,
         stamp: Stamp,
     ) {
         match self.begins.get(wanted.number as usize) {
@@ -147,7 +162,7 @@ impl Listing {
             },
         }
         self.furthest = self.furthest.max(wanted.number);
-        self.page = Some(Page { number: wanted.number, entries, more, stamp });
+        self.page = Some(Page { number: wanted.number, entries, unleased, more, stamp });
     }
 
     /// The page is outdated from this cookie on: ends the page before it. Returns the cookie to go on at,
@@ -223,7 +238,7 @@ mod tests {
                         at += 1;
                         reply.push((name.to_owned(), at));
                     }
-                    AtCookie::Entries { cookie, entries, .. } => {
+                    AtCookie::Entries { cookie, told: Told { entries, .. } } => {
                         at = cookie;
                         for entry in entries {
                             at += 1;
@@ -232,7 +247,7 @@ mod tests {
                     }
                     AtCookie::Unread(wanted) => {
                         let (entries, more) = self.read(&wanted);
-                        listing.fill(&wanted, entries, more, stamp());
+                        listing.fill(&wanted, entries, more, BTreeSet::new(), stamp());
                         at = wanted.cookie;
                     }
                     AtCookie::End => break,

@@ -438,6 +438,8 @@ mod tests {
             version: 1,
             parent: Ino(0),
             extents: 0,
+            acl: false,
+            default_acl: false,
         }
     }
 

@@ -14,7 +14,7 @@ use rain_namespace::delegation::{DelegationSet, Listed, LocalAnswer};
 use rain_namespace::error::NsError;
 use rain_namespace::lease::Subject;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
-use rain_namespace::record::{Attr, FileKind, VolumeRecord};
+use rain_namespace::record::VolumeRecord;
 use rain_proto::v1::LeaseKind;
 use rain_types::Ino;
 use std::collections::HashMap;

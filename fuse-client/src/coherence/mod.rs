@@ -84,6 +84,15 @@ impl Lifetimes {
     fn shorter(self) -> Duration {
         self.attr.min(self.entry)
     }
+
+    /// The lifetimes, as far as the client lets a name and attributes be used.
+    pub(crate) fn at_most(self, (name, attr): (ReadFor, ReadFor)) -> Lifetimes {
+        Lifetimes {
+            attr: attr.map_or(self.attr, |attr| attr.min(self.attr)),
+            entry: name.map_or(self.entry, |name| name.min(self.entry)),
+            ..self
+        }
+    }
 }
 
 /// When something was read from the namespace: by the mount's clock of its own changes, and by the wall
@@ -133,11 +142,7 @@ pub(crate) type ReadFor = Option<Duration>;
 /// Replies that name inodes or give attributes. Each gives the lifetime to reply with.
 impl Coherence {
     fn lifetimes(&self, name: ReadFor, attr: ReadFor) -> Lifetimes {
-        Lifetimes {
-            attr: attr.map_or(self.lifetimes.attr, |attr| attr.min(self.lifetimes.attr)),
-            entry: name.map_or(self.lifetimes.entry, |name| name.min(self.lifetimes.entry)),
-            ..self.lifetimes
-        }
+        self.lifetimes.at_most((name, attr))
     }
 
     /// A reply is about to give attributes of an inode that the kernel knows.

@@ -15,20 +15,32 @@ use super::attrs::{file_type, to_kernel};
 use super::replies::GENERATION;
 use crate::coherence::Stamp;
 use crate::handles::OpenedDirectory;
-use crate::listing::{AtCookie, Listing, PageRequest};
+use crate::listing::{AtCookie, Listing, PageRequest, Told};
 use fuser::{Errno, FileAttr, FileType, ReplyDirectory, ReplyDirectoryPlus};
 use rain_namespace::query::DirectoryEntry;
 use rain_types::Ino;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// The place of an entry in a listing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// The cookie of the next entry.
+    next: u64,
+    /// When the entry was read.
+    read: Stamp,
+    /// It was told with leases on it and on its name.
+    leased: bool,
+}
 
 /// A reply being filled. `add` and `add_dots` return false when the reply has no room for the entry.
 pub(super) trait Reply: Send {
     /// Whether entries carry attributes.
     const PLUS: bool;
     fn add_dots(&mut self, fs: &RainFs, ino: Ino, name: &str, next: u64) -> bool;
-    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, at: (u64, Stamp)) -> bool;
+    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, at: Place) -> bool;
     fn finish(self, filled: Result<(), Errno>);
 }
 
@@ -39,9 +51,15 @@ impl Reply for ReplyDirectory {
         !ReplyDirectory::add(self, fs.numbers.kernel(ino), next, FileType::Directory, name)
     }
 
-    fn add(&mut self, fs: &RainFs, _dir: Ino, entry: &DirectoryEntry, (next, _): (u64, Stamp)) -> bool {
+    fn add(&mut self, fs: &RainFs, _directory: Ino, entry: &DirectoryEntry, at: Place) -> bool {
         let name = OsStr::from_bytes(&entry.name);
-        !ReplyDirectory::add(self, fs.numbers.kernel(entry.attr.ino), next, file_type(entry.attr.kind), name)
+        !ReplyDirectory::add(
+            self,
+            fs.numbers.kernel(entry.attr.ino),
+            at.next,
+            file_type(entry.attr.kind),
+            name,
+        )
     }
 
     fn finish(self, filled: Result<(), Errno>) {
@@ -61,15 +79,17 @@ impl Reply for ReplyDirectoryPlus {
         !ReplyDirectoryPlus::add(self, attr.ino, next, name, &Duration::ZERO, &attr, GENERATION)
     }
 
-    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, at: (u64, Stamp)) -> bool {
-        let (next, read) = at;
+    fn add(&mut self, fs: &RainFs, directory: Ino, entry: &DirectoryEntry, at: Place) -> bool {
         let read_for = fs.read_for((directory, &entry.name), entry.attr.ino);
-        let lifetime = fs.coherence.listed((directory, &entry.name), &entry.attr, read_for);
+        let given = fs.coherence.listed((directory, &entry.name), &entry.attr, read_for);
+        // Once more: whoever gave a lease up before the name was noted as given did not have the kernel drop it.
+        let (name_for, _) = fs.read_for((directory, &entry.name), entry.attr.ino);
+        let lifetime = if at.leased { name_for.unwrap_or(given).min(given) } else { Duration::ZERO };
         let attr = to_kernel(&entry.attr, fs.numbers);
         let name = OsStr::from_bytes(&entry.name);
-        let full = ReplyDirectoryPlus::add(self, attr.ino, next, name, &lifetime, &attr, GENERATION);
+        let full = ReplyDirectoryPlus::add(self, attr.ino, at.next, name, &lifetime, &attr, GENERATION);
         if !full {
-            fs.coherence.listed_entry(&entry.attr, lifetime, read);
+            fs.coherence.listed_entry(&entry.attr, lifetime, at.read);
         }
         !full
     }
@@ -148,13 +168,14 @@ impl RainFs {
                 AtCookie::Unread(wanted) => {
                     let stamp = self.coherence.stamp();
                     let (entries, more) = self.read_page(directory, &wanted).await?;
-                    listing.fill(&wanted, entries, more, stamp);
+                    let unleased = if R::PLUS { self.unleased(directory, &entries) } else { BTreeSet::new() };
+                    listing.fill(&wanted, entries, more, unleased, stamp);
                     (cookie, just_read) = (wanted.cookie, true);
                     continue;
                 }
-                AtCookie::Entries { cookie: first, entries, stamp } => {
+                AtCookie::Entries { cookie: first, told } => {
                     let check = R::PLUS && !just_read;
-                    match self.fill_from(directory, first, entries, (stamp, check), reply) {
+                    match self.fill_from(directory, first, (told, check), reply) {
                         Filled::Full => return Ok(()),
                         Filled::Outdated(at) if at > first => return Ok(()),
                         Filled::Outdated(at) => at,
@@ -177,23 +198,34 @@ impl RainFs {
         &self,
         directory: Ino,
         mut cookie: u64,
-        entries: &[DirectoryEntry],
-        (stamp, check): (Stamp, bool),
+        (told, check): (Told<'_>, bool),
         reply: &mut R,
     ) -> Filled {
-        if check && self.coherence.listing_is_outdated(directory, stamp) {
+        let Told { entries, unleased, stamp: read } = told;
+        if check && self.coherence.listing_is_outdated(directory, read) {
             return Filled::Outdated(cookie);
         }
         for entry in entries {
-            if check && self.coherence.attributes_are_outdated(entry.attr.ino, stamp) {
+            if check && self.coherence.attributes_are_outdated(entry.attr.ino, read) {
                 return Filled::Outdated(cookie);
             }
-            if !reply.add(self, directory, entry, (cookie + 1, stamp)) {
+            let place = Place { next: cookie + 1, read, leased: !unleased.contains(&entry.attr.ino) };
+            if !reply.add(self, directory, entry, place) {
                 return Filled::Full;
             }
             cookie += 1;
         }
         Filled::To(cookie)
+    }
+
+    /// The inodes of a listing that were told without a lease on them or on their names. A lease that comes before
+    /// the entries are given is not on what was told.
+    fn unleased(&self, directory: Ino, entries: &[DirectoryEntry]) -> BTreeSet<Ino> {
+        let is_unleased = |entry: &&DirectoryEntry| {
+            let (name, attr) = self.read_for((directory, &entry.name), entry.attr.ino);
+            [name, attr].into_iter().flatten().any(|left| left.is_zero())
+        };
+        entries.iter().filter(is_unleased).map(|entry| entry.attr.ino).collect()
     }
 
     async fn read_page(

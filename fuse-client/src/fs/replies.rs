@@ -107,7 +107,8 @@ impl RainFs {
         match found {
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
-                self.reply_name(reply, &attr, self.coherence.name_looked_up(name, &attr, read_for, by));
+                let lifetimes = self.coherence.name_looked_up(name, &attr, read_for, by);
+                self.reply_name(reply, name, &attr, lifetimes);
             }
             Err(errno) => reply.error(errno),
         }
@@ -118,13 +119,16 @@ impl RainFs {
         match made {
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
-                self.reply_name(reply, &attr, self.coherence.name_given(name, &attr, read_for));
+                let lifetimes = self.coherence.name_given(name, &attr, read_for);
+                self.reply_name(reply, name, &attr, lifetimes);
             }
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn reply_name(&self, reply: ReplyEntry, attr: &Attr, lifetimes: Lifetimes) {
+    fn reply_name(&self, reply: ReplyEntry, name: (Ino, &[u8]), attr: &Attr, lifetimes: Lifetimes) {
+        // Once more: whoever gave a lease up before the name was noted as given did not have the kernel drop it.
+        let lifetimes = lifetimes.at_most(self.read_for(name, attr.ino));
         let kernel = to_kernel(attr, self.numbers);
         reply.entry_with_ttls(&lifetimes.attr, &lifetimes.entry, &kernel, GENERATION);
     }
@@ -139,8 +143,11 @@ impl RainFs {
         match result {
             Ok((attr, handle, flags)) => {
                 let attr_for = self.volume.read_for(&Subject::Inode(attr.ino));
-                let name = name.map(|name| (name, self.read_for(name, attr.ino).0));
-                let lifetime = self.coherence.file_created(name, &attr, attr_for);
+                let name_for = name.map(|name| (name, self.read_for(name, attr.ino).0));
+                let mut lifetime = self.coherence.file_created(name_for, &attr, attr_for);
+                if let Some(name) = name {
+                    lifetime = self.read_for(name, attr.ino).0.map_or(lifetime, |left| left.min(lifetime));
+                }
                 reply.created(&lifetime, &to_kernel(&attr, self.numbers), GENERATION, handle, flags);
             }
             Err(errno) => reply.error(errno),
