@@ -130,10 +130,15 @@ impl FileState {
         }
     }
 
-    /// Stores written data for another client, and tries for as long as the leader waits for it.
+    /// Stores written data for another client, and tries for as long as the leader waits for it. Without contact
+    /// this client does not know of a leader that waits: most likely there is none, and the other client has to
+    /// wait, too.
     async fn store_wanted(&self, files: &FileTable) {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         while let Err(error) = self.flush(files).await {
+            if files.session.caches() && !files.session.leases().are_valid() {
+                begun = Instant::now();
+            }
             let for_good = matches!(error, Error::Refused(_) | Error::LockLost);
             if for_good || begun.elapsed() > WRITE_OVERDUE {
                 let ino = self.ino();

@@ -1,5 +1,5 @@
-use crate::session::kept::UNUSED_MAX;
 use super::*;
+use crate::session::kept::UNUSED_MAX;
 use rain_namespace::query::Answer;
 use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::{NodeId, VolumeId};
