@@ -338,13 +338,18 @@ impl Writeback {
             self.session.runtime().spawn(async move { files.publish_all().await });
         }
         if !recalled.is_empty() {
-            // In a task of its own, so that contact with the leader goes on meanwhile.
-            let (writeback, files) = (self.clone(), self.files.upgrade());
-            self.session.runtime().spawn(async move {
-                writeback.return_directories(recalled).await;
-                drop(files);
-            });
+            self.begin_returning(recalled);
         }
+    }
+
+    /// Returns directories in a task of its own, so that contact with the leader goes on meanwhile: the commits of
+    /// the files that are stored first wait for it.
+    fn begin_returning(self: &Arc<Self>, dirs: Vec<Ino>) {
+        let (writeback, files) = (self.clone(), self.files.upgrade());
+        self.session.runtime().spawn(async move {
+            writeback.return_directories(dirs).await;
+            drop(files);
+        });
     }
 }
 
@@ -353,7 +358,7 @@ impl State {
     fn to_return(&self) -> Vec<Ino> {
         let is_idle = self.queue.is_empty() && self.last_used.elapsed() > IDLE;
         if self.has_too_many_delegations() || is_idle {
-            self.delegations.delegated().collect()
+            self.delegations.delegated().filter(|dir| !self.returning.contains(dir)).collect()
         } else {
             Vec::new()
         }
@@ -391,7 +396,7 @@ pub(super) async fn watch_forever(queue: Arc<Queue>, writeback: Weak<Writeback>)
         }
         let dirs = queue.state().to_return();
         if !dirs.is_empty() {
-            writeback.return_directories(dirs).await;
+            writeback.begin_returning(dirs);
         }
     }
 }
