@@ -292,7 +292,7 @@ impl Kept {
         }
     }
 
-    fn to_keep(&mut self, subject: Subject, may_keep: &impl Fn(&Subject) -> bool) -> Option<&mut Leased> {
+    fn keepable(&mut self, subject: Subject, may_keep: &impl Fn(&Subject) -> bool) -> Option<&mut Leased> {
         self.entries.get_mut(&subject).filter(|_| may_keep(&subject))
     }
 
@@ -310,16 +310,16 @@ impl Kept {
                     Ok(Answer::Attr(attr)) => Some(attr.ino),
                     _ => None,
                 };
-                if let Some(leased) = self.to_keep(Subject::Name(*parent, name.clone()), &may_keep) {
+                if let Some(leased) = self.keepable(Subject::Name(*parent, name.clone()), &may_keep) {
                     leased.value = Value::Name(ino);
                 }
             }
             (Query::ReadDirectory { dir, .. }, Ok(Answer::Directory { entries, .. })) => {
                 for entry in entries {
-                    if let Some(leased) = self.to_keep(Subject::Name(*dir, entry.name.clone()), &may_keep) {
+                    if let Some(leased) = self.keepable(Subject::Name(*dir, entry.name.clone()), &may_keep) {
                         leased.value = Value::Name(Some(entry.attr.ino));
                     }
-                    if let Some(leased) = self.to_keep(Subject::Inode(entry.attr.ino), &may_keep) {
+                    if let Some(leased) = self.keepable(Subject::Inode(entry.attr.ino), &may_keep) {
                         leased.inode().attr = Some((entry.attr.clone(), asked));
                     }
                 }
@@ -331,7 +331,7 @@ impl Kept {
                 | Query::Layout { ino, .. },
                 _,
             ) if other_bytes(answered) <= OTHER_BYTES_MAX => {
-                if let Some(leased) = self.to_keep(Subject::Inode(*ino), &may_keep) {
+                if let Some(leased) = self.keepable(Subject::Inode(*ino), &may_keep) {
                     let others = &mut leased.inode().others;
                     others.retain(|(known, ..)| known != query);
                     if others.len() >= OTHERS_MAX {
@@ -343,7 +343,7 @@ impl Kept {
             _ => {}
         }
         if let Ok(Answer::Attr(attr) | Answer::Layout { attr, .. }) = answered
-            && let Some(leased) = self.to_keep(Subject::Inode(attr.ino), &may_keep)
+            && let Some(leased) = self.keepable(Subject::Inode(attr.ino), &may_keep)
         {
             leased.inode().attr = Some((attr.clone(), asked));
         }
