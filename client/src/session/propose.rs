@@ -50,6 +50,8 @@ impl Session {
     ) -> Result<Applied, Error> {
         let numbered = self.number([command.clone().into()]);
         if let Some(ended) = fence.filter(|fence| *fence != numbered.session) {
+            // It was never sent, so it cannot apply later.
+            numbered.answered(self, &[]);
             return Ok(Err(NsError::SessionEnded(ended)));
         }
         let mut applied = self.send_numbered(&numbered).await?;

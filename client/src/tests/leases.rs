@@ -9,7 +9,7 @@ use rain_namespace::command::{AttrChange, Command, RenameMode};
 use rain_namespace::lease::Subject;
 use rain_namespace::query::Query;
 use rain_namespace::record::FileKind;
-use rain_types::Ino;
+use rain_types::{Ino, SessionId};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -195,4 +195,18 @@ async fn what_was_asked_once_is_answered_again_without_a_message_until_it_change
     let mode = AttrChange { mode: Some(0o600), ..AttrChange::default() };
     b.set_attr(moved.ino, mode).await.expect("changed");
     assert_eq!(b.attr(moved.ino).await.expect("asked").mode, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_is_not_sent_for_its_fence_leaves_nothing_uncertain() {
+    let namespace = TestNamespace::start().await;
+    let (client, a) = namespace.caching_client().await;
+    let ino = a.make(a.root(), b"f", file()).await.expect("made").ino;
+    let command = Command::SetAttr { ino, change: AttrChange { mode: Some(0o600), ..AttrChange::default() } };
+    let refused = a.session().propose_once(Some(SessionId(u64::MAX)), &command).await.expect("decided here");
+    assert!(refused.is_err(), "another session's fence");
+    a.attr(ino).await.expect("asked");
+    let before = client.stats().queries;
+    assert_eq!(a.attr(ino).await.expect("known").mode, 0o644);
+    assert_eq!(client.stats().queries, before, "it was kept");
 }
