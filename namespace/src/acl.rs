@@ -145,10 +145,6 @@ impl Acl {
         bytes
     }
 
-    fn permissions(&mut self, wanted: Who) -> Option<&mut u16> {
-        self.entries.iter_mut().find(|(who, _)| *who == wanted).map(|(_, permissions)| permissions)
-    }
-
     /// Returns the kinds of the entries behind the three digits of a mode: the middle one is the mask where there
     /// is a mask.
     fn digits(&self) -> [(Who, u16); 3] {
@@ -168,22 +164,23 @@ impl Acl {
         self.entries.len() == 3
     }
 
-    /// Changes the entries that are behind the mode: chmod(2) of an inode with this access ACL.
-    pub fn change_mode(&mut self, mode: u16) {
-        for (who, shift) in self.digits() {
-            if let Some(permissions) = self.permissions(who) {
-                *permissions = mode >> shift & 0o7;
+    /// Changes the entries that are behind a mode: `change` gets an entry's permissions and the mode's digit.
+    fn change_behind(&mut self, mode: u16, change: impl Fn(u16, u16) -> u16) {
+        for (wanted, shift) in self.digits() {
+            for (_, permissions) in self.entries.iter_mut().filter(|(who, _)| *who == wanted) {
+                *permissions = change(*permissions, mode >> shift & 0o7);
             }
         }
     }
 
+    /// Changes the entries that are behind the mode: chmod(2) of an inode with this access ACL.
+    pub fn change_mode(&mut self, mode: u16) {
+        self.change_behind(mode, |_, digit| digit);
+    }
+
     /// Makes a default ACL the access ACL of a new inode, which is made with this mode. Returns the new mode.
     pub fn inherit(&mut self, mode: u16) -> u16 {
-        for (who, shift) in self.digits() {
-            if let Some(permissions) = self.permissions(who) {
-                *permissions &= mode >> shift & 0o7;
-            }
-        }
+        self.change_behind(mode, |permissions, digit| permissions & digit);
         mode & !0o777 | self.mode()
     }
 }

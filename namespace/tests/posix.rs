@@ -62,25 +62,10 @@ fn get(world: &World, ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
 
 fn made_with(world: &mut World, parent: Ino, kind: FileKind, bits: u16, mask: u16) -> Attr {
     let name = format!("n{}", world.now);
-    match make(parent, &name, kind) {
-        Command::Make { parent, name, kind, uid, gid, rdev, target, or_existing, ino, .. } => {
-            let (mode, umask) = (bits, mask);
-            world.attr_of(Command::Make {
-                parent,
-                name,
-                kind,
-                mode,
-                umask,
-                uid,
-                gid,
-                rdev,
-                target,
-                or_existing,
-                ino,
-            })
-        }
-        other => panic!("{other:?}"),
-    }
+    let mut command = make(parent, &name, kind);
+    let Command::Make { mode, umask, .. } = &mut command else { panic!("{command:?}") };
+    (*mode, *umask) = (bits, mask);
+    world.attr_of(command)
 }
 
 fn unnamed(dir: Ino) -> Command {

@@ -263,10 +263,10 @@ impl LeaseHolder for FileTable {
         for file in self.states() {
             let mut inner = file.inner();
             inner.lease.registration += 1;
-            match kept.get(&inner.attr.ino) {
-                Some(_) => inner.lease.mode = Some(Mode::Write),
-                None if inner.lease.mode == Some(Mode::Write) => inner.lease.mode = None,
-                None => {}
+            if kept.contains_key(&inner.attr.ino) {
+                inner.lease.mode = Some(Mode::Write);
+            } else if inner.lease.mode == Some(Mode::Write) {
+                inner.lease.mode = None;
             }
         }
     }

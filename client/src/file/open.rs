@@ -41,9 +41,7 @@ impl FileTable {
         let file = self.open_state(attr, made, question)?;
         Some(Arc::new(OpenFile { files: self.clone(), file, read_end: AtomicU64::new(0) }))
     }
-}
 
-impl FileTable {
     /// Holds a file open that has no name and is open here, so that what was written is kept while the file gets
     /// a name.
     pub(crate) fn hold_unnamed(self: &Arc<Self>, ino: Ino) -> Option<Arc<OpenFile>> {

@@ -30,7 +30,7 @@ const OTHER_BYTES_MAX: usize = 4096;
 /// The estimated length of an extent, bytes.
 const EXTENT_BYTES: usize = 64;
 
-/// Most subjects in use that are passed over in search of one to drop.
+/// Most subjects with leases for good that are passed over in search of one to drop.
 const PASSED_MAX: usize = 8;
 
 /// Leases of files that are open no more that are kept for the next open. The oldest are given back before their
@@ -73,6 +73,11 @@ struct Leased {
 impl Leased {
     fn is_live(&self, now: Instant) -> bool {
         self.for_good.is_some() || self.until.is_some_and(|until| now < until)
+    }
+
+    /// Notes that the lease is to be given back, unless the file is opened before. Returns when.
+    fn give_back_later(&mut self, now: Instant) -> Instant {
+        *self.due.insert(now + READ_FOR)
     }
 
     fn inode(&mut self) -> &mut InodeAnswers {
@@ -122,8 +127,7 @@ impl Kept {
                 if !leased.in_use
                     && let Subject::Inode(ino) = subject
                 {
-                    leased.due = Some(now + READ_FOR);
-                    self.unused.push_back((now + READ_FOR, *ino));
+                    self.unused.push_back((leased.give_back_later(now), *ino));
                 }
             }
         }
@@ -211,8 +215,7 @@ impl Kept {
         if let Some(leased) = self.entries.get_mut(&Subject::Inode(ino)) {
             leased.in_use = false;
             if leased.for_good.is_some() {
-                leased.due = Some(now + READ_FOR);
-                self.unused.push_back((now + READ_FOR, ino));
+                self.unused.push_back((leased.give_back_later(now), ino));
             }
         }
     }

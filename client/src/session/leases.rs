@@ -19,7 +19,9 @@ use super::own_changes::{Certain, OwnChanges, Touched};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Command};
-use rain_namespace::lease::{CONTACT_MAX, Mode, Subject, Wanted, changed_by, inodes_of, told_by};
+use rain_namespace::lease::{
+    CONTACT_MAX, Mode, Subject, Wanted, asked_about, changed_by, inodes_of, told_by,
+};
 use rain_namespace::query::{Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
@@ -239,8 +241,7 @@ impl Leases {
             return grant;
         }
         let (until, now) = (asked + Duration::from_millis((*read_ms).into()), Instant::now());
-        let about =
-            (kind != LeaseKind::LeaseRead).then(|| rain_namespace::lease::asked_about(query)).flatten();
+        let about = (kind != LeaseKind::LeaseRead).then(|| asked_about(query)).flatten();
         let unleased: HashSet<Subject> =
             unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
         let Inner { state, own } = &mut *self.inner.lock();

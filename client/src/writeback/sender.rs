@@ -311,9 +311,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let (time, acknowledged, bytes, tries) = (rain_namespace::record::Time::default(), true, 10, 0);
         let mut changes = DelegationSet::affected_inodes(&command);
-        if let Command::Make { ino: Some(made), .. } = &command {
-            changes.push(*made);
-        }
+        changes.extend(command.reserved_ino());
         state.push(Queued { command, time, fence, reply: Some(reply), acknowledged, changes, bytes, tries });
         answer
     }

@@ -6,13 +6,14 @@ use super::locks::kernel_end;
 use super::xattrs::XattrAnswer;
 use crate::coherence::{Lifetimes, ReadFor, Stamp};
 use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatx, ReplyXattr,
+    Errno, FileAttr, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatx, ReplyXattr,
 };
 use rain_namespace::lease::Subject;
 use rain_namespace::lock::Lock;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
+use std::time::Duration;
 
 /// The generation of every inode. Inode numbers are never used again, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -72,13 +73,19 @@ impl RainFs {
         (self.volume.read_for(&name), self.volume.read_for(&Subject::Inode(ino)))
     }
 
+    /// Attributes that were asked for at a stamp, as the kernel has them, and their lifetime.
+    fn attributes(&self, attr: &Attr, asked: Stamp) -> (Duration, FileAttr) {
+        let read_for = self.volume.read_for(&Subject::Inode(attr.ino));
+        let lifetime = self.coherence.attributes_given(attr, read_for, asked);
+        (lifetime, to_kernel(attr, self.numbers))
+    }
+
     /// Answers with attributes that were asked for at a stamp.
     pub(super) fn reply_attr(&self, reply: ReplyAttr, result: Result<Attr, Errno>, asked: Stamp) {
         match result {
             Ok(attr) => {
-                let read_for = self.volume.read_for(&Subject::Inode(attr.ino));
-                let lifetime = self.coherence.attributes_given(&attr, read_for, asked);
-                reply.attr(&lifetime, &to_kernel(&attr, self.numbers));
+                let (lifetime, attr) = self.attributes(&attr, asked);
+                reply.attr(&lifetime, &attr);
             }
             Err(errno) => reply.error(errno),
         }
@@ -88,9 +95,8 @@ impl RainFs {
     pub(super) fn reply_statx(&self, reply: ReplyStatx, result: Result<Attr, Errno>, asked: Stamp) {
         match result {
             Ok(attr) => {
-                let read_for = self.volume.read_for(&Subject::Inode(attr.ino));
-                let lifetime = self.coherence.attributes_given(&attr, read_for, asked);
-                reply.statx(&lifetime, &to_kernel(&attr, self.numbers));
+                let (lifetime, attr) = self.attributes(&attr, asked);
+                reply.statx(&lifetime, &attr);
             }
             Err(errno) => reply.error(errno),
         }
