@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use rain_namespace::lease::{CONTACT_MAX, LeaseTable, Mode, SILENCE, Subject, Touch};
+use rain_namespace::lease::{CONTACT_MAX, Claim, LeaseTable, Mode, READ_FOR, SILENCE, Subject, Touch};
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,6 +29,8 @@ struct Believer {
     /// The term in which it is registered, and its last contact.
     registered: Option<(u64, Duration)>,
     held: BTreeMap<Subject, Granted>,
+    /// It has claimed leases and has had no answer. It takes no new ones.
+    registering: bool,
     /// Answers on their way to it.
     coming: Vec<(Subject, Granted)>,
     /// Grants up to these numbers were given up.
@@ -51,7 +53,8 @@ impl Believer {
 
     fn take(&mut self, subject: Subject, granted: Granted) {
         let released = self.released.get(&subject).copied().unwrap_or(self.released_below);
-        if granted.number <= released || self.registered.is_none_or(|(term, _)| term != granted.term) {
+        let is_of_term = self.registered.is_some_and(|(term, _)| term == granted.term);
+        if granted.number <= released || !is_of_term || self.registering {
             return;
         }
         let written = self.written.get(&subject).copied().unwrap_or(self.released_below);
@@ -87,9 +90,12 @@ enum Step {
         session: u64,
         touch: usize,
     },
-    /// A contact of a session, which gives up what is wanted.
+    /// A contact of a session, which gives up what is wanted, or registers. It claims what it still relies on; the
+    /// answer to a registration may be lost.
     Contact {
         session: u64,
+        claims: bool,
+        lost: bool,
     },
     /// A session gives up what it does not need any more.
     Unused {
@@ -133,7 +139,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, subject, lasts_ms, late)| Step::Ask { session, subject, lasts_ms, late }),
         3 => (session.clone(), 1u64..=2, any::<bool>()).prop_map(|(session, ino, late)| Step::Write { session, ino, late }),
         5 => (session.clone(), 0usize..5).prop_map(|(session, touch)| Step::Change { session, touch }),
-        6 => session.clone().prop_map(|session| Step::Contact { session }),
+        6 => (session.clone(), any::<bool>(), proptest::bool::weighted(0.2))
+            .prop_map(|(session, claims, lost)| Step::Contact { session, claims, lost }),
         2 => (session.clone(), 0usize..4).prop_map(|(session, subject)| Step::Unused { session, subject }),
         4 => session.prop_map(|session| Step::Deliver { session }),
         3 => (1u64..400).prop_map(|millis| Step::Pass { millis }),
@@ -259,7 +266,7 @@ impl World {
                     self.table.end_change(id, &touches()[touch]);
                 }
             }
-            Step::Contact { session } => self.contact(session),
+            Step::Contact { session, claims, lost } => self.contact(session, claims, lost),
             Step::Unused { session, subject } => {
                 let subject = subjects()[subject].clone();
                 let believer = self.sessions.get_mut(&session).unwrap();
@@ -295,11 +302,12 @@ impl World {
         }
     }
 
-    fn contact(&mut self, session: u64) {
+    fn contact(&mut self, session: u64, claims: bool, lost: bool) {
         let (now, id) = (self.now, SessionId(session));
         let believer = self.sessions.get_mut(&session).unwrap();
         let registered = self.table.contact(id, now);
-        if !registered || believer.registered.is_none_or(|(term, _)| term != self.term) {
+        let is_of_term = believer.registered.is_some_and(|(term, _)| term == self.term);
+        if !registered || !is_of_term || believer.registering {
             let writes: Vec<Ino> = (1..=2)
                 .map(Ino)
                 .filter(|ino| {
@@ -308,9 +316,43 @@ impl World {
                 })
                 .collect();
             let (term, asked) = (self.term, now);
+            let mut claimed: Vec<Claim> = Vec::new();
+            if claims {
+                let relied =
+                    believer.held.keys().filter(|subject| believer.relies_on(subject, now).is_some());
+                claimed.extend(relied.map(|subject| Claim {
+                    subject: subject.clone(),
+                    for_good: believer.held[subject].lasts.is_none(),
+                }));
+            }
+            believer.held.retain(|subject, held| {
+                held.mode == Mode::Write || claimed.iter().any(|claim| claim.subject == *subject)
+            });
+            // No lease is added before the session is registered.
+            believer.coming.clear();
+            let granted = self.table.last_grant() + 1;
+            let Ok(kept) = self.table.register(id, &writes, &claimed, now) else {
+                assert!(!claimed.is_empty());
+                *believer = Believer::default();
+                return;
+            };
+            if lost {
+                believer.registering = true;
+                if claimed.is_empty() {
+                    believer.registered = None;
+                }
+                return;
+            }
+            let held = std::mem::take(&mut believer.held);
             let fresh = Believer { registered: Some((term, now)), ..Believer::default() };
-            *believer = Believer { released_below: self.table.last_grant() + 1, ..fresh };
-            for (ino, number) in self.table.register(id, &writes, now) {
+            *believer = Believer { released_below: granted, ..fresh };
+            for Claim { subject, for_good } in claimed {
+                let lasts = (!for_good).then_some(READ_FOR);
+                let lasts = held[&subject].lasts.and(lasts);
+                let number = self.table.last_grant();
+                believer.held.insert(subject, Granted { term, number, mode: Mode::Read, asked, lasts });
+            }
+            for (ino, number) in kept {
                 let granted = Granted { term, number, mode: Mode::Write, asked, lasts: None };
                 believer.held.insert(Subject::Inode(ino), granted);
             }
@@ -349,7 +391,7 @@ proptest! {
         // Whoever is in the way gives way, or falls silent: every change applies in the end.
         for _ in 0..200 {
             for session in 1..=SESSIONS {
-                world.take(Step::Contact { session });
+                world.take(Step::Contact { session, claims: false, lost: false });
                 world.take(Step::Deliver { session });
                 if let Some(touch) = world.changing.get(&session).copied() {
                     world.take(Step::Change { session, touch });
@@ -375,7 +417,7 @@ fn the_times_leave_a_margin_for_what_is_on_its_way() {
 fn leases_that_have_ended_by_time_or_with_their_session_take_no_memory() {
     let mut table = LeaseTable::new(BTreeSet::new(), Duration::ZERO);
     let session = SessionId(1);
-    table.register(session, &[], Duration::ZERO);
+    assert_eq!(table.register(session, &[], &[], Duration::ZERO), Ok(vec![]));
     let second = Duration::from_secs(1);
     let name = Subject::Name(Ino(1), b"a".to_vec());
     table.grant_read(session, &Subject::Inode(Ino(1)), Some(second), Duration::ZERO);

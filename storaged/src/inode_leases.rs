@@ -11,7 +11,7 @@
 use crate::metadata::{AskError, MetadataService, ProposeError};
 use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Command, Outcome, Request};
-use rain_namespace::lease::{self, LeaseTable, READ_FOR_MIN, Subject, Touch, Wanted};
+use rain_namespace::lease::{self, Claim, LeaseTable, READ_FOR_MIN, Subject, Touch, Wanted};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_types::{Ino, LeaderTerm, SessionId};
 use std::collections::BTreeSet;
@@ -79,6 +79,10 @@ pub(crate) struct Registered {
     pub(crate) last: u64,
     /// The number up to which earlier grants are void.
     pub(crate) granted: u64,
+    /// The claims are refused, and nothing else has happened.
+    pub(crate) refused: bool,
+    /// The number of the last grant of those that were claimed.
+    pub(crate) claimed: u64,
 }
 
 #[derive(Debug)]
@@ -376,19 +380,23 @@ impl InodeLeases {
         metadata: &MetadataService,
         session: SessionId,
         writes: &[Ino],
+        claims: &[Claim],
     ) -> Result<Registered, AskError> {
         let term = self.enter(metadata).await?;
-        let (kept, last, granted) = self.with(term, |table, now| {
+        let mut registered = self.with(term, |table, now| {
             let granted = table.last_grant() + 1;
-            let kept = table.register(session, writes, now);
-            (kept, table.wanted(session, u64::MAX).1, granted)
+            let kept = table.register(session, writes, claims, now);
+            let last = table.wanted(session, u64::MAX).1;
+            let (refused, claimed) = (kept.is_err(), table.last_grant());
+            let kept = kept.unwrap_or_default();
+            Registered { term, open: true, kept, last, granted, refused, claimed }
         })?;
         self.notify_changed();
-        let open = is_open(metadata, session).await?;
-        if !open {
+        registered.open = is_open(metadata, session).await?;
+        if !registered.open {
             self.with(term, |table, _| table.forget(session))?;
         }
-        Ok(Registered { term, open, kept, last, granted })
+        Ok(registered)
     }
 
     /// A session gives leases up, each up to a grant's number, and keeps a read lease where `true` says so.

@@ -12,6 +12,10 @@ pub trait KernelCache: Debug + Send + Sync {
 
     /// Drops all names and attributes, and the pages of these files.
     fn drop_all<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()>;
+
+    /// Drops the names and attributes that may not be used any more ([`crate::Volume::read_for`]), and the pages of
+    /// these files.
+    fn drop_unleased<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()>;
 }
 
 /// What is to be dropped.

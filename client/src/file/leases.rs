@@ -236,18 +236,22 @@ impl LeaseHolder for FileTable {
         })
     }
 
-    fn give_up_all(&self) -> BoxFuture<'_, ()> {
+    fn drop_unleased(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let mut files = Vec::new();
             for file in self.states() {
                 let mut inner = file.inner();
-                if inner.lease.mode.is_some() {
-                    // The pages of a file with a write lease, too: another client may get the lease.
+                let is_leased = inner.lease.mode.is_some() || !inner.lease.private;
+                if is_leased && self.session.leases().read_for(&Subject::Inode(inner.attr.ino)).is_zero() {
+                    // The pages of a file with a write lease, too: another client may get the lease. And those of
+                    // a file that is just being given up.
                     files.push(inner.attr.ino);
                     inner.lease.mode = inner.lease.mode.filter(|mode| *mode == Mode::Write);
                 }
             }
-            self.drop_all_in_kernel(&files).await;
+            if let Some(kernel) = self.kernel.get().and_then(Weak::upgrade) {
+                kernel.drop_unleased(&files).await;
+            }
         })
     }
 

@@ -1,12 +1,13 @@
 //! The contact that keeps this client's leases: registers with every new leader, gives up what others want,
 //! and gives back what is not used any more.
 
-use super::leases::LeaseHolder;
+use super::leases::{Claims, LeaseHolder, Registration};
 use super::state::{Session, namespace_client};
 use crate::error::Error;
-use rain_namespace::lease::{CONTACT_MAX, Subject, Wanted};
+use rain_namespace::lease::{CONTACT_MAX, Claim, Subject, Wanted};
 use rain_namespace::wire;
 use rain_proto::v1;
+use rain_proto::v1::LeaseKind;
 use rain_types::{Ino, LeaderTerm};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -43,7 +44,7 @@ pub(super) async fn watch_forever(session: Weak<Session>) {
         };
         if pause.is_zero() {
             tracing::info!("no contact with the leader for {CONTACT_MAX:?}: what is cached is dropped");
-            session.drop_leases().await;
+            session.begin_registration(false).await;
         }
         drop(session);
         tokio::time::sleep(pause.max(RETRY)).await;
@@ -54,6 +55,7 @@ impl Session {
     /// One contact. Returns when it is over, after at most [`WANTED_WAIT`].
     async fn keep_leases(self: &Arc<Self>, after: &mut u64) -> Result<(), Error> {
         self.give_back_unused().await?;
+        self.ask_anew();
         let (id, asked) = (self.id(), Instant::now());
         let registered = self.leases.term();
         let wait = if registered.is_some() { WANTED_WAIT } else { Duration::ZERO };
@@ -68,9 +70,12 @@ impl Session {
         let Some(term) = response.term else { return Err(Error::unexpected("a leader's term")) };
         let term = LeaderTerm::from(term);
         if !response.open {
+            // With its session the leases have ended.
+            self.begin_registration(false).await;
             self.reopen(id).await?;
         }
-        if !response.open || !response.registered || registered != Some(term) {
+        let is_registered = response.open && response.registered && registered == Some(term);
+        if !is_registered || self.leases.are_claimed() {
             *after = self.register().await?;
             return Ok(());
         }
@@ -97,6 +102,25 @@ impl Session {
             }
         });
         Ok(())
+    }
+
+    /// Asks in the background what is in use and whose leases end soon.
+    fn ask_anew(self: &Arc<Self>) {
+        let due = self.leases.take_due();
+        if due.is_empty() {
+            return;
+        }
+        let session = self.clone();
+        self.spawn_owned(async move {
+            for query in due {
+                let asked = session.ask_and_keep(&query, LeaseKind::LeaseRead).await;
+                if let Err(error) = asked
+                    && !matches!(error, Error::Refused(_))
+                {
+                    tracing::debug!(%error, ?query, "asking anew; it is asked when the lease has ended");
+                }
+            }
+        });
     }
 
     async fn give_back_unused(&self) -> Result<(), Error> {
@@ -138,25 +162,40 @@ impl Session {
         .map(|_| ())
     }
 
-    /// Drops everything that relies on leases, except written data and its leases.
-    async fn drop_leases(&self) -> Vec<Arc<dyn LeaseHolder>> {
-        self.leases.begin_registration();
+    /// Drops everything that relies on leases, except written data and its leases, and what is claimed.
+    async fn begin_registration(&self, may_claim: bool) -> (Claims, Vec<Arc<dyn LeaseHolder>>) {
+        let claims = self.leases.begin_registration(may_claim);
         let holders = self.leases.holders();
         for holder in &holders {
-            holder.give_up_all().await;
+            holder.drop_unleased().await;
         }
-        holders
+        (claims, holders)
     }
 
     /// Registers with the leader. Returns the number of its last demand.
     async fn register(&self) -> Result<u64, Error> {
-        let holders = self.drop_leases().await;
+        if let Some(last) = self.register_with(true).await? {
+            return Ok(last);
+        }
+        tracing::info!("the new leader does not know what this client has leased: what is cached is dropped");
+        self.register_with(false).await?.ok_or_else(|| Error::unexpected("a registration"))
+    }
+
+    /// Registers with the leader, and claims what is kept or nothing. None: the claims are refused.
+    async fn register_with(&self, may_claim: bool) -> Result<Option<u64>, Error> {
+        let (claims, holders) = self.begin_registration(may_claim).await;
         let id = self.id();
         let writes: Vec<u64> = holders.iter().flat_map(|holder| holder.writes()).map(|ino| ino.0).collect();
+        let claimed = claims.claims.iter().map(|Claim { subject, for_good }| v1::ClaimedLease {
+            subject: wire::encode(subject).into(),
+            for_good: *for_good,
+        });
+        let claimed: Vec<v1::ClaimedLease> = claimed.collect();
         let asked = Instant::now();
         let response = self
             .call_leader("registering for leases", |channel| {
-                let request = v1::RegisterRequest { session: id.0, writes: writes.clone() };
+                let (writes, claims) = (writes.clone(), claimed.clone());
+                let request = v1::RegisterRequest { session: id.0, writes, claims };
                 let mut client = namespace_client(channel);
                 async move { client.register(request).await }
             })
@@ -164,12 +203,16 @@ impl Session {
         let Some(term) = response.term.filter(|_| response.open) else {
             return Err(Error::unexpected("an open session"));
         };
+        if response.refused {
+            return Ok(None);
+        }
         let kept: HashMap<Ino, u64> = response.kept.iter().map(|kept| (Ino(kept.ino), kept.number)).collect();
         for holder in &holders {
             holder.writes_kept(&kept);
         }
-        self.leases.registered(asked, term.into(), response.granted, &kept);
-        Ok(response.last)
+        let v1::RegisterResponse { granted, claimed, .. } = response;
+        let registration = Registration { asked, term: term.into(), granted, claimed };
+        Ok(self.leases.registered(registration, &claims, &kept).then_some(response.last))
     }
 
     /// Starts the tasks that keep the leases, and waits for the first registration.

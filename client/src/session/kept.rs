@@ -11,7 +11,7 @@
 //!    [`OTHERS_MAX`] other answers of at most [`OTHER_BYTES_MAX`] each of an inode.
 
 use rain_namespace::error::NsError;
-use rain_namespace::lease::{READ_FOR, Subject};
+use rain_namespace::lease::{Claim, READ_FOR, Subject};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
@@ -37,6 +37,10 @@ const PASSED_MAX: usize = 8;
 /// time.
 pub(super) const UNUSED_MAX: usize = 1 << 14;
 
+/// A lease that is used this long before its end is asked for anew. So what is in use needs no leader at the moment
+/// at which its lease ends.
+const RENEW_BEFORE: Duration = Duration::from_secs(10);
+
 /// An entry whose lease has no end is looked at again after this time.
 const LOOK_EVERY: Duration = READ_FOR;
 
@@ -61,6 +65,8 @@ struct InodeAnswers {
 struct Leased {
     /// When the lease ends, if it is not for good.
     until: Option<Instant>,
+    /// When the lease is asked for anew at its next use, if it ends by time and that has not been done.
+    renew_at: Option<Instant>,
     /// Of a lease that does not end by time: the number of its last grant.
     for_good: Option<u64>,
     /// When a lease for good is given back.
@@ -121,9 +127,13 @@ impl Kept {
             *leased = Leased { in_use: leased.in_use, ..Leased::default() };
         }
         match until {
-            Some(_) => leased.until = leased.until.max(until),
+            Some(end) => {
+                leased.until = leased.until.max(until);
+                let renew_at = end.checked_sub(RENEW_BEFORE);
+                leased.renew_at = renew_at.filter(|at| *at > now && leased.for_good.is_none());
+            }
             None => {
-                leased.for_good = leased.for_good.max(Some(grant));
+                (leased.for_good, leased.renew_at) = (leased.for_good.max(Some(grant)), None);
                 if !leased.in_use
                     && let Subject::Inode(ino) = subject
                 {
@@ -201,6 +211,22 @@ impl Kept {
         Some(leased.until.filter(|_| leased.for_good.is_none()))
     }
 
+    /// Whether the leases under which a question is answered are to be asked for anew. Returns true once for each
+    /// lease.
+    pub(super) fn is_due(&mut self, query: &Query, inode: Option<Ino>, now: Instant) -> bool {
+        let name = match query {
+            Query::Lookup { parent, name } => Some(Subject::Name(*parent, name.clone())),
+            _ => None,
+        };
+        let mut is_due = false;
+        for subject in inode.map(Subject::Inode).into_iter().chain(name) {
+            let leased = self.entries.get_mut(&subject);
+            let due = leased.filter(|leased| leased.renew_at.is_some_and(|at| at <= now));
+            is_due |= due.is_some_and(|leased| leased.renew_at.take().is_some());
+        }
+        is_due
+    }
+
     /// Uses a lease for good for an open file. Returns whether there is one.
     pub(super) fn begin_use(&mut self, ino: Ino) -> bool {
         let leased = self.entries.get_mut(&Subject::Inode(ino)).filter(|leased| leased.for_good.is_some());
@@ -236,6 +262,33 @@ impl Kept {
             }
         }
         taken
+    }
+
+    /// Keeps at most `most` leases: those of files in use, and the newest. Returns them.
+    pub(super) fn claim(&mut self, most: usize, now: Instant) -> Vec<Claim> {
+        let in_use = self.entries.iter().filter(|(_, leased)| leased.in_use).map(|(subject, _)| subject);
+        let newest = self.order.iter().rev().map(|(_, subject)| subject);
+        let mut claimed = HashSet::new();
+        for subject in in_use.chain(newest) {
+            if claimed.len() == most {
+                break;
+            }
+            if self.entries.get(subject).is_some_and(|leased| leased.is_live(now)) {
+                claimed.insert(subject.clone());
+            }
+        }
+        self.entries.retain(|subject, _| claimed.contains(subject));
+        let entries = self.entries.iter();
+        entries
+            .map(|(subject, leased)| Claim { subject: subject.clone(), for_good: leased.for_good.is_some() })
+            .collect()
+    }
+
+    /// A new leader has granted all leases anew. `grant`: the number of the last of these grants.
+    pub(super) fn granted_anew(&mut self, grant: u64) {
+        for leased in self.entries.values_mut() {
+            leased.for_good = leased.for_good.map(|_| grant);
+        }
     }
 
     /// What a name names, if that is known.

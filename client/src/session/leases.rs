@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rain_namespace::command::{Applied, Command};
 use rain_namespace::lease::{
-    CONTACT_MAX, Mode, Subject, Wanted, asked_about, changed_by, inodes_of, told_by,
+    CLAIMS_MAX, CONTACT_MAX, Claim, Mode, Subject, Wanted, asked_about, changed_by, inodes_of, told_by,
 };
 use rain_namespace::query::{Answered, Query};
 use rain_namespace::wire;
@@ -36,19 +36,42 @@ use std::time::{Duration, Instant};
 /// Releases that are remembered one by one. Of older ones only the newest grant's number is.
 const RELEASES_MAX: usize = 1 << 16;
 
+/// Questions that wait to be asked anew. What does not fit is asked when its lease has ended.
+const DUE_MAX: usize = 1024;
+
 /// Something that has cached what leases allow.
 pub(crate) trait LeaseHolder: Debug + Send + Sync {
     /// Stores and drops what relies on these leases.
     fn give_up<'a>(&'a self, wanted: &'a [Wanted]) -> BoxFuture<'a, ()>;
 
-    /// Drops everything that relies on leases, except written data and the leases for it.
-    fn give_up_all(&self) -> BoxFuture<'_, ()>;
+    /// Drops everything that relies on leases which this client has no more ([`Leases::read_for`]), except written
+    /// data and the leases for it.
+    fn drop_unleased(&self) -> BoxFuture<'_, ()>;
 
     /// The files with a write lease.
     fn writes(&self) -> Vec<Ino>;
 
     /// The write leases that are kept, with their grants' numbers. Others are lost.
     fn writes_kept(&self, kept: &HashMap<Ino, u64>);
+}
+
+/// The read leases that a registration claims from a new leader.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// The number of the registration; 0: it claims nothing.
+    number: u64,
+    pub(super) claims: Vec<Claim>,
+}
+
+/// What a leader has granted with a registration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Registration {
+    pub(super) asked: Instant,
+    pub(super) term: LeaderTerm,
+    /// Grants up to this number are void.
+    pub(super) granted: u64,
+    /// The number of the last grant of what was claimed.
+    pub(super) claimed: u64,
 }
 
 /// What came with an answer.
@@ -92,8 +115,12 @@ struct State {
     order: VecDeque<Subject>,
     /// As `released`, for every subject that is not there.
     released_below: u64,
+    /// Questions whose answers are in use and whose leases end soon.
+    due: Vec<Query>,
     /// Leases that nothing here relies on any more, with the numbers of their grants. The leader is to be told.
     given_back: Vec<(Ino, u64)>,
+    /// The number of the registration under way that claims what is kept. No lease is added until it ends.
+    claiming: Option<u64>,
 }
 
 impl State {
@@ -133,13 +160,15 @@ impl State {
 struct Inner {
     state: State,
     own: OwnChanges,
+    /// Counts registrations that claim.
+    registrations: u64,
 }
 
 impl Inner {
     /// Drops the values that own changes may have made wrong.
-    fn forget(&mut self, touched: &Touched) {
-        touched.subjects.iter().for_each(|subject| self.state.kept.forget(subject));
-        if touched.any_inode {
+    fn forget(&mut self, subjects: &[Subject], everything: bool) {
+        subjects.iter().for_each(|subject| self.state.kept.forget(subject));
+        if everything {
             self.state.kept.forget_all();
         }
     }
@@ -204,12 +233,18 @@ impl Leases {
             LeaseKind::LeaseReadOpen => true,
             _ => return None,
         };
-        let inner = self.inner.lock();
+        let inner = &mut *self.inner.lock();
         if !inner.state.is_valid() {
             return None;
         }
+        let now = Instant::now();
         let may_answer = |subject: &Subject| inner.own.may_answer(subject);
-        let found = inner.state.kept.answer(query, Instant::now(), may_answer)?;
+        let found = inner.state.kept.answer(query, now, may_answer)?;
+        if inner.state.due.len() < DUE_MAX
+            && inner.state.kept.is_due(query, found.inode.map(|(ino, _)| ino), now)
+        {
+            inner.state.due.push(query.clone());
+        }
         let number = found.inode.and_then(|(_, for_good)| for_good).unwrap_or(0);
         let grant = Grant { term: inner.state.term?, number, write: false, asked: Some(found.asked) };
         // An open file needs a lease that does not end by time: nobody would drop the kernel's pages then.
@@ -244,7 +279,11 @@ impl Leases {
         let about = (kind != LeaseKind::LeaseRead).then(|| asked_about(query)).flatten();
         let unleased: HashSet<Subject> =
             unleased.iter().filter_map(|subject| wire::decode(subject).ok()).collect();
-        let Inner { state, own } = &mut *self.inner.lock();
+        let Inner { state, own, .. } = &mut *self.inner.lock();
+        if state.claiming.is_some() {
+            // The new leader would not know of the lease.
+            return Grant { number: 0, write: false, ..grant };
+        }
         let mut may_keep = HashSet::new();
         for subject in told_by(query, answered).into_iter().chain(about.map(Subject::Inode)) {
             let is_about = matches!(subject, Subject::Inode(ino) if Some(ino) == about);
@@ -281,6 +320,7 @@ impl Leases {
                 None => {
                     for (parent, name) in changed.named {
                         let name = Subject::Name(parent, name);
+                        touched.names.push(name.clone());
                         let known =
                             Some(&inner.state.kept).filter(|_| is_valid && inner.own.may_answer(&name));
                         match known.and_then(|kept| kept.name(&name, now)) {
@@ -292,7 +332,7 @@ impl Leases {
             }
         }
         inner.own.begin(&touched);
-        inner.forget(&Touched { any_inode: false, ..touched.clone() });
+        inner.forget(&touched.subjects, false);
         touched
     }
 
@@ -308,10 +348,9 @@ impl Leases {
         let outcomes = applied.iter().filter_map(|applied| applied.as_ref().ok());
         let more: Vec<Subject> = outcomes.flat_map(inodes_of).map(Subject::Inode).collect();
         inner.own.end(touched, Some(&more));
-        inner.forget(&Touched { subjects: [&touched.subjects[..], &more].concat(), any_inode: false });
-        let Certain { mut touched, everything } = inner.own.certain_below(session, done_below);
-        touched.any_inode |= everything;
-        inner.forget(&touched);
+        inner.forget(&[&touched.subjects[..], &more].concat(), false);
+        let Certain { touched, everything } = inner.own.certain_below(session, done_below);
+        inner.forget(&touched.subjects, touched.any_inode || everything);
     }
 
     /// Notes that changes of this client have got no outcome. They may still apply.
@@ -321,7 +360,7 @@ impl Leases {
 
     /// Nothing may rely on these leases from here on.
     pub(super) fn begin_release(&self, wanted: &[Wanted]) {
-        let Inner { state, own } = &mut *self.inner.lock();
+        let Inner { state, own, .. } = &mut *self.inner.lock();
         for Wanted { subject, up_to, keep_read } in wanted {
             match subject {
                 _ if !keep_read => {
@@ -350,6 +389,11 @@ impl Leases {
     /// Forgets what is known of an inode: it may be right, and has not helped.
     pub(crate) fn forget(&self, ino: Ino) {
         self.inner.lock().state.kept.forget(&Subject::Inode(ino));
+    }
+
+    /// The questions to ask anew.
+    pub(super) fn take_due(&self) -> Vec<Query> {
+        std::mem::take(&mut self.inner.lock().state.due)
     }
 
     /// The leases to give back: nothing relies on them from here on.
@@ -381,33 +425,62 @@ impl Leases {
     }
 
     /// The term of the leader with which this client is registered.
-    pub(super) fn term(&self) -> Option<LeaderTerm> {
+    pub(crate) fn term(&self) -> Option<LeaderTerm> {
         self.inner.lock().state.term
     }
 
-    /// Nothing may rely on any lease from here on.
-    pub(super) fn begin_registration(&self) {
-        let inner = &mut *self.inner.lock();
-        inner.state = State::default();
-        inner.own.all_names_lost();
+    /// Whether a registration is under way that claims what is kept.
+    pub(super) fn are_claimed(&self) -> bool {
+        self.inner.lock().state.claiming.is_some()
     }
 
-    /// This client is registered with a leader. Its grants up to a number are void, but for the write leases that
-    /// it keeps.
+    /// Begins a registration with a new leader. From here on nothing may rely on a lease but on those that are
+    /// claimed: while leases may be relied on, and `may_claim`, those that are kept.
+    ///
+    /// The new leader respects what is claimed, because until this client is registered it takes it for the holder
+    /// of all leases.
+    pub(super) fn begin_registration(&self, may_claim: bool) -> Claims {
+        let Inner { state, own, registrations } = &mut *self.inner.lock();
+        if !may_claim || !state.is_valid() {
+            *state = State::default();
+            own.names_lost_but(&HashSet::new());
+            return Claims::default();
+        }
+        let claims = state.kept.claim(CLAIMS_MAX, Instant::now());
+        let subjects = claims.iter().map(|claim| claim.subject.clone()).collect();
+        own.names_lost_but(&subjects);
+        state.given_back.clear();
+        *registrations += 1;
+        state.claiming = Some(*registrations);
+        Claims { number: *registrations, claims }
+    }
+
+    /// This client is registered with a leader. Earlier grants are void, but for what was claimed and for the write
+    /// leases that it keeps. Returns false if the answer has come too late for the claims.
     pub(super) fn registered(
         &self,
-        asked: Instant,
-        term: LeaderTerm,
-        released_below: u64,
-        kept: &HashMap<Ino, u64>,
-    ) {
+        registration: Registration,
+        claims: &Claims,
+        writes_kept: &HashMap<Ino, u64>,
+    ) -> bool {
+        let Registration { asked, term, granted, claimed } = registration;
+        let state = &mut self.inner.lock().state;
+        let mut kept = Kept::default();
+        if claims.number > 0 {
+            // The leaders before may have taken this client for lost before the new one has heard of the claims.
+            if state.claiming != Some(claims.number) || !state.is_valid() {
+                return false;
+            }
+            kept = std::mem::take(&mut state.kept);
+            kept.granted_anew(claimed);
+        }
         let (term, contact) = (Some(term), Some(asked));
-        let mut state = State { term, contact, released_below, ..State::default() };
-        for (ino, grant) in kept {
+        *state = State { term, contact, kept, released_below: granted, ..State::default() };
+        for (ino, grant) in writes_kept {
             state.kept.lease(&Subject::Inode(*ino), None, *grant, asked);
             state.kept.begin_use(*ino);
         }
-        self.inner.lock().state = state;
+        true
     }
 }
 

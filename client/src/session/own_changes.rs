@@ -21,6 +21,9 @@ const UNCERTAIN_MAX: usize = 4096;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Touched {
     pub(super) subjects: Vec<Subject>,
+    /// Names of inodes that the commands change. Another client may give them other inodes once their leases are lost;
+    /// none in a delegated directory.
+    pub(super) names: Vec<Subject>,
     /// They also touch an inode whose number is not known.
     pub(super) any_inode: bool,
 }
@@ -41,6 +44,8 @@ pub(super) struct OwnChanges {
     /// The questions that have not been answered.
     asking: BTreeSet<u64>,
     under_way: HashMap<Subject, u32>,
+    /// The names of changes under way ([`Touched::names`]).
+    names: HashMap<Subject, u32>,
     /// Changes under way that touch an inode whose number is not known.
     any_inode: u32,
     /// When the last change of each subject ended, for changes since the oldest question.
@@ -96,21 +101,23 @@ impl OwnChanges {
         for subject in &touched.subjects {
             *self.under_way.entry(subject.clone()).or_default() += 1;
         }
+        for name in &touched.names {
+            *self.names.entry(name.clone()).or_default() += 1;
+        }
         self.any_inode += u32::from(touched.any_inode);
     }
 
     /// The lease on a name is given up: another client may give it another inode before a change that is under way
     /// applies.
     pub(super) fn name_lost(&mut self, name: &Subject) {
-        if self.under_way.contains_key(name) {
+        if self.names.contains_key(name) {
             self.lost_names.insert(name.clone());
         }
     }
 
-    /// As [`OwnChanges::name_lost`], for all names.
-    pub(super) fn all_names_lost(&mut self) {
-        let names = self.under_way.keys().filter(|subject| matches!(subject, Subject::Name(..)));
-        self.lost_names.extend(names.cloned());
+    /// As [`OwnChanges::name_lost`], for all names but those that are still leased.
+    pub(super) fn names_lost_but(&mut self, leased: &HashSet<Subject>) {
+        self.lost_names.extend(self.names.keys().filter(|name| !leased.contains(name)).cloned());
     }
 
     /// Ends changes that were begun with the same arguments. `more`: what they have touched besides; none: that is
@@ -118,13 +125,12 @@ impl OwnChanges {
     pub(super) fn end(&mut self, touched: &Touched, more: Option<&[Subject]>) -> bool {
         let mut any_inode = touched.any_inode;
         for subject in &touched.subjects {
-            any_inode |= self.lost_names.contains(subject);
-            if let Some(count) = self.under_way.get_mut(subject) {
-                *count -= 1;
-                if *count == 0 {
-                    self.under_way.remove(subject);
-                    self.lost_names.remove(subject);
-                }
+            count_down(&mut self.under_way, subject);
+        }
+        for name in &touched.names {
+            any_inode |= self.lost_names.contains(name);
+            if count_down(&mut self.names, name) {
+                self.lost_names.remove(name);
             }
         }
         any_inode &= more.is_none();
@@ -188,6 +194,17 @@ impl OwnChanges {
             && !(is_inode && self.any_inode_ended > question)
             && self.ended.get(subject).is_none_or(|at| *at < question)
     }
+}
+
+/// Counts one less. Returns whether none is left.
+fn count_down(counts: &mut HashMap<Subject, u32>, subject: &Subject) -> bool {
+    let Some(count) = counts.get_mut(subject) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(subject);
+        return true;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -259,7 +276,7 @@ mod tests {
                     }
                     Step::Send(ino, named) => {
                         let subjects = if named { vec![inode(ino)] } else { vec![] };
-                        let touched = Touched { subjects, any_inode: !named };
+                        let touched = Touched { subjects, any_inode: !named, ..Touched::default() };
                         own.begin(&touched);
                         for subject in &touched.subjects {
                             kept.retain(|ino, _| inode(*ino) != *subject);
@@ -308,7 +325,8 @@ mod tests {
         let mut own = OwnChanges::default();
         let subject = Subject::Inode(Ino(1));
         for seq in 1..=2 * UNCERTAIN_MAX as u64 {
-            let touched = Touched { subjects: vec![Subject::Inode(Ino(seq))], any_inode: true };
+            let subjects = vec![Subject::Inode(Ino(seq))];
+            let touched = Touched { subjects, any_inode: true, ..Touched::default() };
             own.begin(&touched);
             own.leave_uncertain(SESSION, seq, touched);
         }
@@ -324,9 +342,17 @@ mod tests {
         let mut own = OwnChanges::default();
         let (name, known, other) =
             (Subject::Name(Ino(1), b"a".to_vec()), Subject::Inode(Ino(2)), Subject::Inode(Ino(3)));
-        let touched = Touched { subjects: vec![name.clone(), known.clone()], any_inode: false };
+        let subjects = vec![name.clone(), known.clone()];
+        let delegated = Touched { subjects: subjects.clone(), ..Touched::default() };
+        own.begin(&delegated);
+        own.names_lost_but(&HashSet::new());
+        assert!(own.may_answer(&other), "no other client changes the names of a delegated directory");
+        own.end(&delegated, Some(&[]));
+        let touched = Touched { subjects, names: vec![name.clone()], any_inode: false };
         own.begin(&touched);
         assert!(own.may_answer(&other) && !own.may_answer(&known));
+        own.names_lost_but(&HashSet::from([name.clone()]));
+        assert!(own.may_answer(&other), "the name is still leased");
         own.name_lost(&name);
         assert!(!own.may_answer(&other));
         own.leave_uncertain(SESSION, 1, touched);

@@ -50,6 +50,15 @@ impl Session {
             count(&self.counters.answered_from_kept);
             return answered.map(|answer| (answer, grant)).map_err(Error::Refused);
         }
+        self.ask_and_keep(query, kind).await
+    }
+
+    /// As [`Session::query_for`], but asks the leader also for what is kept.
+    pub(super) async fn ask_and_keep(
+        &self,
+        query: &Query,
+        kind: LeaseKind,
+    ) -> Result<(Answer, Grant), Error> {
         let begun = Instant::now();
         loop {
             let asking = self.leases.ask();
@@ -138,9 +147,11 @@ impl Session {
         wait: Duration,
     ) -> Result<v1::QueryResponse, Error> {
         count(&self.counters.queries);
+        let begun = Instant::now();
         let response = self
             .call_leader("asking the namespace", |channel| {
-                let wait_ms = wait.as_millis() as u32;
+                // A question that was asked of a leader that has gone has waited there.
+                let wait_ms = wait.saturating_sub(begun.elapsed()).as_millis() as u32;
                 let request = v1::QueryRequest {
                     query: query.clone(),
                     allow_stale: false,

@@ -32,6 +32,10 @@ impl KernelCache for Kernel {
     fn drop_all<'a>(&'a self, _files: &'a [Ino]) -> BoxFuture<'a, ()> {
         Box::pin(async {})
     }
+
+    fn drop_unleased<'a>(&'a self, _files: &'a [Ino]) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
 }
 
 fn kernel_of(volume: &Volume) -> Arc<Kernel> {
@@ -209,4 +213,29 @@ async fn a_command_that_is_not_sent_for_its_fence_leaves_nothing_uncertain() {
     let before = client.stats().queries;
     assert_eq!(a.attr(ino).await.expect("known").mode, 0o644);
     assert_eq!(client.stats().queries, before, "it was kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_stays_right_and_answers_under_a_new_leader() {
+    let namespace = TestNamespace::start().await;
+    let ((ours, a), (theirs, b)) = (namespace.caching_client().await, namespace.caching_client().await);
+    let (attr, file) = b.create(b.root(), b"f", file()).await.expect("made");
+    file.write(0, b"one").await.expect("written");
+    let read = a.open(attr.ino).await.expect("opened");
+    assert_eq!(a.lookup(a.root(), b"f").await.expect("looked up").size, 3);
+    assert_eq!(&read.read(0, 100).await.expect("read")[..], b"one");
+    for _ in 0..3 {
+        namespace.new_leader();
+        // All are registered with it: it answers what may be kept back.
+        namespace.until_registered(&[&ours, &theirs]).await;
+        let before = ours.stats().queries;
+        assert_eq!(a.lookup(a.root(), b"f").await.expect("looked up").size, 3);
+        assert_eq!(a.open(attr.ino).await.expect("opened").attr().size, 3);
+        assert_eq!(&read.read(0, 100).await.expect("read")[..], b"one");
+        assert_eq!(ours.stats().queries, before, "it was kept");
+    }
+    file.write(3, b"two").await.expect("written");
+    assert_eq!(a.attr(attr.ino).await.expect("asked").size, 6);
+    b.rename(b.root(), b"f", b.root(), b"g", RenameMode::Replace).await.expect("renamed");
+    assert!(a.lookup(a.root(), b"f").await.is_err());
 }

@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use rain_namespace::apply;
 use rain_namespace::command::{Applied, Command, NodeSpec, Request};
 use rain_namespace::kv::MemoryKv;
-use rain_namespace::lease::{LeaseTable, Subject, Wanted, asked_about, told_by, touched_by};
-use rain_namespace::query::{Answered, Query, answer};
+use rain_namespace::lease::{Claim, LeaseTable, Subject, Wanted, asked_about, told_by, touched_by};
+use rain_namespace::query::{Answer, Answered, Query, answer};
 use rain_namespace::record::Time;
 use rain_namespace::wire;
 use rain_proto::v1;
 use rain_proto::v1::namespace_server::{Namespace, NamespaceServer};
 use rain_proto::v1::node_server::{Node, NodeServer};
-use rain_types::{CodeSpec, NodeId, SessionId};
+use rain_types::{CodeSpec, Ino, NodeId, SessionId};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use tonic::{Response, Status};
 
 const CLUSTER: &str = "0000000000000000000000000000002a";
 
-/// The only term.
-const TERM: v1::LeaseTerm = v1::LeaseTerm { term: 1, leader: 1 };
+/// The first leader's term.
+const FIRST_TERM: u64 = 1;
 
 /// Pause between two looks at the lease table.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -70,13 +70,19 @@ struct State {
     position: u64,
     holds: Vec<Hold>,
     leases: LeaseTable,
-    /// When the lease table began.
+    /// When the first lease table began.
     began: Option<Instant>,
+    /// The leaders that came after the first.
+    new_leaders: u64,
 }
 
 impl State {
     fn now(&mut self) -> Duration {
         self.began.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    fn lease_term(&self) -> v1::LeaseTerm {
+        v1::LeaseTerm { term: FIRST_TERM + self.new_leaders, leader: 1 }
     }
 }
 
@@ -136,6 +142,31 @@ impl TestNamespace {
     /// Applies a command of nobody.
     pub(super) fn change(&self, command: Command) {
         self.apply(&Request::internal(command)).expect("the command is right");
+    }
+
+    /// Another leader takes over, which knows no leases.
+    pub(super) fn new_leader(&self) {
+        let mut state = self.state.lock();
+        let now = state.now();
+        let Ok(Answer::Sessions(open)) = answer(&state.kv, &Query::Sessions) else { panic!("no sessions") };
+        state.new_leaders += 1;
+        state.leases = LeaseTable::new(open.iter().map(|session| session.id).collect(), now);
+    }
+
+    /// Waits until these clients are registered with the leader.
+    pub(super) async fn until_registered(&self, clients: &[&Client]) {
+        let within = Duration::from_secs(2);
+        let all = async {
+            while !clients.iter().all(|client| {
+                let mut state = self.state.lock();
+                let now = state.now();
+                let term = state.lease_term().into();
+                state.leases.contact(client.session.id(), now) && client.session.leases().term() == Some(term)
+            }) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(within, all).await.expect("they register");
     }
 
     /// Holds back the answer of the next request for which `wanted` is true.
@@ -258,7 +289,7 @@ impl Namespace for TestNamespace {
             }
             let write = number > 0;
             let granted = v1::LeaseGrant {
-                term: Some(TERM),
+                term: Some(state.lease_term()),
                 number: lowest,
                 write,
                 unleased,
@@ -302,21 +333,32 @@ impl Namespace for TestNamespace {
             keep_read,
         });
         let wanted = wanted.collect();
-        Ok(Response::new(v1::LeasesResponse { term: Some(TERM), open: true, registered, wanted, last }))
+        let term = Some(self.state.lock().lease_term());
+        Ok(Response::new(v1::LeasesResponse { term, open: true, registered, wanted, last }))
     }
 
     async fn register(
         &self,
         request: tonic::Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let session = SessionId(request.get_ref().session);
+        let v1::RegisterRequest { session, writes, claims } = request.into_inner();
+        let session = SessionId(session);
+        let claim = |claim: &v1::ClaimedLease| Claim {
+            subject: wire::decode(&claim.subject).expect("a subject"),
+            for_good: claim.for_good,
+        };
+        let claims: Vec<Claim> = claims.iter().map(claim).collect();
+        let writes: Vec<Ino> = writes.into_iter().map(Ino).collect();
         let mut state = self.state.lock();
         let now = state.now();
         let granted = state.leases.last_grant() + 1;
-        state.leases.register(session, &[], now);
+        let kept = state.leases.register(session, &writes, &claims, now);
+        let (refused, claimed) = (kept.is_err(), state.leases.last_grant());
         let (_, last) = state.leases.wanted(session, u64::MAX);
-        let (term, kept) = (Some(TERM), Vec::new());
-        Ok(Response::new(v1::RegisterResponse { term, open: true, kept, last, granted }))
+        let term = Some(state.lease_term());
+        let kept = kept.unwrap_or_default();
+        let kept = kept.into_iter().map(|(ino, number)| v1::KeptLease { ino: ino.0, number }).collect();
+        Ok(Response::new(v1::RegisterResponse { term, open: true, kept, last, granted, refused, claimed }))
     }
 
     async fn release(

@@ -56,6 +56,7 @@ use fuser::{FopenFlags, Notifier};
 use rain_client::{Dropped, OpenFile};
 use rain_namespace::acl::{DEFAULT, is_acl};
 use rain_namespace::command::AttrChange;
+use rain_namespace::lease::Subject;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::os::fd::OwnedFd;
@@ -480,12 +481,17 @@ impl Coherence {
         self.writes.begin(ino, offset, len)
     }
 
-    /// Has the kernel drop all names and attributes, and the pages of these files.
-    pub(crate) async fn drop_all(&self, files: &[Ino]) {
+    /// Has the kernel drop all names and attributes, except those that may still be used, and the pages of these
+    /// files.
+    pub(crate) async fn drop_all(&self, files: &[Ino], may_be_used: impl Fn(&Subject) -> bool) {
         for ino in self.inodes.changed_all() {
-            self.notifications.drop_attributes(ino);
+            if !may_be_used(&Subject::Inode(ino)) {
+                self.notifications.drop_attributes(ino);
+            }
         }
         let pages = files.iter().copied().filter(|ino| self.inodes.pages_from(*ino).is_some()).collect();
-        self.drop_names_and_pages(self.names.all().into_iter().collect(), pages).await;
+        let is_dropped = |given: &GivenName| !may_be_used(&Subject::Name(given.parent, given.name.to_vec()));
+        let names = self.names.all().into_iter().filter(is_dropped).collect();
+        self.drop_names_and_pages(names, pages).await;
     }
 }

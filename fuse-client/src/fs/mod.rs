@@ -28,6 +28,7 @@ use fuser::{Errno, Notifier, Request};
 use futures::future::BoxFuture;
 use rain_client::{Dropped, Error, KernelCache, NewInode, Space, Volume};
 use rain_namespace::error::NsError;
+use rain_namespace::lease::Subject;
 use rain_namespace::record::FileKind;
 use rain_types::Ino;
 use std::os::fd::OwnedFd;
@@ -125,6 +126,12 @@ impl KernelCache for RainFs {
     }
 
     fn drop_all<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()> {
-        Box::pin(self.coherence.drop_all(files))
+        Box::pin(self.coherence.drop_all(files, |_| false))
+    }
+
+    fn drop_unleased<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()> {
+        let may_be_used =
+            |subject: &Subject| self.volume.read_for(subject).is_none_or(|left| !left.is_zero());
+        Box::pin(self.coherence.drop_all(files, may_be_used))
     }
 }

@@ -21,14 +21,16 @@
 //!    silent for [`SILENCE`]. The session counts from before it asked, and with less ([`CONTACT_MAX`]), so that
 //!    it stops relying on a lease before the table stops respecting it.
 //! 4. The table of a new leader knows no leases of the term before. It treats each session that may have some
-//!    as the holder of all, until that session has registered or has been silent for [`SILENCE`].
+//!    as the holder of all, until that session has registered or has been silent for [`SILENCE`]. A session that
+//!    registers [`Claim`]s what it has still leased. No change has applied that touches it: the leaders before
+//!    have asked the session first.
 //!
 //! Left out: clocks (times are given, as durations since the table's beginning), waiting, messages.
 
 mod table;
 mod touch;
 
-pub use self::table::LeaseTable;
+pub use self::table::{ClaimsRefused, LeaseTable};
 pub use self::touch::{Changed, asked_about, changed_by, inodes_of, moved_to, told_by, touched_by};
 
 use crate::command::Name;
@@ -53,6 +55,18 @@ pub const READ_OVERDUE: Duration = Duration::from_secs(3);
 
 /// As [`READ_OVERDUE`] for a write lease, whose data has to be stored first.
 pub const WRITE_OVERDUE: Duration = Duration::from_secs(10);
+
+/// Most claims of one registration.
+pub const CLAIMS_MAX: usize = 8192;
+
+/// A read lease of an earlier leader that a session relies on, and that a new leader is to respect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What the lease is on.
+    pub subject: Subject,
+    /// The lease does not end by time.
+    pub for_good: bool,
+}
 
 /// What a lease allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

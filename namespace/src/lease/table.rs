@@ -1,6 +1,9 @@
 //! The table of leases. The head of [`crate::lease`] has the rules.
 
-use super::{Mode, READ_FOR, READ_FOR_MIN, READ_OVERDUE, SILENCE, Subject, Touch, WRITE_OVERDUE, Wanted};
+use super::{
+    CLAIMS_MAX, Claim, Mode, READ_FOR, READ_FOR_MIN, READ_OVERDUE, SILENCE, Subject, Touch, WRITE_OVERDUE,
+    Wanted,
+};
 use crate::command::Name;
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,6 +59,11 @@ impl Held {
 
 /// The leases on one subject.
 type Holders = Vec<Held>;
+
+/// A session claims leases that it may not have, or too many. It is not registered: it has to drop what they
+/// allow, and to register without them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimsRefused;
 
 /// The leases of one leader's term.
 #[derive(Debug, Default)]
@@ -117,12 +125,23 @@ impl LeaseTable {
         }
     }
 
-    /// Registers a session that has dropped everything but its written data. Returns those of its write leases
-    /// that it keeps, with the numbers of their grants.
-    pub fn register(&mut self, session: SessionId, writes: &[Ino], now: Duration) -> Vec<(Ino, u64)> {
+    /// Registers a session that has dropped everything but its written data and what it claims. Returns those of
+    /// its write leases that it keeps, with the numbers of their grants. All claims are granted, or none.
+    pub fn register(
+        &mut self,
+        session: SessionId,
+        writes: &[Ino],
+        claims: &[Claim],
+        now: Duration,
+    ) -> Result<Vec<(Ino, u64)>, ClaimsRefused> {
+        let was_unheard = self.unheard.contains(&session) && now < self.unheard_until;
+        let has_room = claims.len() <= CLAIMS_MAX && self.leases + claims.len() <= LEASES_MAX;
+        if !has_room || !claims.iter().all(|claim| self.may_claim(session, claim, was_unheard, now)) {
+            return Err(ClaimsRefused);
+        }
+        self.unheard.remove(&session);
         // So that grants which are still on their way to the session are told from later ones.
         self.grants += 1;
-        let was_unheard = self.unheard.remove(&session) && now < self.unheard_until;
         let mut wrote = BTreeSet::new();
         let sessions = &self.sessions;
         self.inodes.retain(|ino, held| {
@@ -149,7 +168,25 @@ impl LeaseTable {
                 kept.push((*ino, self.grant(session, &subject, Mode::Write, None)));
             }
         }
-        kept
+        for Claim { subject, for_good } in claims {
+            self.grant(session, subject, Mode::Read, (!for_good).then_some(now + READ_FOR));
+        }
+        Ok(kept)
+    }
+
+    /// Whether a session may have a lease that it claims: it has one here, or the leader before may have granted it,
+    /// and no other session writes.
+    fn may_claim(&self, session: SessionId, claim: &Claim, was_unheard: bool, now: Duration) -> bool {
+        let held = holders(&self.inodes, &self.names, &claim.subject).into_iter().flatten();
+        let mut has = was_unheard;
+        for lease in held.filter(|lease| lease.is_live(&self.sessions, now)) {
+            if lease.session == session {
+                has = true;
+            } else if lease.mode == Mode::Write {
+                return false;
+            }
+        }
+        has
     }
 
     /// Forgets a session that has ended.

@@ -7,7 +7,7 @@ use crate::metadata::{AskError, MetadataService, ProposeError};
 use crate::open_files::{OpenFileReports, OpenFiles};
 use crate::sessions::SessionLeases;
 use rain_namespace::command::{Command, Request};
-use rain_namespace::lease::{Subject, Wanted};
+use rain_namespace::lease::{Claim, Subject, Wanted};
 use rain_namespace::query::{Answer, Answered, Query};
 use rain_namespace::wire;
 use rain_proto::v1;
@@ -155,9 +155,10 @@ impl Namespace for NamespaceService {
         &self,
         request: tonic::Request<v1::RegisterRequest>,
     ) -> Result<tonic::Response<v1::RegisterResponse>, Status> {
-        let v1::RegisterRequest { session, writes } = request.into_inner();
+        let v1::RegisterRequest { session, writes, claims } = request.into_inner();
         let writes: Vec<Ino> = writes.into_iter().map(Ino).collect();
-        let registered = self.leases.register(self.metadata()?, SessionId(session), &writes).await;
+        let claims: Vec<Claim> = claims.iter().map(claim).collect::<Result<_, _>>()?;
+        let registered = self.leases.register(self.metadata()?, SessionId(session), &writes, &claims).await;
         let registered = registered.map_err(ask_status)?;
         let kept = registered.kept.into_iter().map(|(ino, number)| v1::KeptLease { ino: ino.0, number });
         Ok(tonic::Response::new(v1::RegisterResponse {
@@ -166,6 +167,8 @@ impl Namespace for NamespaceService {
             kept: kept.collect(),
             last: registered.last,
             granted: registered.granted,
+            refused: registered.refused,
+            claimed: registered.claimed,
         }))
     }
 
@@ -177,13 +180,19 @@ impl Namespace for NamespaceService {
         let term = term.ok_or_else(|| Status::invalid_argument("a release without its term"))?;
         let mut released = Vec::with_capacity(leases.len());
         for v1::ReleasedLease { subject, up_to, keep_read } in leases {
-            let subject: Subject =
-                wire::decode(&subject).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            released.push((subject, up_to, keep_read));
+            released.push((decoded_subject(&subject)?, up_to, keep_read));
         }
         self.leases.release(term.into(), SessionId(session), &released).map_err(ask_status)?;
         Ok(tonic::Response::new(v1::ReleaseResponse {}))
     }
+}
+
+fn decoded_subject(subject: &[u8]) -> Result<Subject, Status> {
+    wire::decode(subject).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn claim(claimed: &v1::ClaimedLease) -> Result<Claim, Status> {
+    Ok(Claim { subject: decoded_subject(&claimed.subject)?, for_good: claimed.for_good })
 }
 
 fn want(kind: v1::LeaseKind) -> Want {

@@ -15,7 +15,7 @@ use rain_sim::model::{ClientState, Name, Op, Reply};
 use rain_types::Ino;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// Clients that work at the same time.
@@ -53,7 +53,11 @@ const RECORD: usize = 100;
 /// Names with the replies to their lookups, kept as a kernel keeps them: each until its lifetime is over, or it is
 /// dropped.
 #[derive(Debug, Default)]
-struct Kernel(Mutex<Kept>);
+struct Kernel {
+    kept: Mutex<Kept>,
+    /// The volume, and the directory of the names.
+    of: OnceLock<(Weak<Volume>, Ino)>,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -64,16 +68,16 @@ struct Kept {
 
 impl Kernel {
     fn kept(&self, at: Name) -> Option<Reply> {
-        let kept = self.0.lock();
+        let kept = self.kept.lock();
         kept.names.get(&at).filter(|(until, _)| Instant::now() < *until).map(|(_, reply)| reply.clone())
     }
 
     fn version(&self) -> u64 {
-        self.0.lock().version
+        self.kept.lock().version
     }
 
     fn keep(&self, at: Name, reply: &Reply, version: u64, read_for: Duration) {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         if kept.version == version {
             kept.names.insert(at, (Instant::now() + read_for, reply.clone()));
         }
@@ -81,7 +85,7 @@ impl Kernel {
 
     /// This client changes the names itself, as a kernel notes.
     fn drop_names(&self) {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         kept.version += 1;
         kept.names.clear();
     }
@@ -93,7 +97,7 @@ impl KernelCache for Kernel {
             for dropped in dropped {
                 match dropped {
                     Dropped::Name(_, name) if name.len() == 1 => {
-                        let mut kept = self.0.lock();
+                        let mut kept = self.kept.lock();
                         kept.version += 1;
                         kept.names.remove(&(name[0].wrapping_sub(b'a')));
                     }
@@ -106,6 +110,19 @@ impl KernelCache for Kernel {
 
     fn drop_all<'a>(&'a self, _files: &'a [Ino]) -> BoxFuture<'a, ()> {
         Box::pin(async { self.drop_names() })
+    }
+
+    fn drop_unleased<'a>(&'a self, _files: &'a [Ino]) -> BoxFuture<'a, ()> {
+        let (volume, dir) = self.of.get().cloned().unwrap_or_default();
+        let may_be_used = move |at: &Name| {
+            let left = volume.upgrade()?.read_for(&Subject::Name(dir, name(*at).to_vec()));
+            Some(left.is_none_or(|left| !left.is_zero()))
+        };
+        Box::pin(async move {
+            let mut kept = self.kept.lock();
+            kept.version += 1;
+            kept.names.retain(|at, _| may_be_used(at).unwrap_or(false));
+        })
     }
 }
 
@@ -131,6 +148,7 @@ impl Workspace {
         let lock = volume.open(files[1]).await?;
         let log = volume.open_to(files[2], true).await?;
         let kernel = Arc::new(Kernel::default());
+        let _ = kernel.of.set((Arc::downgrade(&volume), dir));
         let told: Weak<Kernel> = Arc::downgrade(&kernel);
         volume.set_kernel_cache(told);
         Ok(Workspace { value: files[0], lock, log, kernel, dir, volume })

@@ -52,6 +52,13 @@ impl Leases {
         self.read_for(&Subject::Inode(Ino(ino))) > Duration::ZERO
     }
 
+    /// Registers without claims.
+    fn register(&self, asked: Instant, term: LeaderTerm, granted: u64) {
+        let claims = self.begin_registration(false);
+        let registration = Registration { asked, term, granted, claimed: 0 };
+        assert!(self.registered(registration, &claims, &HashMap::new()));
+    }
+
     fn mode_of(&self, grant: &Grant, ino: u64) -> Option<Mode> {
         self.take(grant, Ino(ino))
     }
@@ -70,7 +77,7 @@ fn an_answer_from_before_a_release_grants_nothing() {
     let asked = Instant::now();
     leases.take_in(&grant(5, &[]), READ, 7);
     assert!(!leases.is_leased(7), "this client is not registered");
-    leases.registered(asked, term(3, 1), 4, &HashMap::new());
+    leases.register(asked, term(3, 1), 4);
     leases.take_in(&grant(4, &[]), READ, 7);
     assert!(!leases.is_leased(7), "granted before the registration");
     leases.take_in(&grant(5, &[8]), READ, 8);
@@ -87,9 +94,9 @@ fn an_answer_from_before_a_release_grants_nothing() {
     assert_eq!(leases.mode_of(&write, 7), Some(Mode::Write));
     leases.begin_release(&[Wanted { subject: Subject::Inode(Ino(7)), up_to: 10, keep_read: true }]);
     assert_eq!(leases.mode_of(&write, 7), Some(Mode::Read), "the data is wanted, though it has not come");
-    leases.registered(asked, term(4, 2), 0, &HashMap::new());
+    leases.register(asked, term(4, 2), 0);
     assert!(!leases.is_leased(7) && leases.mode_of(&new, 7).is_none(), "another leader");
-    leases.registered(asked - CONTACT_MAX, term(3, 1), 0, &HashMap::new());
+    leases.register(asked - CONTACT_MAX, term(3, 1), 0);
     leases.take_in(&grant(10, &[]), READ, 7);
     assert!(!leases.is_leased(7) && !leases.are_valid(), "no contact for too long");
     assert_eq!(leases.size_of(7), None, "nothing is answered then");
@@ -103,7 +110,7 @@ fn an_answer_from_before_a_release_grants_nothing() {
 #[test]
 fn what_is_kept_answers_until_it_is_changed() {
     let leases = Leases::default();
-    leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
+    leases.register(Instant::now(), term(3, 1), 0);
     leases.take_in(&grant(1, &[]), READ, 7);
     assert_eq!(leases.size_of(7), Some(1));
     // A question from before an own change, and the change.
@@ -138,7 +145,7 @@ fn what_is_kept_answers_until_it_is_changed() {
 #[test]
 fn a_name_is_kept_with_its_inode_or_with_its_absence() {
     let leases = Leases::default();
-    leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
+    leases.register(Instant::now(), term(3, 1), 0);
     let lookup = |name: &[u8]| Query::Lookup { parent: Ino(1), name: name.to_vec() };
     let there = Ok(Answer::Attr(attr(7, 1)));
     leases.granted(&leases.ask(), Some(&grant(1, &[])), READ, &lookup(b"a"), &there);
@@ -157,7 +164,7 @@ fn a_name_is_kept_with_its_inode_or_with_its_absence() {
 #[test]
 fn the_lease_of_a_closed_file_serves_the_next_open_and_is_given_back_if_none_comes() {
     let leases = Leases::default();
-    leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
+    leases.register(Instant::now(), term(3, 1), 0);
     let open = || leases.answer(&Query::Open { ino: Ino(7) }, OPEN).map(|(_, grant)| grant);
     leases.take_in(&grant(1, &[]), READ, 7);
     assert!(open().is_none(), "a lease that ends by time is none for an open file");
@@ -188,7 +195,7 @@ fn the_lease_of_a_closed_file_serves_the_next_open_and_is_given_back_if_none_com
 #[test]
 fn what_was_known_under_an_ended_lease_is_not_known_under_the_next() {
     let leases = Leases::default();
-    leases.registered(Instant::now(), term(3, 1), 0, &HashMap::new());
+    leases.register(Instant::now(), term(3, 1), 0);
     let short = v1::LeaseGrant { read_ms: 20, ..grant(1, &[]) };
     leases.take_in(&short, READ, 7);
     assert_eq!(leases.size_of(7), Some(1));
@@ -199,4 +206,81 @@ fn what_was_known_under_an_ended_lease_is_not_known_under_the_next() {
     leases.granted(&leases.ask(), Some(&grant(2, &[])), READ, &xattr, &absent);
     assert!(leases.answer(&xattr, READ).is_some());
     assert_eq!(leases.size_of(7), None, "another client may have changed it in between");
+}
+
+#[test]
+fn what_is_claimed_from_a_new_leader_answers_all_along() {
+    let leases = Leases::default();
+    let now = Instant::now();
+    leases.register(now, term(3, 1), 0);
+    leases.take_in(&grant(1, &[]), READ, 7);
+    let open = leases.take_in(&grant(2, &[]), OPEN, 8);
+    assert_eq!(leases.mode_of(&open, 8), Some(Mode::Read));
+    leases.take_in(&grant(3, &[]), READ, 9);
+    leases.begin_release(&[Wanted { subject: Subject::Inode(Ino(9)), up_to: 3, keep_read: false }]);
+    let claims = leases.begin_registration(true);
+    let mut claimed: Vec<_> =
+        claims.claims.iter().map(|claim| (claim.subject.clone(), claim.for_good)).collect();
+    claimed.sort();
+    let inode = |ino: u64| Subject::Inode(Ino(ino));
+    assert_eq!(claimed, [(inode(7), false), (inode(8), true)], "what is being given up is not claimed");
+    let opened = |ino: u64| leases.answer(&Query::Open { ino: Ino(ino) }, OPEN).map(|(_, grant)| grant);
+    assert!(
+        leases.size_of(7).is_some() && opened(8).is_some_and(|open| leases.take(&open, Ino(8)).is_some())
+    );
+    leases.take_in(&grant(4, &[]), READ, 10);
+    assert!(!leases.is_leased(10), "the new leader does not hear of it");
+    assert!(leases.are_claimed());
+    let registration = Registration { asked: now, term: term(4, 2), granted: 1, claimed: 3 };
+    assert!(leases.registered(registration, &claims, &HashMap::new()));
+    assert!(leases.size_of(7).is_some() && !leases.are_claimed());
+    let open = opened(8).expect("claimed");
+    assert_eq!(leases.mode_of(&open, 8), Some(Mode::Read));
+    leases.begin_release(&[Wanted { subject: inode(8), up_to: 3, keep_read: false }]);
+    assert!(!leases.is_leased(8), "the grant of the new leader is given up");
+}
+
+#[test]
+fn claims_that_were_heard_too_late_are_void() {
+    let leases = Leases::default();
+    let registration = Registration { asked: Instant::now(), term: term(4, 2), granted: 1, claimed: 3 };
+    // Without contact for too long there is nothing to claim.
+    leases.register(Instant::now() - CONTACT_MAX, term(3, 1), 0);
+    leases.take_in(&grant(1, &[]), READ, 7);
+    assert!(leases.begin_registration(true).claims.is_empty());
+    // The contact ends before the answer comes.
+    leases.register(Instant::now() - CONTACT_MAX + Duration::from_millis(30), term(3, 1), 0);
+    leases.take_in(&grant(1, &[]), READ, 7);
+    let claims = leases.begin_registration(true);
+    assert_eq!(claims.claims.len(), 1);
+    std::thread::sleep(Duration::from_millis(40));
+    assert!(!leases.registered(registration, &claims, &HashMap::new()));
+    // All was dropped meanwhile.
+    leases.register(Instant::now(), term(3, 1), 0);
+    leases.take_in(&grant(1, &[]), READ, 7);
+    let claims = leases.begin_registration(true);
+    leases.begin_registration(false);
+    assert!(!leases.registered(registration, &claims, &HashMap::new()));
+    // A later registration has claimed anew.
+    leases.register(Instant::now(), term(3, 1), 0);
+    let (first, _) = (leases.begin_registration(true), leases.begin_registration(true));
+    assert!(!leases.registered(registration, &first, &HashMap::new()));
+}
+
+#[test]
+fn what_is_in_use_is_asked_anew_before_its_lease_ends() {
+    let leases = Leases::default();
+    leases.register(Instant::now(), term(3, 1), 0);
+    let ends_soon = |number: u64| v1::LeaseGrant { read_ms: 10_040, ..grant(number, &[]) };
+    leases.take_in(&ends_soon(1), READ, 7);
+    assert!(leases.size_of(7).is_some() && leases.take_due().is_empty());
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(leases.take_due().is_empty(), "it is not in use");
+    assert!(leases.size_of(7).is_some() && leases.size_of(7).is_some());
+    assert_eq!(leases.take_due(), [Query::GetAttr { ino: Ino(7) }], "once");
+    leases.take_in(&ends_soon(2), READ, 7);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(leases.size_of(7).is_some() && leases.take_due().len() == 1, "the next lease ends soon, too");
+    leases.take_in(&v1::LeaseGrant { read_ms: 1000, ..grant(3, &[]) }, READ, 8);
+    assert!(leases.size_of(8).is_some() && leases.take_due().is_empty(), "short leases are not renewed");
 }
