@@ -51,7 +51,8 @@ pub(crate) fn of_refusal(refusal: &NsError) -> Errno {
         NsError::Delegated { .. } => Errno::EBUSY,
         // The client handles these itself (blocks instead of inline data, a new session). One that comes this
         // far is a fault of RAIN, not a program's mistake.
-        NsError::NotInline | NsError::SessionEnded(_) => Errno::EIO,
+        NsError::NotInline | NsError::HasInline | NsError::SessionEnded(_) => Errno::EIO,
+        NsError::GuardFailed => Errno::ESTALE,
         // Never an answer to a request of a mount.
         NsError::TooFewNodes { .. } | NsError::Malformed(_) | NsError::Answered(_) => Errno::EIO,
     }
@@ -85,6 +86,8 @@ mod tests {
             (NsError::Invalid("x".into()), libc::EINVAL),
             (NsError::Stale, libc::ESTALE),
             (NsError::NotInline, libc::EIO),
+            (NsError::HasInline, libc::EIO),
+            (NsError::GuardFailed, libc::ESTALE),
             (NsError::NoAttribute, libc::ENODATA),
             (NsError::AttributesTooLarge, libc::ENOSPC),
             (NsError::TooManyLinks, libc::EMLINK),

@@ -345,12 +345,43 @@ pub enum Command {
         /// Group.
         gid: u32,
     },
+    /// Makes a range of a file show the data of a range of a file of the same volume, without a copy: both then use
+    /// the same blocks. Holes become holes. Ends early at the source's end, and after 4096 extents: the caller asks
+    /// for the rest. Refused with `HasInline` where the source range begins within inline data. Outcome: `Cloned`.
+    CloneRange {
+        /// Source file.
+        from: Ino,
+        /// First byte of the source range.
+        offset: u64,
+        /// Length in bytes, at least 1. In one file the ranges do not overlap.
+        len: u64,
+        /// File whose range changes.
+        to: Ino,
+        /// First byte of that range.
+        to_offset: u64,
+        /// Time of the change of the contents by the caller's clock; `None`: the entry's time.
+        mtime: Option<Time>,
+    },
+    /// Executes a command if an extended attribute has a value; else `GuardFailed`. So the attribute can be changed
+    /// from one value to the next, and work as a fence. Outcome: the command's.
+    Guarded {
+        /// Inode of the attribute.
+        ino: Ino,
+        /// Name of the attribute.
+        name: Name,
+        /// The value that it must have; `None`: it must not exist.
+        value: Option<Vec<u8>>,
+        /// A command that changes names or attributes: `Make`, `Link`, `Unlink`, `RemoveDirectory`, `Rename`,
+        /// `SetAttr`, `SetXattr`, `RemoveXattr`.
+        command: Box<Command>,
+    },
 }
 
 impl Command {
     /// Returns the place of a new inode's number; `None` when the command makes no inode under a name.
     pub fn new_ino(&mut self) -> Option<&mut Option<Ino>> {
         match self {
+            Command::Guarded { command, .. } => command.new_ino(),
             Command::Make { ino, .. } => Some(ino),
             Command::Rename { whiteout: Some(whiteout), .. } => Some(&mut whiteout.ino),
             _ => None,
@@ -360,10 +391,26 @@ impl Command {
     /// Returns the reserved number of the inode that the command makes.
     pub fn reserved_ino(&self) -> Option<Ino> {
         match self {
+            Command::Guarded { command, .. } => command.reserved_ino(),
             Command::Make { ino, .. } => *ino,
             Command::Rename { whiteout, .. } => whiteout.as_ref()?.ino,
             _ => None,
         }
+    }
+
+    /// Returns whether a guard may stand before the command.
+    pub fn may_be_guarded(&self) -> bool {
+        matches!(
+            self,
+            Command::Make { .. }
+                | Command::Link { .. }
+                | Command::Unlink { .. }
+                | Command::RemoveDirectory { .. }
+                | Command::Rename { .. }
+                | Command::SetAttr { .. }
+                | Command::SetXattr { .. }
+                | Command::RemoveXattr { .. }
+        )
     }
 
     /// Returns whether the command can end a client's wait: for a lock, for a directory, or for a recall.
@@ -569,6 +616,13 @@ pub enum Outcome {
         other: Option<Ino>,
         /// True when `other` is a file without any name left.
         last_name_gone: bool,
+    },
+    /// A range was cloned.
+    Cloned {
+        /// The changed file after the command.
+        attr: Attr,
+        /// Number of bytes of the range that were cloned; 0 at the source's end.
+        len: u64,
     },
 }
 

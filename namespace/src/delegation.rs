@@ -253,6 +253,21 @@ impl DelegationSet {
                     here_if(self.is_unpublished(*ino))
                 }
             }
+            // Only the leader decides: it has the guard. What is delegated is returned before.
+            Command::Guarded { ino, command, .. } => {
+                let inner = self.decide(command);
+                let here = matches!(inner, Decision::Local | Decision::Confirm) || self.is_fully_known(*ino);
+                let about = Self::affected_inodes(command).into_iter().chain([*ino]);
+                let mut ancestors: Vec<Ino> = about.filter_map(|ino| self.delegated_ancestor(ino)).collect();
+                ancestors.dedup();
+                if here && !ancestors.is_empty() { Decision::Return(ancestors) } else { inner }
+            }
+            Command::CloneRange { from, to, .. } => {
+                let unpublished = [*from, *to].into_iter().filter(|ino| self.is_unpublished(*ino));
+                let ancestors: Vec<Ino> =
+                    unpublished.filter_map(|ino| self.delegated_ancestor(ino)).collect();
+                if ancestors.is_empty() { Decision::Remote } else { Decision::Return(ancestors) }
+            }
             _ => Decision::Remote,
         }
     }
@@ -284,6 +299,7 @@ impl DelegationSet {
         let lookup = |parent: &Ino, name: &Name| Query::Lookup { parent: *parent, name: name.clone() };
         match command {
             _ if self.delegated.is_empty() => Vec::new(),
+            Command::Guarded { command, .. } => self.lookups_before(command),
             Command::RemoveDirectory { parent, name } => vec![lookup(parent, name)],
             Command::Rename { parent, name, new_parent, new_name, .. } => {
                 vec![lookup(parent, name), lookup(new_parent, new_name)]
@@ -308,6 +324,12 @@ impl DelegationSet {
             | Command::Lock { ino, .. }
             | Command::Unlock { ino, .. }
             | Command::CancelLockWait { ino, .. } => vec![*ino],
+            Command::CloneRange { from, to, .. } => vec![*from, *to],
+            Command::Guarded { ino, command, .. } => {
+                let mut inos = Self::affected_inodes(command);
+                inos.push(*ino);
+                inos
+            }
             _ => Vec::new(),
         }
     }

@@ -92,4 +92,10 @@ pub enum NsError {
         /// Session to which it is delegated.
         session: rain_types::SessionId,
     },
+    /// The range to clone begins within inline data, which is in no block. The client copies the bytes.
+    #[error("the range is stored in the inode, not in blocks; copy its bytes")]
+    HasInline,
+    /// The extended attribute that guards the command has another value.
+    #[error("the guard has changed: another has taken over")]
+    GuardFailed,
 }

@@ -243,6 +243,13 @@ fn commands() -> Vec<Command> {
         Command::ReturnDelegations { dirs: vec![INO] },
         Command::RevokeDelegation { dir: INO, session: SessionId(300) },
         Command::ReserveInos { count: 300 },
+        Command::CloneRange { from: INO, offset: 1, len: 2, to: Ino(3), to_offset: 300, mtime: Some(TIME) },
+        Command::Guarded {
+            ino: INO,
+            name: name(),
+            value: Some(vec![1]),
+            command: Box::new(Command::RemoveXattr { ino: INO, name: name() }),
+        },
         Command::SetDraining { id: NodeId(300), draining: true },
         Command::Regroup { volume: VolumeId(3) },
         Command::MoveBlocks { blocks: vec![MovedBlock { id: BLOCK, from: GroupId(4), to: GroupId(300) }] },
@@ -264,6 +271,7 @@ fn results(lines: &mut Lines) {
         lock(LockState::Held),
         Outcome::Reserved { first: INO, count: 300 },
         Outcome::Renamed { moved: INO, other: Some(Ino(3)), last_name_gone: true },
+        Outcome::Cloned { attr: attr(), len: 300 },
     ];
     for outcome in outcomes {
         lines.value::<Applied>("applied", Ok(outcome));
@@ -291,6 +299,8 @@ fn results(lines: &mut Lines) {
         NsError::Deadlock,
         NsError::TooManyLocks,
         NsError::Delegated { dir: INO, session: SessionId(300) },
+        NsError::HasInline,
+        NsError::GuardFailed,
     ];
     for error in errors {
         lines.value::<Applied>("applied", Err(error));

@@ -559,3 +559,82 @@ fn what_is_in_a_wrong_place_is_noticed_by_the_check() {
     }
     assert!(is_noticed(&world, |kv| kv.put(&key(b'I', a), &[1, 2, 3])), "an unreadable record");
 }
+
+fn clone_range(from: Ino, offset: u64, len: u64, to: Ino, to_offset: u64) -> Command {
+    Command::CloneRange { from, offset, len, to, to_offset, mtime: None }
+}
+
+#[test]
+fn a_cloned_range_keeps_its_block_when_the_source_is_removed() {
+    let mut world = World::new();
+    let file = world.made(world.root, "f", FileKind::File);
+    let copy = world.made(world.root, "copy", FileKind::File);
+    world.commit(file, 1, &[(0, 1000), (5000, 1000)], 0).unwrap();
+    let cloned = world.run(clone_range(file, 500, 1 << 40, copy, 100));
+    let Ok(Outcome::Cloned { attr, len }) = cloned else { panic!("{cloned:?}") };
+    assert_eq!((len, attr.size, attr.extents, attr.stored_bytes), (5500, 5600, 2, 1500));
+    world.run(Command::Unlink { parent: world.root, name: b"f".to_vec() }).unwrap();
+    world.run(Command::Free { inos: vec![file] }).unwrap();
+    let shown: Vec<_> = world.layout(copy, 0).1.iter().map(|extent| (extent.offset, extent.len)).collect();
+    assert_eq!(shown, [(100, 500), (4600, 1000)]);
+    let end = world.run(clone_range(copy, 5600, 1, copy, 0));
+    assert!(matches!(end, Ok(Outcome::Cloned { len: 0, .. })), "the source's end");
+    assert!(matches!(world.run(clone_range(copy, 0, 10, copy, 9)), Err(NsError::Invalid(_))));
+    let small = world.made(world.root, "small", FileKind::File);
+    world.run(inline(small, 0, b"0123456789")).unwrap();
+    assert_eq!(world.run(clone_range(small, 9, 1, copy, 0)), Err(NsError::HasInline));
+}
+
+#[test]
+fn a_file_of_very_many_pieces_is_cloned_in_parts() {
+    let mut world = World::new();
+    let file = world.made(world.root, "f", FileKind::File);
+    let copy = world.made(world.root, "copy", FileKind::File);
+    let pieces: Vec<(u64, u32)> = (0..5000).map(|piece| (piece * 10, 5)).collect();
+    world.commit(file, 1, &pieces, 0).unwrap();
+    world.run(set_attr(file, size(50_000))).unwrap();
+    let first = world.run(clone_range(file, 0, 50_000, copy, 0));
+    let Ok(Outcome::Cloned { len, .. }) = first else { panic!("{first:?}") };
+    assert_eq!(len, 40_960);
+    let rest = world.run(clone_range(file, len, 50_000 - len, copy, len));
+    let Ok(Outcome::Cloned { attr, len }) = rest else { panic!("{rest:?}") };
+    assert_eq!((len, attr.size, attr.extents), (9040, 50_000, 5000));
+}
+
+#[test]
+fn a_guard_lets_only_the_newest_through() {
+    let mut world = World::new();
+    let root = world.root;
+    let fence = |value: &[u8]| value.to_vec();
+    let raise = |from: Option<&[u8]>, to: &[u8]| Command::Guarded {
+        ino: root,
+        name: b"user.fence".to_vec(),
+        value: from.map(fence),
+        command: Box::new(Command::SetXattr {
+            ino: root,
+            name: b"user.fence".to_vec(),
+            value: fence(to),
+            mode: XattrMode::Any,
+            clear_set_gid: false,
+        }),
+    };
+    let fenced_make = |fence: &[u8], name: &str| Command::Guarded {
+        ino: root,
+        name: b"user.fence".to_vec(),
+        value: Some(fence.to_vec()),
+        command: Box::new(make(root, name, FileKind::File)),
+    };
+    assert_eq!(world.run(raise(None, b"1")), Ok(Outcome::Done));
+    assert_eq!(world.run(raise(None, b"1")), Err(NsError::GuardFailed), "two that take over: one wins");
+    assert!(world.run(fenced_make(b"1", "first")).is_ok());
+    assert_eq!(world.run(raise(Some(b"1"), b"2")), Ok(Outcome::Done));
+    assert_eq!(world.run(fenced_make(b"1", "late")), Err(NsError::GuardFailed));
+    assert!(world.run(fenced_make(b"2", "second")).is_ok());
+    let nested = Command::Guarded {
+        ino: root,
+        name: b"user.fence".to_vec(),
+        value: Some(fence(b"2")),
+        command: Box::new(fenced_make(b"2", "x")),
+    };
+    assert!(matches!(world.run(nested), Err(NsError::Invalid(_))));
+}

@@ -65,12 +65,21 @@ impl FileTable {
 
     /// Applies a command, under the session fence of a file's locks if it is given. Returns the new attributes.
     async fn change_fenced(&self, command: Command, fenced: Option<&Arc<FileState>>) -> Result<Attr, Error> {
-        let fence = fenced.map(|file| file.lock_fence(self)).transpose()?.flatten();
-        let options = ChangeOptions { fence, ..ChangeOptions::default() };
-        match self.writeback.change_as(command, options).await? {
+        match self.change_of(command, fenced).await? {
             Outcome::Attr(attr) => Ok(attr),
             _ => Err(Error::unexpected("an inode")),
         }
+    }
+
+    /// As [`FileTable::change_fenced`]. Returns the outcome.
+    pub(super) async fn change_of(
+        &self,
+        command: Command,
+        fenced: Option<&Arc<FileState>>,
+    ) -> Result<Outcome, Error> {
+        let fence = fenced.map(|file| file.lock_fence(self)).transpose()?.flatten();
+        let options = ChangeOptions { fence, ..ChangeOptions::default() };
+        self.writeback.change_as(command, options).await
     }
 
     /// Makes a range of a file a hole, after everything that was written before.

@@ -8,6 +8,7 @@
 //!   times.
 //! - [`buffer`] gathers written data within [`budget`]; [`flush`] stores it, by way of [`pack`]; [`read`]
 //!   reads.
+//! - [`clone`] copies ranges that share blocks.
 //! - [`leases`], with [`lease`], is what this client may rely on of a file, while other clients may have it, too.
 //! - [`locks`] are a file's locks over all clients, [`owners`] their owners here. [`ranges`] is a set of byte
 //!   ranges.
@@ -23,6 +24,7 @@
 mod attributes;
 mod budget;
 mod buffer;
+mod clone;
 mod flush;
 mod lease;
 mod leases;

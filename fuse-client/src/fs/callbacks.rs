@@ -583,16 +583,23 @@ impl Filesystem for Callbacks {
         &self,
         _request: &Request,
         _ino_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        handle_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        handle_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        reply.error(Errno::ENOSYS);
+        let from = or_reply!(self.opened(handle_in), reply);
+        let to = or_reply!(self.opened(handle_out), reply);
+        let ino = self.ino(ino_out);
+        self.answer(move |fs| async move {
+            match fs.copy_range((&from.file, offset_in), (ino, &to.file, offset_out), len).await {
+                Ok(copied) => reply.written(copied),
+                Err(errno) => reply.error(errno),
+            }
+        });
     }
 }

@@ -26,6 +26,9 @@ impl Opened {
 /// The mode of fallocate(2) that makes a hole.
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
+/// Most bytes of one copy_file_range(2): a call ends within a moment.
+const COPIED_MAX: u64 = 1 << 30;
+
 /// Where and how a write goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Write {
@@ -151,6 +154,20 @@ impl RainFs {
         };
         self.coherence.changed(ino);
         done.map(|_| ()).map_err(|error| self.errno("allocating", &error))
+    }
+
+    /// copy_file_range(2): the files share the blocks. Returns the number of bytes copied, at most [`COPIED_MAX`]; the
+    /// caller asks for the rest.
+    pub(super) async fn copy_range(
+        &self,
+        (from, offset): (&OpenFile, u64),
+        (ino, to, to_offset): (Ino, &OpenFile, u64),
+        len: u64,
+    ) -> Result<u32, Errno> {
+        let copied = from.copy_range(offset, to, to_offset, len.min(COPIED_MAX)).await;
+        self.coherence.changed(ino);
+        let copied = copied.map_err(|error| self.errno("copying a range", &error))?;
+        Ok(copied as u32)
     }
 
     /// lseek(2) for data (SEEK_DATA) and holes (SEEK_HOLE). The kernel does the others itself.

@@ -51,6 +51,13 @@ impl Table<'_> {
         }
     }
 
+    /// Adds `bytes` to a block's live bytes: more extents use it.
+    pub(super) fn retain_bytes(&mut self, id: BlockId, bytes: u64) {
+        let mut record = self.block(id).expect("an extent's block is there");
+        record.live += bytes;
+        self.write(&key::block(id), &record);
+    }
+
     /// Removes `bytes` from a block's live bytes; a block without live bytes becomes garbage.
     pub(super) fn release_bytes(&mut self, id: BlockId, bytes: u64) {
         let mut record = self.block(id).expect("an extent's block is there");

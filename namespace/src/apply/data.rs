@@ -16,6 +16,9 @@ pub(super) const INLINE_BYTES_MAX: usize = 4096;
 /// Largest number of extents in memory while a range is cut; a large file has millions.
 const CUT_AT_A_TIME: usize = 1024;
 
+/// Extents that one command clones, so that it takes some milliseconds at most.
+const CLONED_MAX: usize = 4096;
+
 /// Largest length of a block, bytes.
 const BLOCK_BYTES_MAX: u32 = 1 << 20;
 
@@ -180,6 +183,54 @@ impl Table<'_> {
         self.cut(&mut attr, offset, end);
         self.changed(&mut attr, None);
         Ok(Outcome::Attr(attr))
+    }
+
+    /// Clones a range; see [`crate::command::Command::CloneRange`].
+    pub(super) fn clone_range(
+        &mut self,
+        (from, offset): (Ino, u64),
+        len: u64,
+        (to, to_offset): (Ino, u64),
+        mtime: Option<Time>,
+    ) -> Applied {
+        let source = self.file(from)?;
+        let mut attr = self.file(to)?;
+        mtime.map_or(Ok(()), check_time)?;
+        if source.volume != attr.volume {
+            return Err(NsError::CrossVolume);
+        }
+        let end_of = |start: u64| start.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX);
+        let (end, to_end) = (end_of(offset), end_of(to_offset));
+        let (end, _) = end.zip(to_end).ok_or(NsError::FileTooLarge)?;
+        if len == 0 || from == to && offset.abs_diff(to_offset) < len {
+            return invalid("a range of no bytes, or two that overlap");
+        }
+        let mut end = end.min(source.size);
+        if offset >= end {
+            return Ok(Outcome::Cloned { attr, len: 0 });
+        }
+        if self.kv.get(&key::inline(from)).is_some_and(|inline| offset < inline.len() as u64) {
+            return Err(NsError::HasInline);
+        }
+        let extents = extents_over(self.kv, from, offset, end, CLONED_MAX + 1);
+        if let Some(first_left) = extents.get(CLONED_MAX) {
+            end = first_left.offset;
+        }
+        let to_end = to_offset + (end - offset);
+        // The source still uses the blocks, so none becomes garbage that is used again below.
+        self.cut(&mut attr, to_offset, to_end);
+        for extent in extents.iter().take(CLONED_MAX) {
+            let [_, Some(extent)] = without(extent, 0, offset) else { continue };
+            let [Some(extent), _] = without(&extent, end, u64::MAX) else { continue };
+            let extent = Extent { offset: extent.offset - offset + to_offset, ..extent };
+            self.retain_bytes(extent.block, extent.len.into());
+            self.write(&key::extent(to, extent.offset), &extent);
+            attr.extents += 1;
+            self.add_stored_bytes(&mut attr, i64::from(extent.len));
+        }
+        attr.size = attr.size.max(to_end);
+        self.changed(&mut attr, mtime);
+        Ok(Outcome::Cloned { attr, len: end - offset })
     }
 
     fn changed(&mut self, attr: &mut Attr, mtime: Option<Time>) {

@@ -48,7 +48,7 @@ pub fn apply(kv: &mut dyn KvTxn, time: Time, request: &Request) -> Applied {
             return wire::decode(&recorded).unwrap_or_else(Err);
         }
     }
-    let applied = run(&mut table, request);
+    let applied = run(&mut table, request, &request.command);
     table.write_counts();
     // A session that has just ended itself keeps no results.
     if let Some(id) = request.id
@@ -71,8 +71,8 @@ pub fn apply_entry(kv: &mut dyn KvTxn, entry: &Entry) -> Vec<Applied> {
     entry.requests.iter().map(|request| apply(kv, entry.time, request)).collect()
 }
 
-fn run(table: &mut Table<'_>, request: &Request) -> Applied {
-    match &request.command {
+fn run(table: &mut Table<'_>, request: &Request, command: &Command) -> Applied {
+    match command {
         Command::RegisterNode { id, node } => table.register_node(*id, node),
         Command::RemoveNode { id } => table.remove_node(*id),
         Command::SetDraining { id, draining } => table.set_draining(*id, *draining),
@@ -126,6 +126,19 @@ fn run(table: &mut Table<'_>, request: &Request) -> Applied {
         Command::ReturnDelegations { dirs } => table.return_delegations(dirs, session_of(request)?),
         Command::RevokeDelegation { dir, session } => table.return_delegations(&[*dir], *session),
         Command::ReserveInos { count } => table.reserve_inos(*count),
+        Command::CloneRange { from, offset, len, to, to_offset, mtime } => {
+            table.clone_range((*from, *offset), *len, (*to, *to_offset), *mtime)
+        }
+        Command::Guarded { ino, name, value, command } => {
+            if !command.may_be_guarded() {
+                return Err(NsError::Invalid("a guard before a command that changes neither".into()));
+            }
+            table.attr(*ino)?;
+            if table.kv.get(&key::xattr(*ino, name)) != *value {
+                return Err(NsError::GuardFailed);
+            }
+            run(table, request, command)
+        }
     }
 }
 

@@ -55,7 +55,9 @@ pub fn changed_by(command: &Command) -> Changed {
         | Command::SetXattr { ino, .. }
         | Command::RemoveXattr { ino, .. }
         | Command::Commit { ino, .. }
-        | Command::Punch { ino, .. } => changed.inode(*ino),
+        | Command::Punch { ino, .. }
+        | Command::CloneRange { to: ino, .. } => changed.inode(*ino),
+        Command::Guarded { command, .. } => return changed_by(command),
         _ => {}
     }
     changed
@@ -64,7 +66,7 @@ pub fn changed_by(command: &Command) -> Changed {
 /// Returns the inodes that a command has changed, as far as its outcome says.
 pub fn inodes_of(outcome: &Outcome) -> Vec<Ino> {
     match outcome {
-        Outcome::Attr(attr) => vec![attr.ino],
+        Outcome::Attr(attr) | Outcome::Cloned { attr, .. } => vec![attr.ino],
         Outcome::Removed { ino, .. } => vec![*ino],
         Outcome::Renamed { moved, other, .. } => [Some(*moved), *other].into_iter().flatten().collect(),
         _ => Vec::new(),
@@ -89,6 +91,7 @@ pub fn touched_by(kv: &dyn KvRead, command: &Command, touches: &mut Vec<Touch>) 
 /// a rename moves a cached name there.
 pub fn moved_to(command: &Command) -> Vec<Subject> {
     match command {
+        Command::Guarded { command, .. } => moved_to(command),
         Command::Rename { parent, name, new_parent, new_name, mode, .. } => {
             let new = Subject::Name(*new_parent, new_name.clone());
             match mode {

@@ -36,6 +36,7 @@ enum Step {
     Truncate { ino: usize, size: u16 },
     TruncateWrongly { ino: usize, size: u16 },
     Punch { ino: usize, offset: u16, len: u16 },
+    Clone { from: usize, offset: u16, len: u16, to: usize, to_offset: u16 },
     Inline { ino: usize, offset: u16, data: Vec<u8> },
     Commit { ino: usize, stretches: Vec<(u16, u16, u16)>, missing: u64, size_at_least: u16 },
     Free { ino: usize },
@@ -67,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (at.clone(), offset.clone()).prop_map(|(ino, size)| Step::TruncateWrongly { ino, size }),
         2 => (at.clone(), offset.clone(), 0u16..4000)
             .prop_map(|(ino, offset, len)| Step::Punch { ino, offset, len }),
+        3 => (at.clone(), offset.clone(), 0u16..4000, at.clone(), offset.clone())
+            .prop_map(|(from, offset, len, to, to_offset)| Step::Clone { from, offset, len, to, to_offset }),
         3 => (at.clone(), 0u16..4200, prop::collection::vec(1u8.., 1..60))
             .prop_map(|(ino, offset, data)| Step::Inline { ino, offset, data }),
         6 => (
@@ -98,6 +101,8 @@ fn step() -> impl Strategy<Value = Step> {
 enum Expected {
     Done,
     Ino(u64),
+    /// This many bytes of a range of this file were cloned.
+    Cloned(u64, u64),
     /// A new inode in this directory with this name and kind.
     Made(u64, Vec<u8>, FileKind),
     /// A new file without a name in this volume.
@@ -212,6 +217,9 @@ impl World {
             (Outcome::Done, Expected::Done) => {}
             (Outcome::Lock { session, .. }, Expected::Lock) => assert_eq!(session.0, self.session),
             (Outcome::Attr(attr), Expected::Ino(ino)) => assert_eq!(attr.ino.0, ino),
+            (Outcome::Cloned { attr, len }, Expected::Cloned(ino, cloned)) => {
+                assert_eq!((attr.ino.0, *len), (ino, cloned));
+            }
             (Outcome::Attr(attr), Expected::Made(dir, name, kind)) => {
                 assert!(!self.inos.contains(&attr.ino.0), "an inode number twice");
                 self.inos.push(attr.ino.0);
@@ -349,6 +357,20 @@ impl World {
                 let ino = self.ino(ino);
                 let expected = self.tree.punch(ino, offset.into(), len.into()).map(|()| Expected::Ino(ino));
                 (Command::Punch { ino: Ino(ino), offset: offset.into(), len: len.into() }, expected)
+            }
+            Step::Clone { from, offset, len, to, to_offset } => {
+                let (from, to) = (self.ino(from), self.ino(to));
+                let (source, dest) = ((from, offset.into()), (to, to_offset.into()));
+                let expected = self.tree.clone_range(source, len.into(), dest);
+                let command = Command::CloneRange {
+                    from: Ino(from),
+                    offset: offset.into(),
+                    len: len.into(),
+                    to: Ino(to),
+                    to_offset: to_offset.into(),
+                    mtime: None,
+                };
+                (command, expected.map(|len| Expected::Cloned(to, len)))
             }
             Step::Inline { ino, offset, ref data } => {
                 let ino = self.ino(ino);

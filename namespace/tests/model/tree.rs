@@ -322,6 +322,37 @@ impl Tree {
         Ok(())
     }
 
+    /// Returns the number of bytes cloned.
+    pub(crate) fn clone_range(
+        &mut self,
+        (from, offset): (u64, usize),
+        len: usize,
+        (to, to_offset): (u64, usize),
+    ) -> Result<u64, Refusals> {
+        let source = self.file(from)?.clone();
+        let volume = self.file(to)?.volume;
+        if source.volume != volume {
+            return refuse(vec![NsError::CrossVolume, invalid()]);
+        }
+        if len == 0 || from == to && offset.abs_diff(to_offset) < len {
+            return refuse(vec![invalid()]);
+        }
+        let end = (offset + len).min(source.bytes.len());
+        if offset >= end {
+            return Ok(0);
+        }
+        if offset < source.inline_len {
+            return refuse(vec![NsError::HasInline]);
+        }
+        let len = end - offset;
+        self.punch(to, to_offset, len)?;
+        let node = self.file(to)?;
+        node.resize(node.bytes.len().max(to_offset + len));
+        node.bytes[to_offset..to_offset + len].copy_from_slice(&source.bytes[offset..end]);
+        self.sweep();
+        Ok(len as u64)
+    }
+
     pub(crate) fn write_inline(&mut self, ino: u64, offset: usize, data: &[u8]) -> Result<(), Refusals> {
         let node = self.file(ino)?;
         if offset + data.len() > 4096 || node.has_blocks() {
