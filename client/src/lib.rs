@@ -51,4 +51,4 @@ pub use rpc::endpoint::grpc_endpoint;
 pub use rpc::node::NodeHealth;
 pub use session::Session;
 pub use stats::ClientStats;
-pub use volume::{NewInode, Space, Volume};
+pub use volume::{Guard, NewInode, Space, Volume};

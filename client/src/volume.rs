@@ -51,6 +51,24 @@ impl NewInode {
     }
 }
 
+/// An extended attribute, and the value that it must have for a change to be made; none: it must not exist.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    /// Inode of the attribute.
+    pub ino: Ino,
+    /// Name of the attribute.
+    pub name: &'a [u8],
+    /// Its value.
+    pub value: Option<&'a [u8]>,
+}
+
+impl Guard<'_> {
+    fn before(&self, command: Command) -> Command {
+        let (name, value) = (self.name.to_vec(), self.value.map(<[u8]>::to_vec));
+        Command::Guarded { ino: self.ino, name, value, command: Box::new(command) }
+    }
+}
+
 /// Space in a volume, in bytes of user data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Space {
@@ -281,6 +299,26 @@ impl Volume {
         self.rename_leaving(None, (parent, name), (new_parent, new_name), mode).await
     }
 
+    /// As [`Volume::rename`], if an extended attribute has a value; else `GuardFailed`.
+    pub async fn rename_guarded(
+        &self,
+        guard: Guard<'_>,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<(), Error> {
+        let (name, new_name) = (name.to_vec(), new_name.to_vec());
+        let command = Command::Rename { parent, name, new_parent, new_name, mode, whiteout: None };
+        self.renamed(guard.before(command)).await
+    }
+
+    /// Sets an extended attribute that has the value of the guard; else `GuardFailed`.
+    pub async fn change_xattr(&self, guard: Guard<'_>, value: &[u8]) -> Result<(), Error> {
+        let (ino, name, value) = (guard.ino, guard.name.to_vec(), value.to_vec());
+        let command = Command::SetXattr { ino, name, value, mode: XattrMode::Any, clear_set_gid: false };
+        self.writeback.change(guard.before(command)).await.map(|_| ())
+    }
+
     /// Moves a name, and leaves a whiteout under the old one if it is given.
     pub async fn rename_leaving(
         &self,
@@ -295,7 +333,10 @@ impl Volume {
             file.flush(&self.files).await?;
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        let command = Command::Rename { parent, name, new_parent, new_name, mode, whiteout };
+        self.renamed(Command::Rename { parent, name, new_parent, new_name, mode, whiteout }).await
+    }
+
+    async fn renamed(&self, command: Command) -> Result<(), Error> {
         let Outcome::Renamed { other, last_name_gone, .. } = self.writeback.change(command).await? else {
             return Err(Error::unexpected("a moved inode"));
         };

@@ -444,3 +444,17 @@ fn leases_that_have_ended_by_time_or_with_their_session_take_no_memory() {
     table.sweep(8 * second);
     assert!(table.is_empty());
 }
+
+#[test]
+fn a_session_registers_though_the_table_is_full_of_write_leases() {
+    let mut table = LeaseTable::new(BTreeSet::new(), Duration::ZERO);
+    let (writer, other) = (SessionId(1), SessionId(2));
+    assert_eq!(table.register(writer, &[], &[], Duration::ZERO), Ok(vec![]));
+    let mut ino = 0;
+    while table.len() <= 1 << 19 {
+        ino += 1;
+        assert!(table.grant_write(writer, Ino(ino), Duration::ZERO) > 0);
+    }
+    assert_eq!(table.grant_read(writer, &Subject::Inode(Ino(ino + 1)), None, Duration::ZERO), 0, "full");
+    assert_eq!(table.register(other, &[], &[], Duration::ZERO), Ok(vec![]));
+}

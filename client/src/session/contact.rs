@@ -2,13 +2,13 @@
 //! and gives back what is not used any more.
 
 use super::leases::{Claims, LeaseHolder, Registration};
+use super::moment::Moment;
 use super::state::{Session, namespace_client};
 use crate::error::Error;
 use rain_namespace::lease::{CONTACT_MAX, Claim, Subject, Wanted};
 use rain_namespace::wire;
 use rain_proto::v1;
-use rain_proto::v1::LeaseKind;
-use rain_types::{Ino, LeaderTerm};
+use rain_types::{Ino, LeaderTerm, SessionId};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub(super) async fn watch_forever(session: Weak<Session>) {
         };
         if pause.is_zero() {
             tracing::info!("no contact with the leader for {CONTACT_MAX:?}: what is cached is dropped");
-            session.begin_registration(false).await;
+            session.begin_registration(None).await;
         }
         drop(session);
         tokio::time::sleep(pause.max(RETRY)).await;
@@ -56,7 +56,7 @@ impl Session {
     async fn keep_leases(self: &Arc<Self>, after: &mut u64) -> Result<(), Error> {
         self.give_back_unused().await?;
         self.ask_anew();
-        let (id, asked) = (self.id(), Instant::now());
+        let (id, asked) = (self.id(), Moment::now());
         let registered = self.leases.term();
         let wait = if registered.is_some() { WANTED_WAIT } else { Duration::ZERO };
         let response = self
@@ -71,7 +71,7 @@ impl Session {
         let term = LeaderTerm::from(term);
         if !response.open {
             // With its session the leases have ended.
-            self.begin_registration(false).await;
+            self.begin_registration(None).await;
             self.reopen(id).await?;
         }
         let is_registered = response.open && response.registered && registered == Some(term);
@@ -85,8 +85,13 @@ impl Session {
             return Ok(());
         }
         let wanted: Vec<Wanted> = response.wanted.iter().map(wanted).collect::<Result<_, _>>()?;
+        self.give_up_wanted(term, wanted);
+        Ok(())
+    }
+
+    /// Gives up leases, in a task of its own, so that contact with the leader goes on meanwhile.
+    fn give_up_wanted(self: &Arc<Self>, term: LeaderTerm, wanted: Vec<Wanted>) {
         self.leases.begin_release(&wanted);
-        // In a task of its own, so that contact with the leader goes on meanwhile.
         let session = self.clone();
         self.spawn_owned(async move {
             for holder in session.leases.holders() {
@@ -101,7 +106,6 @@ impl Session {
                 tracing::debug!(%error, "giving up leases; the leader asks again or they end by time");
             }
         });
-        Ok(())
     }
 
     /// Asks in the background what is in use and whose leases end soon.
@@ -113,18 +117,16 @@ impl Session {
         let session = self.clone();
         self.spawn_owned(async move {
             for query in due {
-                let asked = session.ask_and_keep(&query, LeaseKind::LeaseRead).await;
-                if let Err(error) = asked
-                    && !matches!(error, Error::Refused(_))
-                {
+                if let Err(error) = session.renew_kept(&query).await {
                     tracing::debug!(%error, ?query, "asking anew; it is asked when the lease has ended");
                 }
             }
         });
     }
 
-    async fn give_back_unused(&self) -> Result<(), Error> {
-        let unused = self.leases.take_unused();
+    async fn give_back_unused(self: &Arc<Self>) -> Result<(), Error> {
+        let (unused, early) = self.leases.take_unused();
+        self.give_up_early(early);
         match self.leases.term() {
             Some(term) if !unused.is_empty() => {
                 let leases = unused.iter().map(|(ino, up_to)| v1::ReleasedLease {
@@ -139,6 +141,13 @@ impl Session {
                 told
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Gives leases back whose time is not over: as if others wanted them.
+    fn give_up_early(self: &Arc<Self>, early: Vec<Wanted>) {
+        if let (Some(term), false) = (self.leases.term(), early.is_empty()) {
+            self.give_up_wanted(term, early);
         }
     }
 
@@ -163,7 +172,7 @@ impl Session {
     }
 
     /// Drops everything that relies on leases, except written data and its leases, and what is claimed.
-    async fn begin_registration(&self, may_claim: bool) -> (Claims, Vec<Arc<dyn LeaseHolder>>) {
+    async fn begin_registration(&self, may_claim: Option<SessionId>) -> (Claims, Vec<Arc<dyn LeaseHolder>>) {
         let claims = self.leases.begin_registration(may_claim);
         let holders = self.leases.holders();
         for holder in &holders {
@@ -174,15 +183,15 @@ impl Session {
 
     /// Registers with the leader. Returns the number of its last demand.
     async fn register(&self) -> Result<u64, Error> {
-        if let Some(last) = self.register_with(true).await? {
+        if let Some(last) = self.register_with(Some(self.id())).await? {
             return Ok(last);
         }
         tracing::info!("the new leader does not know what this client has leased: what is cached is dropped");
-        self.register_with(false).await?.ok_or_else(|| Error::unexpected("a registration"))
+        self.register_with(None).await?.ok_or_else(|| Error::unexpected("a registration"))
     }
 
     /// Registers with the leader, and claims what is kept or nothing. None: the claims are refused.
-    async fn register_with(&self, may_claim: bool) -> Result<Option<u64>, Error> {
+    async fn register_with(&self, may_claim: Option<SessionId>) -> Result<Option<u64>, Error> {
         let (claims, holders) = self.begin_registration(may_claim).await;
         let id = self.id();
         let writes: Vec<u64> = holders.iter().flat_map(|holder| holder.writes()).map(|ino| ino.0).collect();
@@ -191,7 +200,7 @@ impl Session {
             for_good: *for_good,
         });
         let claimed: Vec<v1::ClaimedLease> = claimed.collect();
-        let asked = Instant::now();
+        let asked = Moment::now();
         let response = self
             .call_leader("registering for leases", |channel| {
                 let (writes, claims) = (writes.clone(), claimed.clone());
@@ -203,7 +212,9 @@ impl Session {
         let Some(term) = response.term.filter(|_| response.open) else {
             return Err(Error::unexpected("an open session"));
         };
-        if response.refused {
+        // A node that does not know claims grants none.
+        let is_ignored = !claims.claims.is_empty() && response.claimed <= response.granted;
+        if response.refused || is_ignored {
             return Ok(None);
         }
         let kept: HashMap<Ino, u64> = response.kept.iter().map(|kept| (Ino(kept.ino), kept.number)).collect();
@@ -211,7 +222,7 @@ impl Session {
             holder.writes_kept(&kept);
         }
         let v1::RegisterResponse { granted, claimed, .. } = response;
-        let registration = Registration { asked, term: term.into(), granted, claimed };
+        let registration = Registration { session: id, asked, term: term.into(), granted, claimed };
         Ok(self.leases.registered(registration, &claims, &kept).then_some(response.last))
     }
 

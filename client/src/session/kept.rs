@@ -107,6 +107,15 @@ pub(super) struct Found {
     pub(super) asked: Instant,
 }
 
+/// Leases to give back: the inodes with the numbers of the last grants.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unused {
+    /// Those whose time is over.
+    pub(super) due: Vec<(Ino, u64)>,
+    /// Those that are too many. They are still here.
+    pub(super) early: Vec<(Ino, u64)>,
+}
+
 /// What is kept.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -188,9 +197,9 @@ impl Kept {
         }
     }
 
-    /// Removes a lease, and what is known under it.
-    pub(super) fn remove(&mut self, subject: &Subject) {
-        self.entries.remove(subject);
+    /// Removes a lease, and what is known under it. Returns the number of the last grant of a lease for good.
+    pub(super) fn remove(&mut self, subject: &Subject) -> Option<u64> {
+        self.entries.remove(subject)?.for_good
     }
 
     /// Forgets what is known of a subject. The lease stays.
@@ -205,10 +214,11 @@ impl Kept {
         self.entries.values_mut().for_each(|leased| leased.value = Value::Nothing);
     }
 
-    /// The end of the lease on a subject, if there is one; none: when it is given up.
+    /// The end of the lease on a subject, if there is one; none: when it is given up. A lease for good that is not in use
+    /// ends when it is given back.
     pub(super) fn lease_on(&self, subject: &Subject) -> Option<Option<Instant>> {
         let leased = self.entries.get(subject)?;
-        Some(leased.until.filter(|_| leased.for_good.is_none()))
+        Some(if leased.for_good.is_some() { leased.due } else { leased.until })
     }
 
     /// Whether the leases under which a question is answered are to be asked for anew. Returns true once for each
@@ -246,9 +256,9 @@ impl Kept {
         }
     }
 
-    /// Removes the leases that are to be given back. Returns the inodes with the numbers of the last grants.
-    pub(super) fn take_unused(&mut self, now: Instant) -> Vec<(Ino, u64)> {
-        let mut taken = Vec::new();
+    /// Removes the leases that are to be given back.
+    pub(super) fn take_unused(&mut self, now: Instant) -> Unused {
+        let mut taken = Unused::default();
         while let Some((at, ino)) = self.unused.front().copied()
             && (at <= now || self.unused.len() > UNUSED_MAX)
         {
@@ -257,8 +267,12 @@ impl Kept {
             // It may be in use again, or have been used and closed since.
             let leased = self.entries.get(&subject).filter(|leased| !leased.in_use && leased.due == Some(at));
             if let Some(grant) = leased.and_then(|leased| leased.for_good) {
-                self.entries.remove(&subject);
-                taken.push((ino, grant));
+                if at <= now {
+                    self.entries.remove(&subject);
+                    taken.due.push((ino, grant));
+                } else {
+                    taken.early.push((ino, grant));
+                }
             }
         }
         taken

@@ -15,6 +15,7 @@
 //! Left out: what the rungs above have cached. They know it, as [`LeaseHolder`]s.
 
 use super::kept::Kept;
+use super::moment::Moment;
 use super::own_changes::{Certain, OwnChanges, Touched};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -66,7 +67,8 @@ pub(super) struct Claims {
 /// What a leader has granted with a registration.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Registration {
-    pub(super) asked: Instant,
+    pub(super) session: SessionId,
+    pub(super) asked: Moment,
     pub(super) term: LeaderTerm,
     /// Grants up to this number are void.
     pub(super) granted: u64,
@@ -104,7 +106,9 @@ impl Drop for Asking<'_> {
 struct State {
     /// The term of the leader with which this client is registered; none: with none.
     term: Option<LeaderTerm>,
-    contact: Option<Instant>,
+    /// The session to which the leases were granted.
+    session: SessionId,
+    contact: Option<Moment>,
     /// Leases that came with answers, and the answers.
     kept: Kept,
     /// The numbers up to which grants were given up.
@@ -126,16 +130,18 @@ struct State {
 impl State {
     fn valid_until(&self) -> Option<Instant> {
         self.term?;
-        Some(self.contact? + CONTACT_MAX)
+        Some(self.contact?.at + CONTACT_MAX)
     }
 
     fn is_valid(&self) -> bool {
-        self.valid_until().is_some_and(|until| Instant::now() < until)
+        let was_suspended = self.contact.is_some_and(|contact| contact.was_suspended_since());
+        self.valid_until().is_some_and(|until| Instant::now() < until) && !was_suspended
     }
 
     /// Nothing may rely on what was granted on a subject up to a number.
     fn release(&mut self, subject: &Subject, up_to: u64) {
-        self.kept.remove(subject);
+        // What a new leader has granted anew is kept under the number of its last grant.
+        let up_to = self.kept.remove(subject).map_or(up_to, |grant| grant.max(up_to));
         let released = self.released.entry(subject.clone());
         if let Entry::Vacant(_) = released {
             self.order.push_back(subject.clone());
@@ -211,14 +217,16 @@ impl Leases {
     /// The time of the last contact that leases rest on; none without leases.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
         let state = &self.inner.lock().state;
-        state.term.and(state.contact)
+        state.term.and(state.contact).map(|contact| contact.at)
     }
 
     /// Takes what still stands of a grant on a file for as long as the file is open.
     pub(crate) fn take(&self, grant: &Grant, ino: Ino) -> Option<Mode> {
         let state = &mut self.inner.lock().state;
         let subject = Subject::Inode(ino);
-        if !state.is_current(grant, &subject) {
+        // Files with write leases have been told to the new leader already.
+        let is_late = grant.write && state.claiming.is_some();
+        if is_late || !state.is_current(grant, &subject) {
             return None;
         }
         let written = state.written.get(&ino).copied().unwrap_or(state.released_below);
@@ -393,19 +401,32 @@ impl Leases {
 
     /// The questions to ask anew.
     pub(super) fn take_due(&self) -> Vec<Query> {
-        std::mem::take(&mut self.inner.lock().state.due)
+        let state = &mut self.inner.lock().state;
+        let is_leased = |subject: Subject| state.kept.lease_on(&subject).is_some();
+        let mut due = std::mem::take(&mut state.due);
+        // What another session has asked for meanwhile is left to it.
+        due.retain(|query| match query {
+            Query::Lookup { parent, name } => is_leased(Subject::Name(*parent, name.clone())),
+            query => asked_about(query).is_some_and(|ino| is_leased(Subject::Inode(ino))),
+        });
+        due
     }
 
-    /// The leases to give back: nothing relies on them from here on.
-    pub(super) fn take_unused(&self) -> Vec<(Ino, u64)> {
+    /// The leases to give back: nothing relies on them from here on. And those that have to go before their time,
+    /// because there are too many: what was told of them may still be used.
+    pub(super) fn take_unused(&self) -> (Vec<(Ino, u64)>, Vec<Wanted>) {
         let state = &mut self.inner.lock().state;
         let now = Instant::now();
         state.kept.drop_ended(now);
-        for (ino, up_to) in state.kept.take_unused(now) {
-            state.release(&Subject::Inode(ino), up_to);
-            state.given_back.push((ino, up_to));
+        let taken = state.kept.take_unused(now);
+        for (ino, up_to) in &taken.due {
+            state.release(&Subject::Inode(*ino), *up_to);
+            state.given_back.push((*ino, *up_to));
         }
-        std::mem::take(&mut state.given_back)
+        let early = taken.early.into_iter();
+        let early =
+            early.map(|(ino, up_to)| Wanted { subject: Subject::Inode(ino), up_to, keep_read: false });
+        (std::mem::take(&mut state.given_back), early.collect())
     }
 
     /// The leader has not heard of these leases of a term that were to be given back.
@@ -417,10 +438,10 @@ impl Leases {
     }
 
     /// A contact with the leader was asked for at `asked`, and has come.
-    pub(super) fn contact(&self, asked: Instant, term: LeaderTerm) {
+    pub(super) fn contact(&self, asked: Moment, term: LeaderTerm) {
         let state = &mut self.inner.lock().state;
-        if state.term == Some(term) {
-            state.contact = state.contact.max(Some(asked));
+        if state.term == Some(term) && state.contact.is_none_or(|contact| contact.at < asked.at) {
+            state.contact = Some(asked);
         }
     }
 
@@ -435,13 +456,14 @@ impl Leases {
     }
 
     /// Begins a registration with a new leader. From here on nothing may rely on a lease but on those that are
-    /// claimed: while leases may be relied on, and `may_claim`, those that are kept.
+    /// claimed: while leases may be relied on, those that are kept. `may_claim`: the session that may claim; none:
+    /// nothing is claimed.
     ///
     /// The new leader respects what is claimed, because until this client is registered it takes it for the holder
     /// of all leases.
-    pub(super) fn begin_registration(&self, may_claim: bool) -> Claims {
+    pub(super) fn begin_registration(&self, may_claim: Option<SessionId>) -> Claims {
         let Inner { state, own, registrations } = &mut *self.inner.lock();
-        if !may_claim || !state.is_valid() {
+        if may_claim != Some(state.session) || !state.is_valid() {
             *state = State::default();
             own.names_lost_but(&HashSet::new());
             return Claims::default();
@@ -463,21 +485,21 @@ impl Leases {
         claims: &Claims,
         writes_kept: &HashMap<Ino, u64>,
     ) -> bool {
-        let Registration { asked, term, granted, claimed } = registration;
+        let Registration { session, asked, term, granted, claimed } = registration;
         let state = &mut self.inner.lock().state;
         let mut kept = Kept::default();
         if claims.number > 0 {
             // The leaders before may have taken this client for lost before the new one has heard of the claims.
-            if state.claiming != Some(claims.number) || !state.is_valid() {
+            if state.claiming != Some(claims.number) || !state.is_valid() || asked.was_suspended_since() {
                 return false;
             }
             kept = std::mem::take(&mut state.kept);
             kept.granted_anew(claimed);
         }
         let (term, contact) = (Some(term), Some(asked));
-        *state = State { term, contact, kept, released_below: granted, ..State::default() };
+        *state = State { term, session, contact, kept, released_below: granted, ..State::default() };
         for (ino, grant) in writes_kept {
-            state.kept.lease(&Subject::Inode(*ino), None, *grant, asked);
+            state.kept.lease(&Subject::Inode(*ino), None, *grant, asked.at);
             state.kept.begin_use(*ino);
         }
         true

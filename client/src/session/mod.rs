@@ -21,6 +21,7 @@
 mod contact;
 mod kept;
 pub(crate) mod leases;
+mod moment;
 mod numbers;
 pub(crate) mod openings;
 mod own_changes;

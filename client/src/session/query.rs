@@ -50,15 +50,6 @@ impl Session {
             count(&self.counters.answered_from_kept);
             return answered.map(|answer| (answer, grant)).map_err(Error::Refused);
         }
-        self.ask_and_keep(query, kind).await
-    }
-
-    /// As [`Session::query_for`], but asks the leader also for what is kept.
-    pub(super) async fn ask_and_keep(
-        &self,
-        query: &Query,
-        kind: LeaseKind,
-    ) -> Result<(Answer, Grant), Error> {
         let begun = Instant::now();
         loop {
             let asking = self.leases.ask();
@@ -84,6 +75,15 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Asks the leader anew what is kept, so that its leases last longer.
+    pub(super) async fn renew_kept(&self, query: &Query) -> Result<(), Error> {
+        let (kind, asking) = (LeaseKind::LeaseRead, self.leases.ask());
+        let response = self.ask_leader(query, kind).await?;
+        let answered: Answered = wire::decode(&response.answered)?;
+        self.leases.granted(&asking, response.granted.as_ref(), kind, query, &answered);
+        Ok(())
     }
 
     /// Gets a write lease on a file; waits until other clients have given up theirs. Returns the file's

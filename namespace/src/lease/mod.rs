@@ -22,8 +22,8 @@
 //!    it stops relying on a lease before the table stops respecting it.
 //! 4. The table of a new leader knows no leases of the term before. It treats each session that may have some
 //!    as the holder of all, until that session has registered or has been silent for [`SILENCE`]. A session that
-//!    registers [`Claim`]s what it has still leased. No change has applied that touches it: the leaders before
-//!    have asked the session first.
+//!    registers [`Claim`]s what it has still leased. No acknowledged change touches it: the leaders before have
+//!    asked the session first.
 //!
 //! Left out: clocks (times are given, as durations since the table's beginning), waiting, messages.
 

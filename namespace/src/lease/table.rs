@@ -135,13 +135,36 @@ impl LeaseTable {
         now: Duration,
     ) -> Result<Vec<(Ino, u64)>, ClaimsRefused> {
         let was_unheard = self.unheard.contains(&session) && now < self.unheard_until;
-        let has_room = claims.len() <= CLAIMS_MAX && self.leases + claims.len() <= LEASES_MAX;
+        // Without claims nobody is refused, also where the table is full of write leases.
+        let most = CLAIMS_MAX.min(LEASES_MAX.saturating_sub(self.leases));
+        let has_room = claims.is_empty() || claims.len() <= most;
         if !has_room || !claims.iter().all(|claim| self.may_claim(session, claim, was_unheard, now)) {
             return Err(ClaimsRefused);
         }
         self.unheard.remove(&session);
         // So that grants which are still on their way to the session are told from later ones.
         self.grants += 1;
+        // A session that is heard of for the first time has none here.
+        let is_known = self.any_gone || self.sessions.contains_key(&session);
+        let wrote = if is_known { self.drop_leases_of(session, now) } else { BTreeSet::new() };
+        self.wanted.remove(&session);
+        self.sessions.insert(session, now);
+        let mut kept = Vec::new();
+        for ino in writes {
+            let others = self.inodes.get(ino).is_some_and(|held| !held.is_empty());
+            if (was_unheard || wrote.contains(ino)) && !others {
+                let subject = Subject::Inode(*ino);
+                kept.push((*ino, self.grant(session, &subject, Mode::Write, None)));
+            }
+        }
+        for Claim { subject, for_good } in claims {
+            self.grant(session, subject, Mode::Read, (!for_good).then_some(now + READ_FOR));
+        }
+        Ok(kept)
+    }
+
+    /// Drops all leases of a session. Returns the inodes on which it had live write leases.
+    fn drop_leases_of(&mut self, session: SessionId, now: Duration) -> BTreeSet<Ino> {
         let mut wrote = BTreeSet::new();
         let sessions = &self.sessions;
         self.inodes.retain(|ino, held| {
@@ -157,21 +180,8 @@ impl LeaseTable {
         for names in self.names.values_mut() {
             names.values_mut().for_each(|held| held.retain(|lease| lease.session != session));
         }
-        self.wanted.remove(&session);
-        self.sessions.insert(session, now);
         self.drop_empty();
-        let mut kept = Vec::new();
-        for ino in writes {
-            let others = self.inodes.get(ino).is_some_and(|held| !held.is_empty());
-            if (was_unheard || wrote.contains(ino)) && !others {
-                let subject = Subject::Inode(*ino);
-                kept.push((*ino, self.grant(session, &subject, Mode::Write, None)));
-            }
-        }
-        for Claim { subject, for_good } in claims {
-            self.grant(session, subject, Mode::Read, (!for_good).then_some(now + READ_FOR));
-        }
-        Ok(kept)
+        wrote
     }
 
     /// Whether a session may have a lease that it claims: it has one here, or the leader before may have granted it,

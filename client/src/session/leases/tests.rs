@@ -5,6 +5,8 @@ use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::{NodeId, VolumeId};
 use std::slice;
 
+const SESSION: SessionId = SessionId(1);
+
 fn attr(ino: u64, size: u64) -> Attr {
     Attr {
         ino: Ino(ino),
@@ -54,8 +56,8 @@ impl Leases {
 
     /// Registers without claims.
     fn register(&self, asked: Instant, term: LeaderTerm, granted: u64) {
-        let claims = self.begin_registration(false);
-        let registration = Registration { asked, term, granted, claimed: 0 };
+        let claims = self.begin_registration(None);
+        let registration = Registration { session: SESSION, asked: asked.into(), term, granted, claimed: 0 };
         assert!(self.registered(registration, &claims, &HashMap::new()));
     }
 
@@ -100,9 +102,9 @@ fn an_answer_from_before_a_release_grants_nothing() {
     leases.take_in(&grant(10, &[]), READ, 7);
     assert!(!leases.is_leased(7) && !leases.are_valid(), "no contact for too long");
     assert_eq!(leases.size_of(7), None, "nothing is answered then");
-    leases.contact(asked, term(4, 2));
+    leases.contact(asked.into(), term(4, 2));
     assert!(!leases.are_valid(), "a contact with another leader");
-    leases.contact(asked, term(3, 1));
+    leases.contact(asked.into(), term(3, 1));
     assert!(leases.is_leased(7) && leases.are_valid());
     assert_eq!(leases.size_of(7), Some(1));
 }
@@ -171,7 +173,7 @@ fn the_lease_of_a_closed_file_serves_the_next_open_and_is_given_back_if_none_com
     let opened = leases.take_in(&grant(2, &[]), OPEN, 7);
     assert_eq!(leases.take(&opened, Ino(7)), Some(Mode::Read));
     leases.unused(Ino(7));
-    assert_eq!(leases.take_unused(), vec![]);
+    assert_eq!(leases.take_unused(), (vec![], vec![]));
     let again = open().expect("kept");
     assert_eq!(leases.take(&again, Ino(7)), Some(Mode::Read));
     let fill = |from: u64| {
@@ -180,16 +182,22 @@ fn the_lease_of_a_closed_file_serves_the_next_open_and_is_given_back_if_none_com
             leases.take(&grant, Ino(ino));
             leases.unused(Ino(ino));
         }
-        leases.take_unused()
+        let (due, early) = leases.take_unused();
+        assert!(due.is_empty());
+        leases.begin_release(&early);
+        early
     };
-    assert!(fill(100).iter().all(|(ino, _)| *ino != Ino(7)), "the file is open");
+    assert!(fill(100).iter().all(|wanted| wanted.subject != Subject::Inode(Ino(7))), "the file is open");
     leases.unused(Ino(7));
     // Attributes that came since, under a lease that ends by time, change nothing.
     leases.take_in(&grant(99_999, &[]), READ, 7);
-    assert!(fill(100_000).contains(&(Ino(7), 2)), "the oldest go when there are too many");
+    assert!(
+        fill(100_000).iter().any(|wanted| (&wanted.subject, wanted.up_to) == (&Subject::Inode(Ino(7)), 2)),
+        "the oldest go when there are too many"
+    );
     assert!(!leases.is_leased(7) && open().is_none());
     leases.not_given_back(term(3, 1), vec![(Ino(7), 2)]);
-    assert_eq!(leases.take_unused(), vec![(Ino(7), 2)]);
+    assert_eq!(leases.take_unused().0, vec![(Ino(7), 2)]);
 }
 
 #[test]
@@ -218,7 +226,7 @@ fn what_is_claimed_from_a_new_leader_answers_all_along() {
     assert_eq!(leases.mode_of(&open, 8), Some(Mode::Read));
     leases.take_in(&grant(3, &[]), READ, 9);
     leases.begin_release(&[Wanted { subject: Subject::Inode(Ino(9)), up_to: 3, keep_read: false }]);
-    let claims = leases.begin_registration(true);
+    let claims = leases.begin_registration(Some(SESSION));
     let mut claimed: Vec<_> =
         claims.claims.iter().map(|claim| (claim.subject.clone(), claim.for_good)).collect();
     claimed.sort();
@@ -231,7 +239,8 @@ fn what_is_claimed_from_a_new_leader_answers_all_along() {
     leases.take_in(&grant(4, &[]), READ, 10);
     assert!(!leases.is_leased(10), "the new leader does not hear of it");
     assert!(leases.are_claimed());
-    let registration = Registration { asked: now, term: term(4, 2), granted: 1, claimed: 3 };
+    let registration =
+        Registration { session: SESSION, asked: now.into(), term: term(4, 2), granted: 1, claimed: 3 };
     assert!(leases.registered(registration, &claims, &HashMap::new()));
     assert!(leases.size_of(7).is_some() && !leases.are_claimed());
     let open = opened(8).expect("claimed");
@@ -243,27 +252,28 @@ fn what_is_claimed_from_a_new_leader_answers_all_along() {
 #[test]
 fn claims_that_were_heard_too_late_are_void() {
     let leases = Leases::default();
-    let registration = Registration { asked: Instant::now(), term: term(4, 2), granted: 1, claimed: 3 };
+    let registration =
+        Registration { session: SESSION, asked: Moment::now(), term: term(4, 2), granted: 1, claimed: 3 };
     // Without contact for too long there is nothing to claim.
     leases.register(Instant::now() - CONTACT_MAX, term(3, 1), 0);
     leases.take_in(&grant(1, &[]), READ, 7);
-    assert!(leases.begin_registration(true).claims.is_empty());
+    assert!(leases.begin_registration(Some(SESSION)).claims.is_empty());
     // The contact ends before the answer comes.
     leases.register(Instant::now() - CONTACT_MAX + Duration::from_millis(30), term(3, 1), 0);
     leases.take_in(&grant(1, &[]), READ, 7);
-    let claims = leases.begin_registration(true);
+    let claims = leases.begin_registration(Some(SESSION));
     assert_eq!(claims.claims.len(), 1);
     std::thread::sleep(Duration::from_millis(40));
     assert!(!leases.registered(registration, &claims, &HashMap::new()));
     // All was dropped meanwhile.
     leases.register(Instant::now(), term(3, 1), 0);
     leases.take_in(&grant(1, &[]), READ, 7);
-    let claims = leases.begin_registration(true);
-    leases.begin_registration(false);
+    let claims = leases.begin_registration(Some(SESSION));
+    leases.begin_registration(None);
     assert!(!leases.registered(registration, &claims, &HashMap::new()));
     // A later registration has claimed anew.
     leases.register(Instant::now(), term(3, 1), 0);
-    let (first, _) = (leases.begin_registration(true), leases.begin_registration(true));
+    let (first, _) = (leases.begin_registration(Some(SESSION)), leases.begin_registration(Some(SESSION)));
     assert!(!leases.registered(registration, &first, &HashMap::new()));
 }
 
@@ -283,4 +293,32 @@ fn what_is_in_use_is_asked_anew_before_its_lease_ends() {
     assert!(leases.size_of(7).is_some() && leases.take_due().len() == 1, "the next lease ends soon, too");
     leases.take_in(&v1::LeaseGrant { read_ms: 1000, ..grant(3, &[]) }, READ, 8);
     assert!(leases.size_of(8).is_some() && leases.take_due().is_empty(), "short leases are not renewed");
+}
+
+#[test]
+fn a_write_lease_that_the_new_leader_was_not_told_of_is_not_taken() {
+    let leases = Leases::default();
+    leases.register(Instant::now(), term(3, 1), 0);
+    let write = leases.take_in(&v1::LeaseGrant { write: true, ..grant(1, &[]) }, OPEN, 7);
+    leases.begin_registration(Some(SESSION));
+    assert!(leases.mode_of(&write, 7).is_none());
+    // And an ended session's leases are not claimed by the next.
+    leases.register(Instant::now(), term(3, 1), 0);
+    leases.take_in(&grant(1, &[]), READ, 7);
+    assert!(leases.begin_registration(Some(SessionId(2))).claims.is_empty());
+}
+
+#[test]
+fn after_a_suspension_nothing_is_relied_on() {
+    let leases = Leases::default();
+    let registered = |asked: Moment| {
+        let claims = leases.begin_registration(None);
+        let registration = Registration { session: SESSION, asked, term: term(3, 1), granted: 0, claimed: 0 };
+        assert!(leases.registered(registration, &claims, &HashMap::new()));
+        leases.take_in(&grant(1, &[]), READ, 7);
+        (leases.are_valid(), leases.begin_registration(Some(SESSION)).claims.len())
+    };
+    assert_eq!(registered(Moment::now()), (true, 1));
+    let before = Moment::now().before_a_suspension(Duration::from_secs(5));
+    assert_eq!(registered(before), (false, 0), "no time has passed by the clock that stands still");
 }
