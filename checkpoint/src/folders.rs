@@ -23,6 +23,11 @@ const READ_BYTES: u64 = 4 << 20;
 /// Numbers temporary files of this process.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
 
+/// What is made belongs to the user of this process.
+fn new_inode(kind: FileKind, mode: u16) -> NewInode {
+    NewInode::new(kind, mode, rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
+}
+
 /// The inode of a name; none: there is none.
 pub(crate) async fn find(volume: &Volume, dir: Ino, name: &str) -> Result<Option<Attr>, Error> {
     match volume.lookup(dir, name.as_bytes()).await {
@@ -34,7 +39,7 @@ pub(crate) async fn find(volume: &Volume, dir: Ino, name: &str) -> Result<Option
 
 /// Makes a directory. Returns its number, and whether it is new.
 pub(crate) async fn make(volume: &Volume, dir: Ino, name: &str) -> Result<(Ino, bool), Error> {
-    let new = NewInode::new(FileKind::Directory, DIRECTORY_MODE, 0, 0);
+    let new = new_inode(FileKind::Directory, DIRECTORY_MODE);
     match volume.make(dir, name.as_bytes(), new).await {
         Ok(attr) => Ok((attr.ino, true)),
         Err(Error::Refused(NsError::Exists)) => Ok((volume.lookup(dir, name.as_bytes()).await?.ino, false)),
@@ -44,7 +49,7 @@ pub(crate) async fn make(volume: &Volume, dir: Ino, name: &str) -> Result<(Ino, 
 
 /// Makes a file that does not exist, and opens it.
 pub(crate) async fn create(volume: &Arc<Volume>, dir: Ino, name: &str) -> Result<Arc<OpenFile>, Error> {
-    let new = NewInode::new(FileKind::File, FILE_MODE, 0, 0);
+    let new = new_inode(FileKind::File, FILE_MODE);
     Ok(volume.create(dir, name.as_bytes(), new).await?.1)
 }
 

@@ -42,6 +42,7 @@ enum Verb {
     Umount(verbs::mount::Umount),
     #[command(subcommand)]
     Volume(verbs::volume::Volume),
+    Checkpoint(verbs::checkpoint::Checkpoint),
     Put(verbs::files::Put),
     Get(verbs::files::Get),
     Ls(verbs::names::Ls),
@@ -131,6 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Mount(mount) => mount.run(&runtime),
         Verb::Umount(umount) => umount.run(),
         Verb::Volume(volume) => runtime.block_on(volume.run(cluster)),
+        Verb::Checkpoint(checkpoint) => runtime.block_on(checkpoint.run(cluster)),
         Verb::Put(put) => runtime.block_on(put.run(cluster)),
         Verb::Get(get) => runtime.block_on(get.run(cluster)),
         Verb::Ls(ls) => runtime.block_on(ls.run(cluster)),

@@ -1,6 +1,7 @@
 //! The verbs of `rain`: a file for each, or for a family of them.
 
 pub(crate) mod bench;
+pub(crate) mod checkpoint;
 pub(crate) mod dev;
 pub(crate) mod explain;
 pub(crate) mod files;

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod cases;
+mod checkpoints;
 mod coherence;
 mod crashes;
 mod failover;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         write_back::PROMISES,
         posix::PROMISES,
         history::PROMISES,
+        checkpoints::PROMISES,
     ];
     let cases = match cases::trials() {
         Ok(cases) => cases,
