@@ -178,6 +178,9 @@ pub struct Manifest {
     pub ranks: Vec<RankEntry>,
 }
 
+/// A part: its slice, its length in bytes, its rank.
+type PartOf = (Option<Slice>, u64, u32);
+
 /// Checks that the records of all ranks, by number, make one checkpoint. Returns why not.
 pub(crate) fn check_ranks(
     job: &str,
@@ -185,7 +188,8 @@ pub(crate) fn check_ranks(
     incarnation: u64,
     ranks: &[RankRecord],
 ) -> Result<(), String> {
-    let mut items: BTreeMap<&str, Vec<(Option<Slice>, u64, u32)>> = BTreeMap::new();
+    // Of each name: the parts' slices, lengths and ranks.
+    let mut items: BTreeMap<&str, Vec<PartOf>> = BTreeMap::new();
     for (at, rank) in ranks.iter().enumerate() {
         let of = (rank.format, rank.job.as_str(), rank.epoch, rank.incarnation, rank.rank, rank.ranks);
         let wanted = (FORMAT, job, epoch, incarnation, at as u32, ranks.len() as u32);
@@ -272,7 +276,10 @@ mod tests {
         }
     }
 
-    fn rank(rank: u32, ranks: u32, parts: &[(&str, u64, Option<(u64, u64)>)]) -> RankRecord {
+    /// A name, a length, and a slice.
+    type TestPart = (&'static str, u64, Option<(u64, u64)>);
+
+    fn rank(rank: u32, ranks: u32, parts: &[TestPart]) -> RankRecord {
         let parts = parts.iter().map(|(name, bytes, slice)| PartRecord {
             name: (*name).into(),
             bytes: *bytes,
@@ -325,7 +332,7 @@ mod tests {
             for rank in 0..ranks {
                 let part = shard(total, align, rank, ranks);
                 prop_assert_eq!(part.start, end);
-                prop_assert!(part.start % align == 0 || part.start == total);
+                prop_assert!(part.start.is_multiple_of(align) || part.start == total);
                 end = part.end;
             }
             prop_assert_eq!(end, total);

@@ -41,7 +41,9 @@ pub struct Progress {
 
 /// What is called with the progress.
 #[derive(Clone, Default)]
-pub(crate) struct OnProgress(pub(crate) Option<Arc<dyn Fn(&Progress) + Send + Sync>>);
+pub(crate) struct OnProgress(pub(crate) Option<Arc<Told>>);
+
+type Told = dyn Fn(&Progress) + Send + Sync;
 
 impl Debug for OnProgress {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {

@@ -26,6 +26,7 @@ pub mod key;
 pub mod kv;
 pub mod lease;
 pub mod lock;
+mod outcome;
 pub mod placement;
 pub mod query;
 pub mod record;

@@ -49,6 +49,7 @@ fn a_part_uses_only_parts_below_it() {
             &["rain-types", "rain-codec", "rain-namespace", "rain-ring", "rain-proto", "rain-client"],
         ),
         ("rain-fuse", &["rain-types", "rain-namespace", "rain-client"]),
+        ("rain-checkpoint", &["rain-types", "rain-namespace", "rain-client"]),
         (
             "rain",
             &[
@@ -57,6 +58,7 @@ fn a_part_uses_only_parts_below_it() {
                 "rain-namespace",
                 "rain-proto",
                 "rain-client",
+                "rain-checkpoint",
                 "rain-fuse",
                 "storaged",
             ],

@@ -9,7 +9,7 @@
 use super::attrs::change_of;
 use super::data::Write;
 use super::locks::LockRequest;
-use super::replies::{reply_data, reply_empty, reply_lock, reply_offset, reply_opened, reply_xattr};
+use super::replies::*;
 use super::xattrs::{SetXattr, is_kept};
 use super::{Caller, RainFs, handshake};
 use crate::handles::{Opened, OpenedDirectory};
@@ -310,10 +310,8 @@ impl Filesystem for Callbacks {
         }
         let data = data.to_vec();
         self.answer(|fs| async move {
-            match fs.write(ino, &opened, write, &data).await {
-                Ok(()) => reply.written(data.len() as u32),
-                Err(errno) => reply.error(errno),
-            }
+            let written = fs.write(ino, &opened, write, &data).await;
+            reply_written(reply, written.map(|()| data.len() as u32));
         });
     }
 
@@ -592,14 +590,11 @@ impl Filesystem for Callbacks {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let from = or_reply!(self.opened(handle_in), reply);
-        let to = or_reply!(self.opened(handle_out), reply);
-        let ino = self.ino(ino_out);
+        let (from, to) = (self.opened(handle_in), self.opened(handle_out));
+        let (from, to, ino) = (or_reply!(from, reply), or_reply!(to, reply), self.ino(ino_out));
         self.answer(move |fs| async move {
-            match fs.copy_range((&from.file, offset_in), (ino, &to.file, offset_out), len).await {
-                Ok(copied) => reply.written(copied),
-                Err(errno) => reply.error(errno),
-            }
+            let copied = fs.copy_range((&from.file, offset_in), (ino, &to.file, offset_out), len).await;
+            reply_written(reply, copied);
         });
     }
 }

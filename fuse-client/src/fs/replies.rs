@@ -7,7 +7,7 @@ use super::xattrs::XattrAnswer;
 use crate::coherence::{Lifetimes, ReadFor, Stamp};
 use fuser::{
     Errno, FileAttr, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatx, ReplyXattr,
+    ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatx, ReplyWrite, ReplyXattr,
 };
 use rain_namespace::lease::Subject;
 use rain_namespace::lock::Lock;
@@ -21,6 +21,14 @@ pub(super) const GENERATION: Generation = Generation(0);
 pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// `result`: the number of bytes written.
+pub(super) fn reply_written(reply: ReplyWrite, result: Result<u32, Errno>) {
+    match result {
+        Ok(written) => reply.written(written),
         Err(errno) => reply.error(errno),
     }
 }

@@ -27,6 +27,7 @@
 //!
 //! Left out: clocks (times are given, as durations since the table's beginning), waiting, messages.
 
+mod held;
 mod table;
 mod touch;
 

@@ -1,9 +1,7 @@
 //! The table of leases. The head of [`crate::lease`] has the rules.
 
-use super::{
-    CLAIMS_MAX, Claim, Mode, READ_FOR, READ_FOR_MIN, READ_OVERDUE, SILENCE, Subject, Touch, WRITE_OVERDUE,
-    Wanted,
-};
+use super::held::Held;
+use super::{CLAIMS_MAX, Claim, Mode, READ_FOR, READ_FOR_MIN, SILENCE, Subject, Touch, Wanted};
 use crate::command::Name;
 use rain_types::{Ino, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,51 +9,6 @@ use std::time::Duration;
 
 /// Leases in a table. With more, no read lease is granted, and answers are not cached.
 const LEASES_MAX: usize = 1 << 19;
-
-/// A lease of one session.
-#[derive(Debug)]
-struct Held {
-    session: SessionId,
-    mode: Mode,
-    /// The number of the last grant.
-    grant: u64,
-    /// Of a lease that does not end by time: the number of its last grant.
-    for_good: Option<u64>,
-    /// When the lease ends by itself, if it is not for good.
-    until: Duration,
-    wanted: Option<Demand>,
-}
-
-#[derive(Debug)]
-struct Demand {
-    /// Grows with every demand and every addition to one.
-    number: u64,
-    since: Duration,
-    keep_read: bool,
-}
-
-impl Held {
-    fn is_live(&self, sessions: &BTreeMap<SessionId, Duration>, now: Duration) -> bool {
-        let overdue = match self.mode {
-            Mode::Read => READ_OVERDUE,
-            Mode::Write => WRITE_OVERDUE,
-        };
-        (self.for_good.is_some() || now < self.until)
-            && sessions.get(&self.session).is_some_and(|heard| now < *heard + SILENCE)
-            && self.wanted.as_ref().is_none_or(|demand| now < demand.since + overdue)
-    }
-
-    /// Demands the lease. `last`: the number of the last demand.
-    fn demand(&mut self, keep_read: bool, now: Duration, last: &mut u64) {
-        let is_new = self.wanted.is_none();
-        let demand = self.wanted.get_or_insert(Demand { number: 0, since: now, keep_read });
-        if is_new || demand.keep_read && !keep_read {
-            *last += 1;
-            (demand.number, demand.since) = (*last, now);
-            demand.keep_read &= keep_read;
-        }
-    }
-}
 
 /// The leases on one subject.
 type Holders = Vec<Held>;
