@@ -6,7 +6,9 @@
 use crate::error::{Doing, Error};
 use crate::folders;
 use crate::hashes::{CHUNK_BYTES, ChunkHash, chunks_of, hash_chunk, root};
-use crate::layout::{FORMAT, PartRecord, RankRecord, Slice, check_part_name, rank_hashes, rank_manifest};
+use crate::layout::{
+    FORMAT, PartRecord, RankRecord, Slice, check_part_name, rank_folder, rank_hashes, rank_manifest,
+};
 use crate::open::OpenPart;
 use crate::save::{Save, json};
 use bytes::Bytes;
@@ -155,6 +157,18 @@ impl RankSave {
             }
         }
         part.finish().await
+    }
+
+    /// Removes what this rank has stored so far. It may then be saved anew.
+    pub async fn abandon(self) -> Result<(), Error> {
+        let (volume, dir, name) = (self.save.volume(), self.save.dir, rank_folder(self.rank));
+        let doing = || format!("removing rank {} of {}", self.rank, self.save.of());
+        let there = folders::find(volume, dir, &name).await.doing(doing)?;
+        // Another process may have replaced it.
+        match there.filter(|there| there.ino == self.dir) {
+            Some(_) => folders::remove_all(volume, dir, &name).await.doing(doing),
+            None => Ok(()),
+        }
     }
 
     /// Ends the rank: everything is durable, and counts as saved. Fails while a part is not finished.

@@ -46,6 +46,26 @@ pub struct Saved {
     pub stored_bytes: u64,
 }
 
+impl Saved {
+    fn of(manifest: &Manifest) -> Saved {
+        let Manifest { epoch, bytes, stored_bytes, .. } = *manifest;
+        Saved { epoch, ranks: manifest.ranks.len() as u32, bytes, stored_bytes }
+    }
+}
+
+impl Incarnation {
+    /// Commits an epoch that others save, as [`Save::commit`]. An epoch that this incarnation has committed is as good.
+    pub async fn commit(&self, epoch: u64, ranks: u32, within: Duration) -> Result<Saved, Error> {
+        match self.save(epoch, ranks).await {
+            Err(goes_back @ Error::EpochGoesBack { .. }) => match self.job.open(Some(epoch)).await {
+                Ok(there) if there.manifest().incarnation == self.number => Ok(Saved::of(there.manifest())),
+                _ => Err(goes_back),
+            },
+            save => save?.commit(within).await,
+        }
+    }
+}
+
 /// A save of an epoch.
 #[derive(Debug, Clone)]
 pub struct Save {
@@ -177,19 +197,14 @@ impl Save {
             }
         }
         self.remove_older_saves().await;
-        Ok(self.saved(&manifest))
-    }
-
-    fn saved(&self, manifest: &Manifest) -> Saved {
-        let Manifest { epoch, bytes, stored_bytes, .. } = *manifest;
-        Saved { epoch, ranks: manifest.ranks.len() as u32, bytes, stored_bytes }
+        Ok(Saved::of(&manifest))
     }
 
     /// The epoch, if another process of this incarnation has committed it.
     async fn committed_by_another(&self) -> Result<Option<Saved>, Error> {
         match self.job().open(Some(self.epoch)).await {
             Ok(there) if there.manifest().incarnation == self.incarnation.number => {
-                Ok(Some(self.saved(there.manifest())))
+                Ok(Some(Saved::of(there.manifest())))
             }
             Ok(_) | Err(Error::NotFound { .. }) => {
                 self.incarnation.check().await?;

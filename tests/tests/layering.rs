@@ -46,7 +46,15 @@ fn a_part_uses_only_parts_below_it() {
         ("rain-client", &["rain-types", "rain-codec", "rain-namespace", "rain-proto"]),
         (
             "storaged",
-            &["rain-types", "rain-codec", "rain-namespace", "rain-ring", "rain-proto", "rain-client"],
+            &[
+                "rain-types",
+                "rain-codec",
+                "rain-namespace",
+                "rain-ring",
+                "rain-proto",
+                "rain-client",
+                "rain-checkpoint",
+            ],
         ),
         ("rain-fuse", &["rain-types", "rain-namespace", "rain-client"]),
         ("rain-checkpoint", &["rain-types", "rain-namespace", "rain-client"]),

@@ -2,12 +2,14 @@
 
 use super::parts::Parts;
 use crate::inode_leases::InodeLeases;
+use crate::service::checkpoint::CheckpointService;
 use crate::service::files::StoreService;
 use crate::service::namespace::NamespaceService;
 use crate::service::node::NodeService;
 use crate::service::raft::RaftService;
 use crate::service::shares::SharesService;
 use anyhow::Context;
+use rain_proto::v1::checkpoint_server::CheckpointServer;
 use rain_proto::v1::namespace_server::NamespaceServer;
 use rain_proto::v1::node_server::NodeServer;
 use rain_proto::v1::raft_server::RaftServer;
@@ -57,6 +59,7 @@ pub(super) async fn serve(listeners: Vec<TcpListener>, parts: Arc<Parts>) -> any
     let shares = SharesService::new(parts.store.clone(), parts.gate.clone(), parts.obeyed.clone(), joined());
     let shares = SharesServer::new(shares);
     let files = StoreServer::new(StoreService::new(parts.own_client.clone(), joined()));
+    let checkpoints = CheckpointServer::new(CheckpointService::new(parts.own_client.clone()));
     let node = NodeServer::new(NodeService {
         config: parts.config.clone(),
         spec: parts.spec.clone(),
@@ -89,6 +92,7 @@ pub(super) async fn serve(listeners: Vec<TcpListener>, parts: Arc<Parts>) -> any
         .add_service(namespace.max_decoding_message_size(max).max_encoding_message_size(max))
         .add_service(raft.max_decoding_message_size(max).max_encoding_message_size(max))
         .add_service(files.max_decoding_message_size(max).max_encoding_message_size(max))
+        .add_service(checkpoints.max_decoding_message_size(max).max_encoding_message_size(max))
         .serve_with_incoming_shutdown(incoming, async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
             health.set_not_serving::<SharesServer<SharesService>>().await;

@@ -324,7 +324,7 @@ fn file_info(name: Vec<u8>, attr: &Attr) -> v1::FileInfo {
 }
 
 /// Maps the client's errors to statuses: the only table.
-fn status(path: &str, error: &Error) -> Status {
+pub(super) fn status(path: &str, error: &Error) -> Status {
     let text = format!("{path}: {error}");
     match error {
         Error::Refused(refused) => match refused {

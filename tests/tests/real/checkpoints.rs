@@ -17,6 +17,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     ("an_epoch_is_shared_with_the_one_before_and_whole_with_m_nodes_gone", &[], epochs),
     ("ranks_on_any_clients_commit_together_and_can_be_cut_for_another_number", &[], ranks),
     ("who_was_replaced_commits_nothing_and_bad_input_leaves_the_last_epoch", &[], refusals),
+    ("programs_in_any_language_save_and_restore_over_grpc_by_any_node", &[], grpc),
     ("checkpoints_are_files_of_a_mount_and_a_command_saves_and_restores_them", &[Need::Mount], command),
 ];
 
@@ -225,4 +226,66 @@ fn command() -> anyhow::Result<()> {
     let error = damaged.err().context("it is damaged")?.to_string();
     ensure!(error.contains("rank-00000/model.bin is damaged"), "{error}");
     mount.unmount()
+}
+
+fn grpc() -> anyhow::Result<()> {
+    use rain_proto::v1;
+    use rain_proto::v1::checkpoint_client::CheckpointClient;
+    use rain_proto::v1::save_rank_request::{Begin, Step};
+    use tonic::Code;
+    run(async |cluster| {
+        let connect =
+            async |node: u32| CheckpointClient::connect(format!("http://{}", cluster.address(node))).await;
+        let name = || Some(v1::JobName { volume: "main".into(), job: "remote".into() });
+        let incarnation =
+            connect(1).await?.take_over(v1::TakeOverRequest { job: name() }).await?.into_inner().incarnation;
+        let state = data::bytes(5, 0, 3_000_017);
+        let messages = |rank: u32| {
+            let (from, to) = if rank == 0 { (0, 1_000_000) } else { (1_000_000, state.len()) };
+            let begin = Begin { job: name(), incarnation, epoch: 3, rank, ranks: 2, replace: false };
+            let slice = Some(v1::ItemSlice { offset: from as u64, total: state.len() as u64 });
+            let part = v1::SavedPart { name: "w".into(), slice, ..v1::SavedPart::default() };
+            let pieces: Vec<Step> =
+                state[from..to].chunks(300_000).map(|piece| Step::Data(piece.to_vec().into())).collect();
+            let steps = [Step::Begin(begin), Step::Part(part)].into_iter().chain(pieces);
+            steps.map(|step| v1::SaveRankRequest { step: Some(step) }).collect::<Vec<_>>()
+        };
+        // A stream that breaks off leaves nothing, so that the rank can be saved again.
+        let wrong = [messages(1), vec![v1::SaveRankRequest { step: None }]].concat();
+        let broken = connect(4).await?.save_rank(futures::stream::iter(wrong)).await;
+        ensure!(broken.is_err_and(|status| status.code() == Code::InvalidArgument));
+        for rank in [1, 0] {
+            let saved =
+                connect(2 + rank).await?.save_rank(futures::stream::iter(messages(rank))).await?.into_inner();
+            ensure!(saved.parts.len() == 1 && saved.parts[0].stored_bytes == saved.parts[0].bytes);
+        }
+        let twice = connect(5).await?.save_rank(futures::stream::iter(messages(0))).await;
+        ensure!(twice.is_err_and(|status| status.code() == Code::AlreadyExists));
+        let commit = v1::CommitRequest { job: name(), incarnation, epoch: 3, ranks: 2, wait_ms: 5000 };
+        for node in [6, 1] {
+            let epoch = connect(node).await?.commit(commit.clone()).await?.into_inner().epoch;
+            ensure!(epoch.is_some_and(|epoch| epoch.bytes == state.len() as u64), "twice is as good as once");
+        }
+        let restore = v1::RestoreRequest {
+            job: name(),
+            name: "w".into(),
+            offset: 999_990,
+            length: Some(2_000_000),
+            ..v1::RestoreRequest::default()
+        };
+        let mut pieces = connect(5).await?.restore(restore).await?.into_inner();
+        let mut restored = Vec::new();
+        while let Some(piece) = pieces.message().await? {
+            restored.extend_from_slice(&piece.data);
+        }
+        ensure!(restored == state[999_990..2_999_990]);
+        let show = connect(3).await?.show(v1::ShowRequest { job: name(), epoch: None }).await?.into_inner();
+        ensure!(show.ranks.len() == 2 && show.epoch == 3);
+        connect(2).await?.take_over(v1::TakeOverRequest { job: name() }).await?;
+        let late = connect(1).await?.commit(v1::CommitRequest { epoch: 4, ..commit }).await;
+        ensure!(late.is_err_and(|status| status.code() == Code::Aborted), "another has taken over");
+        let prune = v1::PruneRequest { job: name(), newest: Some(1), younger_than_secs: None };
+        ensure!(connect(1).await?.prune(prune).await?.into_inner().removed.is_empty(), "the last one stays");
+        Ok(())
+    })
 }
