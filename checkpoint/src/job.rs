@@ -162,14 +162,12 @@ impl Job {
 
     /// Opens a committed epoch, or with `None` the last one.
     pub async fn open(&self, epoch: Option<u64>) -> Result<Checkpoint, Error> {
-        let epochs = self.epochs().await?;
-        let wanted =
-            epoch.map_or_else(|| epochs.last().copied(), |epoch| epochs.contains(&epoch).then_some(epoch));
-        let what = || match epoch {
-            Some(epoch) => format!("epoch {epoch} of job {}", self.name),
-            None => format!("committed epoch of job {}", self.name),
+        let epoch = match epoch {
+            Some(epoch) => Some(epoch),
+            None => self.epochs().await?.last().copied(),
         };
-        Checkpoint::open(self, wanted.ok_or_else(|| Error::NotFound { what: what() })?).await
+        let none = || Error::NotFound { what: format!("committed epoch of job {}", self.name) };
+        Checkpoint::open(self, epoch.ok_or_else(none)?).await
     }
 
     /// Removes what saves and removals have left half-done. `is_over`: whether an incarnation saves no more.

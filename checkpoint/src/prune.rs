@@ -57,23 +57,28 @@ impl Job {
     pub async fn list(&self) -> Result<Vec<EpochInfo>, Error> {
         let mut listed = Vec::new();
         for epoch in self.epochs().await? {
-            let checkpoint = match self.open(Some(epoch)).await {
+            match self.info(epoch).await {
                 // It was removed meanwhile.
-                Err(Error::NotFound { .. }) => continue,
-                opened => opened?,
-            };
-            let manifest = checkpoint.manifest();
-            listed.push(EpochInfo {
-                epoch,
-                incarnation: manifest.incarnation,
-                ranks: manifest.ranks.len() as u32,
-                bytes: manifest.bytes,
-                stored_bytes: manifest.stored_bytes,
-                saved_at: manifest.saved_at,
-                pinned: self.is_pinned(self.epoch_folder(epoch).await?).await?,
-            });
+                Err(Error::NotFound { .. }) => {}
+                info => listed.push(info?),
+            }
         }
         Ok(listed)
+    }
+
+    /// A committed epoch, as it is listed.
+    pub async fn info(&self, epoch: u64) -> Result<EpochInfo, Error> {
+        let checkpoint = self.open(Some(epoch)).await?;
+        let manifest = checkpoint.manifest();
+        Ok(EpochInfo {
+            epoch,
+            incarnation: manifest.incarnation,
+            ranks: manifest.ranks.len() as u32,
+            bytes: manifest.bytes,
+            stored_bytes: manifest.stored_bytes,
+            saved_at: manifest.saved_at,
+            pinned: self.is_pinned(self.epoch_folder(epoch).await?).await?,
+        })
     }
 
     async fn epoch_folder(&self, epoch: u64) -> Result<Ino, Error> {

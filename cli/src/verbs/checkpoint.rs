@@ -180,12 +180,7 @@ fn age(text: &str) -> Result<Duration, String> {
 /// A time for people: how long ago.
 fn ago(saved_at: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    match now.saturating_sub(saved_at) {
-        secs @ 0..120 => format!("{secs} s ago"),
-        secs @ 120..7200 => format!("{} min ago", secs / 60),
-        secs @ 7200..172_800 => format!("{} h ago", secs / 3600),
-        secs => format!("{} days ago", secs / 86_400),
-    }
+    format!("{} ago", output::duration(Duration::from_secs(now.saturating_sub(saved_at).max(1))))
 }
 
 async fn checkpoints(client: &Arc<Client>, job: &str) -> anyhow::Result<(Checkpoints, String)> {

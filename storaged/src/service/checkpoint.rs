@@ -2,7 +2,7 @@
 //!
 //! A rank that is saved by a stream which breaks off is removed. The next call of the rank finds nothing of it.
 
-use super::files::status as client_status;
+use super::files::{check_piece, status as client_status};
 use crate::own_client::OwnClient;
 use bytes::Bytes;
 use rain_checkpoint::{
@@ -21,9 +21,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Pieces that are read ahead of the caller.
 const PIECES_AHEAD: usize = 2;
-
-/// Largest piece of a part in one message, bytes.
-const PIECE_BYTES_MAX: usize = 4 << 20;
 
 /// Longest wait for ranks.
 const COMMIT_WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -104,11 +101,7 @@ async fn receive(rank: &RankSave, messages: &mut Streaming<v1::SaveRankRequest>)
                 part = Some(begun.map_err(status)?);
             }
             Some(Step::Data(data)) => {
-                if data.len() > PIECE_BYTES_MAX {
-                    let why =
-                        format!("a piece of {} bytes; at most {PIECE_BYTES_MAX} in one message", data.len());
-                    return Err(Status::invalid_argument(why));
-                }
+                check_piece(&data)?;
                 let part = part.as_mut().ok_or_else(|| Status::invalid_argument("data before its part"))?;
                 part.write(&data).await.map_err(status)?;
             }
@@ -171,10 +164,8 @@ impl Checkpoint for CheckpointService {
         let incarnation = self.join(job, incarnation).await?;
         let wait = Duration::from_millis(wait_ms.into()).min(COMMIT_WAIT_MAX);
         let committed = incarnation.commit(epoch, ranks, wait).await.map_err(status)?;
-        let job = incarnation.job();
-        let epochs = job.list().await.map_err(status)?;
-        let entry = epochs.into_iter().find(|info| info.epoch == committed.epoch).map(epoch_entry);
-        Ok(Response::new(v1::CommitResponse { epoch: entry }))
+        let info = incarnation.job().info(committed.epoch).await.map_err(status)?;
+        Ok(Response::new(v1::CommitResponse { epoch: Some(epoch_entry(info)) }))
     }
 
     async fn list_epochs(
@@ -225,16 +216,15 @@ impl Checkpoint for CheckpointService {
         let (pieces, stream) = mpsc::channel(PIECES_AHEAD);
         tokio::spawn(async move {
             let mut restored = item.read(offset..end);
-            let mut first = v1::RestoreResponse { data: Bytes::new(), size, epoch };
+            let mut first = Some(v1::RestoreResponse { data: Bytes::new(), size, epoch });
             loop {
                 let next = restored.next().await;
                 let ends = !matches!(next, Ok(Some(_)));
-                let is_first = first.size > 0 || first.epoch > 0;
                 let piece = match next {
-                    Ok(None) if !is_first => return,
+                    Ok(None) if first.is_none() => return,
                     Ok(data) => Ok(v1::RestoreResponse {
                         data: data.unwrap_or_default(),
-                        ..std::mem::take(&mut first)
+                        ..first.take().unwrap_or_default()
                     }),
                     Err(error) => Err(status(error)),
                 };

@@ -250,6 +250,17 @@ impl Store for StoreService {
     }
 }
 
+/// Refuses a piece that is too long for one message.
+pub(super) fn check_piece(data: &[u8]) -> Result<(), Status> {
+    if data.len() <= PUT_PIECE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "a piece of {} bytes; at most {PUT_PIECE_BYTES_MAX} in one message",
+        data.len()
+    )))
+}
+
 /// Writes all pieces of a put and makes them durable; returns size and hash.
 async fn receive(
     file: &OpenFile,
@@ -261,12 +272,7 @@ async fn receive(
     let mut size = 0;
     let mut next = Some(first);
     while let Some(data) = next {
-        if data.len() > PUT_PIECE_BYTES_MAX {
-            return Err(Status::invalid_argument(format!(
-                "a piece of {} bytes; at most {PUT_PIECE_BYTES_MAX} in one message",
-                data.len()
-            )));
-        }
+        check_piece(&data)?;
         hasher.update(&data);
         file.write(size, &data).await.map_err(|error| status(path, &error))?;
         size += data.len() as u64;
