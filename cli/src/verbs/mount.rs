@@ -44,8 +44,7 @@ pub(crate) struct Mount {
     /// Options: ro, allow_other, log=FILE, timeout=MILLISECONDS (an operation that needs nodes which do not
     /// answer fails after this), fail-fast (do not wait for servers that do not answer), retry=SECONDS (how
     /// long to wait for them, by default 120), sync (every change is durable when its call returns, not only
-    /// at fsync), relaxed (other mounts' changes may be seen a second late), overlay (the mount holds the upper
-    /// layer of an overlayfs); unknown options are ignored.
+    /// at fsync), relaxed (other mounts' changes may be seen a second late); unknown options are ignored.
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground and log to standard error.

@@ -31,6 +31,8 @@
 //! 8. A name and attributes are given for no longer than the client's lease on them lasts. Another mount's change
 //!    is acknowledged only after [`Coherence::drop_cached`] has returned here. The kernel itself ignores
 //!    attributes of a reply to a request that was sent before the attributes were dropped.
+//! 9. Names are never dropped, they expire: what is mounted on a directory stays mounted, whatever other mounts do
+//!    to other names. While the kernel cannot let a name expire, walks through its directory wait ([`doubted`]).
 //!
 //! What does not hold yet:
 //! 1. A notification that the kernel refuses counts as done.
@@ -39,6 +41,7 @@
 //! 3. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
 //!    the kernel believed the end to be.
 
+mod doubted;
 mod inodes;
 mod names;
 mod notify;
@@ -47,6 +50,8 @@ mod writes;
 #[cfg(test)]
 pub(crate) use self::inodes::tests::attr as test_attr;
 
+use self::doubted::Doubted;
+pub(crate) use self::doubted::UnderWay;
 use self::inodes::KernelInodes;
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
@@ -57,8 +62,9 @@ use rain_client::{Dropped, OpenFile};
 use rain_namespace::acl::{DEFAULT, is_acl};
 use rain_namespace::command::AttrChange;
 use rain_namespace::lease::Subject;
-use rain_namespace::record::{Attr, FileKind};
+use rain_namespace::record::Attr;
 use rain_types::Ino;
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -76,8 +82,6 @@ pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 pub(crate) struct Lifetimes {
     pub(crate) attr: Duration,
     pub(crate) entry: Duration,
-    /// All names may be ended at once, before their lifetime is over.
-    pub(crate) doubted_at_once: bool,
 }
 
 impl Lifetimes {
@@ -91,7 +95,6 @@ impl Lifetimes {
         Lifetimes {
             attr: attr.map_or(self.attr, |attr| attr.min(self.attr)),
             entry: name.map_or(self.entry, |name| name.min(self.entry)),
-            ..self
         }
     }
 }
@@ -109,9 +112,11 @@ pub(crate) struct Stamp {
 pub(crate) struct Coherence {
     inodes: KernelInodes,
     names: GivenNames,
+    doubted: Doubted,
     writes: WritesUnderWay,
     lifetimes: Lifetimes,
     notifications: Notifications,
+    runtime: Handle,
 }
 
 impl Coherence {
@@ -119,9 +124,11 @@ impl Coherence {
         Coherence {
             inodes: KernelInodes::new(root),
             names: GivenNames::new(lifetimes.entry),
+            doubted: Doubted::default(),
             writes: WritesUnderWay::default(),
             lifetimes,
-            notifications: Notifications::new(Numbers::new(root), runtime),
+            notifications: Notifications::new(Numbers::new(root), runtime.clone()),
+            runtime,
         }
     }
 
@@ -142,14 +149,18 @@ pub(crate) type ReadFor = Option<Duration>;
 
 /// Replies that name inodes or give attributes. Each gives the lifetime to reply with.
 impl Coherence {
-    fn lifetimes(&self, name: ReadFor, attr: ReadFor) -> Lifetimes {
-        self.lifetimes.at_most((name, attr))
+    /// The lifetimes of a name of an inode, and of its attributes.
+    fn lifetimes(&self, ino: Ino, name: ReadFor, attr: ReadFor) -> Lifetimes {
+        let lifetimes = self.lifetimes.at_most((name, attr));
+        // Every walk through the directory has to ask.
+        let attr = if self.doubted.is_doubted(ino) { Duration::ZERO } else { lifetimes.attr };
+        Lifetimes { attr, ..lifetimes }
     }
 
     /// A reply is about to give attributes of an inode that the kernel knows.
     pub(crate) fn attributes_given(&self, attr: &Attr, read_for: ReadFor, asked: Stamp) -> Duration {
         self.inodes.attributes_given(attr);
-        let lifetime = self.lifetimes(None, read_for).attr;
+        let lifetime = self.lifetimes(attr.ino, None, read_for).attr;
         self.inodes.learn_acls(attr, asked.change, lifetime);
         lifetime
     }
@@ -167,9 +178,9 @@ impl Coherence {
             // for before, and asks for them again.
             self.notifications.drop_attributes(attr.ino);
         }
-        let lifetimes = self.lifetimes(name_for, attr_for);
+        let lifetimes = self.lifetimes(attr.ino, name_for, attr_for);
         if !lifetimes.entry.is_zero() {
-            self.names.given(parent, name, attr.kind == FileKind::Directory);
+            self.names.given(parent, name);
         }
         lifetimes
     }
@@ -201,7 +212,7 @@ impl Coherence {
             Some((name, name_for)) => self.name_given(name, attr, (name_for, attr_for)),
             None => {
                 self.inodes.name_given(attr);
-                self.lifetimes(None, attr_for)
+                self.lifetimes(attr.ino, None, attr_for)
             }
         };
         // It is open already, and may be read from here on.
@@ -217,9 +228,9 @@ impl Coherence {
         attr: &Attr,
         read_for: (ReadFor, ReadFor),
     ) -> Duration {
-        let lifetime = self.lifetimes(read_for.0, read_for.1).shorter();
+        let lifetime = self.lifetimes(attr.ino, read_for.0, read_for.1).shorter();
         if !lifetime.is_zero() {
-            self.names.given(parent, name, attr.kind == FileKind::Directory);
+            self.names.given(parent, name);
         }
         lifetime
     }
@@ -272,7 +283,7 @@ impl Coherence {
     /// This mount is about to rename. The kernel keeps the lifetime of the old name for the new one.
     pub(crate) fn renaming(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
         for (parent, name) in [from, to] {
-            self.names.given(parent, name, true);
+            self.names.given(parent, name);
         }
     }
 
@@ -281,7 +292,7 @@ impl Coherence {
     /// directories until it has the reply.
     pub(crate) fn renamed(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
         let names = [from, to].into_iter().filter_map(|(parent, name)| self.names.get(parent, name));
-        drop(self.notifications.drop_names(names.collect()));
+        drop(self.notifications.expire_names(names.collect()));
     }
 
     /// The stamp for an answer that the namespace is about to be asked for.
@@ -318,7 +329,7 @@ impl Coherence {
 
     /// The namespace, asked at `stamp`, said that the inode has no `security.capability`.
     pub(crate) fn learn_no_capability(&self, ino: Ino, stamp: Stamp, read_for: ReadFor) {
-        self.inodes.learn_no_capability(ino, stamp.change, self.lifetimes(None, read_for).attr);
+        self.inodes.learn_no_capability(ino, stamp.change, self.lifetimes(ino, None, read_for).attr);
     }
 
     /// This mount has set an extended attribute of the inode.
@@ -397,9 +408,12 @@ impl Coherence {
     }
 }
 
-/// The longest wait for operations under way in a directory, before all names are doubted instead. They may wait
+/// The longest wait for operations under way in a directory, before its names are doubted instead. They may wait
 /// for another mount that waits for this one.
 const NAMES_LOCKED_MAX: Duration = Duration::from_millis(20);
+
+/// The directories in which names are given up at once. Each takes a blocking thread.
+const DIRECTORIES_AT_ONCE: usize = 16;
 
 /// The longest wait for pages that a request under way has locked.
 const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
@@ -447,19 +461,46 @@ impl Coherence {
             self.drop_pages_within(ino)
         });
         let pages = futures::future::join_all(pages);
+        let mut by_directory: HashMap<Ino, Vec<GivenName>> = HashMap::new();
+        for name in names {
+            by_directory.entry(name.parent).or_default().push(name);
+        }
         let names = async {
-            if names.is_empty() {
-                return;
-            }
-            let mut dropping = std::pin::pin!(self.notifications.drop_names(names));
-            let dropped = tokio::time::timeout(NAMES_LOCKED_MAX, &mut dropping).await;
-            let may_doubt = self.lifetimes.doubted_at_once;
-            if dropped.is_err() && !(may_doubt && self.notifications.doubt_all_names()) {
-                // The kernel may use a name for no longer than this.
-                let _ = tokio::time::timeout(self.lifetimes.entry, dropping).await;
+            let mut by_directory: Vec<_> = by_directory.into_iter().collect();
+            while !by_directory.is_empty() {
+                let some = by_directory.drain(..by_directory.len().min(DIRECTORIES_AT_ONCE));
+                let some = some.map(|(directory, names)| self.give_up_names(directory, names));
+                futures::future::join_all(some.collect::<Vec<_>>()).await;
             }
         };
         tokio::join!(pages, names);
+    }
+
+    /// No program uses these names of a directory when this returns, before the kernel has looked them up again.
+    async fn give_up_names(&self, directory: Ino, names: Vec<GivenName>) {
+        let mut expiring = Box::pin(self.notifications.expire_names(names));
+        if tokio::time::timeout(NAMES_LOCKED_MAX, &mut expiring).await.is_ok() {
+            return;
+        }
+        tracing::debug!(%directory, "the kernel has the directory locked: its names are doubted");
+        let doubt = self.doubted.doubt(directory);
+        self.notifications.drop_attributes(directory);
+        self.runtime.spawn(async move {
+            expiring.await;
+            tracing::debug!(%directory, "the names have expired");
+            drop(doubt);
+        });
+    }
+
+    /// An operation in a directory begins, which the kernel may have locked until the result is dropped, and after.
+    pub(crate) fn begin_in(&self, directory: Ino) -> UnderWay {
+        self.doubted.begin(directory)
+    }
+
+    /// Waits until the kernel uses no name in a directory that another mount may have changed; see
+    /// [`doubted`]. For an answer to who asks for the directory's attributes, as a walk through it does.
+    pub(crate) async fn names_certain(&self, directory: Ino) {
+        self.doubted.certain(directory, self.lifetimes.entry).await;
     }
 
     /// Has the kernel drop the pages of a file, but does not wait for ever for those that it has locked: a request

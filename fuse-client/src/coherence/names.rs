@@ -14,13 +14,11 @@ use std::time::{Duration, Instant};
 pub(super) struct GivenName {
     pub(super) parent: Ino,
     pub(super) name: Box<[u8]>,
-    /// It names a directory.
-    pub(super) directory: bool,
 }
 
-/// Names by directory, each with whether it names a directory.
+/// Names by directory.
 #[derive(Debug, Default)]
-struct Generation(HashMap<Ino, HashMap<Box<[u8]>, bool>>);
+struct Generation(HashMap<Ino, HashSet<Box<[u8]>>>);
 
 #[derive(Debug)]
 struct Generations {
@@ -45,10 +43,10 @@ impl GivenNames {
     }
 
     /// A reply is about to give a name.
-    pub(super) fn given(&self, parent: Ino, name: &[u8], directory: bool) {
+    pub(super) fn given(&self, parent: Ino, name: &[u8]) {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
-        generations.now.0.entry(parent).or_default().insert(name.into(), directory);
+        generations.now.0.entry(parent).or_default().insert(name.into());
     }
 
     fn turn(&self, generations: &mut Generations, now: Instant) {
@@ -64,9 +62,10 @@ impl GivenNames {
     pub(super) fn get(&self, parent: Ino, name: &[u8]) -> Option<GivenName> {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
-        let in_one = |generation: &Generation| generation.0.get(&parent)?.get(name).copied();
-        let directory = in_one(&generations.now).or_else(|| in_one(&generations.before))?;
-        Some(GivenName { parent, name: name.into(), directory })
+        let in_one =
+            |generation: &Generation| generation.0.get(&parent).is_some_and(|names| names.contains(name));
+        let given = in_one(&generations.now) || in_one(&generations.before);
+        given.then(|| GivenName { parent, name: name.into() })
     }
 
     /// The names in a directory that the kernel may use.
@@ -81,18 +80,14 @@ impl GivenNames {
 
     fn all_of(
         &self,
-        of: impl for<'b> Fn(&'b Generation) -> Vec<(&'b Ino, &'b HashMap<Box<[u8]>, bool>)>,
+        of: impl for<'b> Fn(&'b Generation) -> Vec<(&'b Ino, &'b HashSet<Box<[u8]>>)>,
     ) -> HashSet<GivenName> {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
         let mut all = HashSet::new();
         for generation in [&generations.now, &generations.before] {
             for (parent, names) in of(generation) {
-                all.extend(names.iter().map(|(name, directory)| GivenName {
-                    parent: *parent,
-                    name: name.clone(),
-                    directory: *directory,
-                }));
+                all.extend(names.iter().map(|name| GivenName { parent: *parent, name: name.clone() }));
             }
         }
         all
@@ -106,12 +101,12 @@ mod tests {
     #[test]
     fn a_name_is_here_for_as_long_as_the_kernel_may_use_it() {
         let names = GivenNames::new(Duration::from_millis(80));
-        names.given(Ino(1), b"a", true);
-        assert!(names.get(Ino(1), b"a").is_some_and(|name| name.directory));
+        names.given(Ino(1), b"a");
+        assert!(names.get(Ino(1), b"a").is_some());
         assert!(names.get(Ino(1), b"b").is_none() && names.get(Ino(2), b"a").is_none());
         std::thread::sleep(Duration::from_millis(50));
-        names.given(Ino(1), b"b", false);
-        names.given(Ino(2), b"c", false);
+        names.given(Ino(1), b"b");
+        names.given(Ino(2), b"c");
         assert_eq!(names.in_directory(Ino(1)).len(), 2);
         assert_eq!(names.all().len(), 3);
         std::thread::sleep(Duration::from_millis(250));

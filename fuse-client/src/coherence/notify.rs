@@ -4,18 +4,12 @@ use super::names::GivenName;
 use crate::numbers::Numbers;
 use fuser::{INodeNo, Notifier};
 use rain_types::Ino;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::future::Future;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use tokio::runtime::Handle;
-
-/// The code of the notification that makes all names of a connection be looked up again (FUSE 7.44, Linux
-/// 6.16). fuser 0.18 lacks it.
-const NOTIFY_INC_EPOCH: i32 = 8;
 
 /// The code of the notification about a name, with a flag that fuser 0.18 lacks (FUSE 7.38, Linux 6.2). An older
 /// kernel drops the name.
@@ -84,39 +78,26 @@ impl Notifications {
         }
     }
 
-    /// Has the kernel drop names. It has dropped them when the future ends; a dropped future does not stop it.
+    /// Has the kernel end the lifetime of names. It has done so when the future ends; a dropped future does not
+    /// stop it.
     ///
-    /// A directory's name only expires: programs may be in the directory, which mostly is there still. The
-    /// kernel looks it up again before the next use.
+    /// The names only expire: the kernel looks each up again before its next use. If it dropped them, it would
+    /// detach what is mounted on them, and overlayfs above would answer ESTALE.
     ///
     /// The kernel waits for operations on the parents that are under way.
-    pub(super) fn drop_names(&self, names: Vec<GivenName>) -> impl Future<Output = ()> + use<> {
+    pub(super) fn expire_names(&self, names: Vec<GivenName>) -> impl Future<Output = ()> + use<> {
         let connection = self.connection.get().cloned();
         let numbers = self.numbers;
         let dropping = self.runtime.spawn_blocking(move || {
             let Some(connection) = connection else { return };
-            for GivenName { parent, name, directory } in names {
-                let parent = numbers.kernel(parent);
-                let _ = if directory {
-                    (&connection.device).write_all(&expire_entry(parent, &name))
-                } else {
-                    connection.notifier.inval_entry(parent, OsStr::from_bytes(&name))
-                };
+            for GivenName { parent, name } in names {
+                // A name that the kernel dropped meanwhile is as good (ENOENT).
+                let _ = (&connection.device).write_all(&expire_entry(numbers.kernel(parent), &name));
             }
         });
         async {
             let _ = dropping.await;
         }
-    }
-
-    /// Has the kernel look all names up again before it uses them. Waits for nothing. Returns false where the
-    /// kernel cannot: before Linux 6.16.
-    ///
-    /// What another filesystem has mounted on a directory below is detached when the directory is looked up
-    /// again, so this is the last resort.
-    pub(super) fn doubt_all_names(&self) -> bool {
-        let Some(connection) = self.connection.get() else { return true };
-        (&connection.device).write_all(&notification(NOTIFY_INC_EPOCH, &[])).is_ok()
     }
 }
 
@@ -148,8 +129,6 @@ mod tests {
 
     #[test]
     fn notifications_have_the_layout_of_the_kernels_header_file() {
-        let all = notification(NOTIFY_INC_EPOCH, &[]);
-        assert_eq!(all, [16u32.to_ne_bytes(), 8u32.to_ne_bytes(), [0; 4], [0; 4]].concat());
         let one = expire_entry(INodeNo(7), b"ab");
         assert_eq!(one.len(), 16 + 16 + 3);
         assert_eq!(one[..8], [35u32.to_ne_bytes(), 3u32.to_ne_bytes()].concat());

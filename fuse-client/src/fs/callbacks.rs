@@ -1,5 +1,5 @@
 //! The kernel's requests, as fuser calls them. Every callback takes what it needs out of the request and
-//! hands the reply to a task of the runtime. None of them waits, so that a loop is always free for the next
+//! hands the reply to a task of the runtime (`tasks`). None of them waits, so that a loop is always free for the next
 //! request. Only an answer that needs no waiting is given in the callback: a write into the client's buffer,
 //! a handle, an error.
 //!
@@ -11,8 +11,8 @@ use super::data::Write;
 use super::locks::LockRequest;
 use super::replies::*;
 use super::xattrs::{SetXattr, is_kept};
-use super::{Caller, RainFs, handshake};
-use crate::handles::{Opened, OpenedDirectory};
+use super::{Callbacks, Caller, handshake};
+use crate::handles::OpenedDirectory;
 use crate::listing::Listing;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
@@ -22,43 +22,11 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 use rain_namespace::record::FileKind;
-use rain_types::Ino;
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
-
-/// The callbacks of fuser's loops.
-#[derive(Debug)]
-pub(crate) struct Callbacks {
-    fs: Arc<RainFs>,
-}
-
-impl Callbacks {
-    pub(crate) fn new(fs: Arc<RainFs>) -> Callbacks {
-        Callbacks { fs }
-    }
-
-    fn ino(&self, number: INodeNo) -> Ino {
-        self.fs.numbers.namespace(number)
-    }
-
-    /// Answers in a task. If the task panics, the reply answers EIO as it is dropped.
-    fn answer<F, T>(&self, task: F)
-    where
-        F: FnOnce(Arc<RainFs>) -> T,
-        T: Future<Output = ()> + Send + 'static,
-    {
-        self.fs.runtime.spawn(task(self.fs.clone()));
-    }
-
-    fn opened(&self, handle: FileHandle) -> Result<Arc<Opened>, Errno> {
-        self.fs.files.get(handle).ok_or(Errno::EBADF)
-    }
-}
 
 /// The value of a result. An error is sent as the reply, and the callback returns.
 macro_rules! or_reply {
@@ -81,7 +49,7 @@ impl Filesystem for Callbacks {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
-        self.answer(move |fs| async move {
+        self.answer_in(&[parent], move |fs| async move {
             let stamp = fs.coherence.stamp();
             let found = fs.lookup(parent, &name).await;
             fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp));
@@ -95,6 +63,7 @@ impl Filesystem for Callbacks {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let ino = self.ino(ino);
         self.answer(|fs| async move {
+            fs.coherence.names_certain(ino).await;
             let stamp = fs.coherence.stamp();
             fs.reply_attr(reply, fs.attr(ino).await, stamp);
         });
@@ -158,7 +127,7 @@ impl Filesystem for Callbacks {
         reply: ReplyEntry,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer(move |fs| async move {
+        self.answer_in(&[parent], move |fs| async move {
             let made = fs.mknod(caller, parent, &name, (mode, umask), rdev).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -175,7 +144,7 @@ impl Filesystem for Callbacks {
     ) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
         let new = Caller::from(request).new_inode(FileKind::Directory, (mode, umask));
-        self.answer(|fs| async move {
+        self.answer_in(&[parent], |fs| async move {
             let made = fs.make(parent, &name, new).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -183,18 +152,20 @@ impl Filesystem for Callbacks {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move { reply_empty(reply, fs.unlink(parent, &name).await) });
+        self.answer_in(&[parent], |fs| async move { reply_empty(reply, fs.unlink(parent, &name).await) });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer(|fs| async move { reply_empty(reply, fs.remove_directory(parent, &name).await) });
+        self.answer_in(&[parent], |fs| async move {
+            reply_empty(reply, fs.remove_directory(parent, &name).await)
+        });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.answer(|fs| async move {
+        self.answer_in(&[parent], |fs| async move {
             let made = fs.symlink(caller, parent, &name, target).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -212,7 +183,7 @@ impl Filesystem for Callbacks {
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let (new_parent, new_name) = (self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer(move |fs| async move {
+        self.answer_in(&[parent, new_parent], move |fs| async move {
             reply_empty(reply, fs.rename(caller, (parent, &name), (new_parent, &new_name), flags).await);
         });
     }
@@ -226,7 +197,7 @@ impl Filesystem for Callbacks {
         reply: ReplyEntry,
     ) {
         let (ino, parent, name) = (self.ino(ino), self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer(|fs| async move {
+        self.answer_in(&[parent], |fs| async move {
             let linked = fs.link(ino, parent, &name).await;
             fs.reply_entry(reply, (parent, &name), linked);
         });
@@ -250,7 +221,7 @@ impl Filesystem for Callbacks {
         reply: ReplyCreate,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer(move |fs| async move {
+        self.answer_in(&[parent], move |fs| async move {
             let made = fs.create(caller, parent, &name, (mode, umask), flags).await;
             fs.reply_created(reply, Some((parent, &name)), made);
         });
@@ -416,7 +387,7 @@ impl Filesystem for Callbacks {
         reply: ReplyDirectory,
     ) {
         let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer(|fs| async move { fs.read_directory(&opened, offset, reply).await });
+        self.answer_in(&[opened.ino], |fs| async move { fs.read_directory(&opened, offset, reply).await });
     }
 
     fn readdirplus(
@@ -428,7 +399,7 @@ impl Filesystem for Callbacks {
         reply: ReplyDirectoryPlus,
     ) {
         let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer(|fs| async move { fs.read_directory(&opened, offset, reply).await });
+        self.answer_in(&[opened.ino], |fs| async move { fs.read_directory(&opened, offset, reply).await });
     }
 
     fn releasedir(

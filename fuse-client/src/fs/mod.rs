@@ -1,6 +1,6 @@
 //! The filesystem: answers to the kernel's requests, by the operations of `rain-client`.
 //!
-//! [`Callbacks`] takes each request apart, [`RainFs`] does what it asks, and `replies` puts the answer
+//! [`Callbacks`] takes each request apart (`callbacks`, `tasks`), [`RainFs`] does what it asks, and `replies` puts the answer
 //! together. The operations are by subject: `names`, `attrs`, `xattrs`, `data`, `dirs`, `locks`. What the kernel may
 //! cache of an answer is decided by [`crate::coherence`].
 
@@ -12,10 +12,11 @@ mod handshake;
 mod locks;
 mod names;
 mod replies;
+mod tasks;
 mod trouble;
 mod xattrs;
 
-pub(crate) use self::callbacks::Callbacks;
+pub(crate) use self::tasks::Callbacks;
 
 use self::trouble::TroubleLog;
 use crate::coherence::{Coherence, Lifetimes};

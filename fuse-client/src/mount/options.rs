@@ -33,9 +33,6 @@ pub struct MountOptions {
     pub entry_ttl: Duration,
     /// The source that /proc/mounts shows, such as `a,b:/volume`. Default: `rain`.
     pub source: String,
-    /// The mount holds the upper layer of an overlayfs, which does not look names up again: names are never
-    /// doubted all at once. Instead a change that another mount waits for may wait for `entry_ttl`. Default: no.
-    pub overlay: bool,
     /// How far the kernel reads ahead of a sequential reader, KiB; takes effect when root mounts. Default:
     /// 4096.
     pub read_ahead_kb: u32,
@@ -53,7 +50,6 @@ impl Default for MountOptions {
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
             source: "rain".into(),
-            overlay: false,
             read_ahead_kb: 4096,
         }
     }
@@ -82,8 +78,6 @@ impl MountOptions {
                 ("nodev", None) => self.dev = false,
                 ("exec", None) => self.exec = true,
                 ("noexec", None) => self.exec = false,
-                ("overlay", None) => self.overlay = true,
-                ("nooverlay", None) => self.overlay = false,
                 ("threads", Some(value)) => {
                     let threads = value.parse().ok().filter(|count| (1..=THREADS_MAX).contains(count));
                     self.threads = threads.ok_or(wrong("give threads=COUNT, 1 to 64"))?;
@@ -153,9 +147,8 @@ mod tests {
 
     #[test]
     fn options_are_taken_in_and_later_ones_win() {
-        let options = parsed(
-            "ro,allow_other,suid,dev,noexec,overlay,threads=4,attr_ttl=0.5,entry_ttl=0,read_ahead_kb=128",
-        );
+        let options =
+            parsed("ro,allow_other,suid,dev,noexec,threads=4,attr_ttl=0.5,entry_ttl=0,read_ahead_kb=128");
         let expected = MountOptions {
             read_only: true,
             allow_other: Some(true),
@@ -166,14 +159,10 @@ mod tests {
             attr_ttl: Duration::from_millis(500),
             entry_ttl: Duration::ZERO,
             read_ahead_kb: 128,
-            overlay: true,
             source: "rain".into(),
         };
         assert_eq!(options, expected);
-        assert_eq!(
-            parsed("ro,rw,suid,nosuid,dev,nodev,noexec,exec,overlay,nooverlay"),
-            MountOptions::default()
-        );
+        assert_eq!(parsed("ro,rw,suid,nosuid,dev,nodev,noexec,exec"), MountOptions::default());
         assert_eq!(parsed("allow_other,noallow_other").allow_other, Some(false));
         assert_eq!(parsed(""), MountOptions::default());
     }

@@ -11,13 +11,14 @@ use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("modes_acls_and_capabilities_are_those_of_tmpfs_for_every_user", &[Need::Mount, Need::Root], compared),
     ("a_file_without_a_name_gets_one_with_its_data_or_is_freed", &[Need::Mount], unnamed),
     ("a_birth_time_stays_and_is_the_same_on_every_mount", &[Need::Mount], born),
-    ("an_overlay_has_its_upper_layer_on_a_mount", &[Need::Mount, Need::Overlay], overlay),
+    ("an_overlay_on_a_mount_lives_while_others_change_names", &[Need::Mount, Need::Overlay], overlay),
     ("a_file_handle_outlives_caches_renames_and_the_mount", &[Need::Mount, Need::Root], handles),
 ];
 
@@ -145,43 +146,77 @@ fn born() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a program does in an overlay whose upper layer is on a mount.
+/// What a program does in an overlay whose upper layer is on a mount, and which is mounted on it, too.
 const IN_OVERLAY: &str = r#"
 set -e
-mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$3"
-cd "$3"
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/merged"
+cd "$2/merged"
 echo more >>file
 rm gone
 rm -r dir
 mkdir dir new
 mv new moved
-for at in 1 2 3 4 5 6; do
+for at in $(seq 40); do
+    grep -q " $2/merged overlay " /proc/mounts
+    cd "$2/merged"
     echo "$at" >"dir/$at"
     mv "dir/$at" "moved/$at"
-    ls "$4/upper/dir" >/dev/null
+    ls "$3/upper/dir" >/dev/null
+    test "$(cat file)" = "$(printf 'low\nmore')"
     rm -f "moved/$((at - 1))"
-    sleep 2
+    sleep 0.1
 done
-test "$(cat file)" = "$(printf 'low\nmore')"
-test "$(ls moved)" = 6
+test "$(ls moved)" = 40
 test ! -e gone
 test -z "$(ls dir)"
 "#;
 
+/// Makes, renames and removes names in a directory, and lists it, until it is to stop.
+fn stir(directory: &Path, own: &str, stop: &AtomicBool) -> anyhow::Result<u32> {
+    let at = |name: String| directory.join(name);
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let (first, second) = (at(format!("{own}{rounds}")), at(format!("{own}{rounds}-renamed")));
+        fs::write(&first, b"contents")?;
+        fs::rename(&first, &second)?;
+        for entry in fs::read_dir(directory)? {
+            // Another mount may remove it meanwhile.
+            let _ = entry?.metadata();
+        }
+        fs::remove_file(&second)?;
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
 fn overlay() -> anyhow::Result<()> {
     let cluster = TestCluster::start(small())?;
-    let mount = TestMount::with_options(&cluster, "m1", "overlay,entry_ttl=0.1")?;
+    let mount = TestMount::new(&cluster, "m1")?;
     let other = TestMount::new(&cluster, "m2")?;
     let memory = tempfile::tempdir()?;
-    let (low, merged) = (memory.path().join("low"), memory.path().join("merged"));
-    for folder in [&low, &merged, &low.join("dir"), &mount.path().join("upper"), &mount.path().join("work")] {
+    let (low, top) = (memory.path().join("low"), mount.path());
+    for folder in [&low, &low.join("dir"), &top.join("merged"), &top.join("upper"), &top.join("work")] {
         fs::create_dir(folder)?;
     }
     for (name, contents) in [("file", "low\n"), ("gone", ""), ("dir/below", "")] {
         fs::write(low.join(name), contents)?;
     }
-    let words = [text(&low)?, text(mount.path())?, text(&merged)?, text(other.path())?];
-    run("unshare", &[&["-m", "sh", "-c", IN_OVERLAY, "sh"][..], &words].concat())?;
+    let words = [text(&low)?, text(top)?, text(other.path())?];
+    let stop = AtomicBool::new(false);
+    // Several on each: then a directory is mostly locked by an operation that waits for the other mount.
+    let stirrers = [(top, "a"), (top, "b"), (other.path(), "c"), (other.path(), "d")];
+    std::thread::scope(|scope| {
+        let stirring: Vec<_> =
+            stirrers.iter().map(|(directory, own)| scope.spawn(|| stir(directory, own, &stop))).collect();
+        let ran = run("unshare", &[&["-m", "sh", "-c", IN_OVERLAY, "sh"][..], &words].concat());
+        stop.store(true, Ordering::Relaxed);
+        let rounds = stirring.into_iter().map(|stirrer| stirrer.join().expect("no stirrer panics"));
+        let rounds = rounds.collect::<anyhow::Result<Vec<_>>>();
+        ran?;
+        let rounds = rounds?;
+        ensure!(rounds.iter().all(|rounds| *rounds > 10), "too few rounds of changes: {rounds:?}");
+        anyhow::Ok(())
+    })?;
     let whiteout = fs::symlink_metadata(other.path().join("upper/gone"))?;
     ensure!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "no whiteout");
     ensure!(fs::read(other.path().join("upper/file"))? == b"low\nmore\n");
