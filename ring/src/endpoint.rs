@@ -5,7 +5,9 @@
 //! 1. The node is informed of a peer's links only when the last link goes Down or the first comes Up.
 //! 2. A peer counts as without a process when each of its addresses has refused a packet since its last
 //!    contact.
-//! 3. Times are only recorded (`recent`, `Counts`); no decision depends on them.
+//! 3. An answer goes back over the link of the packet that it answers, and not over one that may just have been
+//!    cut (`an_answer_goes_back_over_the_link_of_the_question`).
+//! 4. Times are only recorded (`recent`, `Counts`); no decision depends on them.
 
 use crate::change::Notice;
 use crate::effect::{Effect, ProtocolStep, Timer};
@@ -13,7 +15,7 @@ use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
 use crate::message::CallerState;
 use crate::node::{Input, Node, Phase};
-use crate::paths;
+use crate::paths::{self, Strategy};
 use crate::token::View;
 use crate::wire::{Body, Envelope};
 use crate::{Durable, Settings};
@@ -143,6 +145,8 @@ pub struct Endpoint {
     /// Time between the last two tokens.
     round: Option<Duration>,
     caller_state: CallerState,
+    /// The link of the packet that is processed.
+    arrived_by: Option<Path>,
 }
 
 impl Endpoint {
@@ -160,6 +164,7 @@ impl Endpoint {
             took_at: None,
             round: None,
             caller_state: CallerState::Starving,
+            arrived_by: None,
         }
     }
 
@@ -250,7 +255,9 @@ impl Endpoint {
             }
             Body::Ring(message) => {
                 self.counts.received.ring += 1;
+                self.arrived_by = Some(Path { peer: from.node, link });
                 self.feed(now, Input::Message { from, message }, out);
+                self.arrived_by = None;
             }
         }
     }
@@ -310,7 +317,14 @@ impl Endpoint {
         if up.is_empty() {
             up.push(true);
         }
-        for link in paths::choose(self.node.settings().strategy, attempt, &up) {
+        let strategy = self.node.settings().strategy;
+        let links = match self.arrived_by {
+            Some(path) if path.peer == to && attempt == 0 && strategy == Strategy::Sequence => {
+                vec![usize::from(path.link)]
+            }
+            _ => paths::choose(strategy, attempt, &up),
+        };
+        for link in links {
             self.counts.sent.ring += 1;
             let body = Body::Ring(message.clone());
             out.push(Command::Transmit(Envelope { from: self.node.me(), to, link: link as u8, body }));
@@ -372,4 +386,43 @@ fn describe(view: &View) -> String {
     let nodes: Vec<String> = view.members.iter().map(|member| member.node.to_string()).collect();
     let kind = if view.primary { "primary" } else { "orphan" };
     format!("view {} ({kind}): {}", view.epoch, nodes.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eligible::Configuration;
+    use crate::epoch::{Epoch, Stamp};
+    use crate::message::{Call, Message};
+    use crate::token::Member;
+    use crate::token::Rank;
+
+    #[test]
+    fn an_answer_goes_back_over_the_link_of_the_question() {
+        let (me, caller) = (NodeId(1), Member { node: NodeId(2), incarnation: 1 });
+        let mut endpoint =
+            Endpoint::new(me, Durable::default(), Settings::default(), LinkSettings::default());
+        let mut out = Vec::new();
+        endpoint.handle(Duration::ZERO, Event::Start, &mut out);
+        endpoint.handle(Duration::ZERO, Event::Peers(BTreeMap::from([(caller.node, 2)])), &mut out);
+        for link in [0, 1, 0] {
+            let call = Call {
+                epoch: Epoch::default(),
+                caller_state: CallerState::Starving,
+                copy: Stamp::default(),
+                lineage: Stamp::default(),
+                rank: Rank::default(),
+                configuration: Configuration::default(),
+            };
+            let body = Body::Ring(Message::Call(Box::new(call)));
+            out.clear();
+            let packet = Envelope { from: caller, to: me, link, body };
+            endpoint.handle(Duration::ZERO, Event::Packet(packet), &mut out);
+            let answers = out.iter().filter_map(|command| match command {
+                Command::Transmit(envelope) if envelope.to == caller.node => Some(envelope.link),
+                _ => None,
+            });
+            assert_eq!(answers.collect::<Vec<_>>(), [link]);
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! gRPC between members of the metadata service.
 //!
-//! A connection that owes an answer for [`STUCK_AFTER`] is replaced: after a network cut, TCP itself would
-//! wait for seconds before it tries again. The replacement goes to the node's next address, over another
-//! network.
+//! After a network cut TCP waits for seconds before it tries again. So a connection that owes an answer for
+//! [`OTHER_ADDRESS_AFTER`] is left for the one to the node's next address, over another network, and a
+//! connection that owes one for [`STUCK_AFTER`] is made anew when it is used again.
 
 use crate::addresses::Addresses;
 use crate::metadata::{AppendStream, Delivery, Transport, TransportError};
@@ -21,75 +21,119 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+/// Time for which a connection may owe an answer before messages go to the node's next address: less than a
+/// heartbeat, so that the repetition of a heartbeat without an answer goes there, and a voter hears of the leader
+/// within its lease. On a busy machine an answer may take longer; then the messages go to and fro, over
+/// connections that stay open.
+const OTHER_ADDRESS_AFTER: Duration = Duration::from_millis(60);
+
 /// Time for which a connection may owe an answer before it is replaced: three leases, so that it is not the
 /// network's usual delay, and less than the time after which a silent leader is replaced.
 const STUCK_AFTER: Duration = Duration::from_millis(600);
 
+/// The connection to one address of a node.
 #[derive(Debug)]
 struct Connection {
-    /// All addresses of the node.
-    addresses: Vec<String>,
-    /// Index of the address in use.
-    at: usize,
-    channel: Channel,
+    address: String,
+    channel: Option<Channel>,
     /// Time of the oldest message without an answer.
     owes_since: Option<Instant>,
+}
+
+impl Connection {
+    fn owes_for(&self, time: Duration) -> bool {
+        self.owes_since.is_some_and(|since| since.elapsed() > time)
+    }
+
+    /// The channel, which is made where there is none or it is stuck.
+    fn channel(&mut self) -> Result<Channel, TransportError> {
+        if self.owes_for(STUCK_AFTER) {
+            (self.channel, self.owes_since) = (None, None);
+        }
+        if let Some(channel) = &self.channel {
+            return Ok(channel.clone());
+        }
+        let address = &self.address;
+        let endpoint =
+            grpc_endpoint(address).map_err(|error| TransportError(format!("{address}: {error}")))?;
+        Ok(self.channel.insert(endpoint.connect_lazy()).clone())
+    }
+}
+
+/// The connections to all addresses of a node.
+#[derive(Debug)]
+struct Peer {
+    connections: Vec<Connection>,
+    /// Index of the connection in use.
+    at: usize,
+}
+
+impl Peer {
+    fn new(addresses: Vec<String>) -> Peer {
+        let connection = |address| Connection { address, channel: None, owes_since: None };
+        Peer { connections: addresses.into_iter().map(connection).collect(), at: 0 }
+    }
+
+    fn has_addresses(&self, addresses: &[String]) -> bool {
+        self.connections.iter().map(|connection| &connection.address).eq(addresses)
+    }
+
+    /// The connection for the next message.
+    fn next(&mut self) -> &mut Connection {
+        if self.connections[self.at].owes_for(OTHER_ADDRESS_AFTER) {
+            self.at = (self.at + 1) % self.connections.len();
+        }
+        &mut self.connections[self.at]
+    }
 }
 
 /// The connections to the other members.
 #[derive(Debug)]
 pub(crate) struct GrpcTransport {
     addresses: Arc<Addresses>,
-    connections: Mutex<HashMap<NodeId, Connection>>,
+    peers: Mutex<HashMap<NodeId, Peer>>,
 }
 
 impl GrpcTransport {
     pub(crate) fn new(addresses: Arc<Addresses>) -> GrpcTransport {
-        GrpcTransport { addresses, connections: Mutex::default() }
+        GrpcTransport { addresses, peers: Mutex::default() }
     }
 
-    /// Returns a client over the connection to a node and notes that a message goes out. `address` is for a
-    /// node without a known address.
-    fn client(&self, to: NodeId, address: &str) -> Result<RaftClient<Channel>, TransportError> {
+    /// Returns a client over a connection to a node, with the number of the address, and notes that a message goes
+    /// out. `address` is for a node without a known address.
+    fn client(&self, to: NodeId, address: &str) -> Result<(RaftClient<Channel>, usize), TransportError> {
         let mut addresses = self.addresses.all_of(to);
         if addresses.is_empty() {
             addresses.push(address.to_owned());
         }
-        let mut connections = self.connections.lock();
-        let is_stuck = |connection: &Connection| {
-            connection.owes_since.is_some_and(|since| since.elapsed() > STUCK_AFTER)
-        };
-        let new = match connections.get(&to) {
-            Some(connection) if connection.addresses == addresses && !is_stuck(connection) => None,
-            // The node may be reached over another network.
-            Some(connection) if connection.addresses == addresses => {
-                Some((connection.at + 1) % addresses.len())
-            }
-            _ => Some(0),
-        };
-        if let Some(at) = new {
-            let address = &addresses[at];
-            let endpoint =
-                grpc_endpoint(address).map_err(|error| TransportError(format!("{address}: {error}")))?;
-            let channel = endpoint.connect_lazy();
-            connections.insert(to, Connection { channel, addresses, at, owes_since: None });
+        let mut peers = self.peers.lock();
+        if !peers.get(&to).is_some_and(|peer| peer.has_addresses(&addresses)) {
+            peers.insert(to, Peer::new(addresses));
         }
-        let connection = connections.get_mut(&to).expect("just put there");
+        let peer = peers.get_mut(&to).expect("just put there");
+        let connection = peer.next();
+        let channel = connection.channel()?;
         connection.owes_since.get_or_insert_with(Instant::now);
-        Ok(RaftClient::new(connection.channel.clone())
+        let client = RaftClient::new(channel)
             .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX);
+        Ok((client, peer.at))
     }
 
-    fn asked(&self, to: NodeId) {
-        if let Some(connection) = self.connections.lock().get_mut(&to) {
+    fn asked(&self, to: NodeId, at: usize) {
+        self.with_connection(to, at, |connection| {
             connection.owes_since.get_or_insert_with(Instant::now);
-        }
+        });
     }
 
-    fn answered(&self, to: NodeId) {
-        if let Some(connection) = self.connections.lock().get_mut(&to) {
-            connection.owes_since = None;
+    fn answered(&self, to: NodeId, at: usize) {
+        self.with_connection(to, at, |connection| connection.owes_since = None);
+    }
+
+    fn with_connection(&self, to: NodeId, at: usize, then: impl FnOnce(&mut Connection)) {
+        let mut peers = self.peers.lock();
+        if let Some(connection) = peers.get_mut(&to).and_then(|peer| peer.connections.get_mut(at)) {
+            then(connection);
         }
     }
 }
@@ -100,7 +144,16 @@ struct GrpcAppendStream {
     transport: Arc<GrpcTransport>,
     to: NodeId,
     address: String,
-    stream: Option<(mpsc::Sender<RaftMessage>, Streaming<RaftMessage>)>,
+    stream: Option<Open>,
+}
+
+/// An open stream.
+#[derive(Debug)]
+struct Open {
+    send: mpsc::Sender<RaftMessage>,
+    answers: Streaming<RaftMessage>,
+    /// The number of the address that it goes to.
+    at: usize,
 }
 
 impl AppendStream for GrpcAppendStream {
@@ -108,24 +161,25 @@ impl AppendStream for GrpcAppendStream {
         Box::pin(async move {
             let failed = |why: &str| TransportError(format!("node {}: {why}", self.to));
             let message = RaftMessage { bytes: message };
-            let (send, mut answers) = match self.stream.take() {
-                Some((send, answers)) => {
-                    self.transport.asked(self.to);
-                    send.send(message).await.map_err(|_| failed("the stream is broken"))?;
-                    (send, answers)
+            let mut open = match self.stream.take() {
+                Some(open) => {
+                    self.transport.asked(self.to, open.at);
+                    open.send.send(message).await.map_err(|_| failed("the stream is broken"))?;
+                    open
                 }
                 None => {
-                    let mut client = self.transport.client(self.to, &self.address)?;
+                    let (mut client, at) = self.transport.client(self.to, &self.address)?;
                     let (send, messages) = mpsc::channel(1);
                     send.try_send(message).map_err(|_| failed("a new stream takes no message"))?;
                     let opened = client.stream(ReceiverStream::new(messages)).await;
-                    (send, opened.map_err(|status| failed(status.message()))?.into_inner())
+                    let answers = opened.map_err(|status| failed(status.message()))?.into_inner();
+                    Open { send, answers, at }
                 }
             };
-            let answer = answers.message().await.map_err(|status| failed(status.message()))?;
+            let answer = open.answers.message().await.map_err(|status| failed(status.message()))?;
             let answer = answer.ok_or_else(|| failed("the stream has ended"))?;
-            self.transport.answered(self.to);
-            self.stream = Some((send, answers));
+            self.transport.answered(self.to, open.at);
+            self.stream = Some(open);
             Ok(answer.bytes)
         })
     }
@@ -138,11 +192,11 @@ impl Transport for Arc<GrpcTransport> {
 
     fn call<'a>(&'a self, to: NodeId, address: &'a str, message: Bytes) -> Delivery<'a> {
         Box::pin(async move {
-            let mut client = self.client(to, address)?;
+            let (mut client, at) = self.client(to, address)?;
             let answer = client.call(RaftMessage { bytes: message }).await;
             let answer =
                 answer.map_err(|status| TransportError(format!("node {to}: {}", status.message())))?;
-            self.answered(to);
+            self.answered(to, at);
             Ok(answer.into_inner().bytes)
         })
     }
@@ -155,12 +209,12 @@ impl Transport for Arc<GrpcTransport> {
         pieces: mpsc::Receiver<Bytes>,
     ) -> Delivery<'a> {
         Box::pin(async move {
-            let mut client = self.client(to, address)?;
+            let (mut client, at) = self.client(to, address)?;
             let messages = tokio_stream::once(head).chain(ReceiverStream::new(pieces));
             let answer = client.install_snapshot(messages.map(|bytes| RaftMessage { bytes })).await;
             let answer =
                 answer.map_err(|status| TransportError(format!("node {to}: {}", status.message())))?;
-            self.answered(to);
+            self.answered(to, at);
             Ok(answer.into_inner().bytes)
         })
     }
