@@ -24,13 +24,14 @@ impl Addresses {
         self.all_of(node).into_iter().next()
     }
 
-    /// Returns all addresses of a node, the preferred one first; empty: the node is not known.
+    /// Returns all addresses of a node, the preferred one first; empty: the node is not known. A node reports one
+    /// address; its recorded ones follow, as they lead over its other networks.
     pub(crate) fn all_of(&self, node: NodeId) -> Vec<String> {
         let known = self.0.read();
-        match known.heard.get(&node) {
-            Some(heard) => vec![heard.clone()],
-            None => known.recorded.get(&node).cloned().unwrap_or_default(),
-        }
+        let heard = known.heard.get(&node);
+        let recorded = known.recorded.get(&node).into_iter().flatten();
+        let others = recorded.filter(|address| Some(*address) != heard);
+        heard.into_iter().chain(others).cloned().collect()
     }
 
     /// Returns the preferred address of every known node.
@@ -72,5 +73,17 @@ mod tests {
         record("b:1");
         record("c:1");
         assert_eq!(addresses.get(NodeId(1)).as_deref(), Some("c:1"));
+    }
+
+    #[test]
+    fn a_node_that_reports_one_address_keeps_its_others() {
+        let addresses = Addresses::default();
+        addresses.record(BTreeMap::from([(NodeId(1), vec!["a:1".to_owned(), "b:1".to_owned()])]));
+        for (heard, all) in [("a:1", vec!["a:1", "b:1"]), ("b:1", vec!["b:1", "a:1"])] {
+            addresses.hear(NodeId(1), heard.into());
+            assert_eq!(addresses.all_of(NodeId(1)), all);
+        }
+        addresses.hear(NodeId(1), "c:1".into());
+        assert_eq!(addresses.all_of(NodeId(1)), ["c:1", "a:1", "b:1"]);
     }
 }
