@@ -95,6 +95,9 @@ enum Task {
         /// Let one client answer from memory. Fails if the check accepts a history.
         #[arg(long)]
         stale: bool,
+        /// Let programs on three mounts work instead of clients of the library; one of the mounts dies at times.
+        #[arg(long, conflicts_with = "stale")]
+        mounts: bool,
     },
     /// Measure the longest stalls of programs on a mount while nodes and links fail. Takes root.
     Failover {
@@ -244,9 +247,10 @@ fn main() -> anyhow::Result<()> {
             command.args(["test", "--locked", "-p", "rain-tests", "--test", "real", "--"]);
             run(command.args(["killed_at_random_moments", "--nocapture", "--test-threads", "1"]))
         }
-        Task::History { seeds, first, stale } => {
+        Task::History { seeds, first, stale, mounts } => {
             let (seeds, first) = (seeds.to_string(), first.to_string());
-            let args = ["--seeds", &seeds, "--first", &first].into_iter().chain(stale.then_some("--stale"));
+            let args = ["--seeds", &seeds, "--first", &first].into_iter();
+            let args = args.chain(stale.then_some("--stale")).chain(mounts.then_some("--mounts"));
             run_with_rain("history", args)
         }
         Task::Failover { rounds, only, json } => {

@@ -10,21 +10,33 @@
 //! Invariant: a walk that began after [`Doubted::doubt`] and the drop of the attributes gets its answer after the
 //! doubt is over, or when the names' lifetime is (`a_walk_waits_for_the_end_of_the_doubt`).
 //!
-//! Exception: a program that has the directory locked may ask for the attributes itself, and then everything
-//! would wait for it. So the answers are given when no operation in the directory has been under way for
-//! [`QUIET`] (`who_has_the_directory_locked_gets_its_answer`). A walk that is answered so may use a name that another
-//! mount has just changed, until the program lets go of the directory.
+//! Exceptions, both for a program that has the directory locked and asks for the attributes itself, for which
+//! everything else would wait:
+//! 1. A thread is answered at once if an operation of it in the directory has ended within [`SAME_CALL`]: mostly it
+//!    asks within the same call (`who_asks_within_a_call_is_answered`).
+//! 2. All are answered when no operation in the directory has been under way for [`QUIET`]
+//!    (`who_has_the_directory_locked_gets_its_answer`).
+//!
+//! A walk that is answered so by mistake may use a name that another mount has just changed, until the program lets
+//! go of the directory.
 
 use parking_lot::Mutex;
 use rain_types::Ino;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// The longest time from the end of an operation to a question of the same thread that counts as one of the same call.
+/// Several times what the kernel needs from one request of a call to the next.
+const SAME_CALL: Duration = Duration::from_millis(1);
+
 /// How long no operation must have been under way in a directory that is still locked, to infer that who has it
-/// locked waits for an answer about it. Several times what a program needs from one request to the next.
-const QUIET: Duration = Duration::from_millis(10);
+/// locked waits for an answer about it, but was late for [`SAME_CALL`].
+const QUIET: Duration = Duration::from_millis(100);
+
+/// The end of an operation: its directory, its thread, and when.
+type Ended = (Ino, u32, Instant);
 
 /// What is known of one directory. Without operations and doubts, it is not kept.
 #[derive(Debug)]
@@ -40,6 +52,8 @@ struct Directory {
 #[derive(Debug, Default)]
 struct State {
     directories: Mutex<HashMap<Ino, Directory>>,
+    /// The operations that ended within [`SAME_CALL`], and older ones until the next one ends.
+    ended: Mutex<VecDeque<Ended>>,
     /// A doubt is over, or the last operation in a directory in doubt.
     changed: Notify,
 }
@@ -57,6 +71,21 @@ impl State {
         if known.under_way == 0 && known.doubts == 0 {
             directories.remove(&directory);
         }
+    }
+
+    /// An operation has ended.
+    fn note_end(&self, directory: Ino, thread: u32) {
+        let now = Instant::now();
+        let mut ended = self.ended.lock();
+        while ended.front().is_some_and(|(_, _, at)| now.duration_since(*at) > SAME_CALL) {
+            ended.pop_front();
+        }
+        ended.push_back((directory, thread, now));
+    }
+
+    fn has_just_ended(&self, directory: Ino, thread: u32) -> bool {
+        let ended = self.ended.lock();
+        ended.iter().any(|(of, by, at)| *of == directory && *by == thread && at.elapsed() <= SAME_CALL)
     }
 }
 
@@ -78,6 +107,7 @@ pub(super) struct Doubted(Arc<State>);
 pub(crate) struct UnderWay {
     state: Arc<State>,
     directory: Ino,
+    thread: u32,
 }
 
 /// A doubt about the names in a directory. It is over when this is dropped.
@@ -88,10 +118,10 @@ pub(super) struct Doubt {
 }
 
 impl Doubted {
-    /// An operation in a directory begins.
-    pub(super) fn begin(&self, directory: Ino) -> UnderWay {
+    /// An operation of a thread in a directory begins.
+    pub(super) fn begin(&self, directory: Ino, thread: u32) -> UnderWay {
         self.0.change(directory, |known| known.under_way += 1);
-        UnderWay { state: self.0.clone(), directory }
+        UnderWay { state: self.0.clone(), directory, thread }
     }
 
     /// The names in a directory are doubted from now on.
@@ -110,8 +140,11 @@ impl Doubted {
         self.0.directories.lock().get(&directory).is_some_and(|known| known.doubts > 0)
     }
 
-    /// Waits until a walk through the directory may be answered, but no longer than `at_most`.
-    pub(super) async fn certain(&self, directory: Ino, at_most: Duration) {
+    /// Waits until a thread's walk through the directory may be answered, but no longer than `at_most`.
+    pub(super) async fn certain(&self, directory: Ino, thread: u32, at_most: Duration) {
+        if !self.is_doubted(directory) || self.0.has_just_ended(directory, thread) {
+            return;
+        }
         let end = tokio::time::Instant::now() + at_most;
         loop {
             let mut changed = std::pin::pin!(self.0.changed.notified());
@@ -143,6 +176,7 @@ impl Doubted {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.state.note_end(self.directory, self.thread);
         let mut is_quiet = false;
         self.state.change(self.directory, |known| {
             known.under_way -= 1;
@@ -169,25 +203,24 @@ mod tests {
     const DIRECTORY: Ino = Ino(7);
     const LONG: Duration = Duration::from_secs(60);
 
-    /// The time after which a walk is answered; None: not within five times [`QUIET`].
-    async fn answered_after(doubted: &Doubted, directory: Ino) -> Option<Duration> {
-        let began = Instant::now();
-        let certain = doubted.certain(directory, LONG);
-        tokio::time::timeout(QUIET * 5, certain).await.ok().map(|()| began.elapsed())
+    /// Whether a walk of a thread without operations is answered soon.
+    async fn is_answered(doubted: &Doubted, directory: Ino, thread: u32) -> bool {
+        let certain = doubted.certain(directory, thread, LONG);
+        tokio::time::timeout(QUIET / 4, certain).await.is_ok()
     }
 
     #[tokio::test]
     async fn a_walk_waits_for_the_end_of_the_doubt() {
         let doubted = Doubted::default();
-        let operation = doubted.begin(DIRECTORY);
-        assert!(answered_after(&doubted, DIRECTORY).await.is_some(), "there is no doubt");
+        let operation = doubted.begin(DIRECTORY, 1);
+        assert!(is_answered(&doubted, DIRECTORY, 2).await, "there is no doubt");
         let (first, second) = (doubted.doubt(DIRECTORY), doubted.doubt(DIRECTORY));
         assert!(doubted.is_doubted(DIRECTORY) && !doubted.is_doubted(Ino(8)));
-        assert!(answered_after(&doubted, DIRECTORY).await.is_none());
-        assert!(answered_after(&doubted, Ino(8)).await.is_some());
+        assert!(!is_answered(&doubted, DIRECTORY, 2).await);
+        assert!(is_answered(&doubted, Ino(8), 2).await);
         drop(first);
-        assert!(answered_after(&doubted, DIRECTORY).await.is_none());
-        let walk = doubted.certain(DIRECTORY, LONG);
+        assert!(!is_answered(&doubted, DIRECTORY, 2).await);
+        let walk = doubted.certain(DIRECTORY, 2, LONG);
         let end = async {
             tokio::task::yield_now().await;
             drop(second);
@@ -201,17 +234,31 @@ mod tests {
     #[tokio::test]
     async fn a_walk_waits_no_longer_than_the_names_live() {
         let doubted = Doubted::default();
-        let _operation = doubted.begin(DIRECTORY);
+        let _operation = doubted.begin(DIRECTORY, 1);
         let _doubt = doubted.doubt(DIRECTORY);
-        doubted.certain(DIRECTORY, Duration::from_millis(5)).await;
+        doubted.certain(DIRECTORY, 2, Duration::from_millis(5)).await;
+    }
+
+    #[tokio::test]
+    async fn who_asks_within_a_call_is_answered() {
+        let doubted = Doubted::default();
+        let _doubt = doubted.doubt(DIRECTORY);
+        let others = doubted.begin(DIRECTORY, 1);
+        drop(doubted.begin(DIRECTORY, 2));
+        assert!(doubted.0.has_just_ended(DIRECTORY, 2));
+        assert!(!doubted.0.has_just_ended(DIRECTORY, 1) && !doubted.0.has_just_ended(Ino(8), 2));
+        std::thread::sleep(SAME_CALL * 2);
+        assert!(!doubted.0.has_just_ended(DIRECTORY, 2), "its next call waits");
+        drop(others);
+        assert_eq!(doubted.0.ended.lock().len(), 1, "older ends are forgotten");
     }
 
     #[tokio::test]
     async fn who_has_the_directory_locked_gets_its_answer() {
         let doubted = Doubted::default();
-        let operation = doubted.begin(DIRECTORY);
+        let operation = doubted.begin(DIRECTORY, 1);
         let _doubt = doubted.doubt(DIRECTORY);
-        let walk = doubted.certain(DIRECTORY, LONG);
+        let walk = doubted.certain(DIRECTORY, 2, LONG);
         let end = async {
             tokio::time::sleep(QUIET * 2).await;
             drop(operation);

@@ -492,15 +492,16 @@ impl Coherence {
         });
     }
 
-    /// An operation in a directory begins, which the kernel may have locked until the result is dropped, and after.
-    pub(crate) fn begin_in(&self, directory: Ino) -> UnderWay {
-        self.doubted.begin(directory)
+    /// An operation of a thread in a directory begins. The kernel may have the directory locked until the result is
+    /// dropped, and after.
+    pub(crate) fn begin_in(&self, directory: Ino, thread: u32) -> UnderWay {
+        self.doubted.begin(directory, thread)
     }
 
     /// Waits until the kernel uses no name in a directory that another mount may have changed; see
     /// [`doubted`]. For an answer to who asks for the directory's attributes, as a walk through it does.
-    pub(crate) async fn names_certain(&self, directory: Ino) {
-        self.doubted.certain(directory, self.lifetimes.entry).await;
+    pub(crate) async fn names_certain(&self, directory: Ino, thread: u32) {
+        self.doubted.certain(directory, thread, self.lifetimes.entry).await;
     }
 
     /// Has the kernel drop the pages of a file, but does not wait for ever for those that it has locked: a request

@@ -49,7 +49,7 @@ impl Filesystem for Callbacks {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
-        self.answer_in(&[parent], move |fs| async move {
+        self.answer_in(request, &[parent], move |fs| async move {
             let stamp = fs.coherence.stamp();
             let found = fs.lookup(parent, &name).await;
             fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp));
@@ -60,10 +60,10 @@ impl Filesystem for Callbacks {
         self.fs.coherence.forget(self.ino(ino), lookups);
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let ino = self.ino(ino);
-        self.answer(|fs| async move {
-            fs.coherence.names_certain(ino).await;
+    fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let (ino, thread) = (self.ino(ino), request.pid());
+        self.answer(move |fs| async move {
+            fs.coherence.names_certain(ino, thread).await;
             let stamp = fs.coherence.stamp();
             fs.reply_attr(reply, fs.attr(ino).await, stamp);
         });
@@ -127,7 +127,7 @@ impl Filesystem for Callbacks {
         reply: ReplyEntry,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(&[parent], move |fs| async move {
+        self.answer_in(request, &[parent], move |fs| async move {
             let made = fs.mknod(caller, parent, &name, (mode, umask), rdev).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -144,20 +144,24 @@ impl Filesystem for Callbacks {
     ) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
         let new = Caller::from(request).new_inode(FileKind::Directory, (mode, umask));
-        self.answer_in(&[parent], |fs| async move {
+        self.answer_in(request, &[parent], |fs| async move {
             let made = fs.make(parent, &name, new).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(&[parent], |fs| async move { reply_empty(reply, fs.unlink(parent, &name).await) });
+        self.answer_in(
+            request,
+            &[parent],
+            |fs| async move { reply_empty(reply, fs.unlink(parent, &name).await) },
+        );
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(&[parent], |fs| async move {
+        self.answer_in(request, &[parent], |fs| async move {
             reply_empty(reply, fs.remove_directory(parent, &name).await)
         });
     }
@@ -165,7 +169,7 @@ impl Filesystem for Callbacks {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.answer_in(&[parent], |fs| async move {
+        self.answer_in(request, &[parent], |fs| async move {
             let made = fs.symlink(caller, parent, &name, target).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -183,21 +187,21 @@ impl Filesystem for Callbacks {
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let (new_parent, new_name) = (self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer_in(&[parent, new_parent], move |fs| async move {
+        self.answer_in(request, &[parent, new_parent], move |fs| async move {
             reply_empty(reply, fs.rename(caller, (parent, &name), (new_parent, &new_name), flags).await);
         });
     }
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         new_parent: INodeNo,
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
         let (ino, parent, name) = (self.ino(ino), self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer_in(&[parent], |fs| async move {
+        self.answer_in(request, &[parent], |fs| async move {
             let linked = fs.link(ino, parent, &name).await;
             fs.reply_entry(reply, (parent, &name), linked);
         });
@@ -221,7 +225,7 @@ impl Filesystem for Callbacks {
         reply: ReplyCreate,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(&[parent], move |fs| async move {
+        self.answer_in(request, &[parent], move |fs| async move {
             let made = fs.create(caller, parent, &name, (mode, umask), flags).await;
             fs.reply_created(reply, Some((parent, &name)), made);
         });
@@ -274,8 +278,7 @@ impl Filesystem for Callbacks {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         let ino = self.ino(ino);
-        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let write = Write::new(offset, flags.0, opened.direct, from_cache);
+        let write = Write::new(offset, flags.0, opened.direct, write_flags);
         if self.fs.write_now(ino, &opened, write, data) {
             return reply.written(data.len() as u32);
         }
@@ -380,26 +383,30 @@ impl Filesystem for Callbacks {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
         let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer_in(&[opened.ino], |fs| async move { fs.read_directory(&opened, offset, reply).await });
+        self.answer_in(request, &[opened.ino], |fs| async move {
+            fs.read_directory(&opened, offset, reply).await
+        });
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
         let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer_in(&[opened.ino], |fs| async move { fs.read_directory(&opened, offset, reply).await });
+        self.answer_in(request, &[opened.ino], |fs| async move {
+            fs.read_directory(&opened, offset, reply).await
+        });
     }
 
     fn releasedir(

@@ -8,8 +8,9 @@
 
 use super::attrs::without_set_id;
 use super::{Caller, RainFs};
+use crate::coherence::CAPABILITY;
 use crate::handles::Opened;
-use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags};
+use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, WriteFlags};
 use rain_client::OpenFile;
 use rain_namespace::command::AttrChange;
 use rain_types::Ino;
@@ -39,14 +40,18 @@ pub(super) struct Write {
     /// The data must be durable before the answer. For a cached file the kernel itself sends an FSYNC; for a
     /// direct one it does not.
     pub(super) sync: bool,
+    /// The set-id bits are to be cleared before. For a cached file the kernel itself sends a SETATTR.
+    pub(super) clear_set_id: bool,
 }
 
 impl Write {
     /// A write by the kernel's flags. A page that was written through a mapping comes with a borrowed handle,
     /// whose flags do not count: it is written at its own offset.
-    pub(super) fn new(offset: u64, flags: i32, direct: bool, from_cache: bool) -> Write {
+    pub(super) fn new(offset: u64, flags: i32, direct: bool, how: WriteFlags) -> Write {
+        let from_cache = how.contains(WriteFlags::FUSE_WRITE_CACHE);
         Write {
             offset,
+            clear_set_id: !from_cache && direct && how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             append: !from_cache && flags & libc::O_APPEND != 0,
             sync: !from_cache && direct && flags & libc::O_DSYNC != 0,
         }
@@ -94,8 +99,10 @@ impl RainFs {
     /// if the kernel's end of the file is this client's. The two differ when another mount has appended, and
     /// then the kernel's pages are to be dropped, too.
     pub(super) fn write_now(&self, ino: Ino, opened: &Opened, write: Write, data: &[u8]) -> bool {
-        let at_end = !write.append || opened.file.size() == write.offset;
-        let taken = at_end && !write.sync && opened.file.write_now(write.offset, data);
+        let at_end = || opened.file.size() == write.offset;
+        let no_privileges = || !write.clear_set_id && self.coherence.lacks_xattr(ino, CAPABILITY);
+        let may_be_now = !write.sync && (!write.append || at_end()) && (!opened.direct || no_privileges());
+        let taken = may_be_now && opened.file.write_now(write.offset, data);
         if taken {
             self.coherence.changed(ino);
         }
@@ -110,6 +117,9 @@ impl RainFs {
         write: Write,
         data: &[u8],
     ) -> Result<(), Errno> {
+        if opened.direct {
+            self.take_privileges(ino, write.clear_set_id).await?;
+        }
         let under_way =
             (!opened.direct).then(|| self.coherence.write_under_way(ino, write.offset, data.len()));
         let written = if write.append {
@@ -125,6 +135,22 @@ impl RainFs {
         }
         if at != write.offset {
             self.coherence.append_misplaced(ino);
+        }
+        Ok(())
+    }
+
+    /// Takes the privileges of a program file away, as a write does: `security.capability`, and the set-id bits where the
+    /// writer may not set them. The kernel does not do it for a write past its cache.
+    async fn take_privileges(&self, ino: Ino, clear_set_id: bool) -> Result<(), Errno> {
+        if !self.coherence.lacks_xattr(ino, CAPABILITY) {
+            match self.get_xattr(ino, CAPABILITY, 0).await {
+                Ok(_) => self.remove_xattr(ino, CAPABILITY).await?,
+                Err(errno) if errno.code() == Errno::NO_XATTR.code() => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        if clear_set_id && let Some(mode) = without_set_id(self.attr(ino).await?.mode) {
+            self.set_attr(ino, AttrChange { mode: Some(mode), ..AttrChange::default() }).await?;
         }
         Ok(())
     }
@@ -189,16 +215,21 @@ mod tests {
 
     #[test]
     fn pages_written_by_mmap_go_where_they_belong() {
-        let write = Write::new(10, libc::O_APPEND | libc::O_SYNC, true, true);
-        assert!(!write.append && !write.sync);
+        let how = WriteFlags::FUSE_WRITE_CACHE | WriteFlags::FUSE_WRITE_KILL_SUIDGID;
+        let write = Write::new(10, libc::O_APPEND | libc::O_SYNC, true, how);
+        assert!(!write.append && !write.sync && !write.clear_set_id);
         assert_eq!(write.offset, 10);
     }
 
     #[test]
-    fn only_direct_files_are_made_durable_here() {
-        assert!(Write::new(0, libc::O_DSYNC, true, false).sync);
-        assert!(Write::new(0, libc::O_SYNC, true, false).sync, "O_SYNC is O_DSYNC and more");
-        assert!(!Write::new(0, libc::O_SYNC, false, false).sync, "the kernel sends an FSYNC");
-        assert!(Write::new(0, libc::O_APPEND, false, false).append);
+    fn only_direct_files_are_made_durable_and_lose_set_id_bits_here() {
+        let plain = WriteFlags::empty();
+        assert!(Write::new(0, libc::O_DSYNC, true, plain).sync);
+        assert!(Write::new(0, libc::O_SYNC, true, plain).sync, "O_SYNC is O_DSYNC and more");
+        assert!(!Write::new(0, libc::O_SYNC, false, plain).sync, "the kernel sends an FSYNC");
+        assert!(Write::new(0, libc::O_APPEND, false, plain).append);
+        let kills = WriteFlags::FUSE_WRITE_KILL_SUIDGID;
+        assert!(Write::new(0, 0, true, kills).clear_set_id && !Write::new(0, 0, false, kills).clear_set_id);
+        assert!(!Write::new(0, 0, true, plain).clear_set_id);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::RainFs;
 use crate::handles::Opened;
-use fuser::{Errno, FileHandle, INodeNo};
+use fuser::{Errno, FileHandle, INodeNo, Request};
 use rain_types::Ino;
 use std::future::Future;
 use std::sync::Arc;
@@ -37,12 +37,12 @@ impl Callbacks {
 
     /// As [`Callbacks::answer`], for an operation in directories, which the kernel may have locked until it has the
     /// reply.
-    pub(super) fn answer_in<F, T>(&self, directories: &[Ino], task: F)
+    pub(super) fn answer_in<F, T>(&self, request: &Request, directories: &[Ino], task: F)
     where
         F: FnOnce(Arc<RainFs>) -> T,
         T: Future<Output = ()> + Send + 'static,
     {
-        let begin = |directory: &Ino| self.fs.coherence.begin_in(*directory);
+        let begin = |directory: &Ino| self.fs.coherence.begin_in(*directory, request.pid());
         let under_way: Vec<_> = directories.iter().map(begin).collect();
         let task = task(self.fs.clone());
         self.fs.runtime.spawn(async move {

@@ -1,6 +1,7 @@
 //! A client that does random operations on names, a value, a log and a lock, and records their history. As a
 //! mount, it answers lookups from what its leases let it keep.
 
+use super::report::FILE_MODE;
 use fastrand::Rng;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -30,9 +31,6 @@ const PHASE: Duration = Duration::from_millis(120);
 
 /// The lifetime of names in a kernel whose mount keeps no leases.
 const WITHOUT_LEASES: Duration = Duration::from_secs(1);
-
-/// Permission bits of a new file.
-pub(super) const FILE_MODE: u16 = 0o644;
 
 /// Pause between two operations of a client. It leaves the machine time to make the faults.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -1,45 +1,17 @@
-//! A cluster with four clients: makes faults while the clients work, and checks their history.
+//! A cluster with four clients of the library: makes faults while the clients work, and checks their history.
 
-use super::client::{CLIENTS, FILE_MODE, HistoryClient, Workspace};
+use super::client::{CLIENTS, HistoryClient, Workspace};
+use super::faults::strike;
+use super::report::{HistoryOptions, HistoryReport, violations};
 use crate::real::{ClusterOptions, TestCluster};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use fastrand::Rng;
 use rain_client::{Client, Options};
-use rain_sim::history::{Violation, linearize};
-use rain_sim::model::{LockModel, LogModel, NamesModel, Part, ValueModel};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
-
-/// Options of one run.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HistoryOptions {
-    /// Seed of the choices of operations and faults.
-    pub seed: u64,
-    /// Number of faults, one after the other.
-    pub faults: u32,
-    /// Whether one client answers lookups from memory. The check must find such answers.
-    pub stale: bool,
-}
-
-/// Results of one run.
-#[derive(Debug)]
-pub struct HistoryReport {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Faults that were made.
-    pub faults: Vec<String>,
-    /// Operations that got a reply.
-    pub done: usize,
-    /// Operations without a reply: they may have been done or not.
-    pub unknown: usize,
-    /// Changes that were acknowledged early: before the namespace had them.
-    pub acknowledged_early: u64,
-    /// Parts of the history that no order explains.
-    pub violations: Vec<(Part, Violation)>,
-}
 
 /// A cluster with four clients, for many runs. Dropping it ends all of them.
 pub struct HistoryCluster {
@@ -128,7 +100,7 @@ impl HistoryCluster {
         std::thread::sleep(Duration::from_millis(300));
         let mut faults = Vec::new();
         for _ in 0..options.faults {
-            faults.push(self.strike(&mut rng)?);
+            faults.push(strike(&mut self.cluster, self.nodes, &mut rng)?);
             std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
         }
         if options.faults == 0 {
@@ -140,18 +112,6 @@ impl HistoryCluster {
         for client in working {
             history.extend(runtime.block_on(client)?);
         }
-        let of = |part: Part| -> Vec<_> {
-            history.iter().filter(|event| event.op.part() == part).cloned().collect()
-        };
-        let checked = [
-            (Part::Names, linearize(NamesModel::default(), &of(Part::Names))),
-            (Part::Value, linearize(ValueModel::default(), &of(Part::Value))),
-            (Part::Log, linearize(LogModel::default(), &of(Part::Log))),
-            (Part::Mode, linearize(ValueModel(FILE_MODE.into()), &of(Part::Mode))),
-            (Part::Lock, linearize(LockModel::default(), &of(Part::Lock))),
-        ];
-        let violations =
-            checked.into_iter().filter_map(|(part, found)| found.err().map(|found| (part, found)));
         let unknown = history.iter().filter(|event| event.reply.is_none()).count();
         Ok(HistoryReport {
             seed: options.seed,
@@ -159,57 +119,12 @@ impl HistoryCluster {
             done: history.len() - unknown,
             unknown,
             acknowledged_early: self.acknowledged_early() - early_before,
-            violations: violations.collect(),
+            violations: violations(&history),
         })
     }
 
     fn acknowledged_early(&self) -> u64 {
         self.clients.iter().map(|client| client.stats().acknowledged_early).sum()
-    }
-
-    /// Makes one fault, ends it, and returns its name.
-    fn strike(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
-        let cluster = &mut self.cluster;
-        let leads = rng.u64(..2) == 0;
-        // While there is no leader, any node will do.
-        let leader = cluster.leader().unwrap_or(1);
-        let others: Vec<u32> = (1..=self.nodes).filter(|node| *node != leader).collect();
-        let other = others[rng.u64(..others.len() as u64) as usize];
-        let victim = if leads { leader } else { other };
-        let who = if leads { "the leader" } else { "a follower" };
-        let long = Duration::from_millis(200 + rng.u64(..1300));
-        let kind = rng.u64(..6);
-        match kind {
-            0 | 1 => {
-                cluster.kill(victim)?;
-                std::thread::sleep(long / 2);
-                cluster.restart(victim)?;
-            }
-            2 => {
-                (0..2).try_for_each(|cable| cluster.lan()?.pull(victim, cable, true))?;
-                std::thread::sleep(long);
-                (0..2).try_for_each(|cable| cluster.lan()?.pull(victim, cable, false))?;
-            }
-            3 => {
-                let mut apart = vec![victim];
-                apart.extend(others.iter().filter(|node| **node != victim).take(self.nodes as usize / 2 - 1));
-                cluster.lan()?.split(&apart)?;
-                std::thread::sleep(long);
-                cluster.lan()?.split(&[])?;
-            }
-            4 => {
-                cluster.pause(victim, true)?;
-                std::thread::sleep(long);
-                cluster.pause(victim, false)?;
-            }
-            _ => {
-                cluster.lan()?.pull(victim, 0, true)?;
-                std::thread::sleep(long);
-                cluster.lan()?.pull(victim, 0, false)?;
-            }
-        }
-        let what = ["killed", "killed", "cut off", "in a minority", "paused", "without one of two links"];
-        Ok(format!("{who} {}", what[kind as usize]))
     }
 }
 
@@ -220,14 +135,4 @@ impl Drop for HistoryCluster {
             runtime.shutdown_timeout(Duration::from_secs(2));
         }
     }
-}
-
-/// Fails with the violations of a history, if there are any.
-pub fn expect_linearizable(report: &HistoryReport) -> anyhow::Result<()> {
-    let HistoryReport { seed, faults, violations, .. } = report;
-    ensure!(
-        violations.is_empty(),
-        "seed {seed}, {faults:?}: no order of the operations explains {violations:#?}"
-    );
-    Ok(())
 }

@@ -5,10 +5,19 @@
 //! They cache what their leases allow. `rain_sim::history`
 //! checks that each history is linearizable.
 //!
+//! [`MountHistory`] does the same with programs on three mounts, by system calls. The kernel's caches are part of
+//! what is checked then, and a mount dies and comes back.
+//!
 //! The seed chooses the operations and the faults. The machine decides their timing, so a seed does not give
 //! the same history twice.
 
 mod client;
 mod cluster;
+mod faults;
+mod mounts;
+mod program;
+mod report;
 
-pub use cluster::{HistoryCluster, HistoryOptions, HistoryReport, expect_linearizable};
+pub use cluster::HistoryCluster;
+pub use mounts::{KNOWN, MountHistory};
+pub use report::{HistoryOptions, HistoryReport, expect_linearizable};

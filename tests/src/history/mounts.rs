@@ -1,0 +1,127 @@
+//! Three mounts with programs on them: makes faults while the programs work, and checks their history.
+
+use super::faults::strike;
+use super::program::{Program, prepare};
+use super::report::{HistoryOptions, HistoryReport, violations};
+use crate::real::{ClusterOptions, TestCluster, TestMount};
+use anyhow::Context;
+use fastrand::Rng;
+use rain_sim::history::Event;
+use rain_sim::model::{Op, Part, Reply};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The mounts, by the number of the mount on which each program works. The last one has `sync` and dies at times:
+/// what its programs were told is durable.
+const PROGRAMS: &[usize] = &[0, 0, 1, 1, 2];
+
+/// The mount that dies.
+const MORTAL: usize = 2;
+
+/// What programs on mounts are known to see otherwise: a record for a moment where the kernel believed the end of the log
+/// to be (the head of `rain-fuse`'s `coherence`). A violation of this part is reported and fails no test.
+pub const KNOWN: Part = Part::Log;
+
+/// A cluster with three mounts, for many runs. Dropping it ends all of them.
+pub struct MountHistory {
+    // The mounts end before the cluster.
+    mounts: Vec<Option<TestMount>>,
+    options: [String; 3],
+    cluster: TestCluster,
+    nodes: u32,
+}
+
+fn mount(cluster: &TestCluster, number: usize, options: &str) -> anyhow::Result<TestMount> {
+    TestMount::with_options(cluster, &format!("m{}", number + 1), options)
+}
+
+impl MountHistory {
+    /// Starts a cluster of three or five voters, and mounts its volume three times.
+    pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<MountHistory> {
+        MountHistory::with_options(rain, nodes, "rw")
+    }
+
+    /// As [`MountHistory::new`], with options for the first mount.
+    pub fn with_options(rain: &Path, nodes: u32, first: &str) -> anyhow::Result<MountHistory> {
+        let code = if nodes >= 5 { "3+2" } else { "2+1" };
+        let cluster =
+            TestCluster::start(ClusterOptions { nodes, code, cables: 2, ..ClusterOptions::new(rain) })?;
+        cluster.wait_settled(nodes as usize, Duration::from_secs(30))?;
+        let options = [first.to_owned(), "rw".to_owned(), "sync".to_owned()];
+        let mounts = options.iter().enumerate();
+        let mounts = mounts.map(|(number, options)| mount(&cluster, number, options).map(Some));
+        let mounts = mounts.collect::<anyhow::Result<_>>()?;
+        Ok(MountHistory { mounts, options, cluster, nodes })
+    }
+
+    /// Records one history and checks it.
+    ///
+    /// A violation is part of the report. Fails when the cluster does not settle, when a fault cannot be made, or
+    /// when a program cannot open its files at the start.
+    pub fn play(&mut self, options: HistoryOptions) -> anyhow::Result<HistoryReport> {
+        self.cluster.restart_all()?;
+        self.cluster.wait_settled(self.nodes as usize, Duration::from_secs(40))?;
+        let mut rng = Rng::with_seed(options.seed);
+        let folder = format!("history-{}", options.seed);
+        let paths: Vec<PathBuf> = self.mounts.iter().flatten().map(|mount| mount.path().to_owned()).collect();
+        prepare(&paths[0], &folder)?;
+        let (start, stop) = (Instant::now(), AtomicBool::new(false));
+        let programs: Vec<Program> = PROGRAMS
+            .iter()
+            .enumerate()
+            .map(|(number, on)| Program {
+                number: number as u32,
+                of: PROGRAMS.len() as u32,
+                mount: paths[*on].clone(),
+                folder: folder.clone(),
+                seed: options.seed.wrapping_mul(1000) + number as u64,
+                start,
+            })
+            .collect();
+        let (faults, history) = std::thread::scope(|scope| -> anyhow::Result<_> {
+            let working: Vec<_> =
+                programs.iter().map(|program| scope.spawn(|| program.work(&stop))).collect();
+            std::thread::sleep(Duration::from_millis(300));
+            let faults = self.strike_some(&mut rng, options.faults);
+            stop.store(true, Ordering::Relaxed);
+            let mut history: Vec<Event<Op, Reply>> = Vec::new();
+            for program in working {
+                history.extend(program.join().expect("a program that panics fails the test")?);
+            }
+            Ok((faults?, history))
+        })?;
+        let unknown = history.iter().filter(|event| event.reply.is_none()).count();
+        Ok(HistoryReport {
+            seed: options.seed,
+            faults,
+            done: history.len() - unknown,
+            unknown,
+            acknowledged_early: 0,
+            violations: violations(&history),
+        })
+    }
+
+    fn strike_some(&mut self, rng: &mut Rng, count: u32) -> anyhow::Result<Vec<String>> {
+        let mut faults = Vec::new();
+        for _ in 0..count {
+            faults.push(if rng.u64(..4) == 0 {
+                self.kill_mount(rng)?
+            } else {
+                strike(&mut self.cluster, self.nodes, rng)?
+            });
+            std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
+        }
+        if count == 0 {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        Ok(faults)
+    }
+
+    fn kill_mount(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
+        self.mounts[MORTAL].take().context("the mount is there")?.kill()?;
+        std::thread::sleep(Duration::from_millis(rng.u64(..1000)));
+        self.mounts[MORTAL] = Some(mount(&self.cluster, MORTAL, &self.options[MORTAL])?);
+        Ok("a mount killed".to_owned())
+    }
+}

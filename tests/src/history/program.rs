@@ -1,0 +1,302 @@
+//! A program on a mount: does random operations by system calls, and records their history.
+//!
+//! All calls go through descriptors of directories: while a dead mount is replaced, its path leads to the folder
+//! below.
+
+use super::report::FILE_MODE;
+use fastrand::Rng;
+use rain_sim::history::Event;
+use rain_sim::model::{ClientState, Name, Op, Reply};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Names in the directory: few, so that the programs meet at each of them.
+const NAMES: u8 = 4;
+
+/// Length of a phase in which all programs work, or one alone. It is long enough for a mount that works alone to
+/// be delegated the directory.
+const PHASE: Duration = Duration::from_millis(120);
+
+/// Pause between two operations of a program. It leaves the machine time to make the faults.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Bytes of a record of the log: more than a page of the log is stored inline, the rest as blocks.
+const RECORD: usize = 100;
+
+/// Most bytes of a log that are read: more than any history appends.
+const LOG_MAX: usize = 1 << 20;
+
+/// The error for a call that was not made. No call of a program here gives it.
+const NOT_MADE: Errno = Errno::BADF;
+
+/// The files of a history on one mount, open.
+struct Place {
+    /// The directory of the names.
+    names: OwnedFd,
+    /// The directory of the other files.
+    files: OwnedFd,
+    /// For appending.
+    log: OwnedFd,
+    /// The log for reading, through the kernel's cache.
+    reader: OwnedFd,
+    lock: OwnedFd,
+}
+
+/// Makes the directories and files of a history.
+pub(super) fn prepare(mount: &Path, folder: &str) -> anyhow::Result<()> {
+    let files = mount.join(format!("{folder}-files"));
+    std::fs::create_dir(mount.join(folder))?;
+    std::fs::create_dir(&files)?;
+    std::fs::write(files.join("value"), 0u64.to_le_bytes())?;
+    for name in ["lock", "log"] {
+        std::fs::write(files.join(name), b"")?;
+    }
+    rustix::fs::chmod(files.join("value"), Mode::from(u32::from(FILE_MODE)))?;
+    Ok(())
+}
+
+impl Place {
+    fn open(mount: &Path, folder: &str) -> Result<Place, Errno> {
+        let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let names = rustix::fs::open(mount.join(folder), directory, Mode::empty())?;
+        let files = rustix::fs::open(mount.join(format!("{folder}-files")), directory, Mode::empty())?;
+        let open = |name: &str, flags| {
+            rustix::fs::openat(&files, name, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())
+        };
+        let (log, lock) = (open("log", OFlags::APPEND)?, open("lock", OFlags::empty())?);
+        let reader = rustix::fs::openat(&files, "log", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Place { names, files, log, reader, lock })
+    }
+}
+
+/// One program at work.
+pub(super) struct Program {
+    pub(super) number: u32,
+    /// The number of programs that work at the same time.
+    pub(super) of: u32,
+    pub(super) mount: PathBuf,
+    pub(super) folder: String,
+    pub(super) seed: u64,
+    pub(super) start: Instant,
+}
+
+/// A program with what it has learned.
+struct Running {
+    place: Place,
+    rng: Rng,
+    /// Files that the program has seen, by their names at that time.
+    known: BTreeMap<Name, u64>,
+    /// Whether the program has the lock.
+    holds: bool,
+}
+
+/// A name in the directory: one letter each.
+fn name(name: Name) -> [u8; 1] {
+    [b'a' + name]
+}
+
+/// The reply that an error stands for. Any other error leaves the outcome unknown.
+fn refused(error: Errno) -> Result<Reply, Errno> {
+    match error {
+        Errno::NOENT | Errno::STALE => Ok(Reply::NotFound),
+        Errno::EXIST => Ok(Reply::Exists),
+        error => Err(error),
+    }
+}
+
+impl Program {
+    /// Works until it is told to stop. Where its mount has died, it waits for the next one at the same place. Fails
+    /// when it cannot open its files at the start.
+    pub(super) fn work(&self, stop: &AtomicBool) -> anyhow::Result<Vec<Event<Op, Reply>>> {
+        let mut running = Running {
+            place: Place::open(&self.mount, &self.folder)?,
+            rng: Rng::with_seed(self.seed),
+            known: BTreeMap::new(),
+            holds: false,
+        };
+        let mut history = Vec::new();
+        // What holds a lock is a mount's session. The next mount has another.
+        let mut client = self.number;
+        while !stop.load(Ordering::Relaxed) {
+            if !self.is_my_time() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            let op = running.choose();
+            let begun = self.now();
+            let reply = running.perform(&op);
+            let ended = self.now();
+            let is_dead = matches!(reply, Err(Errno::NOTCONN | Errno::CONNABORTED));
+            if reply == Err(NOT_MADE) {
+                continue;
+            }
+            let reply = reply.ok();
+            if reply.is_some() || !op.only_looks() {
+                history.push(Event { client, op, reply, begun, ended });
+            }
+            if is_dead {
+                // The leader releases the lock of a dead mount, some time.
+                history.push(Event { client, op: Op::Unlock, reply: None, begun, ended });
+                running.holds = false;
+                client += self.of;
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(place) = Place::open(&self.mount, &self.folder) {
+                        running.place = place;
+                        break;
+                    }
+                    std::thread::sleep(PAUSE * 5);
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(history)
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Whether it is this program's time to work. Phases in which all work alternate with phases in which one
+    /// works alone, and whose mount is delegated the directory.
+    fn is_my_time(&self) -> bool {
+        let phase = self.start.elapsed().as_millis() / PHASE.as_millis();
+        phase.is_multiple_of(2) || phase / 2 % u128::from(self.of) == u128::from(self.number)
+    }
+}
+
+impl Running {
+    fn choose(&mut self) -> Op {
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
+        Op::choose(known, |below| self.rng.u64(..below))
+    }
+
+    /// The number of the file under a name.
+    fn look_up(&mut self, at: Name) -> Result<u64, Errno> {
+        let file = rustix::fs::statat(&self.place.names, &name(at)[..], AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
+        self.known.insert(at, file);
+        Ok(file)
+    }
+
+    /// A descriptor of a file that the program has seen.
+    fn handle(&self, file: u64) -> Result<OwnedFd, Errno> {
+        let at = self.known.iter().find(|(_, known)| **known == file).map(|(at, _)| *at).ok_or(NOT_MADE)?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&self.place.names, &name(at)[..], flags, Mode::empty());
+        // The name is gone, or means another file: this call cannot be made.
+        let handle = handle.map_err(|_| NOT_MADE)?;
+        if rustix::fs::fstat(&handle).map_err(|_| NOT_MADE)?.st_ino == file {
+            Ok(handle)
+        } else {
+            Err(NOT_MADE)
+        }
+    }
+
+    fn perform(&mut self, op: &Op) -> Result<Reply, Errno> {
+        let flags = OFlags::CLOEXEC;
+        match op {
+            Op::Create(at) => {
+                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+                let mode = Mode::from(u32::from(FILE_MODE));
+                match rustix::fs::openat(&self.place.names, &name(*at)[..], flags, mode) {
+                    Ok(made) => {
+                        let file = rustix::fs::fstat(&made)?.st_ino;
+                        self.known.insert(*at, file);
+                        Ok(Reply::File(file))
+                    }
+                    Err(error) => refused(error),
+                }
+            }
+            Op::Unlink(at) => {
+                let removed = rustix::fs::unlinkat(&self.place.names, &name(*at)[..], AtFlags::empty());
+                removed.map(|()| Reply::Done).or_else(refused)
+            }
+            Op::Rename(from, to) => {
+                let names = self.place.names.as_fd();
+                let renamed = rustix::fs::renameat(names, &name(*from)[..], names, &name(*to)[..]);
+                renamed.map(|()| Reply::Done).or_else(refused)
+            }
+            Op::Link(file, at) => {
+                let handle = self.handle(*file)?;
+                let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+                let linked = rustix::fs::linkat(
+                    rustix::fs::CWD,
+                    path,
+                    &self.place.names,
+                    &name(*at)[..],
+                    AtFlags::SYMLINK_FOLLOW,
+                );
+                linked.map(|()| Reply::File(*file)).or_else(refused)
+            }
+            Op::Lookup(at) => self.look_up(*at).map(Reply::File).or_else(refused),
+            Op::List => {
+                let mut seen = BTreeMap::new();
+                for entry in Dir::read_from(&self.place.names)? {
+                    let entry = entry?;
+                    if let [letter @ b'a'..=b'z'] = entry.file_name().to_bytes() {
+                        seen.insert(letter - b'a', entry.ino());
+                    }
+                }
+                Ok(Reply::Names(seen))
+            }
+            Op::Put(number) => {
+                let file =
+                    rustix::fs::openat(&self.place.files, "value", flags | OFlags::WRONLY, Mode::empty())?;
+                let written = rustix::io::pwrite(&file, &number.to_le_bytes(), 0)?;
+                if written == 8 { Ok(Reply::Done) } else { Err(Errno::IO) }
+            }
+            Op::Get => {
+                let file =
+                    rustix::fs::openat(&self.place.files, "value", flags | OFlags::RDONLY, Mode::empty())?;
+                let mut bytes = [0; 8];
+                rustix::io::pread(&file, &mut bytes, 0)?;
+                Ok(Reply::Value(u64::from_le_bytes(bytes)))
+            }
+            Op::Append(record) => {
+                let mut bytes = [b'.'; RECORD];
+                bytes[..8].copy_from_slice(&record.to_le_bytes());
+                let written = rustix::io::write(&self.place.log, &bytes)?;
+                // The kernel does not say where the record is; who reads the log sees it.
+                if written == RECORD { Ok(Reply::Done) } else { Err(Errno::IO) }
+            }
+            Op::ReadLog => {
+                let mut bytes = vec![0; LOG_MAX];
+                let read = rustix::io::pread(&self.place.reader, &mut bytes, 0)?;
+                let record = |bytes: &[u8]| bytes[..8].try_into().map_or(0, u64::from_le_bytes);
+                Ok(Reply::Records(bytes[..read].chunks(RECORD).map(record).collect()))
+            }
+            Op::LogLength => {
+                let stat = rustix::fs::statat(&self.place.files, "log", AtFlags::empty())?;
+                Ok(Reply::Value(stat.st_size as u64 / RECORD as u64))
+            }
+            Op::SetMode(mode) => {
+                let mode = Mode::from(*mode as u32);
+                rustix::fs::chmodat(&self.place.files, "value", mode, AtFlags::empty())?;
+                Ok(Reply::Done)
+            }
+            Op::Mode => {
+                let stat = rustix::fs::statat(&self.place.files, "value", AtFlags::empty())?;
+                Ok(Reply::Value(u64::from(stat.st_mode & 0o777)))
+            }
+            Op::TryLock => {
+                match rustix::fs::flock(&self.place.lock, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => {
+                        self.holds = true;
+                        Ok(Reply::Done)
+                    }
+                    Err(Errno::WOULDBLOCK) => Ok(Reply::Held),
+                    Err(error) => Err(error),
+                }
+            }
+            Op::Unlock => {
+                rustix::fs::flock(&self.place.lock, FlockOperation::Unlock)?;
+                self.holds = false;
+                Ok(Reply::Done)
+            }
+        }
+    }
+}
