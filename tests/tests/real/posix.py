@@ -161,9 +161,23 @@ def step(dice, folder):
     return "%s %s: %s" % (label, name, result)
 
 
+def write_to_programs(folder, other):
+    """What another user's write leaves of a program's privileges, by each way in which a file is written."""
+    path = folder + "/program"
+    for flags in [0, os.O_APPEND, os.O_DIRECT]:
+        create(path, 0o600)
+        os.setxattr(path, "security.capability", struct.pack("<5I", 0x2000000, 1, 0, 0, 0))
+        os.chmod(path, 0o6777)
+        written = as_user(USERS[0], [100], other, lambda: write("program", b"x", flags))
+        print("a user writes to a program with flags %d: %s" % (flags, written))
+        print("   " + state(path))
+        os.unlink(path)
+
+
 def compare(seed, *folders):
     dice = random.Random(int(seed))
     os.chmod(folders[0], 0o777)
+    write_to_programs(*folders)
     for at in range(250):
         print("%d %s" % (at, step(dice, dice.choice(folders))))
         folder = dice.choice(folders)
