@@ -261,8 +261,11 @@ impl Model for LogModel {
         match (&event.op, &event.reply) {
             (Op::Append(record), reply) => {
                 let at = self.0.len() as u64;
-                let says = reply.as_ref().is_none_or(|reply| matches!(reply, Reply::Done | Reply::At(_)));
-                let says = says && !matches!(reply, Some(Reply::At(told)) if *told != at);
+                // The kernel does not tell a program where its record is.
+                let says = match reply {
+                    None | Some(Reply::Done) => true,
+                    reply => *reply == Some(Reply::At(at)),
+                };
                 says.then(|| LogModel(self.0.iter().copied().chain([*record]).collect()))
             }
             (Op::ReadLog, Some(Reply::Records(records))) => (*records == self.0).then(|| self.clone()),

@@ -1,7 +1,7 @@
 //! A client that does random operations on names, a value, a log and a lock, and records their history. As a
 //! mount, it answers lookups from what its leases let it keep.
 
-use super::report::FILE_MODE;
+use super::work::{FILE_MODE, NAMES, PAUSE, RECORD, is_turn, name, record, records};
 use fastrand::Rng;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -22,18 +22,8 @@ use std::time::{Duration, Instant};
 /// Clients that work at the same time.
 pub(super) const CLIENTS: u32 = 4;
 
-/// Names in the directory: few, so that the clients meet at each of them.
-const NAMES: u8 = 4;
-
-/// Length of a phase in which all clients work, or one alone. It is long enough for a client that works alone
-/// to be delegated the directory.
-const PHASE: Duration = Duration::from_millis(120);
-
 /// The lifetime of names in a kernel whose mount keeps no leases.
 const WITHOUT_LEASES: Duration = Duration::from_secs(1);
-
-/// Pause between two operations of a client. It leaves the machine time to make the faults.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// The directory, the file with the value, and the lock that a client works on.
 pub(super) struct Workspace {
@@ -44,9 +34,6 @@ pub(super) struct Workspace {
     log: Arc<OpenFile>,
     kernel: Arc<Kernel>,
 }
-
-/// Bytes of a record of the log: more than a page of the log is stored inline, the rest as blocks.
-const RECORD: usize = 100;
 
 /// Names with the replies to their lookups, kept as a kernel keeps them: each until its lifetime is over, or it is
 /// dropped.
@@ -170,11 +157,6 @@ pub(super) struct HistoryClient {
     holds: bool,
 }
 
-/// A name in the directory: one letter each.
-fn name(name: Name) -> [u8; 1] {
-    [b'a' + name]
-}
-
 /// The reply that a refusal stands for. Any other error leaves the outcome unknown.
 fn refused(error: Error) -> Result<Reply, Error> {
     match error {
@@ -213,17 +195,10 @@ impl HistoryClient {
         }
     }
 
-    /// Whether it is this client's time to work. Phases in which all work alternate with phases in which one
-    /// works alone, and is delegated the directory.
-    fn is_my_time(&self) -> bool {
-        let phase = self.start.elapsed().as_millis() / PHASE.as_millis();
-        phase.is_multiple_of(2) || phase / 2 % u128::from(CLIENTS) == u128::from(self.number)
-    }
-
     pub(super) async fn work(mut self, stop: Arc<AtomicBool>) -> Vec<Event<Op, Reply>> {
         let mut history = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            if !self.is_my_time() {
+            if !is_turn(self.start, self.number, CLIENTS) {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -321,17 +296,11 @@ impl HistoryClient {
                 let bytes = bytes.as_ref().try_into().unwrap_or([0; 8]);
                 Ok(Reply::Value(u64::from_le_bytes(bytes)))
             }
-            Op::Append(record) => {
-                let mut bytes = vec![b'.'; RECORD];
-                bytes[..8].copy_from_slice(&record.to_le_bytes());
-                let at = log.append(&bytes).await?;
+            Op::Append(number) => {
+                let at = log.append(&record(*number)).await?;
                 Ok(Reply::At(at / RECORD as u64))
             }
-            Op::ReadLog => {
-                let bytes = log.read(0, 1 << 20).await?;
-                let record = |bytes: &[u8]| bytes[..8].try_into().map_or(0, u64::from_le_bytes);
-                Ok(Reply::Records(bytes.chunks(RECORD).map(record).collect()))
-            }
+            Op::ReadLog => Ok(Reply::Records(records(log.read(0, 1 << 20).await?.as_ref()))),
             Op::LogLength => {
                 let attr = volume.attr(log.ino()).await?;
                 Ok(Reply::Value(attr.size / RECORD as u64))

@@ -2,7 +2,7 @@
 
 use super::client::{CLIENTS, HistoryClient, Workspace};
 use super::faults::strike;
-use super::report::{HistoryOptions, HistoryReport, violations};
+use super::report::{HistoryOptions, HistoryReport};
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::Context;
 use fastrand::Rng;
@@ -112,15 +112,8 @@ impl HistoryCluster {
         for client in working {
             history.extend(runtime.block_on(client)?);
         }
-        let unknown = history.iter().filter(|event| event.reply.is_none()).count();
-        Ok(HistoryReport {
-            seed: options.seed,
-            faults,
-            done: history.len() - unknown,
-            unknown,
-            acknowledged_early: self.acknowledged_early() - early_before,
-            violations: violations(&history),
-        })
+        let report = HistoryReport::of(options.seed, faults, &history);
+        Ok(HistoryReport { acknowledged_early: self.acknowledged_early() - early_before, ..report })
     }
 
     fn acknowledged_early(&self) -> u64 {

@@ -1,9 +1,9 @@
 //! Histories of several clients that work on one volume of a real cluster while parts of it fail.
 //!
 //! The nodes are real processes in network namespaces. Four clients of the library, each with a session of
-//! its own, work on one directory of four names, one file with a value and with permission bits, one log to which all append, and one lock.
-//! They cache what their leases allow. `rain_sim::history`
-//! checks that each history is linearizable.
+//! its own, work on one directory of four names, one file with a value and with permission bits, one log to
+//! which all append, and one lock. They cache what their leases allow. `rain_sim::history` checks that each
+//! history is linearizable.
 //!
 //! [`MountHistory`] does the same with programs on three mounts, by system calls. The kernel's caches are part of
 //! what is checked then, and a mount dies and comes back.
@@ -17,6 +17,7 @@ mod faults;
 mod mounts;
 mod program;
 mod report;
+mod work;
 
 pub use cluster::HistoryCluster;
 pub use mounts::{KNOWN, MountHistory};

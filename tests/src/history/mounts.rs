@@ -2,7 +2,7 @@
 
 use super::faults::strike;
 use super::program::{Program, prepare};
-use super::report::{HistoryOptions, HistoryReport, violations};
+use super::report::{HistoryOptions, HistoryReport};
 use crate::real::{ClusterOptions, TestCluster, TestMount};
 use anyhow::Context;
 use fastrand::Rng;
@@ -12,47 +12,40 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The mounts, by the number of the mount on which each program works. The last one has `sync` and dies at times:
-/// what its programs were told is durable.
+/// The options of each mount. The last one dies at times: with `sync`, what its programs were told is durable.
+const MOUNTS: &[&str] = &["rw", "rw", "sync"];
+
+/// The number of the mount on which each program works.
 const PROGRAMS: &[usize] = &[0, 0, 1, 1, 2];
 
 /// The mount that dies.
 const MORTAL: usize = 2;
 
-/// What programs on mounts are known to see otherwise: a record for a moment where the kernel believed the end of the log
-/// to be (the head of `rain-fuse`'s `coherence`). A violation of this part is reported and fails no test.
+/// The part of which mounts are known not to keep the promise (docs/consistency.md, "What does not hold yet").
 pub const KNOWN: Part = Part::Log;
 
 /// A cluster with three mounts, for many runs. Dropping it ends all of them.
 pub struct MountHistory {
     // The mounts end before the cluster.
     mounts: Vec<Option<TestMount>>,
-    options: [String; 3],
     cluster: TestCluster,
     nodes: u32,
 }
 
-fn mount(cluster: &TestCluster, number: usize, options: &str) -> anyhow::Result<TestMount> {
-    TestMount::with_options(cluster, &format!("m{}", number + 1), options)
+fn mount(cluster: &TestCluster, number: usize) -> anyhow::Result<TestMount> {
+    TestMount::with_options(cluster, &format!("m{}", number + 1), MOUNTS[number])
 }
 
 impl MountHistory {
     /// Starts a cluster of three or five voters, and mounts its volume three times.
     pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<MountHistory> {
-        MountHistory::with_options(rain, nodes, "rw")
-    }
-
-    /// As [`MountHistory::new`], with options for the first mount.
-    pub fn with_options(rain: &Path, nodes: u32, first: &str) -> anyhow::Result<MountHistory> {
         let code = if nodes >= 5 { "3+2" } else { "2+1" };
         let cluster =
             TestCluster::start(ClusterOptions { nodes, code, cables: 2, ..ClusterOptions::new(rain) })?;
         cluster.wait_settled(nodes as usize, Duration::from_secs(30))?;
-        let options = [first.to_owned(), "rw".to_owned(), "sync".to_owned()];
-        let mounts = options.iter().enumerate();
-        let mounts = mounts.map(|(number, options)| mount(&cluster, number, options).map(Some));
+        let mounts = (0..MOUNTS.len()).map(|number| mount(&cluster, number).map(Some));
         let mounts = mounts.collect::<anyhow::Result<_>>()?;
-        Ok(MountHistory { mounts, options, cluster, nodes })
+        Ok(MountHistory { mounts, cluster, nodes })
     }
 
     /// Records one history and checks it.
@@ -91,15 +84,7 @@ impl MountHistory {
             }
             Ok((faults?, history))
         })?;
-        let unknown = history.iter().filter(|event| event.reply.is_none()).count();
-        Ok(HistoryReport {
-            seed: options.seed,
-            faults,
-            done: history.len() - unknown,
-            unknown,
-            acknowledged_early: 0,
-            violations: violations(&history),
-        })
+        Ok(HistoryReport::of(options.seed, faults, &history))
     }
 
     fn strike_some(&mut self, rng: &mut Rng, count: u32) -> anyhow::Result<Vec<String>> {
@@ -121,7 +106,7 @@ impl MountHistory {
     fn kill_mount(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
         self.mounts[MORTAL].take().context("the mount is there")?.kill()?;
         std::thread::sleep(Duration::from_millis(rng.u64(..1000)));
-        self.mounts[MORTAL] = Some(mount(&self.cluster, MORTAL, &self.options[MORTAL])?);
+        self.mounts[MORTAL] = Some(mount(&self.cluster, MORTAL)?);
         Ok("a mount killed".to_owned())
     }
 }

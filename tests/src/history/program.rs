@@ -3,7 +3,7 @@
 //! All calls go through descriptors of directories: while a dead mount is replaced, its path leads to the folder
 //! below.
 
-use super::report::FILE_MODE;
+use super::work::{FILE_MODE, NAMES, PAUSE, RECORD, is_turn, name, record, records};
 use fastrand::Rng;
 use rain_sim::history::Event;
 use rain_sim::model::{ClientState, Name, Op, Reply};
@@ -13,20 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-/// Names in the directory: few, so that the programs meet at each of them.
-const NAMES: u8 = 4;
-
-/// Length of a phase in which all programs work, or one alone. It is long enough for a mount that works alone to
-/// be delegated the directory.
-const PHASE: Duration = Duration::from_millis(120);
-
-/// Pause between two operations of a program. It leaves the machine time to make the faults.
-const PAUSE: Duration = Duration::from_millis(2);
-
-/// Bytes of a record of the log: more than a page of the log is stored inline, the rest as blocks.
-const RECORD: usize = 100;
+use std::time::Instant;
 
 /// Most bytes of a log that are read: more than any history appends.
 const LOG_MAX: usize = 1 << 20;
@@ -95,11 +82,6 @@ struct Running {
     holds: bool,
 }
 
-/// A name in the directory: one letter each.
-fn name(name: Name) -> [u8; 1] {
-    [b'a' + name]
-}
-
 /// The reply that an error stands for. Any other error leaves the outcome unknown.
 fn refused(error: Errno) -> Result<Reply, Errno> {
     match error {
@@ -123,7 +105,7 @@ impl Program {
         // What holds a lock is a mount's session. The next mount has another.
         let mut client = self.number;
         while !stop.load(Ordering::Relaxed) {
-            if !self.is_my_time() {
+            if !is_turn(self.start, self.number, self.of) {
                 std::thread::sleep(PAUSE);
                 continue;
             }
@@ -159,13 +141,6 @@ impl Program {
 
     fn now(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
-    }
-
-    /// Whether it is this program's time to work. Phases in which all work alternate with phases in which one
-    /// works alone, and whose mount is delegated the directory.
-    fn is_my_time(&self) -> bool {
-        let phase = self.start.elapsed().as_millis() / PHASE.as_millis();
-        phase.is_multiple_of(2) || phase / 2 % u128::from(self.of) == u128::from(self.number)
     }
 }
 
@@ -256,18 +231,15 @@ impl Running {
                 rustix::io::pread(&file, &mut bytes, 0)?;
                 Ok(Reply::Value(u64::from_le_bytes(bytes)))
             }
-            Op::Append(record) => {
-                let mut bytes = [b'.'; RECORD];
-                bytes[..8].copy_from_slice(&record.to_le_bytes());
-                let written = rustix::io::write(&self.place.log, &bytes)?;
+            Op::Append(number) => {
+                let written = rustix::io::write(&self.place.log, &record(*number))?;
                 // The kernel does not say where the record is; who reads the log sees it.
                 if written == RECORD { Ok(Reply::Done) } else { Err(Errno::IO) }
             }
             Op::ReadLog => {
                 let mut bytes = vec![0; LOG_MAX];
                 let read = rustix::io::pread(&self.place.reader, &mut bytes, 0)?;
-                let record = |bytes: &[u8]| bytes[..8].try_into().map_or(0, u64::from_le_bytes);
-                Ok(Reply::Records(bytes[..read].chunks(RECORD).map(record).collect()))
+                Ok(Reply::Records(records(&bytes[..read])))
             }
             Op::LogLength => {
                 let stat = rustix::fs::statat(&self.place.files, "log", AtFlags::empty())?;

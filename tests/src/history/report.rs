@@ -1,11 +1,9 @@
 //! What a run is asked for, and what it found.
 
+use super::work::FILE_MODE;
 use anyhow::ensure;
 use rain_sim::history::{Event, Violation, linearize};
 use rain_sim::model::{LockModel, LogModel, NamesModel, Op, Part, Reply, ValueModel};
-
-/// Permission bits of a new file.
-pub(super) const FILE_MODE: u16 = 0o644;
 
 /// Options of one run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,14 +27,28 @@ pub struct HistoryReport {
     pub done: usize,
     /// Operations without a reply: they may have been done or not.
     pub unknown: usize,
-    /// Changes that were acknowledged early: before the namespace had them.
+    /// Changes that clients of the library acknowledged early: before the namespace had them.
     pub acknowledged_early: u64,
     /// Parts of the history that no order explains.
     pub violations: Vec<(Part, Violation)>,
 }
 
-/// The parts of a history that no order explains.
-pub(super) fn violations(history: &[Event<Op, Reply>]) -> Vec<(Part, Violation)> {
+impl HistoryReport {
+    /// The report of a history, which is checked here.
+    pub(super) fn of(seed: u64, faults: Vec<String>, history: &[Event<Op, Reply>]) -> HistoryReport {
+        let unknown = history.iter().filter(|event| event.reply.is_none()).count();
+        HistoryReport {
+            seed,
+            faults,
+            done: history.len() - unknown,
+            unknown,
+            acknowledged_early: 0,
+            violations: violations(history),
+        }
+    }
+}
+
+fn violations(history: &[Event<Op, Reply>]) -> Vec<(Part, Violation)> {
     let of =
         |part: Part| -> Vec<_> { history.iter().filter(|event| event.op.part() == part).cloned().collect() };
     let checked = [
