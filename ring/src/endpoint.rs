@@ -15,7 +15,7 @@ use crate::epoch::Fence;
 use crate::link::{LinkChange, LinkSettings, Links, Path};
 use crate::message::CallerState;
 use crate::node::{Input, Node, Phase};
-use crate::paths::{self, Strategy};
+use crate::paths;
 use crate::token::View;
 use crate::wire::{Body, Envelope};
 use crate::{Durable, Settings};
@@ -145,8 +145,6 @@ pub struct Endpoint {
     /// Time between the last two tokens.
     round: Option<Duration>,
     caller_state: CallerState,
-    /// The link of the packet that is processed.
-    arrived_by: Option<Path>,
 }
 
 impl Endpoint {
@@ -164,7 +162,6 @@ impl Endpoint {
             took_at: None,
             round: None,
             caller_state: CallerState::Starving,
-            arrived_by: None,
         }
     }
 
@@ -255,9 +252,8 @@ impl Endpoint {
             }
             Body::Ring(message) => {
                 self.counts.received.ring += 1;
-                self.arrived_by = Some(Path { peer: from.node, link });
-                self.feed(now, Input::Message { from, message }, out);
-                self.arrived_by = None;
+                let question = Path { peer: from.node, link };
+                self.feed_from(now, Input::Message { from, message }, Some(question), out);
             }
         }
     }
@@ -285,11 +281,19 @@ impl Endpoint {
     }
 
     fn feed(&mut self, now: Duration, input: Input, out: &mut Vec<Command>) {
+        self.feed_from(now, input, None, out);
+    }
+
+    /// Gives the node an input. `question`: the link of the packet that brought it.
+    fn feed_from(&mut self, now: Duration, input: Input, question: Option<Path>, out: &mut Vec<Command>) {
         let mut effects = Vec::new();
         self.node.handle(input, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Send { to, message, attempt } => self.send(to, &message, attempt, out),
+                Effect::Send { to, message, attempt } => {
+                    let arrived = question.filter(|path| path.peer == to).map(|path| path.link.into());
+                    self.send(to, &message, (attempt, arrived), out);
+                }
                 Effect::Set(timer, after) => out.push(Command::Set(Clock::Node(timer), after)),
                 Effect::Cancel(timer) => out.push(Command::Cancel(Clock::Node(timer))),
                 Effect::Persist(durable) => out.push(Command::Persist(durable)),
@@ -312,19 +316,18 @@ impl Endpoint {
         }
     }
 
-    fn send(&mut self, to: NodeId, message: &crate::Message, attempt: u32, out: &mut Vec<Command>) {
+    fn send(
+        &mut self,
+        to: NodeId,
+        message: &crate::Message,
+        (attempt, arrived): (u32, Option<usize>),
+        out: &mut Vec<Command>,
+    ) {
         let mut up = self.links.states(to);
         if up.is_empty() {
             up.push(true);
         }
-        let strategy = self.node.settings().strategy;
-        let links = match self.arrived_by {
-            Some(path) if path.peer == to && attempt == 0 && strategy == Strategy::Sequence => {
-                vec![usize::from(path.link)]
-            }
-            _ => paths::choose(strategy, attempt, &up),
-        };
-        for link in links {
+        for link in paths::choose(self.node.settings().strategy, attempt, arrived, &up) {
             self.counts.sent.ring += 1;
             let body = Body::Ring(message.clone());
             out.push(Command::Transmit(Envelope { from: self.node.me(), to, link: link as u8, body }));
@@ -394,8 +397,7 @@ mod tests {
     use crate::eligible::Configuration;
     use crate::epoch::{Epoch, Stamp};
     use crate::message::{Call, Message};
-    use crate::token::Member;
-    use crate::token::Rank;
+    use crate::token::{Member, Rank};
 
     #[test]
     fn an_answer_goes_back_over_the_link_of_the_question() {

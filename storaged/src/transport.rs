@@ -62,16 +62,16 @@ impl Connection {
 
 /// The connections to all addresses of a node.
 #[derive(Debug)]
-struct Peer {
+struct NodeConnections {
     connections: Vec<Connection>,
     /// Index of the connection in use.
     at: usize,
 }
 
-impl Peer {
-    fn new(addresses: Vec<String>) -> Peer {
+impl NodeConnections {
+    fn new(addresses: Vec<String>) -> NodeConnections {
         let connection = |address| Connection { address, channel: None, owes_since: None };
-        Peer { connections: addresses.into_iter().map(connection).collect(), at: 0 }
+        NodeConnections { connections: addresses.into_iter().map(connection).collect(), at: 0 }
     }
 
     fn has_addresses(&self, addresses: &[String]) -> bool {
@@ -91,12 +91,12 @@ impl Peer {
 #[derive(Debug)]
 pub(crate) struct GrpcTransport {
     addresses: Arc<Addresses>,
-    peers: Mutex<HashMap<NodeId, Peer>>,
+    nodes: Mutex<HashMap<NodeId, NodeConnections>>,
 }
 
 impl GrpcTransport {
     pub(crate) fn new(addresses: Arc<Addresses>) -> GrpcTransport {
-        GrpcTransport { addresses, peers: Mutex::default() }
+        GrpcTransport { addresses, nodes: Mutex::default() }
     }
 
     /// Returns a client over a connection to a node, with the number of the address, and notes that a message goes
@@ -106,18 +106,18 @@ impl GrpcTransport {
         if addresses.is_empty() {
             addresses.push(address.to_owned());
         }
-        let mut peers = self.peers.lock();
-        if !peers.get(&to).is_some_and(|peer| peer.has_addresses(&addresses)) {
-            peers.insert(to, Peer::new(addresses));
+        let mut nodes = self.nodes.lock();
+        if !nodes.get(&to).is_some_and(|node| node.has_addresses(&addresses)) {
+            nodes.insert(to, NodeConnections::new(addresses));
         }
-        let peer = peers.get_mut(&to).expect("just put there");
-        let connection = peer.next();
+        let node = nodes.get_mut(&to).expect("just put there");
+        let connection = node.next();
         let channel = connection.channel()?;
         connection.owes_since.get_or_insert_with(Instant::now);
         let client = RaftClient::new(channel)
             .max_decoding_message_size(rain_proto::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rain_proto::MESSAGE_BYTES_MAX);
-        Ok((client, peer.at))
+        Ok((client, node.at))
     }
 
     fn asked(&self, to: NodeId, at: usize) {
@@ -131,8 +131,8 @@ impl GrpcTransport {
     }
 
     fn with_connection(&self, to: NodeId, at: usize, then: impl FnOnce(&mut Connection)) {
-        let mut peers = self.peers.lock();
-        if let Some(connection) = peers.get_mut(&to).and_then(|peer| peer.connections.get_mut(at)) {
+        let mut nodes = self.nodes.lock();
+        if let Some(connection) = nodes.get_mut(&to).and_then(|node| node.connections.get_mut(at)) {
             then(connection);
         }
     }
@@ -217,5 +217,28 @@ impl Transport for Arc<GrpcTransport> {
             self.answered(to, at);
             Ok(answer.into_inner().bytes)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_owes_an_answer_is_left_and_a_stuck_one_is_made_anew() {
+        let mut node = NodeConnections::new(vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]);
+        let ago = |time| Some(Instant::now() - time);
+        node.next().channel().expect("a channel");
+        assert_eq!(node.at, 0, "it owes nothing");
+        node.connections[0].owes_since = ago(OTHER_ADDRESS_AFTER * 2);
+        assert_eq!(node.next().address, "127.0.0.1:2");
+        node.connections[1].owes_since = ago(OTHER_ADDRESS_AFTER * 2);
+        let first = node.next();
+        assert_eq!(first.address, "127.0.0.1:1", "the other one owes an answer, too");
+        first.channel().expect("a channel");
+        assert!(first.owes_since.is_some(), "it is not stuck, so it is the same connection");
+        first.owes_since = ago(STUCK_AFTER * 2);
+        first.channel().expect("a channel");
+        assert!(first.owes_since.is_none(), "it is a new connection");
     }
 }

@@ -89,15 +89,6 @@ impl State {
     }
 }
 
-/// How long a walk through a directory waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    Not,
-    /// For a change, but no longer than this.
-    AtMost(Duration),
-    ForChange,
-}
-
 /// The operations in directories that are under way, and the directories in doubt; see the head of this module.
 #[derive(Debug, Default)]
 pub(super) struct Doubted(Arc<State>);
@@ -145,32 +136,21 @@ impl Doubted {
         if !self.is_doubted(directory) || self.0.has_just_ended(directory, thread) {
             return;
         }
-        let end = tokio::time::Instant::now() + at_most;
+        let end = Instant::now() + at_most;
         loop {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
-            let until = match self.wait(directory) {
-                Wait::Not => return,
-                Wait::AtMost(quiet) => end.min(tokio::time::Instant::now() + quiet),
-                Wait::ForChange => end,
-            };
-            let _ = tokio::time::timeout_at(until, changed).await;
-            if until == end && tokio::time::Instant::now() >= end {
-                return;
-            }
+            let Some(until) = self.waits_until(directory, end) else { return };
+            let _ = tokio::time::timeout_at(until.into(), changed).await;
         }
     }
 
-    fn wait(&self, directory: Ino) -> Wait {
+    /// The time until which a walk waits for a change, at most `end`; None: it is answered.
+    fn waits_until(&self, directory: Ino, end: Instant) -> Option<Instant> {
         let directories = self.0.directories.lock();
-        let Some(known) = directories.get(&directory).filter(|known| known.doubts > 0) else {
-            return Wait::Not;
-        };
-        if known.under_way > 0 {
-            return Wait::ForChange;
-        }
-        let left = QUIET.saturating_sub(known.quiet_since.elapsed());
-        if left.is_zero() { Wait::Not } else { Wait::AtMost(left) }
+        let known = directories.get(&directory).filter(|known| known.doubts > 0)?;
+        let until = if known.under_way > 0 { end } else { end.min(known.quiet_since + QUIET) };
+        (Instant::now() < until).then_some(until)
     }
 }
 

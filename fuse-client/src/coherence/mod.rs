@@ -62,7 +62,7 @@ use rain_client::{Dropped, OpenFile};
 use rain_namespace::acl::{DEFAULT, is_acl};
 use rain_namespace::command::AttrChange;
 use rain_namespace::lease::Subject;
-use rain_namespace::record::Attr;
+use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -116,7 +116,6 @@ pub(crate) struct Coherence {
     writes: WritesUnderWay,
     lifetimes: Lifetimes,
     notifications: Notifications,
-    runtime: Handle,
 }
 
 impl Coherence {
@@ -127,8 +126,7 @@ impl Coherence {
             doubted: Doubted::default(),
             writes: WritesUnderWay::default(),
             lifetimes,
-            notifications: Notifications::new(Numbers::new(root), runtime.clone()),
-            runtime,
+            notifications: Notifications::new(Numbers::new(root), runtime),
         }
     }
 
@@ -150,17 +148,19 @@ pub(crate) type ReadFor = Option<Duration>;
 /// Replies that name inodes or give attributes. Each gives the lifetime to reply with.
 impl Coherence {
     /// The lifetimes of a name of an inode, and of its attributes.
-    fn lifetimes(&self, ino: Ino, name: ReadFor, attr: ReadFor) -> Lifetimes {
-        let lifetimes = self.lifetimes.at_most((name, attr));
-        // Every walk through the directory has to ask.
-        let attr = if self.doubted.is_doubted(ino) { Duration::ZERO } else { lifetimes.attr };
-        Lifetimes { attr, ..lifetimes }
+    fn lifetimes(&self, attr: &Attr, read_for: (ReadFor, ReadFor)) -> Lifetimes {
+        let lifetimes = self.lifetimes.at_most(read_for);
+        if attr.kind == FileKind::Directory && self.doubted.is_doubted(attr.ino) {
+            // Every walk through the directory has to ask.
+            return Lifetimes { attr: Duration::ZERO, ..lifetimes };
+        }
+        lifetimes
     }
 
     /// A reply is about to give attributes of an inode that the kernel knows.
     pub(crate) fn attributes_given(&self, attr: &Attr, read_for: ReadFor, asked: Stamp) -> Duration {
         self.inodes.attributes_given(attr);
-        let lifetime = self.lifetimes(attr.ino, None, read_for).attr;
+        let lifetime = self.lifetimes(attr, (None, read_for)).attr;
         self.inodes.learn_acls(attr, asked.change, lifetime);
         lifetime
     }
@@ -178,7 +178,7 @@ impl Coherence {
             // for before, and asks for them again.
             self.notifications.drop_attributes(attr.ino);
         }
-        let lifetimes = self.lifetimes(attr.ino, name_for, attr_for);
+        let lifetimes = self.lifetimes(attr, (name_for, attr_for));
         if !lifetimes.entry.is_zero() {
             self.names.given(parent, name);
         }
@@ -212,7 +212,7 @@ impl Coherence {
             Some((name, name_for)) => self.name_given(name, attr, (name_for, attr_for)),
             None => {
                 self.inodes.name_given(attr);
-                self.lifetimes(attr.ino, None, attr_for)
+                self.lifetimes(attr, (None, attr_for))
             }
         };
         // It is open already, and may be read from here on.
@@ -228,7 +228,7 @@ impl Coherence {
         attr: &Attr,
         read_for: (ReadFor, ReadFor),
     ) -> Duration {
-        let lifetime = self.lifetimes(attr.ino, read_for.0, read_for.1).shorter();
+        let lifetime = self.lifetimes(attr, read_for).shorter();
         if !lifetime.is_zero() {
             self.names.given(parent, name);
         }
@@ -329,7 +329,7 @@ impl Coherence {
 
     /// The namespace, asked at `stamp`, said that the inode has no `security.capability`.
     pub(crate) fn learn_no_capability(&self, ino: Ino, stamp: Stamp, read_for: ReadFor) {
-        self.inodes.learn_no_capability(ino, stamp.change, self.lifetimes(ino, None, read_for).attr);
+        self.inodes.learn_no_capability(ino, stamp.change, self.lifetimes.at_most((None, read_for)).attr);
     }
 
     /// This mount has set an extended attribute of the inode.
@@ -485,7 +485,7 @@ impl Coherence {
         tracing::debug!(%directory, "the kernel has the directory locked: its names are doubted");
         let doubt = self.doubted.doubt(directory);
         self.notifications.drop_attributes(directory);
-        self.runtime.spawn(async move {
+        tokio::spawn(async move {
             expiring.await;
             tracing::debug!(%directory, "the names have expired");
             drop(doubt);

@@ -1,7 +1,7 @@
 //! The kernel's requests, as fuser calls them. Every callback takes what it needs out of the request and
-//! hands the reply to a task of the runtime (`tasks`). None of them waits, so that a loop is always free for the next
-//! request. Only an answer that needs no waiting is given in the callback: a write into the client's buffer,
-//! a handle, an error.
+//! hands the reply to a task of the runtime (`tasks`). None of them waits, so that a loop is always free for
+//! the next request. Only an answer that needs no waiting is given in the callback: a write into the client's
+//! buffer, a handle, an error.
 //!
 //! fuser answers an INTERRUPT with ENOSYS, so a killed program waits for its reply. The client gives every
 //! operation a deadline, so the wait ends.
@@ -49,7 +49,7 @@ impl Filesystem for Callbacks {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
-        self.answer_in(request, &[parent], move |fs| async move {
+        self.answer_in(request, [parent], move |fs| async move {
             let stamp = fs.coherence.stamp();
             let found = fs.lookup(parent, &name).await;
             fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp));
@@ -127,7 +127,7 @@ impl Filesystem for Callbacks {
         reply: ReplyEntry,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(request, &[parent], move |fs| async move {
+        self.answer_in(request, [parent], move |fs| async move {
             let made = fs.mknod(caller, parent, &name, (mode, umask), rdev).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -144,7 +144,7 @@ impl Filesystem for Callbacks {
     ) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
         let new = Caller::from(request).new_inode(FileKind::Directory, (mode, umask));
-        self.answer_in(request, &[parent], |fs| async move {
+        self.answer_in(request, [parent], |fs| async move {
             let made = fs.make(parent, &name, new).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -154,14 +154,14 @@ impl Filesystem for Callbacks {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
         self.answer_in(
             request,
-            &[parent],
+            [parent],
             |fs| async move { reply_empty(reply, fs.unlink(parent, &name).await) },
         );
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(request, &[parent], |fs| async move {
+        self.answer_in(request, [parent], |fs| async move {
             reply_empty(reply, fs.remove_directory(parent, &name).await)
         });
     }
@@ -169,7 +169,7 @@ impl Filesystem for Callbacks {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.answer_in(request, &[parent], |fs| async move {
+        self.answer_in(request, [parent], |fs| async move {
             let made = fs.symlink(caller, parent, &name, target).await;
             fs.reply_entry(reply, (parent, &name), made);
         });
@@ -187,7 +187,7 @@ impl Filesystem for Callbacks {
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
         let (new_parent, new_name) = (self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer_in(request, &[parent, new_parent], move |fs| async move {
+        self.answer_in(request, [parent, new_parent], move |fs| async move {
             reply_empty(reply, fs.rename(caller, (parent, &name), (new_parent, &new_name), flags).await);
         });
     }
@@ -201,7 +201,7 @@ impl Filesystem for Callbacks {
         reply: ReplyEntry,
     ) {
         let (ino, parent, name) = (self.ino(ino), self.ino(new_parent), new_name.as_bytes().to_vec());
-        self.answer_in(request, &[parent], |fs| async move {
+        self.answer_in(request, [parent], |fs| async move {
             let linked = fs.link(ino, parent, &name).await;
             fs.reply_entry(reply, (parent, &name), linked);
         });
@@ -225,7 +225,7 @@ impl Filesystem for Callbacks {
         reply: ReplyCreate,
     ) {
         let (caller, parent, name) = (Caller::from(request), self.ino(parent), name.as_bytes().to_vec());
-        self.answer_in(request, &[parent], move |fs| async move {
+        self.answer_in(request, [parent], move |fs| async move {
             let made = fs.create(caller, parent, &name, (mode, umask), flags).await;
             fs.reply_created(reply, Some((parent, &name)), made);
         });
@@ -390,9 +390,11 @@ impl Filesystem for Callbacks {
         reply: ReplyDirectory,
     ) {
         let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer_in(request, &[opened.ino], |fs| async move {
-            fs.read_directory(&opened, offset, reply).await
-        });
+        self.answer_in(
+            request,
+            [opened.ino],
+            |fs| async move { fs.read_directory(&opened, offset, reply).await },
+        );
     }
 
     fn readdirplus(
@@ -404,9 +406,11 @@ impl Filesystem for Callbacks {
         reply: ReplyDirectoryPlus,
     ) {
         let opened = or_reply!(self.fs.directories.get(handle).ok_or(Errno::EBADF), reply);
-        self.answer_in(request, &[opened.ino], |fs| async move {
-            fs.read_directory(&opened, offset, reply).await
-        });
+        self.answer_in(
+            request,
+            [opened.ino],
+            |fs| async move { fs.read_directory(&opened, offset, reply).await },
+        );
     }
 
     fn releasedir(

@@ -118,7 +118,7 @@ impl RainFs {
         data: &[u8],
     ) -> Result<(), Errno> {
         if opened.direct {
-            self.take_privileges(ino, write.clear_set_id).await?;
+            self.remove_privileges(ino, write.clear_set_id).await?;
         }
         let under_way =
             (!opened.direct).then(|| self.coherence.write_under_way(ino, write.offset, data.len()));
@@ -139,9 +139,9 @@ impl RainFs {
         Ok(())
     }
 
-    /// Takes the privileges of a program file away, as a write does: `security.capability`, and the set-id bits where the
-    /// writer may not set them. The kernel does not do it for a write past its cache.
-    async fn take_privileges(&self, ino: Ino, clear_set_id: bool) -> Result<(), Errno> {
+    /// Removes what a write removes from a program file: `security.capability`, and the set-id bits where the writer
+    /// may not set them. The kernel does not do it for a write past its cache.
+    async fn remove_privileges(&self, ino: Ino, clear_set_id: bool) -> Result<(), Errno> {
         if !self.coherence.lacks_xattr(ino, CAPABILITY) {
             match self.get_xattr(ino, CAPABILITY, 0).await {
                 Ok(_) => self.remove_xattr(ino, CAPABILITY).await?,

@@ -1,7 +1,7 @@
 //! The filesystem: answers to the kernel's requests, by the operations of `rain-client`.
 //!
-//! [`Callbacks`] takes each request apart (`callbacks`, `tasks`), [`RainFs`] does what it asks, and `replies` puts the answer
-//! together. The operations are by subject: `names`, `attrs`, `xattrs`, `data`, `dirs`, `locks`. What the kernel may
+//! [`Callbacks`] takes each request apart (`callbacks`, `tasks`), [`RainFs`] does what it asks, and `replies`
+//! puts the answer together. The operations are by subject: `names`, `attrs`, `xattrs`, `data`, `dirs`, `locks`. What the kernel may
 //! cache of an answer is decided by [`crate::coherence`].
 
 mod attrs;

@@ -37,13 +37,12 @@ impl Callbacks {
 
     /// As [`Callbacks::answer`], for an operation in directories, which the kernel may have locked until it has the
     /// reply.
-    pub(super) fn answer_in<F, T>(&self, request: &Request, directories: &[Ino], task: F)
+    pub(super) fn answer_in<const N: usize, F, T>(&self, request: &Request, directories: [Ino; N], task: F)
     where
         F: FnOnce(Arc<RainFs>) -> T,
         T: Future<Output = ()> + Send + 'static,
     {
-        let begin = |directory: &Ino| self.fs.coherence.begin_in(*directory, request.pid());
-        let under_way: Vec<_> = directories.iter().map(begin).collect();
+        let under_way = directories.map(|directory| self.fs.coherence.begin_in(directory, request.pid()));
         let task = task(self.fs.clone());
         self.fs.runtime.spawn(async move {
             task.await;
