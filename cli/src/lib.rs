@@ -100,6 +100,11 @@ pub fn main_entry() -> ExitCode {
     if args.get(1).is_some_and(|verb| verb == "storaged") {
         return storaged::main_from(args.split_off(1));
     }
+    if let [_, verb, daemon] = args.as_slice()
+        && verb == verbs::mount::GUARD
+    {
+        return status(verbs::mount::run_guard(&daemon.to_string_lossy()));
+    }
     let called = args.first().and_then(|name| PathBuf::from(name).file_name()?.to_str().map(str::to_owned));
     let as_helper = called.is_some_and(|name| name == "mount.rain" || name == "mount.fuse.rain");
     let looks_like_source = args.get(1).and_then(|arg| arg.to_str()).is_some_and(|arg| arg.contains(":/"));
@@ -113,7 +118,12 @@ pub fn main_entry() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    match run(cli) {
+    status(run(cli))
+}
+
+/// The exit status for a result, after an error was printed.
+fn status(done: anyhow::Result<()>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

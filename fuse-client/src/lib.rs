@@ -19,7 +19,8 @@
 //! - Locks (flock, fcntl, lockf, OFD) hold over all mounts. A read under a lock sees the data that the last
 //!   holder wrote. Without a majority no lock is given (ENOLCK).
 //! - No call waits for ever: each operation has a deadline in the client. After it the program gets EIO, and
-//!   the log names the nodes that did not answer. A wait for a lock ends with the lock or with a signal.
+//!   the log names the nodes that did not answer. A wait for a lock ends with the lock or with a signal. That holds
+//!   also when the mount's process is killed, if a second process runs [`guard`()].
 //!
 //! - POSIX: ACLs, O_TMPFILE, whiteouts, birth times, file handles; `docs/posix.md` has the list.
 //!
@@ -40,4 +41,4 @@ mod mount;
 mod numbers;
 mod ttl;
 
-pub use mount::{MountError, MountOptions, Mounted, Unmounter, check_mountpoint, mount};
+pub use mount::{DaemonEnd, MountError, MountOptions, Mounted, Unmounter, check_mountpoint, guard, mount};

@@ -9,9 +9,10 @@ use crate::source::Source;
 use anyhow::{Context, bail};
 use clap::Args;
 use rain_client::{Client, Error, Options, ReadPolicy, Volume};
-use rain_fuse::MountOptions;
+use rain_fuse::{DaemonEnd, MountOptions, Mounted};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -253,6 +254,12 @@ pub(super) fn stay_mounted(
     say: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mounted = rain_fuse::mount(volume.clone(), mountpoint, options, runtime.handle().clone())?;
+    if let Err(error) = start_guard(&mounted) {
+        tracing::debug!(
+            error = format!("{error:#}"),
+            "no guard: if this process is killed, programs may hang"
+        );
+    }
     let unmounter = mounted.unmounter();
     let flushed = volume.clone();
     runtime.spawn(async move {
@@ -269,6 +276,33 @@ pub(super) fn stay_mounted(
     mounted.wait();
     runtime.block_on(client.close());
     said
+}
+
+/// The first argument with which this program runs itself as the guard of a mount. The second is the process id of
+/// the mount daemon; standard input is the file by which the connection can be aborted.
+pub(crate) const GUARD: &str = "mount-guard";
+
+/// Starts the guard of a mount of this process; see [`rain_fuse::guard`]. It ends with this process.
+fn start_guard(mounted: &Mounted) -> anyhow::Result<()> {
+    let abort = mounted.abort_file().context("opening the file that aborts the connection")?;
+    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    command.args([GUARD, &std::process::id().to_string()]).current_dir("/").process_group(0);
+    // Its standard error is the log of the mount.
+    command.stdin(Stdio::from(abort)).stdout(Stdio::null());
+    command.spawn().context("starting the guard")?;
+    Ok(())
+}
+
+/// The program of the guard.
+pub(crate) fn run_guard(daemon: &str) -> anyhow::Result<()> {
+    let daemon = daemon.parse().context("the process id of the mount daemon")?;
+    let abort = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+    if rain_fuse::guard(daemon, File::from(abort))? == DaemonEnd::Aborted {
+        output::say(format!(
+            "rain: the mount daemon {daemon} was killed, and a thread of it could not exit; its mount was ended"
+        ));
+    }
+    Ok(())
 }
 
 /// Waits for a signal that asks the program to end.

@@ -135,6 +135,16 @@ pub enum MountError {
         /// The error message of the client.
         why: String,
     },
+    /// The guard of a mount ([`guard`](super::guard())) failed.
+    #[error("guarding the mount daemon {daemon}: {what}: {why}")]
+    Guard {
+        /// The process id of the daemon.
+        daemon: u32,
+        /// What the guard was doing.
+        what: String,
+        /// The system's error.
+        why: io::Error,
+    },
 }
 
 /// The end of the sentence about a refusal of the kernel: how to avoid it.

@@ -8,16 +8,18 @@
 //! 1. [`mount`] returns only when the mount has answered. When it fails, nothing stays mounted.
 //! 2. When the session ends, for any reason, its mount is gone from the tree of mounts. (A killed process
 //!    cannot take its mount away: it leaves a dead mount, and [`check_mountpoint`] says how to take that
-//!    away.)
+//!    away. That no program hangs on it for ever is up to a second process, [`guard`].)
 
 mod attach;
 mod check;
 mod error;
+mod guard;
 mod options;
 mod table;
 
 pub use self::check::check_mountpoint;
 pub use self::error::MountError;
+pub use self::guard::{DaemonEnd, guard};
 pub use self::options::MountOptions;
 
 use self::attach::Detached;
@@ -307,6 +309,14 @@ impl Mounted {
     /// The mount point, absolute and without symlinks.
     pub fn path(&self) -> &Path {
         &self.unmounter.state.path
+    }
+
+    /// The file by which a second process can end the kernel's connection, for [`guard`]. Fails where a user without
+    /// privilege has no fusectl (`/sys/fs/fuse/connections`).
+    pub fn abort_file(&self) -> io::Result<fs::File> {
+        let device = *self.unmounter.state.device.lock();
+        let (_, minor) = device.ok_or_else(|| io::Error::other("the mount has not answered yet"))?;
+        guard::abort_file(minor)
     }
 
     /// A handle by which another thread can unmount.
