@@ -22,8 +22,8 @@ pub(crate) struct Opened {
     pub(crate) file: Arc<OpenFile>,
     /// Opened for writing: its close returns an error if the data could not be stored.
     pub(crate) writable: bool,
-    /// Opened past the kernel's cache (O_DIRECT).
-    pub(crate) direct: bool,
+    /// Opened past the kernel's pages (O_DIRECT, O_APPEND).
+    pub(crate) past_pages: bool,
 }
 
 /// A directory opened by a program.

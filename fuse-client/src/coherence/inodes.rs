@@ -46,6 +46,14 @@ struct KernelInode {
     /// Every page that the kernel has was read at this version of the contents or later. None: the kernel has
     /// had no page since it knows the inode.
     pages_from: Option<u64>,
+    /// The number of requests that may have given the kernel pages.
+    filled: u64,
+    /// The value of `filled` up to which the kernel has dropped all pages.
+    dropped: u64,
+    /// The number of events since which the kernel's length may be too low.
+    length_doubts: u64,
+    /// The value of `length_doubts` up to which the kernel has been told the length.
+    length_known: u64,
     /// The threads that lately looked up a name of the inode, and when; the newest last.
     looked_up: Vec<(u32, Instant)>,
     /// The time until which the inode is taken to have no `security.capability`.
@@ -156,6 +164,47 @@ impl KernelInodes {
     pub(super) fn pages_are_from(&self, ino: Ino, version: u64) {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
             inode.pages_from = inode.pages_from.max(Some(version));
+        }
+    }
+
+    /// A request begins that may give the kernel pages of the file.
+    pub(super) fn pages_filled(&self, ino: Ino) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.filled += 1;
+        }
+    }
+
+    /// The number of requests that may have given the kernel pages; none if it has no page.
+    pub(super) fn pages(&self, ino: Ino) -> Option<u64> {
+        let shard = self.shard(ino);
+        shard.get(&ino).filter(|inode| inode.filled > inode.dropped).map(|inode| inode.filled)
+    }
+
+    /// The kernel has dropped all pages, after the number of requests that may have given it pages was read.
+    pub(super) fn pages_dropped(&self, ino: Ino, filled: u64) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.dropped = inode.dropped.max(filled);
+        }
+    }
+
+    /// The kernel's length of the file may be too low from here on.
+    pub(super) fn doubt_length(&self, ino: Ino) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.length_doubts += 1;
+        }
+    }
+
+    /// Whether the kernel's length may be too low: the number of events that made it so.
+    pub(super) fn length_doubted(&self, ino: Ino) -> Option<u64> {
+        let shard = self.shard(ino);
+        let doubted = shard.get(&ino).filter(|inode| inode.length_doubts > inode.length_known);
+        doubted.map(|inode| inode.length_doubts)
+    }
+
+    /// The kernel was told a length that was asked for after this number of doubts.
+    pub(super) fn length_is_known(&self, ino: Ino, doubts: u64) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.length_known = inode.length_known.max(doubts);
         }
     }
 
@@ -336,6 +385,34 @@ pub(crate) mod tests {
         inodes.forget(Ino(7), 1);
         assert!(!inodes.has_version(Ino(7), 5));
         assert_eq!(inodes.len(), 1, "only the root is left");
+    }
+
+    #[test]
+    fn the_kernel_has_pages_until_all_that_it_was_given_are_dropped() {
+        let inodes = table();
+        inodes.name_given(&attr(7));
+        assert_eq!(inodes.pages(Ino(7)), None);
+        inodes.pages_filled(Ino(7));
+        let filled = inodes.pages(Ino(7)).unwrap();
+        inodes.pages_filled(Ino(7));
+        inodes.pages_dropped(Ino(7), filled);
+        let filled = inodes.pages(Ino(7)).expect("a request began after the drop did");
+        inodes.pages_dropped(Ino(7), filled);
+        assert_eq!(inodes.pages(Ino(7)), None);
+    }
+
+    #[test]
+    fn a_length_is_doubted_until_it_was_told_after_the_last_doubt() {
+        let inodes = table();
+        inodes.name_given(&attr(7));
+        assert_eq!(inodes.length_doubted(Ino(7)), None, "it came with the name");
+        inodes.doubt_length(Ino(7));
+        let doubts = inodes.length_doubted(Ino(7)).unwrap();
+        inodes.doubt_length(Ino(7));
+        inodes.length_is_known(Ino(7), doubts);
+        let doubts = inodes.length_doubted(Ino(7)).expect("doubted again meanwhile");
+        inodes.length_is_known(Ino(7), doubts);
+        assert_eq!(inodes.length_doubted(Ino(7)), None);
     }
 
     #[test]

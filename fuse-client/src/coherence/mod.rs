@@ -38,13 +38,15 @@
 //! 1. A notification that the kernel refuses counts as done.
 //! 2. The version of the attributes is recorded when a reply is built, not when the kernel takes it. Two
 //!    replies under way may be taken in the other order, and then the record names the wrong version.
-//! 3. After a misplaced append the pages are dropped after the reply. A read in between finds the bytes where
-//!    the kernel believed the end to be.
+//! 3. A handle that gets O_APPEND after its open (fcntl) appends through the kernel's pages. Where another mount
+//!    has appended, the pages are dropped after the reply. A read in between finds the bytes where the kernel
+//!    believed the end to be.
 
 mod doubted;
 mod inodes;
 mod names;
 mod notify;
+mod pages;
 mod writes;
 
 #[cfg(test)]
@@ -55,10 +57,10 @@ pub(crate) use self::doubted::UnderWay;
 use self::inodes::KernelInodes;
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
-use self::writes::{PAGE_BYTES, WriteUnderWay, WritesUnderWay, between};
+use self::writes::WritesUnderWay;
 use crate::numbers::Numbers;
-use fuser::{FopenFlags, Notifier};
-use rain_client::{Dropped, OpenFile};
+use fuser::Notifier;
+use rain_client::Dropped;
 use rain_namespace::acl::{DEFAULT, is_acl};
 use rain_namespace::command::AttrChange;
 use rain_namespace::lease::Subject;
@@ -68,6 +70,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::RwLock;
 
 /// The longest time between a lookup and the open that it was for. Within it the name is taken to be still
 /// true: the program sees the file as it was a moment ago. Long enough for a busy machine, and short of the
@@ -76,6 +79,9 @@ const NAME_FRESH: Duration = Duration::from_millis(500);
 
 /// The extended attribute that the kernel asks for before every write(2), to clear it.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+
+/// The locks for truncations: files that share one rarely meet.
+const TRUNCATION_LOCKS: usize = 16;
 
 /// How long the kernel may use names and attributes without asking again.
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +120,8 @@ pub(crate) struct Coherence {
     names: GivenNames,
     doubted: Doubted,
     writes: WritesUnderWay,
+    /// By inode: locked for reading while a length is told, and for writing while this mount truncates.
+    truncations: [RwLock<()>; TRUNCATION_LOCKS],
     lifetimes: Lifetimes,
     notifications: Notifications,
 }
@@ -125,6 +133,7 @@ impl Coherence {
             names: GivenNames::new(lifetimes.entry),
             doubted: Doubted::default(),
             writes: WritesUnderWay::default(),
+            truncations: Default::default(),
             lifetimes,
             notifications: Notifications::new(Numbers::new(root), runtime),
         }
@@ -133,6 +142,12 @@ impl Coherence {
     /// Sets the connection by which the kernel can be notified.
     pub(crate) fn connect(&self, notifier: Notifier, device: OwnedFd) {
         self.notifications.connect(notifier, device);
+    }
+
+    /// Has the kernel drop its attributes of an inode; see [`Notifications::drop_attributes`].
+    fn drop_attributes(&self, ino: Ino) {
+        self.inodes.doubt_length(ino);
+        self.notifications.drop_attributes(ino);
     }
 
     /// The number of inodes that the kernel knows.
@@ -176,7 +191,7 @@ impl Coherence {
         if self.inodes.found_by(attr.ino, parent, name) {
             // With its attributes the kernel drops the ACL. It ignores the attributes of this reply, which it asked
             // for before, and asks for them again.
-            self.notifications.drop_attributes(attr.ino);
+            self.drop_attributes(attr.ino);
         }
         let lifetimes = self.lifetimes(attr, (name_for, attr_for));
         if !lifetimes.entry.is_zero() {
@@ -338,89 +353,12 @@ impl Coherence {
     }
 }
 
-/// Opens, locks and appends: what the kernel may keep.
-impl Coherence {
-    /// Whether the thread looked up a name of the inode just before this open. It is asked before the
-    /// namespace is, once for each open.
-    pub(crate) fn name_is_fresh(&self, ino: Ino, thread: u32) -> bool {
-        self.inodes.take_name_age(ino, thread).is_some_and(|age| age < NAME_FRESH)
-    }
-
-    /// Whether the name by which the kernel came to this file may be gone, or mean another file by now. Then
-    /// the open is answered with ESTALE, on which the kernel looks the name up again, once.
-    ///
-    /// Behind a fresh name the file is as it was a moment ago, which is as good. A file that is open here
-    /// already is one that its programs may go on to use.
-    pub(crate) fn name_may_be_gone(&self, file: &OpenFile, name_is_fresh: bool) -> bool {
-        file.attr().nlink == 0 && !file.is_shared() && !name_is_fresh
-    }
-
-    /// A file was opened: the kernel drops what it has of other contents. The reply comes after this, and may
-    /// tell the kernel to keep its pages.
-    pub(crate) async fn opened(&self, ino: Ino, file: &OpenFile) {
-        if !self.drop_older_pages(ino, file).await && !self.inodes.has_version(ino, file.attr().version) {
-            self.notifications.drop_attributes(ino);
-        }
-    }
-
-    /// Has the kernel drop its pages and attributes, if pages may be of contents from before another client's
-    /// change. Returns whether they were.
-    async fn drop_older_pages(&self, ino: Ino, file: &OpenFile) -> bool {
-        // Read before the kernel drops anything: a change that is learned meanwhile is a later one. A read of
-        // the kernel that is under way has its page locked, so the kernel waits for it and drops the page.
-        let since = file.own_since();
-        let drops = self.inodes.pages_from(ino).is_some_and(|from| from < since);
-        if drops {
-            self.notifications.drop_pages(ino).await;
-        }
-        self.inodes.pages_are_from(ino, since);
-        drops
-    }
-
-    /// An open has emptied a file (O_TRUNC): the kernel drops its attributes. The reply comes after this.
-    pub(crate) fn emptied(&self, ino: Ino) {
-        self.notifications.drop_attributes(ino);
-    }
-
-    /// How the kernel is to treat a handle: past its cache (O_DIRECT), or keeping its pages. Pages that are to
-    /// go were dropped before ([`Coherence::opened`]).
-    ///
-    /// Never FOPEN_NOFLUSH: it would lose errors at close.
-    pub(crate) fn open_flags(&self, direct: bool) -> FopenFlags {
-        if direct {
-            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-        } else {
-            FopenFlags::FOPEN_KEEP_CACHE
-        }
-    }
-
-    /// A lock was granted: the kernel must not show what was there before it. The reply comes after this.
-    pub(crate) async fn lock_granted(&self, ino: Ino, file: &OpenFile) {
-        if !self.drop_older_pages(ino, file).await {
-            self.notifications.drop_attributes(ino);
-        }
-    }
-
-    /// An append went elsewhere than the kernel believed the end to be, and put the bytes into its pages
-    /// there. The pages are dropped in the background, as the write's own reply must not wait for it.
-    pub(crate) fn append_misplaced(&self, ino: Ino) {
-        drop(self.notifications.drop_pages(ino));
-    }
-}
-
 /// The longest wait for operations under way in a directory, before its names are doubted instead. They may wait
 /// for another mount that waits for this one.
 const NAMES_LOCKED_MAX: Duration = Duration::from_millis(20);
 
 /// The directories in which names are given up at once. Each takes a blocking thread.
 const DIRECTORIES_AT_ONCE: usize = 16;
-
-/// The longest wait for pages that a request under way has locked.
-const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
-
-/// The longest wait for a page that a write under way may have locked. Such a page has no older contents: it was
-/// never read.
-const WRITTEN_PAGE_LOCKED_MAX: Duration = Duration::from_millis(5);
 
 /// What other mounts change, and what is not certain any more.
 impl Coherence {
@@ -438,7 +376,7 @@ impl Coherence {
                     if self.inodes.pages_from(*ino).is_some() {
                         pages.push(*ino);
                     } else {
-                        self.notifications.drop_attributes(*ino);
+                        self.drop_attributes(*ino);
                     }
                 }
                 Dropped::Name(parent, name) => {
@@ -457,7 +395,7 @@ impl Coherence {
     async fn drop_names_and_pages(&self, names: Vec<GivenName>, pages: Vec<Ino>) {
         let pages = pages.into_iter().map(|ino| {
             // At once: the pages may take longer.
-            self.notifications.drop_attributes(ino);
+            self.drop_attributes(ino);
             self.drop_pages_within(ino)
         });
         let pages = futures::future::join_all(pages);
@@ -484,7 +422,7 @@ impl Coherence {
         }
         tracing::debug!(%directory, "the kernel has the directory locked: its names are doubted");
         let doubt = self.doubted.doubt(directory);
-        self.notifications.drop_attributes(directory);
+        self.drop_attributes(directory);
         tokio::spawn(async move {
             expiring.await;
             tracing::debug!(%directory, "the names have expired");
@@ -504,31 +442,12 @@ impl Coherence {
         self.doubted.certain(directory, thread, self.lifetimes.entry).await;
     }
 
-    /// Has the kernel drop the pages of a file, but does not wait for ever for those that it has locked: a request
-    /// under way may wait for the same thing that waits for this.
-    async fn drop_pages_within(&self, ino: Ino) {
-        let locked = self.writes.locked(ino);
-        let rest = between(&locked).into_iter().map(|(from, len)| {
-            tokio::time::timeout(PAGES_LOCKED_MAX, self.notifications.drop_range(ino, from, len))
-        });
-        let written = locked.iter().map(|page| {
-            let dropped = self.notifications.drop_range(ino, page * PAGE_BYTES, PAGE_BYTES);
-            tokio::time::timeout(WRITTEN_PAGE_LOCKED_MAX, dropped)
-        });
-        tokio::join!(futures::future::join_all(rest), futures::future::join_all(written));
-    }
-
-    /// A write through the kernel's pages waits for its answer. It ends when the result is dropped.
-    pub(crate) fn write_under_way(&self, ino: Ino, offset: u64, len: usize) -> WriteUnderWay<'_> {
-        self.writes.begin(ino, offset, len)
-    }
-
     /// Has the kernel drop all names and attributes, except those that may still be used, and the pages of these
     /// files.
     pub(crate) async fn drop_all(&self, files: &[Ino], may_be_used: impl Fn(&Subject) -> bool) {
         for ino in self.inodes.changed_all() {
             if !may_be_used(&Subject::Inode(ino)) {
-                self.notifications.drop_attributes(ino);
+                self.drop_attributes(ino);
             }
         }
         let pages = files.iter().copied().filter(|ino| self.inodes.pages_from(*ino).is_some()).collect();

@@ -2,6 +2,7 @@
 
 use super::names::GivenName;
 use crate::numbers::Numbers;
+use bytes::Bytes;
 use fuser::{INodeNo, Notifier};
 use rain_types::Ino;
 use std::fs::File;
@@ -75,6 +76,20 @@ impl Notifications {
         });
         async {
             let _ = dropping.await;
+        }
+    }
+
+    /// Has the kernel take bytes of a file into a page, and with them a length of the file that is no lower than their
+    /// end. It has done so when the future ends; a dropped future does not stop it.
+    pub(super) fn store(&self, ino: Ino, offset: u64, data: Bytes) -> impl Future<Output = ()> + use<> {
+        let (connection, number) = (self.connection.get().cloned(), self.numbers.kernel(ino));
+        let storing = self.runtime.spawn_blocking(move || {
+            if let Some(connection) = connection {
+                let _ = connection.notifier.store(number, offset, &data);
+            }
+        });
+        async {
+            let _ = storing.await;
         }
     }
 

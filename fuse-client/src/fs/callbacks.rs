@@ -60,12 +60,17 @@ impl Filesystem for Callbacks {
         self.fs.coherence.forget(self.ino(ino), lookups);
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (ino, thread) = (self.ino(ino), request.pid());
+        let opened = handle.and_then(|handle| self.fs.files.get(handle));
         self.answer(move |fs| async move {
             fs.coherence.names_certain(ino, thread).await;
             let stamp = fs.coherence.stamp();
-            fs.reply_attr(reply, fs.attr(ino).await, stamp);
+            let attr = match &opened {
+                Some(opened) => fs.attr_of_open(ino, opened).await,
+                None => fs.attr(ino).await,
+            };
+            fs.reply_attr(reply, attr, stamp);
         });
     }
 
@@ -249,7 +254,7 @@ impl Filesystem for Callbacks {
     fn read(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -258,6 +263,7 @@ impl Filesystem for Callbacks {
         reply: ReplyData,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
+        self.fs.coherence.pages_filled(self.ino(ino));
         self.answer(|fs| async move {
             let read = opened.file.read(offset, size).await;
             reply_data(reply, read.map_err(|error| fs.inode_errno("reading", &error)));
@@ -278,14 +284,21 @@ impl Filesystem for Callbacks {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         let ino = self.ino(ino);
-        let write = Write::new(offset, flags.0, opened.direct, write_flags);
+        let write = Write::new(offset, flags.0, opened.past_pages, write_flags);
+        let len = data.len();
         if self.fs.write_now(ino, &opened, write, data) {
-            return reply.written(data.len() as u32);
+            if !write.past_pages || !self.fs.coherence.may_have_pages(ino) {
+                return reply.written(len as u32);
+            }
+            return self.answer(move |fs| async move {
+                fs.coherence.written_past_pages(ino, offset, len).await;
+                reply.written(len as u32);
+            });
         }
         let data = data.to_vec();
         self.answer(|fs| async move {
             let written = fs.write(ino, &opened, write, &data).await;
-            reply_written(reply, written.map(|()| data.len() as u32));
+            reply_written(reply, written.map(|()| len as u32));
         });
     }
 

@@ -10,17 +10,21 @@ use super::attrs::without_set_id;
 use super::{Caller, RainFs};
 use crate::coherence::CAPABILITY;
 use crate::handles::Opened;
+use bytes::Bytes;
 use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, WriteFlags};
 use rain_client::OpenFile;
 use rain_namespace::command::AttrChange;
+use rain_namespace::lease::Subject;
+use rain_namespace::record::Attr;
 use rain_types::Ino;
 use std::sync::Arc;
 
 impl Opened {
     pub(super) fn new(file: Arc<OpenFile>, flags: i32) -> Opened {
         let writable = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
-        let direct = flags & libc::O_DIRECT != 0;
-        Opened { file, writable, direct }
+        // The kernel would put appended bytes where it believes the end to be; another mount may have moved it.
+        let appends = writable && flags & libc::O_APPEND != 0;
+        Opened { file, writable, past_pages: appends || flags & libc::O_DIRECT != 0 }
     }
 }
 
@@ -30,6 +34,9 @@ const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 /// Most bytes of one copy_file_range(2): a call ends within a moment.
 const COPIED_MAX: u64 = 1 << 30;
 
+/// How often a length is told to the kernel for one question, where other mounts change it all the time.
+const LENGTH_TOLD_MAX: usize = 3;
+
 /// Where and how a write goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Write {
@@ -37,23 +44,26 @@ pub(super) struct Write {
     /// The write goes to the end of the file, wherever that is when the write is taken; `offset` is where the
     /// kernel believes the end to be.
     pub(super) append: bool,
-    /// The data must be durable before the answer. For a cached file the kernel itself sends an FSYNC; for a
-    /// direct one it does not.
+    /// The write goes past the kernel's pages.
+    pub(super) past_pages: bool,
+    /// The data must be durable before the answer. For a write through its pages the kernel itself sends an FSYNC.
     pub(super) sync: bool,
-    /// The set-id bits are to be cleared before. For a cached file the kernel itself sends a SETATTR.
+    /// The set-id bits are to be cleared before. For a write through its pages the kernel itself sends a SETATTR.
     pub(super) clear_set_id: bool,
 }
 
 impl Write {
     /// A write by the kernel's flags. A page that was written through a mapping comes with a borrowed handle,
     /// whose flags do not count: it is written at its own offset.
-    pub(super) fn new(offset: u64, flags: i32, direct: bool, how: WriteFlags) -> Write {
-        let from_cache = how.contains(WriteFlags::FUSE_WRITE_CACHE);
+    pub(super) fn new(offset: u64, flags: i32, handle_past_pages: bool, how: WriteFlags) -> Write {
+        let from_mapping = how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let past_pages = handle_past_pages && !from_mapping;
         Write {
             offset,
-            clear_set_id: !from_cache && direct && how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            append: !from_cache && flags & libc::O_APPEND != 0,
-            sync: !from_cache && direct && flags & libc::O_DSYNC != 0,
+            append: !from_mapping && flags & libc::O_APPEND != 0,
+            past_pages,
+            sync: past_pages && flags & libc::O_DSYNC != 0,
+            clear_set_id: past_pages && how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         }
     }
 }
@@ -78,14 +88,16 @@ impl RainFs {
             self.empty(caller.is_privileged(), ino, &opened.file).await?;
         }
         self.coherence.opened(ino, &opened.file).await;
-        let open_flags = self.coherence.open_flags(opened.direct);
+        let open_flags = self.coherence.open_flags(opened.past_pages);
         Ok((self.files.insert(opened), open_flags))
     }
 
     /// Empties a file at its open. The kernel leaves O_TRUNC to the filesystem (FUSE_ATOMIC_O_TRUNC), and
     /// with it the removal of set-id bits when a user without privilege truncates a file.
     async fn empty(&self, privileged: bool, ino: Ino, file: &OpenFile) -> Result<(), Errno> {
+        let truncating = self.coherence.truncating(ino).await;
         let emptied = file.truncate(0).await;
+        drop(truncating);
         self.coherence.changed(ino);
         let attr = emptied.map_err(|error| self.errno("emptying a file", &error))?;
         if !privileged && let Some(mode) = without_set_id(attr.mode) {
@@ -99,9 +111,12 @@ impl RainFs {
     /// if the kernel's end of the file is this client's. The two differ when another mount has appended, and
     /// then the kernel's pages are to be dropped, too.
     pub(super) fn write_now(&self, ino: Ino, opened: &Opened, write: Write, data: &[u8]) -> bool {
+        if !write.past_pages {
+            self.coherence.pages_filled(ino);
+        }
         let at_end = || opened.file.size() == write.offset;
         let no_privileges = || !write.clear_set_id && self.coherence.lacks_xattr(ino, CAPABILITY);
-        let may_be_now = !write.sync && (!write.append || at_end()) && (!opened.direct || no_privileges());
+        let may_be_now = !write.sync && (!write.append || at_end()) && (!write.past_pages || no_privileges());
         let taken = may_be_now && opened.file.write_now(write.offset, data);
         if taken {
             self.coherence.changed(ino);
@@ -117,11 +132,11 @@ impl RainFs {
         write: Write,
         data: &[u8],
     ) -> Result<(), Errno> {
-        if opened.direct {
+        if write.past_pages {
             self.remove_privileges(ino, write.clear_set_id).await?;
         }
         let under_way =
-            (!opened.direct).then(|| self.coherence.write_under_way(ino, write.offset, data.len()));
+            (!write.past_pages).then(|| self.coherence.write_under_way(ino, write.offset, data.len()));
         let written = if write.append {
             opened.file.append(data).await
         } else {
@@ -133,10 +148,44 @@ impl RainFs {
         if write.sync {
             self.flush(&opened.file).await?;
         }
+        if write.past_pages {
+            self.coherence.written_past_pages(ino, at, data.len()).await;
+        }
         if at != write.offset {
-            self.coherence.append_misplaced(ino);
+            if write.past_pages {
+                let last = Bytes::copy_from_slice(&data[data.len().saturating_sub(1)..]);
+                self.coherence.tell_length(ino, at + data.len() as u64, last).await;
+            } else {
+                self.coherence.append_misplaced(ino);
+            }
         }
         Ok(())
+    }
+
+    /// Attributes for a program that reads or seeks at the end of an open file. If the kernel would ignore the
+    /// length in them, it is told the length before.
+    pub(super) async fn attr_of_open(&self, ino: Ino, opened: &Opened) -> Result<Attr, Errno> {
+        for _ in 0..LENGTH_TOLD_MAX {
+            let Some(doubt) = self.coherence.length_doubted(ino) else { break };
+            let no_truncation = self.coherence.no_truncation(ino).await;
+            let attr = self.attr(ino).await?;
+            if attr.size > 0 {
+                // Without the byte the kernel keeps its length; the read that follows fails for the same reason.
+                if let Ok(last) = opened.file.read(attr.size - 1, 1).await {
+                    self.coherence.tell_length(ino, attr.size, last).await;
+                }
+            }
+            drop(no_truncation);
+            if self.coherence.length_doubted(ino) == Some(doubt) {
+                // Without a lease others may change the file unseen, and the next read tells the length again.
+                let read_for = self.volume.read_for(&Subject::Inode(ino));
+                if read_for.is_none_or(|left| !left.is_zero()) {
+                    self.coherence.length_is_known(ino, doubt);
+                }
+                return Ok(attr);
+            }
+        }
+        self.attr(ino).await
     }
 
     /// Removes what a write removes from a program file: `security.capability`, and the set-id bits where the writer
@@ -222,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn only_direct_files_are_made_durable_and_lose_set_id_bits_here() {
+    fn only_writes_past_the_pages_are_made_durable_and_lose_set_id_bits_here() {
         let plain = WriteFlags::empty();
         assert!(Write::new(0, libc::O_DSYNC, true, plain).sync);
         assert!(Write::new(0, libc::O_SYNC, true, plain).sync, "O_SYNC is O_DSYNC and more");

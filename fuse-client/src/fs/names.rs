@@ -100,7 +100,7 @@ impl RainFs {
 
     fn hand_out(&self, attr: Attr, file: Arc<OpenFile>, flags: i32) -> (Attr, FileHandle, FopenFlags) {
         let opened = Opened::new(file, flags);
-        let open_flags = self.coherence.open_flags(opened.direct);
+        let open_flags = self.coherence.open_flags(opened.past_pages);
         (attr, self.files.insert(opened), open_flags)
     }
 

@@ -1,0 +1,188 @@
+//! Pages of files: what the kernel may keep of them after an open, a lock, a change by another mount, and a write
+//! that goes past them; and the length up to which the kernel reads them.
+//!
+//! Invariants:
+//! 1. A write past the kernel's pages (O_DIRECT, O_APPEND) is answered after the kernel has dropped the pages that
+//!    it has changed. A read that the kernel asks for later gets the new bytes.
+//! 2. An append is written where the namespace has the end, which may be behind the end that the kernel knows. The
+//!    kernel's length includes it when the append is answered.
+//! 3. A read(2) at the end of a file sees the length that the file has when the kernel asks for it. The kernel
+//!    ignores attributes of a GETATTR that was sent before other attributes were dropped, and would go on with an
+//!    older length. So after another mount's change the length is told by a way that the kernel does not ignore
+//!    ([`Coherence::tell_length`]).
+//!
+//! All waits for the kernel's pages are bounded: a request under way may wait for the same thing that waits for this.
+
+use super::writes::{PAGE_BYTES, WriteUnderWay, between};
+use super::{Coherence, NAME_FRESH};
+use bytes::Bytes;
+use fuser::FopenFlags;
+use rain_client::OpenFile;
+use rain_types::Ino;
+use std::time::Duration;
+
+/// The longest wait for pages that a request under way has locked.
+const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
+
+/// The longest wait for a page that a write under way may have locked. Such a page has no older contents: it was
+/// never read.
+const WRITTEN_PAGE_LOCKED_MAX: Duration = Duration::from_millis(5);
+
+/// Opens and locks: what the kernel may keep.
+impl Coherence {
+    /// Whether the thread looked up a name of the inode just before this open. It is asked before the
+    /// namespace is, once for each open.
+    pub(crate) fn name_is_fresh(&self, ino: Ino, thread: u32) -> bool {
+        self.inodes.take_name_age(ino, thread).is_some_and(|age| age < NAME_FRESH)
+    }
+
+    /// Whether the name by which the kernel came to this file may be gone, or mean another file by now. Then
+    /// the open is answered with ESTALE, on which the kernel looks the name up again, once.
+    ///
+    /// Behind a fresh name the file is as it was a moment ago, which is as good. A file that is open here
+    /// already is one that its programs may go on to use.
+    pub(crate) fn name_may_be_gone(&self, file: &OpenFile, name_is_fresh: bool) -> bool {
+        file.attr().nlink == 0 && !file.is_shared() && !name_is_fresh
+    }
+
+    /// A file was opened: the kernel drops what it has of other contents. The reply comes after this, and may
+    /// tell the kernel to keep its pages.
+    pub(crate) async fn opened(&self, ino: Ino, file: &OpenFile) {
+        if !self.drop_older_pages(ino, file).await && !self.inodes.has_version(ino, file.attr().version) {
+            self.drop_attributes(ino);
+        }
+    }
+
+    /// Has the kernel drop its pages and attributes, if pages may be of contents from before another client's
+    /// change. Returns whether they were.
+    async fn drop_older_pages(&self, ino: Ino, file: &OpenFile) -> bool {
+        // Read before the kernel drops anything: a change that is learned meanwhile is a later one. A read of
+        // the kernel that is under way has its page locked, so the kernel waits for it and drops the page.
+        let since = file.own_since();
+        let drops = self.inodes.pages_from(ino).is_some_and(|from| from < since);
+        if drops {
+            self.inodes.doubt_length(ino);
+            self.notifications.drop_pages(ino).await;
+        }
+        self.inodes.pages_are_from(ino, since);
+        drops
+    }
+
+    /// An open has emptied a file (O_TRUNC): the kernel drops its attributes. The reply comes after this.
+    pub(crate) fn emptied(&self, ino: Ino) {
+        self.drop_attributes(ino);
+    }
+
+    /// How the kernel is to treat a handle: past its cache (O_DIRECT, O_APPEND), or keeping its pages. Pages that are
+    /// to go were dropped before ([`Coherence::opened`]).
+    ///
+    /// Never FOPEN_NOFLUSH: it would lose errors at close.
+    pub(crate) fn open_flags(&self, past_pages: bool) -> FopenFlags {
+        if past_pages {
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE
+        }
+    }
+
+    /// A lock was granted: the kernel must not show what was there before it. The reply comes after this.
+    pub(crate) async fn lock_granted(&self, ino: Ino, file: &OpenFile) {
+        if !self.drop_older_pages(ino, file).await {
+            self.drop_attributes(ino);
+        }
+    }
+}
+
+/// Reads and writes.
+impl Coherence {
+    /// A request begins that may give the kernel pages of the file.
+    pub(crate) fn pages_filled(&self, ino: Ino) {
+        self.inodes.pages_filled(ino);
+    }
+
+    /// Whether the kernel may have pages of the file. Asked after a write past them was taken: a read of the kernel
+    /// that begins later has the new bytes.
+    pub(crate) fn may_have_pages(&self, ino: Ino) -> bool {
+        self.inodes.pages(ino).is_some()
+    }
+
+    /// Bytes were written past the kernel's pages: the kernel drops the pages that they are in. The reply comes after
+    /// this.
+    pub(crate) async fn written_past_pages(&self, ino: Ino, at: u64, len: usize) {
+        if self.may_have_pages(ino) {
+            let from = at - at % PAGE_BYTES;
+            let dropped = self.notifications.drop_range(ino, from, at + len as u64 - from);
+            let _ = tokio::time::timeout(PAGES_LOCKED_MAX, dropped).await;
+        }
+    }
+
+    /// A write through the kernel's pages waits for its answer. It ends when the result is dropped.
+    pub(crate) fn write_under_way(&self, ino: Ino, offset: u64, len: usize) -> WriteUnderWay<'_> {
+        self.writes.begin(ino, offset, len)
+    }
+
+    /// An append through the kernel's pages, of a handle that got O_APPEND after its open, went elsewhere than the
+    /// kernel believed the end to be, and the kernel put the bytes into its pages there. The pages are dropped in the
+    /// background, as the write's own reply must not wait for it.
+    pub(crate) fn append_misplaced(&self, ino: Ino) {
+        self.inodes.doubt_length(ino);
+        drop(self.notifications.drop_pages(ino));
+    }
+
+    /// Has the kernel drop the pages of a file, after another mount has changed it.
+    pub(super) async fn drop_pages_within(&self, ino: Ino) {
+        let filled = self.inodes.pages(ino);
+        let locked = self.writes.locked(ino);
+        let rest = between(&locked).into_iter().map(|(from, len)| {
+            tokio::time::timeout(PAGES_LOCKED_MAX, self.notifications.drop_range(ino, from, len))
+        });
+        let written = locked.iter().map(|page| {
+            let dropped = self.notifications.drop_range(ino, page * PAGE_BYTES, PAGE_BYTES);
+            tokio::time::timeout(WRITTEN_PAGE_LOCKED_MAX, dropped)
+        });
+        let (rest, written) =
+            tokio::join!(futures::future::join_all(rest), futures::future::join_all(written));
+        if let Some(filled) = filled
+            && rest.iter().chain(&written).all(Result::is_ok)
+        {
+            self.inodes.pages_dropped(ino, filled);
+        }
+    }
+}
+
+/// The length of a file.
+impl Coherence {
+    /// Whether the kernel's length of the file may be from before another mount's change. Returns the clock of
+    /// such doubts, for [`Coherence::length_is_known`].
+    pub(crate) fn length_doubted(&self, ino: Ino) -> Option<u64> {
+        self.inodes.length_doubted(ino)
+    }
+
+    /// The kernel's length is that of the file, and the leader calls back before another mount changes it.
+    pub(crate) fn length_is_known(&self, ino: Ino, doubt: u64) {
+        self.inodes.length_is_known(ino, doubt);
+    }
+
+    /// Excludes truncations of this mount until the result is dropped.
+    pub(crate) async fn no_truncation(&self, ino: Ino) -> impl Drop + use<'_> {
+        self.truncations[ino.0 as usize % self.truncations.len()].read().await
+    }
+
+    /// A truncation by this mount begins; it ends when the result is dropped.
+    pub(crate) async fn truncating(&self, ino: Ino) -> impl Drop + use<'_> {
+        self.truncations[ino.0 as usize % self.truncations.len()].write().await
+    }
+
+    /// Raises the kernel's length of a file to `length`, if it is lower. `last` is the byte before it. The kernel
+    /// takes no length alone: it gets the byte as a part of a page (FUSE_NOTIFY_STORE). That page is dropped before
+    /// and after, as what other programs write there meanwhile may be newer.
+    pub(crate) async fn tell_length(&self, ino: Ino, length: u64, last: Bytes) {
+        let Some(at) = length.checked_sub(1).filter(|_| last.len() == 1) else { return };
+        let told = async {
+            self.notifications.drop_range(ino, at, 1).await;
+            self.notifications.store(ino, at, last).await;
+            self.notifications.drop_range(ino, at, 1).await;
+        };
+        let _ = tokio::time::timeout(PAGES_LOCKED_MAX, told).await;
+    }
+}
