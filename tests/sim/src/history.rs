@@ -40,11 +40,16 @@ pub trait Model: Clone + Eq + Hash {
     fn step(&self, event: &Event<Self::Op, Self::Reply>) -> Option<Self>;
 }
 
+/// How many of the operations before a violation are shown with it.
+const SHOWN_BEFORE: usize = 20;
+
 /// A history that no order explains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Operations in the longest order that was found.
     pub explained: usize,
+    /// The operations that began last before those, at most [`SHOWN_BEFORE`].
+    pub before: Vec<String>,
     /// Operations that could have come next in time; none of them gives its reply there.
     pub stuck: Vec<String>,
 }
@@ -129,8 +134,11 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
         }
     }
     let (explained, reached) = deepest;
-    let stuck = candidates(&reached).into_iter().map(|at| format!("{:?}", events[at])).collect();
-    Err(Violation { explained, stuck })
+    let stuck = candidates(&reached);
+    let first = stuck.first().copied().unwrap_or(events.len());
+    let shown = |at: usize| format!("{:?}", events[at]);
+    let before = (first.saturating_sub(SHOWN_BEFORE)..first).map(shown).collect();
+    Err(Violation { explained, before, stuck: stuck.into_iter().map(shown).collect() })
 }
 
 #[cfg(test)]

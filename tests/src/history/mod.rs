@@ -20,5 +20,5 @@ mod report;
 mod work;
 
 pub use cluster::HistoryCluster;
-pub use mounts::{KNOWN, MountHistory};
+pub use mounts::MountHistory;
 pub use report::{HistoryOptions, HistoryReport, expect_linearizable};

@@ -7,7 +7,7 @@ use crate::real::{ClusterOptions, TestCluster, TestMount};
 use anyhow::Context;
 use fastrand::Rng;
 use rain_sim::history::Event;
-use rain_sim::model::{Op, Part, Reply};
+use rain_sim::model::{Op, Reply};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,9 +20,6 @@ const PROGRAMS: &[usize] = &[0, 0, 1, 1, 2];
 
 /// The mount that dies.
 const MORTAL: usize = 2;
-
-/// The part of which mounts are known not to keep the promise (docs/consistency.md, "What does not hold yet").
-pub const KNOWN: Part = Part::Log;
 
 /// A cluster with three mounts, for many runs. Dropping it ends all of them.
 pub struct MountHistory {
