@@ -131,8 +131,9 @@ impl Mount {
                         retry = Duration::from_secs(secs);
                     }
                     None if unknown == "fail-fast" => retry = Duration::ZERO,
-                    None if ["sync", "dirsync"].contains(&unknown.as_str()) => write_back = false,
-                    None if unknown == "async" => write_back = true,
+                    None if unknown == "sync" => (write_back, options.sync) = (false, true),
+                    None if unknown == "dirsync" => write_back = false,
+                    None if unknown == "async" => (write_back, options.sync) = (true, false),
                     None if unknown == "relaxed" => caches = false,
                     None if unknown == "strict" => caches = true,
                     Some(("read_policy", word)) => {

@@ -290,6 +290,12 @@ impl Coherence {
 
 /// Changes that this mount makes, and answers that may be older than them.
 impl Coherence {
+    /// This mount is about to change attributes of the inode. Until the outcome is known the kernel asks for them: other
+    /// mounts may see the change before its call returns, and then no program here may see the old ones.
+    pub(crate) fn changing(&self, ino: Ino) {
+        self.notifications.drop_attributes(ino);
+    }
+
     /// This mount has changed the inode (of a directory: its names), or has tried to.
     pub(crate) fn changed(&self, ino: Ino) {
         self.inodes.changed(ino);

@@ -166,6 +166,7 @@ impl RainFs {
         let changed = if change == AttrChange::default() {
             self.volume.attr(ino).await
         } else {
+            self.coherence.changing(ino);
             let _truncating =
                 if change.size.is_some() { Some(self.coherence.truncating(ino).await) } else { None };
             self.volume.set_attr(ino, change.clone()).await

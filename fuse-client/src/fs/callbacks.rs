@@ -284,7 +284,7 @@ impl Filesystem for Callbacks {
     ) {
         let opened = or_reply!(self.opened(handle), reply);
         let ino = self.ino(ino);
-        let write = Write::new(offset, flags.0, opened.past_pages, write_flags);
+        let write = Write::new(offset, flags.0, opened.past_pages, write_flags).synchronous(self.fs.sync);
         let len = data.len();
         if self.fs.write_now(ino, &opened, write, data) {
             if !write.past_pages || !self.fs.coherence.may_have_pages(ino) {

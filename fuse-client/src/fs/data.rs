@@ -48,6 +48,8 @@ pub(super) struct Write {
     pub(super) past_pages: bool,
     /// The data must be durable before the answer. For a write through its pages the kernel itself sends an FSYNC.
     pub(super) sync: bool,
+    /// The bytes were written through a mapping.
+    pub(super) from_mapping: bool,
     /// The set-id bits are to be cleared before. For a write through its pages the kernel itself sends a SETATTR.
     pub(super) clear_set_id: bool,
 }
@@ -64,7 +66,14 @@ impl Write {
             past_pages,
             sync: past_pages && flags & libc::O_DSYNC != 0,
             clear_set_id: past_pages && how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_mapping,
         }
+    }
+
+    /// The write on a mount with the option `sync`, or without it. What is written through a mapping is durable after
+    /// msync(2) in any case.
+    pub(super) fn synchronous(self, sync: bool) -> Write {
+        Write { sync: self.sync || sync && !self.from_mapping, ..self }
     }
 }
 
@@ -277,6 +286,8 @@ mod tests {
         assert!(Write::new(0, libc::O_SYNC, true, plain).sync, "O_SYNC is O_DSYNC and more");
         assert!(!Write::new(0, libc::O_SYNC, false, plain).sync, "the kernel sends an FSYNC");
         assert!(Write::new(0, libc::O_APPEND, false, plain).append);
+        assert!(Write::new(0, 0, false, plain).synchronous(true).sync, "the mount has the option sync");
+        assert!(!Write::new(0, 0, false, WriteFlags::FUSE_WRITE_CACHE).synchronous(true).sync);
         let kills = WriteFlags::FUSE_WRITE_KILL_SUIDGID;
         assert!(Write::new(0, 0, true, kills).clear_set_id && !Write::new(0, 0, false, kills).clear_set_id);
         assert!(!Write::new(0, 0, true, plain).clear_set_id);

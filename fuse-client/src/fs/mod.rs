@@ -78,10 +78,12 @@ pub(crate) struct RainFs {
     lockers: Lockers,
     space: TtlValue<Space>,
     trouble: TroubleLog,
+    /// Every write is durable when it is answered.
+    sync: bool,
 }
 
 impl RainFs {
-    pub(crate) fn new(volume: Arc<Volume>, runtime: Handle, lifetimes: Lifetimes) -> Arc<RainFs> {
+    pub(crate) fn new(volume: Arc<Volume>, runtime: Handle, lifetimes: Lifetimes, sync: bool) -> Arc<RainFs> {
         Arc::new(RainFs {
             numbers: Numbers::new(volume.root()),
             coherence: Coherence::new(volume.root(), lifetimes, runtime.clone()),
@@ -92,6 +94,7 @@ impl RainFs {
             lockers: Lockers::default(),
             space: TtlValue::new(SPACE_TTL),
             trouble: TroubleLog::new(),
+            sync,
         })
     }
 

@@ -105,6 +105,7 @@ impl RainFs {
     }
 
     pub(super) async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
+        self.coherence.changing(ino);
         let linked = self.volume.link(ino, parent, name).await;
         self.coherence.changed(ino);
         self.coherence.changed(parent);

@@ -127,7 +127,7 @@ pub fn mount(
 /// Starts fuser's loops and the watcher.
 fn start(connection: OwnedFd, options: &MountOptions, state: Arc<State>) -> io::Result<()> {
     let lifetimes = Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl };
-    let fs = RainFs::new(state.volume.clone(), state.runtime.clone(), lifetimes);
+    let fs = RainFs::new(state.volume.clone(), state.runtime.clone(), lifetimes, options.sync);
     let acl = if options.lets_others_in(check::is_root()) { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
     config.acl = acl;

@@ -23,6 +23,9 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs on the volume can be run. Default: yes.
     pub exec: bool,
+    /// Every write is durable when it returns, as with O_DSYNC; the client is to acknowledge no other change early
+    /// ([`rain_client::Options::write_back`]). Default: no.
+    pub sync: bool,
     /// Threads that take the kernel's requests. Default: 2. Measured on two cores, the second doubles small
     /// reads and creates, and more add nothing.
     pub threads: usize,
@@ -46,6 +49,7 @@ impl Default for MountOptions {
             suid: false,
             dev: false,
             exec: true,
+            sync: false,
             threads: 2,
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
@@ -155,6 +159,7 @@ mod tests {
             suid: true,
             dev: true,
             exec: false,
+            sync: false,
             threads: 4,
             attr_ttl: Duration::from_millis(500),
             entry_ttl: Duration::ZERO,
@@ -206,6 +211,7 @@ mod tests {
             source: "a:7400,b\\c:/v".into(),
             read_only: true,
             exec: false,
+            sync: false,
             ..Default::default()
         };
         assert_eq!(

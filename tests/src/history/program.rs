@@ -219,8 +219,14 @@ impl Running {
                 Ok(Reply::Names(seen))
             }
             Op::Put(number) => {
-                let file =
-                    rustix::fs::openat(&self.place.files, "value", flags | OFlags::WRONLY, Mode::empty())?;
+                let file = rustix::fs::openat(
+                    &self.place.files,
+                    "value",
+                    flags | OFlags::WRONLY | OFlags::DIRECT,
+                    Mode::empty(),
+                )?;
+                // Past the kernel's pages: in these the other programs of the mount see a value that is still
+                // being written, while programs elsewhere do not (docs/consistency.md).
                 let written = rustix::io::pwrite(&file, &number.to_le_bytes(), 0)?;
                 if written == 8 { Ok(Reply::Done) } else { Err(Errno::IO) }
             }

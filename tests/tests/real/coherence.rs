@@ -12,6 +12,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) const PROMISES: &[Promise] = &[
@@ -373,17 +375,48 @@ const RECORDS: usize = 400;
 /// Bytes of a record, with its end of line.
 const RECORD: usize = 16;
 
+/// Reads the log again and again. Each time it must have what it had before, all records that had been acknowledged
+/// when the read began, and nothing but records. Returns the number of reads.
+fn read_while_appended(path: &Path, acknowledged: &AtomicUsize) -> anyhow::Result<usize> {
+    let mut log = File::open(path)?;
+    let (mut before, mut reads) = (Vec::new(), 0);
+    while before.len() < 4 * RECORDS * RECORD {
+        let least = acknowledged.load(Ordering::SeqCst) * RECORD;
+        let mut now = Vec::new();
+        log.rewind()?;
+        log.read_to_end(&mut now)?;
+        ensure!(
+            now.len() >= least,
+            "read {reads}: {} bytes, and {least} were acknowledged before",
+            now.len()
+        );
+        ensure!(now.starts_with(&before), "read {reads} has not what the read before had");
+        let is_record =
+            |record: &[u8]| record.len() == RECORD && record[RECORD - 1] == b'\n' && record[0] == b' ';
+        let wrong = now.chunks(RECORD).position(|record| !is_record(record));
+        ensure!(wrong.is_none(), "read {reads}, {} bytes: record {wrong:?} is none", now.len());
+        (before, reads) = (now, reads + 1);
+    }
+    Ok(reads)
+}
+
 fn appends() -> anyhow::Result<()> {
     let mut cluster = TestCluster::start(small())?;
     let mounts = two_mounts(&cluster)?;
     File::create(mounts[0].path().join("log"))?;
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let readers = mounts.each_ref().map(|mount| {
+        let (path, acknowledged) = (mount.path().join("log"), acknowledged.clone());
+        std::thread::spawn(move || read_while_appended(&path, &acknowledged))
+    });
     let writers: Vec<_> = (0..4)
         .map(|writer: usize| {
-            let path = mounts[writer % 2].path().join("log");
+            let (path, acknowledged) = (mounts[writer % 2].path().join("log"), acknowledged.clone());
             std::thread::spawn(move || -> anyhow::Result<()> {
                 let mut file = OpenOptions::new().append(true).open(path)?;
                 for number in 0..RECORDS {
                     file.write_all(format!("{writer:7} {number:7}\n").as_bytes())?;
+                    acknowledged.fetch_add(1, Ordering::SeqCst);
                     if number % 50 == writer {
                         file.sync_data()?;
                     }
@@ -397,6 +430,10 @@ fn appends() -> anyhow::Result<()> {
     cluster.kill(leader)?;
     for writer in writers {
         writer.join().expect("a writer did not panic")?;
+    }
+    for reader in readers {
+        let reads = reader.join().expect("a reader did not panic")?;
+        ensure!(reads > 20, "only {reads} reads");
     }
     for mount in &mounts {
         let log = fs::read_to_string(mount.path().join("log"))?;
