@@ -31,6 +31,7 @@
 //! | [`Checkpoints`], [`Job`] | the jobs of a volume, one job, its incarnation |
 //! | [`Save`], [`RankSave`], [`PartSave`] | a save under way |
 //! | [`Checkpoint`], [`Item`] | a committed epoch, what it can be read by |
+//! | [`Runner`], [`Program`] | runs a program with saves in the background, and resumes it |
 //! | `layout`, `hashes` | names and manifests; chunk hashes and their root. Pure |
 
 mod error;
@@ -41,6 +42,7 @@ mod layout;
 mod open;
 mod prune;
 mod rank;
+mod runner;
 mod save;
 mod whole;
 
@@ -51,5 +53,8 @@ pub use layout::{Manifest, PartRecord, RankEntry, RankRecord, Slice, shard};
 pub use open::{Checkpoint, Item, Restored};
 pub use prune::{EpochInfo, Keep};
 pub use rank::{PartSave, PartSource, Progress, RankSave};
+pub use runner::{
+    Event, Failure, Finished, Part, PartReader, Program, Report, Restoring, Resumed, RunError, Runner, Step,
+};
 pub use save::{Save, Saved};
 pub use whole::SavePending;

@@ -139,23 +139,19 @@ impl RankSave {
     /// Saves a whole part.
     pub async fn save_part(&self, name: &str, source: PartSource) -> Result<PartRecord, Error> {
         let mut part = self.part(name).await?;
-        match source {
-            PartSource::Bytes(bytes) => part.write(&bytes).await?,
-            PartSource::Reader(mut reader) => {
-                let mut buffer = vec![0; SOURCE_BYTES];
-                loop {
-                    let read = reader.read(&mut buffer).await.map_err(|error| Error::Source {
-                        rank: self.rank,
-                        part: name.into(),
-                        why: error.to_string(),
-                    })?;
-                    if read == 0 {
-                        break;
-                    }
-                    part.write(&buffer[..read]).await?;
-                }
-            }
-        }
+        part.write_source(source).await?;
+        part.finish().await
+    }
+
+    /// Saves a whole part that is a slice of an item which all ranks have together.
+    pub async fn save_slice(
+        &self,
+        name: &str,
+        slice: Slice,
+        source: PartSource,
+    ) -> Result<PartRecord, Error> {
+        let mut part = self.slice(name, slice).await?;
+        part.write_source(source).await?;
         part.finish().await
     }
 
@@ -264,6 +260,26 @@ impl PartSave {
             }
         }
         Ok(())
+    }
+
+    /// Appends all bytes of a source.
+    pub async fn write_source(&mut self, source: PartSource) -> Result<(), Error> {
+        let mut reader = match source {
+            PartSource::Bytes(bytes) => return self.write(&bytes).await,
+            PartSource::Reader(reader) => reader,
+        };
+        let mut buffer = vec![0; SOURCE_BYTES];
+        loop {
+            let read = reader.read(&mut buffer).await.map_err(|error| Error::Source {
+                rank: self.rank.rank,
+                part: self.name.clone(),
+                why: error.to_string(),
+            })?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.write(&buffer[..read]).await?;
+        }
     }
 
     /// Takes the next chunk: notes it as the same as in the last epoch, or stores it.

@@ -2,22 +2,29 @@
 
 use crate::{Promise, RAIN};
 use anyhow::{Context, ensure};
-use rain_checkpoint::{CHUNK_BYTES, Checkpoints, Error, Incarnation, Keep, PartSource, Slice, shard};
+use rain_checkpoint::{
+    CHUNK_BYTES, Checkpoints, Error, Event, Failure, Finished, Incarnation, Keep, Part, PartSource, Program,
+    Restoring, RunError, Runner, Slice, Step, shard,
+};
 use rain_client::{Client, Options};
 use rain_tests::data;
 use rain_tests::needs::Need;
 use rain_tests::real::{ClusterOptions, TestCluster, TestMount};
 use std::fs;
 use std::future::Future;
+use std::io::Read;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("an_epoch_is_shared_with_the_one_before_and_whole_with_m_nodes_gone", &[], epochs),
     ("ranks_on_any_clients_commit_together_and_can_be_cut_for_another_number", &[], ranks),
     ("who_was_replaced_commits_nothing_and_bad_input_leaves_the_last_epoch", &[], refusals),
     ("programs_in_any_language_save_and_restore_over_grpc_by_any_node", &[], grpc),
+    ("a_program_whose_runner_is_dropped_and_replaced_ends_as_without_faults", &[], program),
+    ("ranks_of_a_runner_save_after_the_same_steps_and_resume_in_another_number", &[], program_of_ranks),
     ("checkpoints_are_files_of_a_mount_and_a_command_saves_and_restores_them", &[Need::Mount], command),
 ];
 
@@ -286,6 +293,263 @@ fn grpc() -> anyhow::Result<()> {
         ensure!(late.is_err_and(|status| status.code() == Code::Aborted), "another has taken over");
         let prune = v1::PruneRequest { job: name(), newest: Some(1), younger_than_secs: None };
         ensure!(connect(1).await?.prune(prune).await?.into_inner().removed.is_empty(), "the last one stays");
+        Ok(())
+    })
+}
+
+const CHAIN_STEPS: u64 = 2000;
+
+/// A chain of hashes that leaves marks in a table. After each step something is done, such as a pause.
+struct Chain {
+    steps: u64,
+    hash: [u8; 32],
+    table: Vec<u8>,
+    after: Box<dyn FnMut(u64) + Send>,
+}
+
+impl Chain {
+    fn new(after: impl FnMut(u64) + Send + 'static) -> Chain {
+        Chain { steps: 0, hash: [0; 32], table: Vec::new(), after: Box::new(after) }
+    }
+
+    fn advance(&mut self) {
+        self.hash = *blake3::hash(&[&self.hash[..], &self.steps.to_le_bytes()].concat()).as_bytes();
+        let at = u32::from_le_bytes([self.hash[0], self.hash[1], self.hash[2], 0]) as usize;
+        let at = at % (self.table.len() - 32);
+        self.table[at..at + 32].copy_from_slice(&self.hash);
+        self.steps += 1;
+    }
+
+    /// The state after all steps, without faults.
+    fn whole() -> Chain {
+        let mut chain = Chain::new(|_| ());
+        chain.table = data::bytes(7, 0, 3 << 20);
+        (0..CHAIN_STEPS).for_each(|_| chain.advance());
+        chain
+    }
+}
+
+impl Program for Chain {
+    fn init(&mut self, _rank: u32, _ranks: u32) -> Result<(), Failure> {
+        (self.steps, self.hash, self.table) = (0, [0; 32], data::bytes(7, 0, 3 << 20));
+        Ok(())
+    }
+
+    fn restore(&mut self, from: &Restoring) -> Result<(), Failure> {
+        self.steps = from.steps();
+        self.hash = from.part("hash")?.as_slice().try_into()?;
+        self.table.clear();
+        from.reader("table")?.read_to_end(&mut self.table)?;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Step, Failure> {
+        self.advance();
+        (self.after)(self.steps);
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(if self.steps == CHAIN_STEPS { Step::Finished } else { Step::More })
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Part>, Failure> {
+        Ok(vec![Part::new("hash", self.hash.to_vec()), Part::new("table", self.table.clone())])
+    }
+}
+
+/// A runner with a client of its own, that says when it has saved.
+async fn new_runner(
+    cluster: &TestCluster,
+    job: &str,
+    saved: UnboundedSender<u64>,
+) -> anyhow::Result<(Arc<Client>, Runner)> {
+    let (client, checkpoints) = checkpoints(cluster).await?;
+    let runner = Runner::new(checkpoints, job)
+        .every_steps(100)
+        .keep(Keep { newest: Some(2), ..Keep::default() })
+        .on_event(move |event| {
+            if let Event::Saved { steps, .. } = event {
+                let _ = saved.send(*steps);
+            }
+        });
+    Ok((client, runner))
+}
+
+/// Changes the first bytes of a file.
+async fn damage(client: &Arc<Client>, path: &[&str]) -> anyhow::Result<()> {
+    let volume = client.volume("main").await?;
+    let mut ino = volume.root();
+    for name in path {
+        ino = volume.lookup(ino, name.as_bytes()).await?.ino;
+    }
+    let file = volume.open(ino).await?;
+    file.write(0, &[0xee; 64]).await?;
+    file.flush().await?;
+    Ok(())
+}
+
+fn program() -> anyhow::Result<()> {
+    run(async |mut cluster| {
+        let whole = Chain::whole();
+        let (saved, mut saves) = unbounded_channel();
+        // The process that is replaced learns it by a look, while it is paused, or by its next save.
+        for (job, look_every, steps_most) in
+            [("looks", Duration::from_millis(50), 1000), ("saves", Duration::from_secs(3600), 1500)]
+        {
+            // The first runner is dropped in the middle, with a save under way or soon after one.
+            let (first, runner) = new_runner(&cluster, job, saved.clone()).await?;
+            let (reached, mut at_step) = unbounded_channel();
+            let after = move |step| {
+                if step == 451 {
+                    let _ = reached.send(step);
+                }
+            };
+            let running = tokio::spawn(runner.run(Chain::new(after)));
+            at_step.recv().await.context("step 451")?;
+            running.abort();
+            ensure!(running.await.is_err_and(|error| error.is_cancelled()));
+            // The second goes on from its last save, and is paused.
+            let (second, runner) = new_runner(&cluster, job, saved.clone()).await?;
+            let (reached, mut at_step) = unbounded_channel();
+            let (go_on, paused) = mpsc::channel::<()>();
+            let after = move |step| {
+                if step == 1000 {
+                    let _ = reached.send(step);
+                    let _ = paused.recv();
+                }
+            };
+            let paused = tokio::spawn(runner.check_every(look_every).run(Chain::new(after)));
+            at_step.recv().await.context("step 1000")?;
+            // The third takes over, and loses the leader of the namespace after its first save.
+            let (third, runner) = new_runner(&cluster, job, saved.clone()).await?;
+            while saves.try_recv().is_ok() {}
+            let running = tokio::spawn(runner.run(Chain::new(|_| ())));
+            saves.recv().await.context("a save of the third")?;
+            let leader = cluster.leader()?;
+            cluster.kill(leader)?;
+            let Finished { program, report } = running.await??;
+            ensure!((program.hash, &program.table) == (whole.hash, &whole.table), "another result");
+            ensure!(report.is_finished && report.steps == CHAIN_STEPS);
+            let resumed = report.resumed.context("it was resumed")?;
+            ensure!((500..=1000).contains(&resumed.steps), "{resumed:?}");
+            ensure!(report.steps_here == CHAIN_STEPS - resumed.steps);
+            // The second wakes up, and ends. Nothing of it is committed.
+            go_on.send(())?;
+            match paused.await? {
+                Err(RunError::Fenced { steps, source: Error::Fenced { mine: 2, current: 3, .. } }) => {
+                    ensure!((1000..=steps_most).contains(&steps), "{steps} steps");
+                }
+                Err(other) => return Err(other.into()),
+                Ok(finished) => anyhow::bail!("it was replaced, and has gone on: {:?}", finished.report),
+            }
+            let (fourth, runner) = new_runner(&cluster, job, saved.clone()).await?;
+            let Finished { program, report: again } = runner.run(Chain::new(|_| ())).await?;
+            ensure!((program.hash, &program.table) == (whole.hash, &whole.table), "another result restored");
+            ensure!(again.steps_here == 0 && again.is_finished && again.saves == 0, "{again:?}");
+            ensure!(again.resumed.map(|resumed| resumed.epoch) == report.last_epoch, "{again:?}");
+            let (_client, checkpoints) = checkpoints(&cluster).await?;
+            ensure!(checkpoints.job(job).await?.epochs().await?.len() == 2);
+            // The last epoch is damaged: the one before is restored, and the new one shares nothing with the damaged.
+            let (damager, checkpoints) = self::checkpoints(&cluster).await?;
+            let last = report.last_epoch.context("it has saved")?;
+            damage(&damager, &[".checkpoints", job, &format!("{last:010}"), "rank-00000", "table"]).await?;
+            let (fifth, runner) = new_runner(&cluster, job, saved.clone()).await?;
+            let Finished { program, report } = runner.run(Chain::new(|_| ())).await?;
+            ensure!(report.resumed.is_some_and(|resumed| resumed.epoch == last - 1), "{report:?}");
+            ensure!((program.hash, &program.table) == (whole.hash, &whole.table), "another result");
+            let restored = checkpoints.job(job).await?.open(report.last_epoch).await?.item("table").await?;
+            ensure!(restored.read_all(0..u64::MAX).await? == whole.table, "it shares what is damaged");
+            for client in [first, second, third, fourth, fifth, damager] {
+                client.close().await;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A rank's share of cells that all change in each step.
+struct Cells {
+    first: u64,
+    cells: Vec<u64>,
+    steps: u64,
+    last: (u64, Step),
+}
+
+const CELLS: u64 = 100_003;
+
+impl Program for Cells {
+    fn init(&mut self, rank: u32, ranks: u32) -> Result<(), Failure> {
+        let range = shard(CELLS, 1, rank, ranks);
+        (self.first, self.cells) = (range.start, range.collect());
+        Ok(())
+    }
+
+    fn restore(&mut self, from: &Restoring) -> Result<(), Failure> {
+        let (first, bytes) = from.item_share("cells", 8)?;
+        let (cells, _) = bytes.as_chunks::<8>();
+        self.cells = cells.iter().map(|cell| u64::from_le_bytes(*cell)).collect();
+        (self.first, self.steps) = (first / 8, from.steps());
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Step, Failure> {
+        self.steps += 1;
+        self.cells.iter_mut().for_each(|cell| *cell = cell.wrapping_mul(6364136223846793005) ^ self.steps);
+        Ok(if self.steps == self.last.0 { self.last.1 } else { Step::More })
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Part>, Failure> {
+        let bytes: Vec<u8> = self.cells.iter().flat_map(|cell| cell.to_le_bytes()).collect();
+        Ok(vec![Part::new("cells", bytes).slice_of(self.first * 8, CELLS * 8)])
+    }
+}
+
+fn program_of_ranks() -> anyhow::Result<()> {
+    run(async |cluster| {
+        let (_client, checkpoints) = checkpoints(&cluster).await?;
+        let cells = |last| Cells { first: 0, cells: Vec::new(), steps: 0, last };
+        let mut last_cells = Vec::new();
+        for (ranks, last) in [(2, (150, Step::Pause)), (3, (310, Step::Finished))] {
+            let number = checkpoints.take_over("cells").await?.number();
+            let mut running = Vec::new();
+            for rank in 0..ranks {
+                let (client, checkpoints) = self::checkpoints(&cluster).await?;
+                let runner = Runner::new(checkpoints, "cells").incarnation(number).rank(rank, ranks);
+                let run = runner.every_steps(100).run(cells(last));
+                running.push(tokio::spawn(async move {
+                    let finished = run.await;
+                    client.close().await;
+                    finished
+                }));
+            }
+            last_cells.clear();
+            for (rank, run) in running.into_iter().enumerate() {
+                let Finished { program, report } = run.await??;
+                let resumed = report.resumed.map(|resumed| resumed.steps);
+                ensure!(resumed == (ranks == 3).then_some(150), "rank {rank}: {report:?}");
+                ensure!(
+                    (report.saves, report.saves_failed) == (u64::from(ranks), 0),
+                    "rank {rank}: {report:?}"
+                );
+                ensure!(report.steps == last.0 && report.is_finished == (ranks == 3));
+                last_cells.extend(program.cells);
+            }
+        }
+        let mut wanted = cells((310, Step::Finished));
+        wanted
+            .init(0, 1)
+            .and_then(|()| (0..310).try_for_each(|_| wanted.step().map(drop)))
+            .map_err(|error| anyhow::anyhow!(error))?;
+        ensure!(last_cells == wanted.cells, "another result");
+        ensure!(checkpoints.job("cells").await?.epochs().await? == [0, 1, 2, 3, 4]);
+        // What contradicts itself is refused before anything is taken over.
+        for runner in [
+            Runner::new(checkpoints.clone(), "cells"),
+            Runner::new(checkpoints.clone(), "cells").every_steps(1).rank(0, 2),
+            Runner::new(checkpoints.clone(), "cells").every(Duration::from_secs(1)).incarnation(2).rank(0, 2),
+        ] {
+            let refused = runner.run(cells((1, Step::Finished))).await;
+            ensure!(matches!(refused, Err(RunError::Options { .. })));
+        }
+        ensure!(checkpoints.job("cells").await?.incarnation().await? == Some(2));
         Ok(())
     })
 }
