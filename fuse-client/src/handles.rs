@@ -12,6 +12,7 @@ use rain_types::Ino;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Parts of the table, each with a lock of its own, so that requests for different handles rarely meet.
 const SHARDS: u64 = 16;
@@ -24,6 +25,25 @@ pub(crate) struct Opened {
     pub(crate) writable: bool,
     /// Opened past the kernel's pages (O_DIRECT, O_APPEND).
     pub(crate) past_pages: bool,
+    /// Where the kernel believed the end to be at an append that failed just now.
+    pub(crate) failed_append: Mutex<Option<(u64, Instant)>>,
+}
+
+/// How long after a failed append the kernel may undo it.
+const UNDONE_WITHIN: Duration = Duration::from_secs(1);
+
+impl Opened {
+    /// An append failed.
+    pub(crate) fn append_failed(&self, end: u64) {
+        *self.failed_append.lock() = Some((end, Instant::now()));
+    }
+
+    /// Whether a truncation to `size` only undoes an append that failed. The kernel truncates after a failed append
+    /// of AIO or io_uring, to the end that it believes in, behind which other mounts may have appended.
+    pub(crate) fn undoes_append(&self, size: u64) -> bool {
+        let failed = self.failed_append.lock().take();
+        failed.is_some_and(|(end, at)| end == size && at.elapsed() < UNDONE_WITHIN)
+    }
 }
 
 /// A directory opened by a program.

@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long a mount waits for servers that do not answer, by default: two minutes, as NFS does in the
 /// foreground.
@@ -256,7 +256,7 @@ pub(super) fn stay_mounted(
 ) -> anyhow::Result<()> {
     let mounted = rain_fuse::mount(volume.clone(), mountpoint, options, runtime.handle().clone())?;
     if let Err(error) = start_guard(&mounted) {
-        tracing::debug!(
+        tracing::info!(
             error = format!("{error:#}"),
             "no guard: if this process is killed, programs may hang"
         );
@@ -297,6 +297,10 @@ fn start_guard(mounted: &Mounted) -> anyhow::Result<()> {
 /// The program of the guard.
 pub(crate) fn run_guard(daemon: &str) -> anyhow::Result<()> {
     let daemon = daemon.parse().context("the process id of the mount daemon")?;
+    // What ends the daemon may take long, and the guard ends with it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals")?;
+    let _inside = runtime.enter();
+    let _caught = end_signals().context("signals")?;
     let abort = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
     if rain_fuse::guard(daemon, File::from(abort))? == DaemonEnd::Aborted {
         output::say(format!(
@@ -306,10 +310,14 @@ pub(crate) fn run_guard(daemon: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Catches the signals that ask a program to end: from here on they do not end it.
+fn end_signals() -> std::io::Result<[Signal; 3]> {
+    Ok([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?])
+}
+
 /// Waits for a signal that asks the program to end.
 pub(super) async fn stop_signal() {
-    let caught = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = caught else {
+    let Ok([mut terminate, mut interrupt, mut hangup]) = end_signals() else {
         tracing::error!("signals cannot be caught; unmount to stop this process");
         return std::future::pending().await;
     };

@@ -46,10 +46,12 @@ struct KernelInode {
     /// Every page that the kernel has was read at this version of the contents or later. None: the kernel has
     /// had no page since it knows the inode.
     pages_from: Option<u64>,
-    /// The number of requests that may have given the kernel pages.
+    /// The last request that may have given the kernel pages, by the mount's count of them; 0: none.
     filled: u64,
     /// The value of `filled` up to which the kernel has dropped all pages.
     dropped: u64,
+    /// The number of writes past the kernel's pages since `filled` last grew.
+    written_past: u32,
     /// The number of events since which the kernel's length may be too low.
     length_doubts: u64,
     /// The value of `length_doubts` up to which the kernel has been told the length.
@@ -80,13 +82,20 @@ impl KernelInode {
 pub(super) struct KernelInodes {
     shards: [Mutex<HashMap<Ino, KernelInode>>; SHARDS],
     clock: AtomicU64,
+    /// Requests that may have given the kernel pages of a file.
+    fills: AtomicU64,
     root: Ino,
 }
 
 impl KernelInodes {
     /// A table with the root only.
     pub(super) fn new(root: Ino) -> KernelInodes {
-        let inodes = KernelInodes { shards: Default::default(), clock: AtomicU64::new(1), root };
+        let inodes = KernelInodes {
+            shards: Default::default(),
+            clock: AtomicU64::new(1),
+            fills: AtomicU64::new(0),
+            root,
+        };
         // The kernel has the root without ever looking it up, and never forgets it.
         inodes.shard(root).insert(root, KernelInode { lookups: 1, ..KernelInode::default() });
         inodes
@@ -170,17 +179,27 @@ impl KernelInodes {
     /// A request begins that may give the kernel pages of the file.
     pub(super) fn pages_filled(&self, ino: Ino) {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
-            inode.filled += 1;
+            inode.filled = self.fills.fetch_add(1, Ordering::Relaxed) + 1;
+            inode.written_past = 0;
         }
     }
 
-    /// The number of requests that may have given the kernel pages; none if it has no page.
+    /// Counts a write past the kernel's pages. Returns the number of them since the last request that may have given
+    /// the kernel pages.
+    pub(super) fn written_past(&self, ino: Ino) -> u32 {
+        let mut shard = self.shard(ino);
+        let Some(inode) = shard.get_mut(&ino) else { return 0 };
+        inode.written_past = inode.written_past.saturating_add(1);
+        inode.written_past
+    }
+
+    /// The last request that may have given the kernel pages; none if it has no page.
     pub(super) fn pages(&self, ino: Ino) -> Option<u64> {
         let shard = self.shard(ino);
         shard.get(&ino).filter(|inode| inode.filled > inode.dropped).map(|inode| inode.filled)
     }
 
-    /// The kernel has dropped all pages, after the number of requests that may have given it pages was read.
+    /// The kernel has dropped all pages that requests up to `filled` may have given it.
     pub(super) fn pages_dropped(&self, ino: Ino, filled: u64) {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
             inode.dropped = inode.dropped.max(filled);

@@ -68,6 +68,7 @@ use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::RwLock;
@@ -81,7 +82,7 @@ const NAME_FRESH: Duration = Duration::from_millis(500);
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// The locks for truncations: files that share one rarely meet.
-const TRUNCATION_LOCKS: usize = 16;
+const TRUNCATION_LOCKS: usize = 256;
 
 /// How long the kernel may use names and attributes without asking again.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +122,7 @@ pub(crate) struct Coherence {
     doubted: Doubted,
     writes: WritesUnderWay,
     /// By inode: locked for reading while a length is told, and for writing while this mount truncates.
-    truncations: [RwLock<()>; TRUNCATION_LOCKS],
+    truncations: Vec<Arc<RwLock<()>>>,
     lifetimes: Lifetimes,
     notifications: Notifications,
 }
@@ -133,7 +134,7 @@ impl Coherence {
             names: GivenNames::new(lifetimes.entry),
             doubted: Doubted::default(),
             writes: WritesUnderWay::default(),
-            truncations: Default::default(),
+            truncations: (0..TRUNCATION_LOCKS).map(|_| Arc::default()).collect(),
             lifetimes,
             notifications: Notifications::new(Numbers::new(root), runtime),
         }
@@ -142,12 +143,6 @@ impl Coherence {
     /// Sets the connection by which the kernel can be notified.
     pub(crate) fn connect(&self, notifier: Notifier, device: OwnedFd) {
         self.notifications.connect(notifier, device);
-    }
-
-    /// Has the kernel drop its attributes of an inode; see [`Notifications::drop_attributes`].
-    fn drop_attributes(&self, ino: Ino) {
-        self.inodes.doubt_length(ino);
-        self.notifications.drop_attributes(ino);
     }
 
     /// The number of inodes that the kernel knows.
@@ -191,7 +186,7 @@ impl Coherence {
         if self.inodes.found_by(attr.ino, parent, name) {
             // With its attributes the kernel drops the ACL. It ignores the attributes of this reply, which it asked
             // for before, and asks for them again.
-            self.drop_attributes(attr.ino);
+            self.notifications.drop_attributes(attr.ino);
         }
         let lifetimes = self.lifetimes(attr, (name_for, attr_for));
         if !lifetimes.entry.is_zero() {
@@ -379,10 +374,11 @@ impl Coherence {
                 Dropped::Inode(ino) => {
                     self.inodes.changed(*ino);
                     self.inodes.doubt_xattrs(*ino);
+                    self.inodes.doubt_length(*ino);
                     if self.inodes.pages_from(*ino).is_some() {
                         pages.push(*ino);
                     } else {
-                        self.drop_attributes(*ino);
+                        self.notifications.drop_attributes(*ino);
                     }
                 }
                 Dropped::Name(parent, name) => {
@@ -401,7 +397,7 @@ impl Coherence {
     async fn drop_names_and_pages(&self, names: Vec<GivenName>, pages: Vec<Ino>) {
         let pages = pages.into_iter().map(|ino| {
             // At once: the pages may take longer.
-            self.drop_attributes(ino);
+            self.notifications.drop_attributes(ino);
             self.drop_pages_within(ino)
         });
         let pages = futures::future::join_all(pages);
@@ -428,7 +424,7 @@ impl Coherence {
         }
         tracing::debug!(%directory, "the kernel has the directory locked: its names are doubted");
         let doubt = self.doubted.doubt(directory);
-        self.drop_attributes(directory);
+        self.notifications.drop_attributes(directory);
         tokio::spawn(async move {
             expiring.await;
             tracing::debug!(%directory, "the names have expired");
@@ -453,7 +449,8 @@ impl Coherence {
     pub(crate) async fn drop_all(&self, files: &[Ino], may_be_used: impl Fn(&Subject) -> bool) {
         for ino in self.inodes.changed_all() {
             if !may_be_used(&Subject::Inode(ino)) {
-                self.drop_attributes(ino);
+                self.inodes.doubt_length(ino);
+                self.notifications.drop_attributes(ino);
             }
         }
         let pages = files.iter().copied().filter(|ino| self.inodes.pages_from(*ino).is_some()).collect();

@@ -11,15 +11,18 @@
 //!    older length. So after another mount's change the length is told by a way that the kernel does not ignore
 //!    ([`Coherence::tell_length`]).
 //!
-//! All waits for the kernel's pages are bounded: a request under way may wait for the same thing that waits for this.
+//! All waits for the kernel's pages but those of opens and locks are bounded: a request under way may wait for the
+//! same thing that waits for this.
 
 use super::writes::{PAGE_BYTES, WriteUnderWay, between};
 use super::{Coherence, NAME_FRESH};
-use bytes::Bytes;
 use fuser::FopenFlags;
 use rain_client::OpenFile;
 use rain_types::Ino;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// The longest wait for pages that a request under way has locked.
 const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
@@ -27,6 +30,10 @@ const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
 /// The longest wait for a page that a write under way may have locked. Such a page has no older contents: it was
 /// never read.
 const WRITTEN_PAGE_LOCKED_MAX: Duration = Duration::from_millis(5);
+
+/// Writes past the kernel's pages, none of them after a read, until the kernel drops all pages of the file. A write
+/// costs two to five times as much while the kernel has pages.
+const UNREAD_WRITES_MAX: u32 = 32;
 
 /// Opens and locks: what the kernel may keep.
 impl Coherence {
@@ -49,7 +56,7 @@ impl Coherence {
     /// tell the kernel to keep its pages.
     pub(crate) async fn opened(&self, ino: Ino, file: &OpenFile) {
         if !self.drop_older_pages(ino, file).await && !self.inodes.has_version(ino, file.attr().version) {
-            self.drop_attributes(ino);
+            self.notifications.drop_attributes(ino);
         }
     }
 
@@ -61,7 +68,6 @@ impl Coherence {
         let since = file.own_since();
         let drops = self.inodes.pages_from(ino).is_some_and(|from| from < since);
         if drops {
-            self.inodes.doubt_length(ino);
             self.notifications.drop_pages(ino).await;
         }
         self.inodes.pages_are_from(ino, since);
@@ -70,7 +76,7 @@ impl Coherence {
 
     /// An open has emptied a file (O_TRUNC): the kernel drops its attributes. The reply comes after this.
     pub(crate) fn emptied(&self, ino: Ino) {
-        self.drop_attributes(ino);
+        self.notifications.drop_attributes(ino);
     }
 
     /// How the kernel is to treat a handle: past its cache (O_DIRECT, O_APPEND), or keeping its pages. Pages that are
@@ -88,7 +94,7 @@ impl Coherence {
     /// A lock was granted: the kernel must not show what was there before it. The reply comes after this.
     pub(crate) async fn lock_granted(&self, ino: Ino, file: &OpenFile) {
         if !self.drop_older_pages(ino, file).await {
-            self.drop_attributes(ino);
+            self.notifications.drop_attributes(ino);
         }
     }
 }
@@ -106,14 +112,20 @@ impl Coherence {
         self.inodes.pages(ino).is_some()
     }
 
-    /// Bytes were written past the kernel's pages: the kernel drops the pages that they are in. The reply comes after
-    /// this.
-    pub(crate) async fn written_past_pages(&self, ino: Ino, at: u64, len: usize) {
-        if self.may_have_pages(ino) {
-            let from = at - at % PAGE_BYTES;
-            let dropped = self.notifications.drop_range(ino, from, at + len as u64 - from);
-            let _ = tokio::time::timeout(PAGES_LOCKED_MAX, dropped).await;
+    /// Bytes were written past the kernel's pages: the kernel drops the pages that they are in, from `from` to `end`.
+    /// The reply comes after this.
+    pub(crate) async fn written_past_pages(&self, ino: Ino, from: u64, end: u64) {
+        if !self.may_have_pages(ino) {
+            return;
         }
+        if self.inodes.written_past(ino) >= UNREAD_WRITES_MAX {
+            // Nobody reads the file: without pages the next writes need no notification.
+            self.drop_pages_within(ino).await;
+            return;
+        }
+        let from = from - from % PAGE_BYTES;
+        let dropped = self.notifications.drop_range(ino, from, (end - from).max(1));
+        let _ = tokio::time::timeout(PAGES_LOCKED_MAX, dropped).await;
     }
 
     /// A write through the kernel's pages waits for its answer. It ends when the result is dropped.
@@ -129,8 +141,8 @@ impl Coherence {
         drop(self.notifications.drop_pages(ino));
     }
 
-    /// Has the kernel drop the pages of a file, after another mount has changed it.
-    pub(super) async fn drop_pages_within(&self, ino: Ino) {
+    /// Has the kernel drop the pages of a file. Returns whether it has dropped all of them.
+    pub(super) async fn drop_pages_within(&self, ino: Ino) -> bool {
         let filled = self.inodes.pages(ino);
         let locked = self.writes.locked(ino);
         let rest = between(&locked).into_iter().map(|(from, len)| {
@@ -142,11 +154,11 @@ impl Coherence {
         });
         let (rest, written) =
             tokio::join!(futures::future::join_all(rest), futures::future::join_all(written));
-        if let Some(filled) = filled
-            && rest.iter().chain(&written).all(Result::is_ok)
-        {
+        let all = rest.iter().chain(&written).all(Result::is_ok);
+        if let Some(filled) = filled.filter(|_| all) {
             self.inodes.pages_dropped(ino, filled);
         }
+        all
     }
 }
 
@@ -164,25 +176,46 @@ impl Coherence {
     }
 
     /// Excludes truncations of this mount until the result is dropped.
-    pub(crate) async fn no_truncation(&self, ino: Ino) -> impl Drop + use<'_> {
-        self.truncations[ino.0 as usize % self.truncations.len()].read().await
+    pub(crate) async fn no_truncation(&self, ino: Ino) -> OwnedRwLockReadGuard<()> {
+        self.truncations(ino).read_owned().await
     }
 
     /// A truncation by this mount begins; it ends when the result is dropped.
-    pub(crate) async fn truncating(&self, ino: Ino) -> impl Drop + use<'_> {
-        self.truncations[ino.0 as usize % self.truncations.len()].write().await
+    pub(crate) async fn truncating(&self, ino: Ino) -> OwnedRwLockWriteGuard<()> {
+        self.truncations(ino).write_owned().await
     }
 
-    /// Raises the kernel's length of a file to `length`, if it is lower. `last` is the byte before it. The kernel
-    /// takes no length alone: it gets the byte as a part of a page (FUSE_NOTIFY_STORE). That page is dropped before
-    /// and after, as what other programs write there meanwhile may be newer.
-    pub(crate) async fn tell_length(&self, ino: Ino, length: u64, last: Bytes) {
-        let Some(at) = length.checked_sub(1).filter(|_| last.len() == 1) else { return };
-        let told = async {
-            self.notifications.drop_range(ino, at, 1).await;
-            self.notifications.store(ino, at, last).await;
-            self.notifications.drop_range(ino, at, 1).await;
-        };
-        let _ = tokio::time::timeout(PAGES_LOCKED_MAX, told).await;
+    fn truncations(&self, ino: Ino) -> Arc<RwLock<()>> {
+        self.truncations[ino.0 as usize % self.truncations.len()].clone()
+    }
+
+    /// Tells the kernel the length of a file, after another mount may have changed it. The pages go before: the last
+    /// one has zeros behind the older length. Returns whether the kernel has the length.
+    pub(crate) async fn tell_changed_length(
+        &self,
+        ino: Ino,
+        length: u64,
+        no_truncation: OwnedRwLockReadGuard<()>,
+    ) -> bool {
+        let has_pages = self.may_have_pages(ino);
+        (!has_pages || self.drop_pages_within(ino).await)
+            && self.tell_length(ino, length, Some(no_truncation)).await
+    }
+
+    /// Raises the kernel's length of a file to `length`, if it is lower. `no_truncation` is held until the kernel has
+    /// it. Returns whether the kernel has it.
+    pub(crate) async fn tell_length(
+        &self,
+        ino: Ino,
+        length: u64,
+        no_truncation: Option<OwnedRwLockReadGuard<()>>,
+    ) -> bool {
+        let begun = Arc::new(AtomicBool::new(false));
+        let raised = self.notifications.raise_length(ino, length, begun.clone(), no_truncation);
+        match tokio::time::timeout(PAGES_LOCKED_MAX, raised).await {
+            Ok(()) => true,
+            // The kernel has taken the length, and waits for the page.
+            Err(_) => begun.load(Ordering::Acquire),
+        }
     }
 }

@@ -6,6 +6,7 @@ use fuser::{Errno, FileAttr, FileType, ReplyStatfs, TimeOrNow};
 use rain_client::{Error, Space};
 use rain_namespace::command::{AttrChange, TimeChange};
 use rain_namespace::error::NsError;
+use rain_namespace::lease::Subject;
 use rain_namespace::record::{Attr, FileKind, Time};
 use rain_types::Ino;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -166,7 +167,9 @@ impl RainFs {
         let changed = if change == AttrChange::default() {
             self.volume.attr(ino).await
         } else {
-            self.coherence.changing(ino);
+            if self.volume.read_for(&Subject::Inode(ino)).is_some() {
+                self.coherence.changing(ino);
+            }
             let _truncating =
                 if change.size.is_some() { Some(self.coherence.truncating(ino).await) } else { None };
             self.volume.set_attr(ino, change.clone()).await

@@ -62,14 +62,10 @@ impl Filesystem for Callbacks {
 
     fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (ino, thread) = (self.ino(ino), request.pid());
-        let opened = handle.and_then(|handle| self.fs.files.get(handle));
         self.answer(move |fs| async move {
             fs.coherence.names_certain(ino, thread).await;
             let stamp = fs.coherence.stamp();
-            let attr = match &opened {
-                Some(opened) => fs.attr_of_open(ino, opened).await,
-                None => fs.attr(ino).await,
-            };
+            let attr = if handle.is_some() { fs.attr_of_open(ino).await } else { fs.attr(ino).await };
             fs.reply_attr(reply, attr, stamp);
         });
     }
@@ -101,13 +97,15 @@ impl Filesystem for Callbacks {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let opened = handle.and_then(|handle| self.fs.files.get(handle));
+        let size = size.filter(|size| !opened.is_some_and(|opened| opened.undoes_append(*size)));
         let change = change_of(mode, (uid, gid), size, atime, mtime);
         let ino = self.ino(ino);
         self.answer(|fs| async move {
@@ -291,7 +289,7 @@ impl Filesystem for Callbacks {
                 return reply.written(len as u32);
             }
             return self.answer(move |fs| async move {
-                fs.coherence.written_past_pages(ino, offset, len).await;
+                fs.coherence.written_past_pages(ino, offset, offset + len as u64).await;
                 reply.written(len as u32);
             });
         }

@@ -10,8 +10,8 @@ use super::attrs::without_set_id;
 use super::{Caller, RainFs};
 use crate::coherence::CAPABILITY;
 use crate::handles::Opened;
-use bytes::Bytes;
 use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, WriteFlags};
+use parking_lot::Mutex;
 use rain_client::OpenFile;
 use rain_namespace::command::AttrChange;
 use rain_namespace::lease::Subject;
@@ -24,7 +24,12 @@ impl Opened {
         let writable = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
         // The kernel would put appended bytes where it believes the end to be; another mount may have moved it.
         let appends = writable && flags & libc::O_APPEND != 0;
-        Opened { file, writable, past_pages: appends || flags & libc::O_DIRECT != 0 }
+        Opened {
+            file,
+            writable,
+            past_pages: appends || flags & libc::O_DIRECT != 0,
+            failed_append: Mutex::default(),
+        }
     }
 }
 
@@ -151,41 +156,37 @@ impl RainFs {
         } else {
             opened.file.write(write.offset, data).await.map(|()| write.offset)
         };
-        drop(under_way);
         self.coherence.changed(ino);
-        let at = written.map_err(|error| self.inode_errno("writing", &error))?;
-        if write.sync {
-            self.flush(&opened.file).await?;
+        if write.append && written.is_err() {
+            opened.append_failed(write.offset);
         }
+        let at = written.map_err(|error| self.inode_errno("writing", &error))?;
+        let stored = if write.sync { self.flush(&opened.file).await } else { Ok(()) };
+        // Until here the kernel has a page locked.
+        drop(under_way);
         if write.past_pages {
-            self.coherence.written_past_pages(ino, at, data.len()).await;
+            // Where the kernel believed the end to be, it has zeros behind it.
+            self.coherence.written_past_pages(ino, at.min(write.offset), at + data.len() as u64).await;
         }
         if at != write.offset {
             if write.past_pages {
-                let last = Bytes::copy_from_slice(&data[data.len().saturating_sub(1)..]);
-                self.coherence.tell_length(ino, at + data.len() as u64, last).await;
+                self.coherence.tell_length(ino, at + data.len() as u64, None).await;
             } else {
                 self.coherence.append_misplaced(ino);
             }
         }
-        Ok(())
+        stored
     }
 
     /// Attributes for a program that reads or seeks at the end of an open file. If the kernel would ignore the
     /// length in them, it is told the length before.
-    pub(super) async fn attr_of_open(&self, ino: Ino, opened: &Opened) -> Result<Attr, Errno> {
+    pub(super) async fn attr_of_open(&self, ino: Ino) -> Result<Attr, Errno> {
         for _ in 0..LENGTH_TOLD_MAX {
             let Some(doubt) = self.coherence.length_doubted(ino) else { break };
             let no_truncation = self.coherence.no_truncation(ino).await;
             let attr = self.attr(ino).await?;
-            if attr.size > 0 {
-                // Without the byte the kernel keeps its length; the read that follows fails for the same reason.
-                if let Ok(last) = opened.file.read(attr.size - 1, 1).await {
-                    self.coherence.tell_length(ino, attr.size, last).await;
-                }
-            }
-            drop(no_truncation);
-            if self.coherence.length_doubted(ino) == Some(doubt) {
+            let told = self.coherence.tell_changed_length(ino, attr.size, no_truncation).await;
+            if told && self.coherence.length_doubted(ino) == Some(doubt) {
                 // Without a lease others may change the file unseen, and the next read tells the length again.
                 let read_for = self.volume.read_for(&Subject::Inode(ino));
                 if read_for.is_none_or(|left| !left.is_zero()) {

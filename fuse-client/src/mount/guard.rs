@@ -16,7 +16,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// The time between two looks at the daemon.
@@ -70,11 +70,14 @@ pub fn guard(daemon: u32, mut abort: File) -> Result<DaemonEnd, MountError> {
         if has_exited(&process, LOOK_EVERY).map_err(|error| failed("watching it", error))? {
             return Ok(DaemonEnd::Exited);
         }
-        if !main_thread_has_exited(daemon) {
+        if !main_thread_has_exited(&process) {
             continue;
         }
         if has_exited(&process, EXIT_WAIT).map_err(|error| failed("watching it", error))? {
             return Ok(DaemonEnd::Exited);
+        }
+        if !main_thread_has_exited(&process) {
+            continue;
         }
         abort.write_all(b"1").map_err(|error| failed("aborting its connection", error))?;
         return Ok(DaemonEnd::Aborted);
@@ -92,9 +95,16 @@ fn has_exited(process: &OwnedFd, longest: Duration) -> io::Result<bool> {
     }
 }
 
-/// Whether the main thread of a process is a zombie: the process was told to exit, or was killed.
-fn main_thread_has_exited(pid: u32) -> bool {
-    let stat = Process::new(pid as i32).and_then(|process| process.stat());
+/// Whether the main thread of a process is a zombie: the process was told to exit, or was killed. False if /proc does
+/// not say it, as where it belongs to another PID namespace.
+fn main_thread_has_exited(process: &OwnedFd) -> bool {
+    // The number that the process has in the PID namespace of this /proc.
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd()));
+    let pid = info
+        .ok()
+        .and_then(|info| info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()));
+    let Some(pid) = pid.filter(|pid: &i32| *pid > 0) else { return false };
+    let stat = Process::new(pid).and_then(|process| process.stat());
     stat.is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'))
 }
 
