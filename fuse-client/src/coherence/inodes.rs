@@ -28,15 +28,6 @@ const SHARDS: usize = 16;
 /// thread that is pushed out only costs one more lookup at its next open.
 const LOOKUPS_REMEMBERED_MAX: usize = 16;
 
-/// The longest operation of the kernel that may have looked an older name up before another mount changed it.
-const OLDER_NAME_MAX: Duration = Duration::from_secs(1);
-
-fn hash(parent: Ino, name: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (parent, name).hash(&mut hasher);
-    hasher.finish()
-}
-
 /// One inode that the kernel knows.
 #[derive(Debug, Default)]
 struct KernelInode {
@@ -73,10 +64,6 @@ struct KernelInode {
     no_acl_until: [Option<Instant>; 2],
     /// The name by which the kernel found the inode last, as a hash.
     name: u64,
-    /// The name, as a hash, at which the kernel was last told to look again.
-    told_stale: u64,
-    /// Of a directory: when another mount last changed a name that the kernel may have.
-    names_dropped: Option<Instant>,
     /// The kernel was told of an ACL, or that there is none, and may have that in its cache.
     acl_given: bool,
 }
@@ -156,35 +143,13 @@ impl KernelInodes {
     /// Records the name in a reply that was just counted. Returns whether the kernel may have an older ACL of the
     /// inode in its cache: it drops that when it looks up a name that it has, but not at another name.
     pub(super) fn found_by(&self, ino: Ino, parent: Ino, name: &[u8]) -> bool {
-        let name = hash(parent, name);
+        let mut hasher = DefaultHasher::new();
+        (parent, name).hash(&mut hasher);
+        let name = hasher.finish();
         let mut shard = self.shard(ino);
         let Some(inode) = shard.get_mut(&ino) else { return false };
-        inode.told_stale = 0;
         let is_another = std::mem::replace(&mut inode.name, name) != name;
         is_another && std::mem::take(&mut inode.acl_given)
-    }
-
-    /// Another mount is about to change a name in a directory that the kernel may have.
-    pub(super) fn names_dropped(&self, directory: Ino) {
-        if let Some(inode) = self.shard(directory).get_mut(&directory) {
-            inode.names_dropped = Some(Instant::now());
-        }
-    }
-
-    /// Whether the kernel knows a file, of which a lookup has found the only name, by another name, which another
-    /// mount has just changed. True once for each name: then the kernel looks again.
-    pub(super) fn has_older_name(&self, attr: &Attr, parent: Ino, name: &[u8]) -> bool {
-        let dropped = self.shard(parent).get(&parent).and_then(|inode| inode.names_dropped);
-        if attr.kind == FileKind::Directory
-            || attr.nlink != 1
-            || dropped.is_none_or(|at| at.elapsed() > OLDER_NAME_MAX)
-        {
-            return false;
-        }
-        let name = hash(parent, name);
-        let mut shard = self.shard(attr.ino);
-        let Some(inode) = shard.get_mut(&attr.ino) else { return false };
-        inode.name != name && std::mem::replace(&mut inode.told_stale, name) != name
     }
 
     /// Records attributes that a reply is about to give of an inode that the kernel knows.
@@ -439,22 +404,6 @@ pub(crate) mod tests {
         inodes.forget(Ino(7), 1);
         assert!(!inodes.has_version(Ino(7), 5));
         assert_eq!(inodes.len(), 1, "only the root is left");
-    }
-
-    #[test]
-    fn a_file_that_another_mount_has_renamed_is_looked_up_again_once() {
-        let inodes = table();
-        inodes.name_given(&attr(7));
-        inodes.found_by(Ino(7), Ino(40), b"a");
-        assert!(!inodes.has_older_name(&attr(7), Ino(40), b"b"), "no other mount is at work there");
-        inodes.names_dropped(Ino(40));
-        assert!(!inodes.has_older_name(&attr(7), Ino(40), b"a"));
-        let linked = Attr { nlink: 2, ..attr(7) };
-        assert!(!inodes.has_older_name(&linked, Ino(40), b"b"), "both names may be right");
-        assert!(inodes.has_older_name(&attr(7), Ino(40), b"b"));
-        assert!(!inodes.has_older_name(&attr(7), Ino(40), b"b"), "it has looked again");
-        inodes.found_by(Ino(7), Ino(40), b"b");
-        assert!(inodes.has_older_name(&attr(7), Ino(40), b"a"));
     }
 
     #[test]

@@ -195,14 +195,6 @@ impl Coherence {
         lifetimes
     }
 
-    /// Whether a lookup is to be answered with ESTALE, on which the kernel looks all names of its operation up again.
-    ///
-    /// rename(2) looks the old name up, then the new one. If another mount renames in between, the kernel finds one
-    /// file behind both names, and does nothing, as for two links of one file.
-    pub(crate) fn has_older_name(&self, (parent, name): (Ino, &[u8]), attr: &Attr) -> bool {
-        self.inodes.has_older_name(attr, parent, name)
-    }
-
     /// A reply is about to name an inode to a thread that looked the name up, and is likely to open the inode
     /// next.
     pub(crate) fn name_looked_up(
@@ -391,12 +383,10 @@ impl Coherence {
                 }
                 Dropped::Name(parent, name) => {
                     self.inodes.changed(*parent);
-                    self.inodes.names_dropped(*parent);
                     names.extend(self.names.get(*parent, name));
                 }
                 Dropped::Names(parent) => {
                     self.inodes.changed(*parent);
-                    self.inodes.names_dropped(*parent);
                     names.extend(self.names.in_directory(*parent));
                 }
             }

@@ -119,7 +119,6 @@ impl RainFs {
         by: (u32, Stamp),
     ) {
         match found {
-            Ok(attr) if self.coherence.has_older_name(name, &attr) => reply.error(Errno::ESTALE),
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
                 let lifetimes = self.coherence.name_looked_up(name, &attr, read_for, by);

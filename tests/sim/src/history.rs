@@ -48,8 +48,8 @@ const SHOWN_BEFORE: usize = 20;
 pub struct Violation {
     /// Operations in the longest order that was found.
     pub explained: usize,
-    /// The operations around those: at most [`SHOWN_BEFORE`] that began before, and all that began until they ended.
-    pub around: Vec<String>,
+    /// The operations that began last before those, at most [`SHOWN_BEFORE`].
+    pub before: Vec<String>,
     /// Operations that could have come next in time; none of them gives its reply there.
     pub stuck: Vec<String>,
 }
@@ -137,12 +137,8 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
     let stuck = candidates(&reached);
     let first = stuck.first().copied().unwrap_or(events.len());
     let shown = |at: usize| format!("{:?}", events[at]);
-    let until = stuck.iter().map(|at| end(&events[*at])).max().unwrap_or(0);
-    let around = (first.saturating_sub(SHOWN_BEFORE)..events.len())
-        .filter(|at| events[*at].begun <= until && !stuck.contains(at))
-        .map(shown)
-        .collect();
-    Err(Violation { explained, around, stuck: stuck.into_iter().map(shown).collect() })
+    let before = (first.saturating_sub(SHOWN_BEFORE)..first).map(shown).collect();
+    Err(Violation { explained, before, stuck: stuck.into_iter().map(shown).collect() })
 }
 
 #[cfg(test)]

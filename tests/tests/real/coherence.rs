@@ -12,14 +12,13 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("calls_on_two_mounts_in_turns_do_what_they_do_on_one_disk", &[Need::Mount], turns),
     ("mounts_that_append_to_one_file_lose_no_record_though_the_leader_dies", &[Need::Mount], appends),
-    ("of_two_mounts_that_rename_one_name_at_once_one_is_told_so", &[Need::Mount], renames),
     ("a_reader_that_follows_a_file_on_another_mount_gets_every_line_at_once", &[Need::Mount], followed),
     ("a_stopped_or_killed_mount_delays_the_others_by_seconds_only", &[Need::Mount], dead_mounts),
 ];
@@ -444,49 +443,6 @@ fn appends() -> anyhow::Result<()> {
             let of = log.lines().filter_map(|line| line.strip_prefix(&head)?.trim().parse::<usize>().ok());
             ensure!(of.eq(0..RECORDS), "the records of writer {writer} are not each there once, in order");
         }
-    }
-    Ok(())
-}
-
-/// Two programs claim a file by the same rename, again and again. Exactly one of them may be told that it did it.
-fn renames() -> anyhow::Result<()> {
-    const ROUNDS: usize = 400;
-    let cluster = TestCluster::start(small())?;
-    let mounts = two_mounts(&cluster)?;
-    let barrier = Arc::new(Barrier::new(3));
-    let claims = mounts.each_ref().map(|mount| {
-        let (from, to) = (mount.path().join("free"), mount.path().join("claimed"));
-        let barrier = barrier.clone();
-        std::thread::spawn(move || -> Vec<std::io::Result<()>> {
-            let round = |_| {
-                barrier.wait();
-                let claimed = fs::rename(&from, &to);
-                barrier.wait();
-                claimed
-            };
-            (0..ROUNDS).map(round).collect()
-        })
-    });
-    let mut made = Ok(());
-    for _ in 0..ROUNDS {
-        let [here, there] = mounts.each_ref().map(TestMount::path);
-        let _ = fs::remove_file(here.join("claimed"));
-        // Both mounts have the name cached.
-        made = made.and(fs::write(here.join("free"), b"")).and(fs::metadata(there.join("free")).map(|_| ()));
-        barrier.wait();
-        barrier.wait();
-    }
-    made?;
-    let [one, other] = claims.map(|claim| claim.join().expect("a program did not panic"));
-    for (round, pair) in one.iter().zip(&other).enumerate() {
-        let is_right = |lost: &std::io::Result<()>| {
-            lost.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
-        };
-        let claimed = match pair {
-            (Ok(()), lost) | (lost, Ok(())) => is_right(lost),
-            _ => false,
-        };
-        ensure!(claimed, "round {round}: {pair:?}");
     }
     Ok(())
 }
