@@ -59,21 +59,22 @@ fn control_filesystem() -> rustix::io::Result<OwnedFd> {
 /// Fails when the daemon cannot be watched or the connection cannot be aborted.
 pub fn guard(daemon: u32, mut abort: File) -> Result<DaemonEnd, MountError> {
     let failed = |what: &str, why: io::Error| MountError::Guard { daemon, what: what.to_owned(), why };
+    let unwatched = |why| failed("watching it", why);
     let pid = i32::try_from(daemon).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| failed("watching it", io::ErrorKind::InvalidInput.into()))?;
+    let pid = pid.ok_or_else(|| unwatched(io::ErrorKind::InvalidInput.into()))?;
     let process = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(rustix::io::Errno::SRCH) => return Ok(DaemonEnd::Exited),
-        Err(error) => return Err(failed("watching it", error.into())),
+        Err(error) => return Err(unwatched(error.into())),
     };
     loop {
-        if has_exited(&process, LOOK_EVERY).map_err(|error| failed("watching it", error))? {
+        if has_exited(&process, LOOK_EVERY).map_err(unwatched)? {
             return Ok(DaemonEnd::Exited);
         }
         if !main_thread_has_exited(&process) {
             continue;
         }
-        if has_exited(&process, EXIT_WAIT).map_err(|error| failed("watching it", error))? {
+        if has_exited(&process, EXIT_WAIT).map_err(unwatched)? {
             return Ok(DaemonEnd::Exited);
         }
         if !main_thread_has_exited(&process) {

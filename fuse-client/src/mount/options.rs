@@ -211,7 +211,6 @@ mod tests {
             source: "a:7400,b\\c:/v".into(),
             read_only: true,
             exec: false,
-            sync: false,
             ..Default::default()
         };
         assert_eq!(
