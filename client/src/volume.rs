@@ -13,7 +13,7 @@ use crate::placement::Placement;
 use crate::rpc::direct;
 use crate::session::Session;
 use crate::writeback::{UnstoredFiles, Writeback};
-use rain_namespace::command::{AttrChange, Command, Outcome, RenameMode, Whiteout, XattrMode};
+use rain_namespace::command::{AttrChange, Command, Known, Outcome, RenameMode, Whiteout, XattrMode};
 use rain_namespace::error::NsError;
 use rain_namespace::lease::Subject;
 use rain_namespace::query::{Answer, DirectoryEntry, Query};
@@ -296,7 +296,7 @@ impl Volume {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), Error> {
-        self.rename_leaving(None, (parent, name), (new_parent, new_name), mode).await
+        self.rename_known(Vec::new(), None, (parent, name), (new_parent, new_name), mode).await.map(|_| ())
     }
 
     /// As [`Volume::rename`], if an extended attribute has a value; else `GuardFailed`.
@@ -309,7 +309,7 @@ impl Volume {
     ) -> Result<(), Error> {
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         let command = Command::Rename { parent, name, new_parent, new_name, mode, whiteout: None };
-        self.renamed(guard.before(command)).await
+        self.renamed(guard.before(command)).await.map(|_| ())
     }
 
     /// Sets an extended attribute that has the value of the guard; else `GuardFailed`.
@@ -319,31 +319,39 @@ impl Volume {
         self.writeback.change(guard.before(command)).await.map(|_| ())
     }
 
-    /// Moves a name, and leaves a whiteout under the old one if it is given.
-    pub async fn rename_leaving(
+    /// Moves a name, and leaves a whiteout under the old one if it is given. Returns the inode that was moved.
+    ///
+    /// `known`: names, and the inodes that the caller knows them by; if another client has changed one of them, nothing
+    /// is moved: `NameChanged`.
+    pub async fn rename_known(
         &self,
+        known: Vec<Known>,
         whiteout: Option<Whiteout>,
         (parent, name): (Ino, &[u8]),
         (new_parent, new_name): (Ino, &[u8]),
         mode: RenameMode,
-    ) -> Result<(), Error> {
+    ) -> Result<Ino, Error> {
         let replacing = self.writeback.unpublished_over((parent, name), (new_parent, new_name));
         if let Some(file) = replacing.and_then(|ino| self.files.get(ino)) {
             // So a crash at any moment leaves the name with the old contents or the new contents.
             file.flush(&self.files).await?;
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        self.renamed(Command::Rename { parent, name, new_parent, new_name, mode, whiteout }).await
+        let command = Command::Rename { parent, name, new_parent, new_name, mode, whiteout };
+        if known.is_empty() {
+            return self.renamed(command).await;
+        }
+        self.renamed(Command::IfNamed { names: known, command: Box::new(command) }).await
     }
 
-    async fn renamed(&self, command: Command) -> Result<(), Error> {
-        let Outcome::Renamed { other, last_name_gone, .. } = self.writeback.change(command).await? else {
+    async fn renamed(&self, command: Command) -> Result<Ino, Error> {
+        let Outcome::Renamed { moved, other, last_name_gone } = self.writeback.change(command).await? else {
             return Err(Error::unexpected("a moved inode"));
         };
         if let Some(replaced) = other.filter(|_| last_name_gone) {
             self.files.unlinked(replaced);
         }
-        Ok(())
+        Ok(moved)
     }
 
     async fn remove(&self, command: Command) -> Result<(), Error> {

@@ -52,7 +52,7 @@ pub(crate) fn of_refusal(refusal: &NsError) -> Errno {
         // The client handles these itself (blocks instead of inline data, a new session). One that comes this
         // far is a fault of RAIN, not a program's mistake.
         NsError::NotInline | NsError::HasInline | NsError::SessionEnded(_) => Errno::EIO,
-        NsError::GuardFailed => Errno::ESTALE,
+        NsError::GuardFailed | NsError::NameChanged => Errno::ESTALE,
         // Never an answer to a request of a mount.
         NsError::TooFewNodes { .. } | NsError::Malformed(_) | NsError::Answered(_) => Errno::EIO,
     }
@@ -88,6 +88,7 @@ mod tests {
             (NsError::NotInline, libc::EIO),
             (NsError::HasInline, libc::EIO),
             (NsError::GuardFailed, libc::ESTALE),
+            (NsError::NameChanged, libc::ESTALE),
             (NsError::NoAttribute, libc::ENODATA),
             (NsError::AttributesTooLarge, libc::ENOSPC),
             (NsError::TooManyLinks, libc::EMLINK),

@@ -375,13 +375,21 @@ pub enum Command {
         /// `SetAttr`, `SetXattr`, `RemoveXattr`.
         command: Box<Command>,
     },
+    /// Executes a command if names point to the inodes that the caller knows them by; else `NameChanged`. Outcome: the
+    /// command's.
+    IfNamed {
+        /// The names.
+        names: Vec<Known>,
+        /// A command as in `Guarded`.
+        command: Box<Command>,
+    },
 }
 
 impl Command {
     /// Returns the place of a new inode's number; `None` when the command makes no inode under a name.
     pub fn new_ino(&mut self) -> Option<&mut Option<Ino>> {
         match self {
-            Command::Guarded { command, .. } => command.new_ino(),
+            Command::Guarded { command, .. } | Command::IfNamed { command, .. } => command.new_ino(),
             Command::Make { ino, .. } => Some(ino),
             Command::Rename { whiteout: Some(whiteout), .. } => Some(&mut whiteout.ino),
             _ => None,
@@ -391,14 +399,14 @@ impl Command {
     /// Returns the reserved number of the inode that the command makes.
     pub fn reserved_ino(&self) -> Option<Ino> {
         match self {
-            Command::Guarded { command, .. } => command.reserved_ino(),
+            Command::Guarded { command, .. } | Command::IfNamed { command, .. } => command.reserved_ino(),
             Command::Make { ino, .. } => *ino,
             Command::Rename { whiteout, .. } => whiteout.as_ref()?.ino,
             _ => None,
         }
     }
 
-    /// Returns whether a guard may stand before the command.
+    /// Returns whether a condition may stand before the command.
     pub fn may_be_guarded(&self) -> bool {
         matches!(
             self,
@@ -427,6 +435,17 @@ impl Command {
                 | Command::RevokeDelegation { .. }
         )
     }
+}
+
+/// A name, and what the caller knows it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Parent directory.
+    pub parent: Ino,
+    /// Name in the parent.
+    pub name: Name,
+    /// The inode that it points to; `None`: it does not exist.
+    pub ino: Option<Ino>,
 }
 
 /// Treatment of an existing new name by `Rename`.

@@ -253,14 +253,10 @@ impl DelegationSet {
                     here_if(self.is_unpublished(*ino))
                 }
             }
-            // Only the leader decides: it has the guard. What is delegated is returned before.
-            Command::Guarded { ino, command, .. } => {
-                let inner = self.decide(command);
-                let here = matches!(inner, Decision::Local | Decision::Confirm) || self.is_fully_known(*ino);
-                let about = Self::affected_inodes(command).into_iter().chain([*ino]);
-                let mut ancestors: Vec<Ino> = about.filter_map(|ino| self.delegated_ancestor(ino)).collect();
-                ancestors.dedup();
-                if here && !ancestors.is_empty() { Decision::Return(ancestors) } else { inner }
+            Command::Guarded { ino, command, .. } => self.decide_condition(command, &[*ino]),
+            Command::IfNamed { names, command } => {
+                let parents: Vec<Ino> = names.iter().map(|known| known.parent).collect();
+                self.decide_condition(command, &parents)
             }
             Command::CloneRange { from, to, .. } => {
                 let unpublished = [*from, *to].into_iter().filter(|ino| self.is_unpublished(*ino));
@@ -270,6 +266,17 @@ impl DelegationSet {
             }
             _ => Decision::Remote,
         }
+    }
+
+    /// Only the leader decides about a condition before a command. What is delegated of it is returned before.
+    fn decide_condition(&self, command: &Command, about: &[Ino]) -> Decision {
+        let inner = self.decide(command);
+        let here = matches!(inner, Decision::Local | Decision::Confirm)
+            || about.iter().any(|ino| self.is_fully_known(*ino));
+        let about = Self::affected_inodes(command).into_iter().chain(about.iter().copied());
+        let mut ancestors: Vec<Ino> = about.filter_map(|ino| self.delegated_ancestor(ino)).collect();
+        ancestors.dedup();
+        if here && !ancestors.is_empty() { Decision::Return(ancestors) } else { inner }
     }
 
     fn decide_rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Decision {
@@ -299,7 +306,9 @@ impl DelegationSet {
         let lookup = |parent: &Ino, name: &Name| Query::Lookup { parent: *parent, name: name.clone() };
         match command {
             _ if self.delegated.is_empty() => Vec::new(),
-            Command::Guarded { command, .. } => self.lookups_before(command),
+            Command::Guarded { command, .. } | Command::IfNamed { command, .. } => {
+                self.lookups_before(command)
+            }
             Command::RemoveDirectory { parent, name } => vec![lookup(parent, name)],
             Command::Rename { parent, name, new_parent, new_name, .. } => {
                 vec![lookup(parent, name), lookup(new_parent, new_name)]
@@ -328,6 +337,11 @@ impl DelegationSet {
             Command::Guarded { ino, command, .. } => {
                 let mut inos = Self::affected_inodes(command);
                 inos.push(*ino);
+                inos
+            }
+            Command::IfNamed { names, command } => {
+                let mut inos = Self::affected_inodes(command);
+                inos.extend(names.iter().map(|known| known.parent));
                 inos
             }
             _ => Vec::new(),

@@ -98,4 +98,7 @@ pub enum NsError {
     /// The extended attribute that guards the command has another value.
     #[error("the guard has changed: another has taken over")]
     GuardFailed,
+    /// A name does not point to the inode by which the caller knows it. The caller looks it up again.
+    #[error("the name points to another file now; look it up again")]
+    NameChanged,
 }

@@ -254,6 +254,13 @@ fn commands() -> Vec<Command> {
         Command::Regroup { volume: VolumeId(3) },
         Command::MoveBlocks { blocks: vec![MovedBlock { id: BLOCK, from: GroupId(4), to: GroupId(300) }] },
         Command::MakeUnnamed { dir: INO, mode: 0o600, umask: 0o22, uid: 1, gid: 2 },
+        Command::IfNamed {
+            names: vec![
+                Known { parent: INO, name: name(), ino: Some(Ino(2)) },
+                Known { parent: INO, name: name(), ino: None },
+            ],
+            command: Box::new(Command::Unlink { parent: INO, name: name() }),
+        },
     ]
 }
 
@@ -301,6 +308,7 @@ fn results(lines: &mut Lines) {
         NsError::Delegated { dir: INO, session: SessionId(300) },
         NsError::HasInline,
         NsError::GuardFailed,
+        NsError::NameChanged,
     ];
     for error in errors {
         lines.value::<Applied>("applied", Err(error));

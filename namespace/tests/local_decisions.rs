@@ -11,8 +11,8 @@ use rain_namespace::acl::{ACCESS, DEFAULT};
 use rain_namespace::apply;
 use rain_namespace::check::check;
 use rain_namespace::command::{
-    Applied, AttrChange, Command, InlinePiece, NewBlock, NewExtent, NodeSpec, Outcome, RenameMode, Request,
-    TimeChange, Whiteout, XattrMode,
+    Applied, AttrChange, Command, InlinePiece, Known, NewBlock, NewExtent, NodeSpec, Outcome, RenameMode,
+    Request, TimeChange, Whiteout, XattrMode,
 };
 use rain_namespace::delegation::{Decision, DelegationSet, LocalAnswer, acls_of};
 use rain_namespace::error::NsError;
@@ -225,7 +225,7 @@ impl World {
                 Ino(world.next_ino - 1)
             })
         };
-        match what % 24 {
+        match what % 25 {
             0..=5 => {
                 let kind = [FileKind::File, FileKind::Directory, FileKind::File, FileKind::Symlink]
                     [usize::from(d % 4)];
@@ -300,6 +300,13 @@ impl World {
             22 => {
                 let name = if d & 1 == 0 { ACCESS.to_vec() } else { DEFAULT.to_vec() };
                 Command::RemoveXattr { ino: parent, name }
+            }
+            23 => {
+                let known = Known { parent, name: name(c), ino: (d & 1 == 0).then_some(other) };
+                let (new_parent, new_name) = (if d & 16 != 0 { parent } else { other }, name(d / 32));
+                let (whiteout, mode) = (None, RenameMode::Replace);
+                let command = Command::Rename { parent, name: name(c), new_parent, new_name, mode, whiteout };
+                Command::IfNamed { names: vec![known], command: Box::new(command) }
             }
             17 => Command::RemoveXattr { ino: parent, name: name(c) },
             18 => {

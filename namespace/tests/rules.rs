@@ -602,6 +602,32 @@ fn a_file_of_very_many_pieces_is_cloned_in_parts() {
 }
 
 #[test]
+fn a_command_for_a_name_that_has_changed_does_nothing() {
+    let mut world = World::new();
+    let root = world.root;
+    let Ok(Outcome::Attr(Attr { ino: first, .. })) = world.run(make(root, "a", FileKind::File)) else {
+        panic!()
+    };
+    let known = |name: &str, ino| Known { parent: root, name: name.into(), ino };
+    let move_a = |names: Vec<Known>| Command::IfNamed {
+        names,
+        command: Box::new(rename(root, "a", root, "b", RenameMode::Replace)),
+    };
+    assert_eq!(world.run(move_a(vec![known("a", None)])), Err(NsError::NameChanged));
+    assert_eq!(world.run(move_a(vec![known("a", Some(Ino(first.0 + 1)))])), Err(NsError::NameChanged));
+    assert_eq!(
+        world.run(move_a(vec![known("a", Some(first)), known("b", Some(first))])),
+        Err(NsError::NameChanged),
+        "each of the names counts"
+    );
+    let both = vec![known("a", Some(first)), known("b", None)];
+    assert!(matches!(world.run(move_a(both.clone())), Ok(Outcome::Renamed { moved, .. }) if moved == first));
+    assert_eq!(world.run(move_a(both)), Err(NsError::NameChanged));
+    let nested = Command::IfNamed { names: vec![], command: Box::new(move_a(vec![])) };
+    assert!(matches!(world.run(nested), Err(NsError::Invalid(_))));
+}
+
+#[test]
 fn a_guard_lets_only_the_newest_through() {
     let mut world = World::new();
     let root = world.root;

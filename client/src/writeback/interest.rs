@@ -94,7 +94,11 @@ impl State {
     /// Counts a command that the leader is about to be asked for. Returns a directory of it that is worth
     /// requesting first.
     pub(super) fn worth_requesting(&mut self, command: &Command) -> Option<Ino> {
-        let parents = match command {
+        let plain = match command {
+            Command::Guarded { command, .. } | Command::IfNamed { command, .. } => command,
+            command => command,
+        };
+        let parents = match plain {
             Command::Make { parent, .. }
             | Command::Unlink { parent, .. }
             | Command::RemoveDirectory { parent, .. }

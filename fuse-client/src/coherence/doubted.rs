@@ -19,11 +19,16 @@
 //!
 //! A walk that is answered so by mistake may use a name that another mount has just changed, until the program lets
 //! go of the directory.
+//!
+//! The operation that has the directory locked may have looked such a name up before, and go on with the inode that
+//! it found. [`Doubted::may_be_known`] tells whether that may be so of an inode.
 
+use super::names::GivenName;
 use parking_lot::Mutex;
 use rain_types::Ino;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -43,8 +48,8 @@ type Ended = (Ino, u32, Instant);
 struct Directory {
     /// The number of operations that are under way.
     under_way: usize,
-    /// The number of doubts.
-    doubts: usize,
+    /// The names of each doubt, by its number.
+    doubts: BTreeMap<u64, Vec<GivenName>>,
     /// When the last operation ended, or the first doubt began.
     quiet_since: Instant,
 }
@@ -56,6 +61,10 @@ struct State {
     ended: Mutex<VecDeque<Ended>>,
     /// A doubt is over, or the last operation in a directory in doubt.
     changed: Notify,
+    /// The number of the next doubt.
+    next: AtomicU64,
+    /// How many doubts there are.
+    doubts: AtomicUsize,
 }
 
 impl State {
@@ -64,11 +73,11 @@ impl State {
         let mut directories = self.directories.lock();
         let known = directories.entry(directory).or_insert_with(|| Directory {
             under_way: 0,
-            doubts: 0,
+            doubts: BTreeMap::new(),
             quiet_since: Instant::now(),
         });
         change(known);
-        if known.under_way == 0 && known.doubts == 0 {
+        if known.under_way == 0 && known.doubts.is_empty() {
             directories.remove(&directory);
         }
     }
@@ -106,6 +115,7 @@ pub(crate) struct UnderWay {
 pub(super) struct Doubt {
     state: Arc<State>,
     directory: Ino,
+    number: u64,
 }
 
 impl Doubted {
@@ -115,20 +125,33 @@ impl Doubted {
         UnderWay { state: self.0.clone(), directory, thread }
     }
 
-    /// The names in a directory are doubted from now on.
-    pub(super) fn doubt(&self, directory: Ino) -> Doubt {
+    /// These names in a directory are doubted from now on.
+    pub(super) fn doubt(&self, directory: Ino, names: Vec<GivenName>) -> Doubt {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.doubts.fetch_add(1, Ordering::AcqRel);
         self.0.change(directory, |known| {
-            if known.doubts == 0 {
+            if known.doubts.is_empty() {
                 known.quiet_since = Instant::now();
             }
-            known.doubts += 1;
+            known.doubts.insert(number, names);
         });
-        Doubt { state: self.0.clone(), directory }
+        Doubt { state: self.0.clone(), directory, number }
+    }
+
+    /// Whether an operation under way may know an inode, which a lookup has found by a name, by another name, which is
+    /// doubted.
+    pub(super) fn may_be_known(&self, ino: Ino, (parent, name): (Ino, &[u8])) -> bool {
+        if self.0.doubts.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let directories = self.0.directories.lock();
+        let mut doubted = directories.values().flat_map(|known| known.doubts.values().flatten());
+        doubted.any(|given| given.may_be(ino) && (given.parent, &*given.name) != (parent, name))
     }
 
     /// Whether names in the directory are doubted.
     pub(super) fn is_doubted(&self, directory: Ino) -> bool {
-        self.0.directories.lock().get(&directory).is_some_and(|known| known.doubts > 0)
+        self.0.directories.lock().get(&directory).is_some_and(|known| !known.doubts.is_empty())
     }
 
     /// Waits until a thread's walk through the directory may be answered, but no longer than `at_most`.
@@ -148,7 +171,7 @@ impl Doubted {
     /// The time until which a walk waits for a change, at most `end`; None: it is answered.
     fn waits_until(&self, directory: Ino, end: Instant) -> Option<Instant> {
         let directories = self.0.directories.lock();
-        let known = directories.get(&directory).filter(|known| known.doubts > 0)?;
+        let known = directories.get(&directory).filter(|known| !known.doubts.is_empty())?;
         let until = if known.under_way > 0 { end } else { end.min(known.quiet_since + QUIET) };
         (Instant::now() < until).then_some(until)
     }
@@ -161,7 +184,7 @@ impl Drop for UnderWay {
         self.state.change(self.directory, |known| {
             known.under_way -= 1;
             known.quiet_since = Instant::now();
-            is_quiet = known.under_way == 0 && known.doubts > 0;
+            is_quiet = known.under_way == 0 && !known.doubts.is_empty();
         });
         if is_quiet {
             self.state.changed.notify_waiters();
@@ -171,13 +194,17 @@ impl Drop for UnderWay {
 
 impl Drop for Doubt {
     fn drop(&mut self) {
-        self.state.change(self.directory, |known| known.doubts -= 1);
+        self.state.change(self.directory, |known| {
+            known.doubts.remove(&self.number);
+        });
+        self.state.doubts.fetch_sub(1, Ordering::AcqRel);
         self.state.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::test_name;
     use super::*;
 
     const DIRECTORY: Ino = Ino(7);
@@ -194,7 +221,7 @@ mod tests {
         let doubted = Doubted::default();
         let operation = doubted.begin(DIRECTORY, 1);
         assert!(is_answered(&doubted, DIRECTORY, 2).await, "there is no doubt");
-        let (first, second) = (doubted.doubt(DIRECTORY), doubted.doubt(DIRECTORY));
+        let (first, second) = (doubted.doubt(DIRECTORY, Vec::new()), doubted.doubt(DIRECTORY, Vec::new()));
         assert!(doubted.is_doubted(DIRECTORY) && !doubted.is_doubted(Ino(8)));
         assert!(!is_answered(&doubted, DIRECTORY, 2).await);
         assert!(is_answered(&doubted, Ino(8), 2).await);
@@ -215,14 +242,29 @@ mod tests {
     async fn a_walk_waits_no_longer_than_the_names_live() {
         let doubted = Doubted::default();
         let _operation = doubted.begin(DIRECTORY, 1);
-        let _doubt = doubted.doubt(DIRECTORY);
+        let _doubt = doubted.doubt(DIRECTORY, Vec::new());
         doubted.certain(DIRECTORY, 2, Duration::from_millis(5)).await;
+    }
+
+    #[test]
+    fn an_inode_may_be_known_by_a_doubted_name() {
+        let doubted = Doubted::default();
+        let moved = (DIRECTORY, b"new".as_slice());
+        assert!(!doubted.may_be_known(Ino(9), moved));
+        let names = vec![test_name(DIRECTORY, b"old", Ino(9)), test_name(DIRECTORY, b"other", Ino(10))];
+        let doubt = doubted.doubt(DIRECTORY, names);
+        assert!(doubted.may_be_known(Ino(9), moved));
+        assert!(!doubted.may_be_known(Ino(9), (DIRECTORY, b"old")), "by no other name");
+        assert!(doubted.may_be_known(Ino(9), (Ino(8), b"old")), "of another directory");
+        assert!(!doubted.may_be_known(Ino(11), moved));
+        drop(doubt);
+        assert!(!doubted.may_be_known(Ino(9), moved));
     }
 
     #[tokio::test]
     async fn who_asks_within_a_call_is_answered() {
         let doubted = Doubted::default();
-        let _doubt = doubted.doubt(DIRECTORY);
+        let _doubt = doubted.doubt(DIRECTORY, Vec::new());
         let others = doubted.begin(DIRECTORY, 1);
         drop(doubted.begin(DIRECTORY, 2));
         assert!(doubted.0.has_just_ended(DIRECTORY, 2));
@@ -237,7 +279,7 @@ mod tests {
     async fn who_has_the_directory_locked_gets_its_answer() {
         let doubted = Doubted::default();
         let operation = doubted.begin(DIRECTORY, 1);
-        let _doubt = doubted.doubt(DIRECTORY);
+        let _doubt = doubted.doubt(DIRECTORY, Vec::new());
         let walk = doubted.certain(DIRECTORY, 2, LONG);
         let end = async {
             tokio::time::sleep(QUIET * 2).await;

@@ -42,6 +42,7 @@
 //!    has appended, the pages are dropped after the reply. A read in between finds the bytes where the kernel
 //!    believed the end to be.
 
+mod again;
 mod doubted;
 mod inodes;
 mod names;
@@ -52,9 +53,10 @@ mod writes;
 #[cfg(test)]
 pub(crate) use self::inodes::tests::attr as test_attr;
 
+use self::again::{LookAgain, Of};
 use self::doubted::Doubted;
 pub(crate) use self::doubted::UnderWay;
-use self::inodes::KernelInodes;
+use self::inodes::{KernelInodes, hash};
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
 use self::writes::WritesUnderWay;
@@ -62,7 +64,7 @@ use crate::numbers::Numbers;
 use fuser::Notifier;
 use rain_client::Dropped;
 use rain_namespace::acl::{DEFAULT, is_acl};
-use rain_namespace::command::AttrChange;
+use rain_namespace::command::{AttrChange, Known, RenameMode};
 use rain_namespace::lease::Subject;
 use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
@@ -120,6 +122,7 @@ pub(crate) struct Coherence {
     inodes: KernelInodes,
     names: GivenNames,
     doubted: Doubted,
+    again: LookAgain,
     writes: WritesUnderWay,
     /// By inode: locked for reading while a length is told, and for writing while this mount truncates.
     truncations: Vec<Arc<RwLock<()>>>,
@@ -133,6 +136,7 @@ impl Coherence {
             inodes: KernelInodes::new(root),
             names: GivenNames::new(lifetimes.entry),
             doubted: Doubted::default(),
+            again: LookAgain::default(),
             writes: WritesUnderWay::default(),
             truncations: (0..TRUNCATION_LOCKS).map(|_| Arc::default()).collect(),
             lifetimes,
@@ -175,8 +179,18 @@ impl Coherence {
         lifetime
     }
 
-    /// A reply is about to name an inode.
-    pub(crate) fn name_given(
+    /// A reply is about to name an inode under a name that this mount has just made.
+    pub(crate) fn name_made(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        attr: &Attr,
+        read_for: (ReadFor, ReadFor),
+    ) -> Lifetimes {
+        self.names.made(parent, name, attr.ino);
+        self.name_given((parent, name), attr, read_for)
+    }
+
+    fn name_given(
         &self,
         (parent, name): (Ino, &[u8]),
         attr: &Attr,
@@ -188,11 +202,7 @@ impl Coherence {
             // for before, and asks for them again.
             self.notifications.drop_attributes(attr.ino);
         }
-        let lifetimes = self.lifetimes(attr, (name_for, attr_for));
-        if !lifetimes.entry.is_zero() {
-            self.names.given(parent, name);
-        }
-        lifetimes
+        self.lifetimes(attr, (name_for, attr_for))
     }
 
     /// A reply is about to name an inode to a thread that looked the name up, and is likely to open the inode
@@ -204,8 +214,9 @@ impl Coherence {
         read_for: (ReadFor, ReadFor),
         (thread, asked): (u32, Stamp),
     ) -> Lifetimes {
+        self.names.given(name.0, name.1, attr.ino);
         let lifetimes = self.name_given(name, attr, read_for);
-        self.inodes.name_looked_up(attr.ino, thread);
+        self.inodes.name_looked_up(attr.ino, name, thread, asked.change);
         self.inodes.learn_acls(attr, asked.change, lifetimes.attr);
         lifetimes
     }
@@ -219,7 +230,7 @@ impl Coherence {
     ) -> Duration {
         let then = self.inodes.clock();
         let lifetimes = match name {
-            Some((name, name_for)) => self.name_given(name, attr, (name_for, attr_for)),
+            Some((name, name_for)) => self.name_made(name, attr, (name_for, attr_for)),
             None => {
                 self.inodes.name_given(attr);
                 self.lifetimes(attr, (None, attr_for))
@@ -240,7 +251,7 @@ impl Coherence {
     ) -> Duration {
         let lifetime = self.lifetimes(attr, read_for).shorter();
         if !lifetime.is_zero() {
-            self.names.given(parent, name);
+            self.names.given(parent, name, attr.ino);
         }
         lifetime
     }
@@ -296,17 +307,38 @@ impl Coherence {
         self.inodes.changed(ino);
     }
 
-    /// This mount is about to rename. The kernel keeps the lifetime of the old name for the new one.
-    pub(crate) fn renaming(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
-        for (parent, name) in [from, to] {
-            self.names.given(parent, name);
+    /// The inodes by which the kernel knows names in a call that has their directories locked: those for which they were
+    /// given last. None: that is too long ago.
+    pub(crate) fn known(&self, names: &[(Ino, &[u8])]) -> Option<Vec<Known>> {
+        let known = |(parent, name): &(Ino, &[u8])| {
+            let ino = self.names.get(*parent, name)?.last();
+            Some(Known { parent: *parent, name: name.to_vec(), ino: Some(ino) })
+        };
+        names.iter().map(known).collect()
+    }
+
+    /// This mount is about to rename. The kernel keeps the lifetime of the old name for the new one, in an exchange of
+    /// both.
+    pub(crate) fn renaming(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) {
+        let known = [from, to].map(|(parent, name)| self.names.get(parent, name));
+        let moves = if mode == RenameMode::Exchange { 2 } else { 1 };
+        for (known, (parent, name)) in known.into_iter().zip([to, from]).take(moves) {
+            if let Some(known) = known {
+                self.names.given(parent, name, known.last());
+            }
         }
+    }
+
+    /// This mount has moved an inode to a name. In an exchange the other inode is as certain, but not worth a question.
+    pub(crate) fn moved(&self, ino: Ino, (parent, name): (Ino, &[u8])) {
+        self.names.made(parent, name, ino);
+        self.inodes.moved(ino, parent, name);
     }
 
     /// This mount has renamed, or tried to. The names are looked up again before their next use: the lease on the
     /// old name says nothing of the new one. The kernel is told in the background, as it has locked the
     /// directories until it has the reply.
-    pub(crate) fn renamed(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
+    pub(crate) fn names_in_question(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
         let names = [from, to].into_iter().filter_map(|(parent, name)| self.names.get(parent, name));
         drop(self.notifications.expire_names(names.collect()));
     }
@@ -418,18 +450,56 @@ impl Coherence {
 
     /// No program uses these names of a directory when this returns, before the kernel has looked them up again.
     async fn give_up_names(&self, directory: Ino, names: Vec<GivenName>) {
-        let mut expiring = Box::pin(self.notifications.expire_names(names));
+        let mut expiring = Box::pin(self.notifications.expire_names(names.clone()));
         if tokio::time::timeout(NAMES_LOCKED_MAX, &mut expiring).await.is_ok() {
             return;
         }
         tracing::debug!(%directory, "the kernel has the directory locked: its names are doubted");
-        let doubt = self.doubted.doubt(directory);
+        let doubt = self.doubted.doubt(directory, names);
         self.notifications.drop_attributes(directory);
         tokio::spawn(async move {
             expiring.await;
             tracing::debug!(%directory, "the names have expired");
             drop(doubt);
         });
+    }
+
+    /// Whether a lookup by a thread, which has found an inode, is to be answered with ESTALE, on which the kernel looks
+    /// all names of its call up again.
+    ///
+    /// rename(2) looks the old name up, then the new one. If another mount renames in between, the kernel finds one
+    /// inode behind both names, and does nothing, as for two links of one file. Either the thread has looked the old
+    /// name up, too, or the kernel had it and cannot let it expire, so that it is doubted: the directory is locked.
+    pub(crate) fn looks_again(&self, thread: u32, (parent, name): (Ino, &[u8]), found: &Attr) -> bool {
+        if matches!(name, b"." | b"..") {
+            // The kernel asks for an inode, not for a name, and does not ask again.
+            return false;
+        }
+        let hash = hash((parent, name));
+        let known_otherwise = self.inodes.looked_up_otherwise(found, hash, thread)
+            || self.doubted.may_be_known(found.ino, (parent, name));
+        if !known_otherwise || !self.again.may_tell(thread, Of::Lookup(hash)) {
+            self.again.found(thread, hash, found.kind == FileKind::Directory);
+            return false;
+        }
+        tracing::debug!(%parent, name = %name.escape_ascii(), ino = %found.ino, "a name to look up again");
+        self.notifications.drop_attributes(parent);
+        true
+    }
+
+    /// Whether a thread's rename, which is past its lookups, may be told to look its names up again.
+    pub(crate) fn may_look_again(&self, thread: u32, old_name: (Ino, &[u8])) -> bool {
+        self.again.may_tell(thread, Of::Rename(hash(old_name)))
+    }
+
+    /// A thread has looked up a name that does not exist.
+    pub(crate) fn name_missing(&self, thread: u32, name: (Ino, &[u8])) {
+        self.again.missing(thread, hash(name));
+    }
+
+    /// A thread's rename has ended.
+    pub(crate) fn call_ended(&self, thread: u32) {
+        self.again.ended(thread);
     }
 
     /// An operation of a thread in a directory begins. The kernel may have the directory locked until the result is
@@ -441,6 +511,7 @@ impl Coherence {
     /// Waits until the kernel uses no name in a directory that another mount may have changed; see
     /// [`doubted`]. For an answer to who asks for the directory's attributes, as a walk through it does.
     pub(crate) async fn names_certain(&self, directory: Ino, thread: u32) {
+        self.again.walks(thread);
         self.doubted.certain(directory, thread, self.lifetimes.entry).await;
     }
 

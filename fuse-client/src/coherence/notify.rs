@@ -124,7 +124,7 @@ impl Notifications {
         let numbers = self.numbers;
         let dropping = self.runtime.spawn_blocking(move || {
             let Some(connection) = connection else { return };
-            for GivenName { parent, name } in names {
+            for GivenName { parent, name, .. } in names {
                 // A name that the kernel dropped meanwhile is as good (ENOENT).
                 let _ = (&connection.device).write_all(&expire_entry(numbers.kernel(parent), &name));
             }

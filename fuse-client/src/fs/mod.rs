@@ -46,6 +46,8 @@ const SPACE_TTL: Duration = Duration::from_secs(1);
 struct Caller {
     uid: u32,
     gid: u32,
+    /// Thread, as the PID namespace of this process numbers it; 0: it is in none of these.
+    thread: u32,
 }
 
 impl Caller {
@@ -62,7 +64,7 @@ impl Caller {
 
 impl From<&Request> for Caller {
     fn from(request: &Request) -> Caller {
-        Caller { uid: request.uid(), gid: request.gid() }
+        Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() }
     }
 }
 

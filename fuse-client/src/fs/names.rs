@@ -135,15 +135,34 @@ impl RainFs {
     ) -> Result<(), Errno> {
         let (mode, leaves_whiteout) = rename_mode(flags)?;
         let whiteout = leaves_whiteout.then_some(Whiteout { uid: caller.uid, gid: caller.gid, ino: None });
-        self.coherence.renaming((parent, name), (new_parent, new_name));
         let (from, to) = ((parent, name), (new_parent, new_name));
-        let renamed = self.volume.rename_leaving(whiteout, from, to, mode).await;
+        let decides = || [parent, new_parent].iter().all(|dir| self.volume.decides_names(*dir));
+        // The kernel moves the inodes that it knows by these names, whatever is moved here.
+        let moving: &[_] = if mode == RenameMode::Exchange { &[from, to] } else { &[from] };
+        let known = if decides() { Some(Vec::new()) } else { self.coherence.known(moving) };
+        let known = match known {
+            None if self.coherence.may_look_again(caller.thread, from) => return Err(Errno::ESTALE),
+            known => known.unwrap_or_default(),
+        };
+        self.coherence.renaming(from, to, mode);
+        let mut renamed = self.volume.rename_known(known, whiteout, from, to, mode).await;
+        if matches!(renamed, Err(Error::Refused(NsError::NameChanged))) {
+            if self.coherence.may_look_again(caller.thread, from) {
+                return Err(Errno::ESTALE);
+            }
+            // The call was repeated already, and another mount is ahead once more.
+            renamed = self.volume.rename_known(Vec::new(), whiteout, from, to, mode).await;
+        }
+        self.coherence.call_ended(caller.thread);
         self.coherence.changed(parent);
         self.coherence.changed(new_parent);
-        if ![parent, new_parent].iter().all(|dir| self.volume.decides_names(*dir)) {
-            self.coherence.renamed((parent, name), (new_parent, new_name));
+        if let Ok(moved) = renamed {
+            self.coherence.moved(moved, to);
         }
-        renamed.map_err(|error| self.errno("renaming", &error))
+        if !decides() {
+            self.coherence.names_in_question(from, to);
+        }
+        renamed.map(|_| ()).map_err(|error| self.errno("renaming", &error))
     }
 
     pub(super) async fn read_link(&self, ino: Ino) -> Result<Vec<u8>, Errno> {

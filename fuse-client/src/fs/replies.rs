@@ -119,12 +119,16 @@ impl RainFs {
         by: (u32, Stamp),
     ) {
         match found {
+            Ok(attr) if self.coherence.looks_again(by.0, name, &attr) => reply.error(Errno::ESTALE),
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
                 let lifetimes = self.coherence.name_looked_up(name, &attr, read_for, by);
                 self.reply_name(reply, name, &attr, lifetimes);
             }
-            Err(errno) => reply.error(errno),
+            Err(errno) => {
+                self.coherence.name_missing(by.0, name);
+                reply.error(errno);
+            }
         }
     }
 
@@ -133,7 +137,7 @@ impl RainFs {
         match made {
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
-                let lifetimes = self.coherence.name_given(name, &attr, read_for);
+                let lifetimes = self.coherence.name_made(name, &attr, read_for);
                 self.reply_name(reply, name, &attr, lifetimes);
             }
             Err(errno) => reply.error(errno),

@@ -139,6 +139,18 @@ fn run(table: &mut Table<'_>, request: &Request, command: &Command) -> Applied {
             }
             run(table, request, command)
         }
+        Command::IfNamed { names, command } => {
+            if !command.may_be_guarded() {
+                return Err(NsError::Invalid("a condition before a command that changes no name".into()));
+            }
+            for known in names {
+                table.parent_for(known.parent, &known.name)?;
+                if table.entry(known.parent, &known.name) != known.ino {
+                    return Err(NsError::NameChanged);
+                }
+            }
+            run(table, request, command)
+        }
     }
 }
 

@@ -66,7 +66,7 @@ fn check_name(name: &[u8]) -> Result<(), NsError> {
 impl Table<'_> {
     /// Returns a directory in which the asker may change the name. Fails when the name is malformed or the
     /// directory is delegated to another session.
-    fn parent_for(&self, parent: Ino, name: &[u8]) -> Result<Attr, NsError> {
+    pub(super) fn parent_for(&self, parent: Ino, name: &[u8]) -> Result<Attr, NsError> {
         check_name(name)?;
         self.check_delegation(parent)?;
         self.directory(parent)

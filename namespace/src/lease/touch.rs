@@ -57,7 +57,7 @@ pub fn changed_by(command: &Command) -> Changed {
         | Command::Commit { ino, .. }
         | Command::Punch { ino, .. }
         | Command::CloneRange { to: ino, .. } => changed.inode(*ino),
-        Command::Guarded { command, .. } => return changed_by(command),
+        Command::Guarded { command, .. } | Command::IfNamed { command, .. } => return changed_by(command),
         _ => {}
     }
     changed
@@ -91,7 +91,7 @@ pub fn touched_by(kv: &dyn KvRead, command: &Command, touches: &mut Vec<Touch>) 
 /// a rename moves a cached name there.
 pub fn moved_to(command: &Command) -> Vec<Subject> {
     match command {
-        Command::Guarded { command, .. } => moved_to(command),
+        Command::Guarded { command, .. } | Command::IfNamed { command, .. } => moved_to(command),
         Command::Rename { parent, name, new_parent, new_name, mode, .. } => {
             let new = Subject::Name(*new_parent, new_name.clone());
             match mode {

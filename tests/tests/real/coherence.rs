@@ -12,13 +12,15 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("calls_on_two_mounts_in_turns_do_what_they_do_on_one_disk", &[Need::Mount], turns),
     ("mounts_that_append_to_one_file_lose_no_record_though_the_leader_dies", &[Need::Mount], appends),
+    ("of_two_mounts_that_rename_one_name_at_once_one_is_told_so", &[Need::Mount], renames),
+    ("a_rename_moves_the_file_that_another_mount_has_just_put_there", &[Need::Mount], replaced),
     ("a_reader_that_follows_a_file_on_another_mount_gets_every_line_at_once", &[Need::Mount], followed),
     ("a_stopped_or_killed_mount_delays_the_others_by_seconds_only", &[Need::Mount], dead_mounts),
 ];
@@ -443,6 +445,95 @@ fn appends() -> anyhow::Result<()> {
             let of = log.lines().filter_map(|line| line.strip_prefix(&head)?.trim().parse::<usize>().ok());
             ensure!(of.eq(0..RECORDS), "the records of writer {writer} are not each there once, in order");
         }
+    }
+    Ok(())
+}
+
+/// Two programs claim a file by the same rename, again and again. Exactly one of them may be told that it did it.
+fn renames() -> anyhow::Result<()> {
+    const ROUNDS: usize = 200;
+    let cluster = TestCluster::start(small())?;
+    let mounts = two_mounts(&cluster)?;
+    let barrier = Arc::new(Barrier::new(3));
+    let claims = mounts.each_ref().map(|mount| {
+        let (from, to) = (mount.path().join("free"), mount.path().join("claimed"));
+        let barrier = barrier.clone();
+        std::thread::spawn(move || -> Vec<std::io::Result<()>> {
+            let round = |_| {
+                barrier.wait();
+                let claimed = fs::rename(&from, &to);
+                barrier.wait();
+                claimed
+            };
+            (0..ROUNDS).map(round).collect()
+        })
+    });
+    let mut made = Ok(());
+    for _ in 0..ROUNDS {
+        let [here, there] = mounts.each_ref().map(TestMount::path);
+        let _ = fs::remove_file(here.join("claimed"));
+        // Both mounts have the name cached.
+        made = made.and(fs::write(here.join("free"), b"")).and(fs::metadata(there.join("free")).map(|_| ()));
+        barrier.wait();
+        barrier.wait();
+    }
+    made?;
+    let [one, other] = claims.map(|claim| claim.join().expect("a program did not panic"));
+    for (round, pair) in one.iter().zip(&other).enumerate() {
+        let is_right = |lost: &std::io::Result<()>| {
+            lost.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        let claimed = match pair {
+            (Ok(()), lost) | (lost, Ok(())) => is_right(lost),
+            _ => false,
+        };
+        ensure!(claimed, "round {round}: {pair:?}");
+    }
+    Ok(())
+}
+
+/// One program puts a new file under a name, as another, on another mount, moves that name away. Whichever file was
+/// moved: both mounts find the same.
+fn replaced() -> anyhow::Result<()> {
+    const ROUNDS: usize = 200;
+    let cluster = TestCluster::start(small())?;
+    let mounts = two_mounts(&cluster)?;
+    let [here, there] = mounts.each_ref().map(|mount| mount.path().to_owned());
+    let barrier = Arc::new(Barrier::new(2));
+    let moving = {
+        let barrier = barrier.clone();
+        std::thread::spawn(move || -> Vec<std::io::Result<(u64, u64)>> {
+            let round = |_| {
+                barrier.wait();
+                let moved = fs::rename(there.join("log"), there.join("log.old"));
+                let found = moved.and_then(|()| fs::metadata(there.join("log.old")));
+                barrier.wait();
+                found.map(|found| (found.ino(), found.len()))
+            };
+            (0..ROUNDS).map(round).collect()
+        })
+    };
+    let mut expected = Vec::new();
+    for _ in 0..ROUNDS {
+        let made = fs::write(here.join("log"), b"old").and_then(|()| fs::write(here.join("new"), b"newer"));
+        // The other mount has the name cached.
+        let cached = fs::metadata(mounts[1].path().join("log"));
+        barrier.wait();
+        let put = fs::rename(here.join("new"), here.join("log"));
+        barrier.wait();
+        let found = fs::metadata(here.join("log.old")).map(|found| (found.ino(), found.len()));
+        expected.push(made.and(cached).and(put).and(found));
+    }
+    let moved = moving.join().expect("a program did not panic");
+    for (round, (expected, moved)) in expected.into_iter().zip(moved).enumerate() {
+        let (expected, moved) = (
+            expected.with_context(|| format!("round {round}: the other"))?,
+            moved.with_context(|| format!("round {round}: moving"))?,
+        );
+        ensure!(
+            expected == moved,
+            "round {round}: {moved:?} where the name was moved, {expected:?} elsewhere"
+        );
     }
     Ok(())
 }
