@@ -1,6 +1,7 @@
 //! A client that does random operations on names, a value, a log and a lock, and records their history. As a
 //! mount, it answers lookups from what its leases let it keep.
 
+use super::report::HistoryOptions;
 use super::work::{FILE_MODE, NAMES, PAUSE, RECORD, is_turn, name, record, records};
 use fastrand::Rng;
 use futures::future::BoxFuture;
@@ -143,6 +144,7 @@ impl Workspace {
 /// One client at work.
 pub(super) struct HistoryClient {
     number: u32,
+    options: HistoryOptions,
     workspace: Workspace,
     rng: Rng,
     start: Instant,
@@ -167,18 +169,19 @@ fn refused(error: Error) -> Result<Reply, Error> {
 }
 
 impl HistoryClient {
-    /// A client that chooses its operations by `seed`. With `stale` it answers lookups from memory.
+    /// A client of a run. The first one may answer lookups from memory.
     pub(super) fn new(
         number: u32,
+        options: HistoryOptions,
         workspace: Workspace,
-        seed: u64,
         start: Instant,
-        stale: bool,
     ) -> HistoryClient {
+        let stale = options.stale && number == 0;
         HistoryClient {
             number,
+            options,
             workspace,
-            rng: Rng::with_seed(seed),
+            rng: Rng::with_seed(options.seed.wrapping_mul(1000) + u64::from(number)),
             start,
             known: BTreeMap::new(),
             stale: stale.then(BTreeMap::new),
@@ -189,7 +192,7 @@ impl HistoryClient {
 
     fn choose(&mut self) -> Op {
         let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
-        match Op::choose(known, |below| self.rng.u64(..below)) {
+        match self.options.choose(known, |below| self.rng.u64(..below)) {
             Op::Get if self.doubtful => Op::List,
             op => op,
         }

@@ -2,7 +2,7 @@
 
 use super::faults::strike;
 use super::program::{Program, prepare};
-use super::report::{HistoryOptions, HistoryReport};
+use super::report::{HistoryOptions, HistoryReport, timed};
 use crate::real::{ClusterOptions, TestCluster, TestMount};
 use anyhow::Context;
 use fastrand::Rng;
@@ -10,7 +10,7 @@ use rain_sim::history::Event;
 use rain_sim::model::{Op, Reply};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The options of each mount. The last one dies at times: with `sync`, what its programs were told is durable.
 const MOUNTS: &[&str] = &["rw", "rw", "sync"];
@@ -31,6 +31,20 @@ pub struct MountHistory {
 
 fn mount(cluster: &TestCluster, number: usize) -> anyhow::Result<TestMount> {
     TestMount::with_options(cluster, &format!("m{}", number + 1), MOUNTS[number])
+}
+
+/// Which programs there are, for a reader of a history.
+fn who() -> String {
+    let on =
+        |mount: usize| -> Vec<usize> { (0..PROGRAMS.len()).filter(|at| PROGRAMS[*at] == mount).collect() };
+    let mounts = MOUNTS.iter().enumerate();
+    let mounts: Vec<_> =
+        mounts.map(|(at, options)| format!("m{} ({options}): {:?}", at + 1, on(at))).collect();
+    format!(
+        "programs on each mount: {}; after the death of its mount a program goes on as its number + {}",
+        mounts.join(", "),
+        PROGRAMS.len()
+    )
 }
 
 impl MountHistory {
@@ -56,7 +70,7 @@ impl MountHistory {
         let folder = format!("history-{}", options.seed);
         let paths: Vec<PathBuf> = self.mounts.iter().flatten().map(|mount| mount.path().to_owned()).collect();
         prepare(&paths[0], &folder)?;
-        let (start, stop) = (Instant::now(), AtomicBool::new(false));
+        let (start, began, stop) = (Instant::now(), SystemTime::now(), AtomicBool::new(false));
         let programs: Vec<Program> = PROGRAMS
             .iter()
             .enumerate()
@@ -65,7 +79,7 @@ impl MountHistory {
                 of: PROGRAMS.len() as u32,
                 mount: paths[*on].clone(),
                 folder: folder.clone(),
-                seed: options.seed.wrapping_mul(1000) + number as u64,
+                options,
                 start,
             })
             .collect();
@@ -73,7 +87,7 @@ impl MountHistory {
             let working: Vec<_> =
                 programs.iter().map(|program| scope.spawn(|| program.work(&stop))).collect();
             std::thread::sleep(Duration::from_millis(300));
-            let faults = self.strike_some(&mut rng, options.faults);
+            let faults = self.strike_some(start, &mut rng, options.faults);
             stop.store(true, Ordering::Relaxed);
             let mut history: Vec<Event<Op, Reply>> = Vec::new();
             for program in working {
@@ -81,17 +95,16 @@ impl MountHistory {
             }
             Ok((faults?, history))
         })?;
-        Ok(HistoryReport::of(options.seed, faults, &history))
+        Ok(HistoryReport::of(&options, (began, who()), faults, &history))
     }
 
-    fn strike_some(&mut self, rng: &mut Rng, count: u32) -> anyhow::Result<Vec<String>> {
+    fn strike_some(&mut self, start: Instant, rng: &mut Rng, count: u32) -> anyhow::Result<Vec<String>> {
         let mut faults = Vec::new();
         for _ in 0..count {
-            faults.push(if rng.u64(..4) == 0 {
-                self.kill_mount(rng)?
-            } else {
-                strike(&mut self.cluster, self.nodes, rng)?
-            });
+            faults.push(timed(start, || match rng.u64(..4) {
+                0 => self.kill_mount(rng),
+                _ => strike(&mut self.cluster, self.nodes, rng),
+            })?);
             std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
         }
         if count == 0 {

@@ -3,6 +3,7 @@
 //! All calls go through descriptors of directories: while a dead mount is replaced, its path leads to the folder
 //! below.
 
+use super::report::HistoryOptions;
 use super::work::{FILE_MODE, NAMES, PAUSE, RECORD, is_turn, name, record, records};
 use fastrand::Rng;
 use rain_sim::history::Event;
@@ -68,13 +69,14 @@ pub(super) struct Program {
     pub(super) of: u32,
     pub(super) mount: PathBuf,
     pub(super) folder: String,
-    pub(super) seed: u64,
+    pub(super) options: HistoryOptions,
     pub(super) start: Instant,
 }
 
 /// A program with what it has learned.
 struct Running {
     place: Place,
+    options: HistoryOptions,
     rng: Rng,
     /// Files that the program has seen, by their names at that time.
     known: BTreeMap<Name, u64>,
@@ -97,7 +99,8 @@ impl Program {
     pub(super) fn work(&self, stop: &AtomicBool) -> anyhow::Result<Vec<Event<Op, Reply>>> {
         let mut running = Running {
             place: Place::open(&self.mount, &self.folder)?,
-            rng: Rng::with_seed(self.seed),
+            rng: Rng::with_seed(self.options.seed.wrapping_mul(1000) + u64::from(self.number)),
+            options: self.options,
             known: BTreeMap::new(),
             holds: false,
         };
@@ -147,7 +150,7 @@ impl Program {
 impl Running {
     fn choose(&mut self) -> Op {
         let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
-        Op::choose(known, |below| self.rng.u64(..below))
+        self.options.choose(known, |below| self.rng.u64(..below))
     }
 
     /// The number of the file under a name.

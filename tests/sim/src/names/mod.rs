@@ -171,7 +171,7 @@ async fn simulate(seed: u64, lying: bool) -> anyhow::Result<NamespaceRun> {
             Part::Log | Part::Mode => continue,
         };
         if let Err(violation) = checked {
-            bail!("no order of the operations explains the replies about {part:?}: {violation:#?}");
+            bail!("{part:?}: {violation}");
         }
     }
     let mut hasher = DefaultHasher::new();
