@@ -43,8 +43,14 @@ pub trait Model: Clone + Debug + Eq + Hash {
     fn changes_nothing(event: &Event<Self::Op, Self::Reply>) -> bool;
 }
 
+/// Positions that one search may reach. With more a history is not decided, and counts as one that no order explains.
+const REACHED_MAX: usize = 2_000_000;
+
 /// How many of the operations before a violation are shown with it.
 const SHOWN_BEFORE: usize = 20;
+
+/// How many operations of one client are shown before its reply that no order explains.
+const SHOWN_OWN: usize = 8;
 
 /// A history that no order explains, and the part of it that shows why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,19 +59,28 @@ pub struct Violation {
     pub explained: usize,
     /// The state that these lead to.
     pub state: String,
+    /// The search was given up: there may be an order.
+    pub given_up: bool,
     /// The first reply in time that no order explains, though an order explains all replies before it.
     pub unexplained: String,
     /// A part of the history that no order explains, one operation a line, as they began: all changes of the last
     /// time before that reply, and of the other operations only those without which there is an order.
     pub around: Vec<String>,
+    /// All operations that the client of that reply did last before it.
+    pub own: Vec<String>,
 }
 
 impl Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.given_up {
+            writeln!(f, "the search was given up, and there may be an order")?;
+        }
         writeln!(f, "no order explains this reply:\n    {}", self.unexplained)?;
         writeln!(f, "the longest order has {} operations and leads to {}", self.explained, self.state)?;
         writeln!(f, "no order explains these; a line is: begin and end in ms, client, operation, reply")?;
-        self.around.iter().try_for_each(|line| writeln!(f, "    {line}"))
+        self.around.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
+        writeln!(f, "what the client of that reply did before:")?;
+        self.own.iter().try_for_each(|line| writeln!(f, "    {line}"))
     }
 }
 
@@ -119,12 +134,13 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
     events.sort_by_key(|event| event.begun);
     match search(start.clone(), &events) {
         Ok(()) => Ok(()),
-        Err(deepest) => Err(violation(&start, &events, &deepest)),
+        Err((deepest, given_up)) => Err(violation(&start, &events, &deepest, given_up)),
     }
 }
 
-/// Searches an order for operations that are sorted by their begin. Fails with the deepest position.
-fn search<M: Model>(start: M, events: &[Event<M::Op, M::Reply>]) -> Result<(), Reached<M>> {
+/// Searches an order for operations that are sorted by their begin. Fails with the deepest position, and whether the
+/// search was given up.
+fn search<M: Model>(start: M, events: &[Event<M::Op, M::Reply>]) -> Result<(), (Reached<M>, bool)> {
     // An operation may come next only if it began before the earliest end of all remaining ones.
     let end = |event: &Event<M::Op, M::Reply>| if event.reply.is_some() { event.ended } else { u64::MAX };
     let candidates = |reached: &Reached<M>| -> Vec<usize> {
@@ -153,6 +169,9 @@ fn search<M: Model>(start: M, events: &[Event<M::Op, M::Reply>]) -> Result<(), R
         if is_over(&reached) {
             return Ok(());
         }
+        if seen.len() > REACHED_MAX {
+            break;
+        }
         // Operations with a reply go on the stack last, so they are tried first. One without a reply is done
         // only where the others need it.
         let mut next = candidates(&reached);
@@ -170,7 +189,7 @@ fn search<M: Model>(start: M, events: &[Event<M::Op, M::Reply>]) -> Result<(), R
             deepest = (done, reached);
         }
     }
-    Err(deepest.1)
+    Err((deepest.1, seen.len() > REACHED_MAX))
 }
 
 /// A history as it was known at a time: operations that had not ended have no reply.
@@ -185,7 +204,12 @@ fn until<O: Clone, R: Clone>(events: &[Event<O, R>], time: u64) -> Vec<Event<O, 
 }
 
 /// Shows why no order explains a history.
-fn violation<M: Model>(start: &M, events: &[Event<M::Op, M::Reply>], deepest: &Reached<M>) -> Violation {
+fn violation<M: Model>(
+    start: &M,
+    events: &[Event<M::Op, M::Reply>],
+    deepest: &Reached<M>,
+    given_up: bool,
+) -> Violation {
     let fails = |events: &[Event<M::Op, M::Reply>]| search(start.clone(), events).is_err();
     // What was explained at a time stays so at every earlier one.
     let mut ends: Vec<u64> =
@@ -194,7 +218,11 @@ fn violation<M: Model>(start: &M, events: &[Event<M::Op, M::Reply>], deepest: &R
     let last = ends.partition_point(|time| !fails(&until(events, *time)));
     let last = ends[last.min(ends.len() - 1)];
     let is_last = |event: &&Event<M::Op, M::Reply>| event.reply.is_some() && event.ended == last;
-    let unexplained = events.iter().find(is_last).map(shown).unwrap_or_default();
+    let at = events.iter().position(|event| is_last(&event)).unwrap_or(events.len());
+    let unexplained = events.get(at).map(shown).unwrap_or_default();
+    let client = events.get(at).map(|event| event.client);
+    let own: Vec<_> = events[..at].iter().filter(|event| Some(event.client) == client).map(shown).collect();
+    let own = own[own.len().saturating_sub(SHOWN_OWN)..].to_vec();
     // An operation that only looks and had not ended says nothing.
     let mut left = until(events, last);
     left.retain(|event| event.reply.is_some() || !M::changes_nothing(event));
@@ -217,7 +245,8 @@ fn violation<M: Model>(start: &M, events: &[Event<M::Op, M::Reply>], deepest: &R
     }
     let first_look = left.iter().position(M::changes_nothing).unwrap_or(left.len());
     let around = left.iter().skip(first_look.saturating_sub(SHOWN_BEFORE)).map(shown).collect();
-    Violation { explained: deepest.done(), state: format!("{:?}", deepest.state), unexplained, around }
+    let state = format!("{:?}", deepest.state);
+    Violation { explained: deepest.done(), state, given_up, unexplained, around, own }
 }
 
 #[cfg(test)]
