@@ -13,7 +13,7 @@ use rain_namespace::lease::Subject;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_namespace::record::FileKind;
 use rain_sim::history::Event;
-use rain_sim::model::{ClientState, Name, Op, Reply};
+use rain_sim::model::{ClientState, Files, Name, Op, Reply};
 use rain_types::Ino;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -190,11 +190,11 @@ impl HistoryClient {
         }
     }
 
-    fn choose(&mut self) -> Op {
-        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
-        match self.options.choose(known, |below| self.rng.u64(..below)) {
-            Op::Get if self.doubtful => Op::List,
-            op => op,
+    fn choose(&mut self) -> Option<Op> {
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, has: Files::Log };
+        match self.options.choose(known, |below| self.rng.u64(..below))? {
+            Op::Get if self.doubtful => Some(Op::List),
+            op => Some(op),
         }
     }
 
@@ -205,7 +205,7 @@ impl HistoryClient {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            let op = self.choose();
+            let Some(op) = self.choose() else { return history };
             let begun = self.start.elapsed().as_nanos() as u64;
             let reply = self.perform(&op).await;
             let ended = self.start.elapsed().as_nanos() as u64;
@@ -323,6 +323,7 @@ impl HistoryClient {
                 self.holds = false;
                 Ok(Reply::Done)
             }
+            op => unreachable!("{op}: clients of the library have no such files"),
         }
     }
 }

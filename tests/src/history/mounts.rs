@@ -7,7 +7,7 @@ use crate::real::{ClusterOptions, TestCluster, TestMount};
 use anyhow::Context;
 use fastrand::Rng;
 use rain_sim::history::Event;
-use rain_sim::model::{Op, Reply};
+use rain_sim::model::{Files, Op, Reply};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,10 +27,13 @@ pub struct MountHistory {
     mounts: Vec<Option<TestMount>>,
     cluster: TestCluster,
     nodes: u32,
+    /// Whether the mounts keep no leases.
+    relaxed: bool,
 }
 
-fn mount(cluster: &TestCluster, number: usize) -> anyhow::Result<TestMount> {
-    TestMount::with_options(cluster, &format!("m{}", number + 1), MOUNTS[number])
+fn mount(cluster: &TestCluster, number: usize, relaxed: bool) -> anyhow::Result<TestMount> {
+    let options = format!("{}{}", MOUNTS[number], if relaxed { ",relaxed" } else { "" });
+    TestMount::with_options(cluster, &format!("m{}", number + 1), &options)
 }
 
 /// Which programs there are, for a reader of a history.
@@ -48,15 +51,16 @@ fn who() -> String {
 }
 
 impl MountHistory {
-    /// Starts a cluster of three or five voters, and mounts its volume three times.
-    pub fn new(rain: &Path, nodes: u32) -> anyhow::Result<MountHistory> {
+    /// Starts a cluster of three or five voters, and mounts its volume three times. Mounts that are `relaxed` keep no
+    /// leases: of these only locks, and what they guard, are to be judged.
+    pub fn new(rain: &Path, nodes: u32, relaxed: bool) -> anyhow::Result<MountHistory> {
         let code = if nodes >= 5 { "3+2" } else { "2+1" };
         let cluster =
             TestCluster::start(ClusterOptions { nodes, code, cables: 2, ..ClusterOptions::new(rain) })?;
         cluster.wait_settled(nodes as usize, Duration::from_secs(30))?;
-        let mounts = (0..MOUNTS.len()).map(|number| mount(&cluster, number).map(Some));
+        let mounts = (0..MOUNTS.len()).map(|number| mount(&cluster, number, relaxed).map(Some));
         let mounts = mounts.collect::<anyhow::Result<_>>()?;
-        Ok(MountHistory { mounts, cluster, nodes })
+        Ok(MountHistory { mounts, cluster, nodes, relaxed })
     }
 
     /// Records one history and checks it.
@@ -80,6 +84,8 @@ impl MountHistory {
                 mount: paths[*on].clone(),
                 folder: folder.clone(),
                 options,
+                has: if PROGRAMS[..number].contains(on) { Files::Shared } else { Files::All },
+                maps: *on != MORTAL,
                 start,
             })
             .collect();
@@ -116,7 +122,7 @@ impl MountHistory {
     fn kill_mount(&mut self, rng: &mut Rng) -> anyhow::Result<String> {
         self.mounts[MORTAL].take().context("the mount is there")?.kill()?;
         std::thread::sleep(Duration::from_millis(rng.u64(..1000)));
-        self.mounts[MORTAL] = Some(mount(&self.cluster, MORTAL)?);
+        self.mounts[MORTAL] = Some(mount(&self.cluster, MORTAL, self.relaxed)?);
         Ok("a mount killed".to_owned())
     }
 }

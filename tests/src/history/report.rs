@@ -3,8 +3,15 @@
 use super::work::FILE_MODE;
 use anyhow::bail;
 use rain_sim::history::{Event, Violation, linearize};
-use rain_sim::model::{ClientState, LockModel, LogModel, NamesModel, Op, Part, Parts, Reply, ValueModel};
+use rain_sim::model::{
+    ClientState, LinksModel, LockModel, LogModel, NamesModel, Op, Part, Parts, Reply, SHEET_PLACES,
+    SheetModel, ValueModel,
+};
+use std::str::FromStr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// How often an operation is chosen anew that is not to be done. The rarest are one in thirty.
+const CHOICES_MAX: usize = 1000;
 
 /// Options of one run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,23 +26,55 @@ pub struct HistoryOptions {
     pub done: Parts,
     /// The parts that are checked.
     pub judged: Parts,
-    /// Whether names are looked up instead of renamed.
-    pub without_renames: bool,
+    /// The operations that are not done.
+    pub without: Without,
+}
+
+/// Operations that clients do not do, to look for one fault where another is known. They look instead.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Without {
+    /// No renames.
+    pub renames: bool,
+    /// No reads of files of values.
+    pub reads: bool,
+    /// No cuts of these.
+    pub cuts: bool,
+}
+
+impl FromStr for Without {
+    type Err = anyhow::Error;
+
+    /// Reads the names of the operations, with commas between them.
+    fn from_str(text: &str) -> anyhow::Result<Without> {
+        let mut without = Without::default();
+        for name in text.split(',') {
+            match name {
+                "renames" => without.renames = true,
+                "reads" => without.reads = true,
+                "cuts" => without.cuts = true,
+                _ => bail!("{name}: these can be left out: renames, reads, cuts"),
+            }
+        }
+        Ok(without)
+    }
 }
 
 impl HistoryOptions {
     /// Chooses the next operation of a client among those that are to be done. `roll` returns a random number below
-    /// its argument.
-    pub(super) fn choose(&self, known: ClientState<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
-        loop {
+    /// its argument. None: the client has no such operations.
+    pub(super) fn choose(&self, known: ClientState<'_>, mut roll: impl FnMut(u64) -> u64) -> Option<Op> {
+        for _ in 0..CHOICES_MAX {
             let op = match Op::choose(known, &mut roll) {
-                Op::Rename(from, _) if self.without_renames => Op::Lookup(from),
+                Op::Rename(from, _) if self.without.renames => Op::Lookup(from),
+                Op::Read(sheet, _, way) if self.without.reads => Op::Length(sheet, way),
+                Op::Cut(sheet, _, way) if self.without.cuts => Op::Length(sheet, way),
                 op => op,
             };
             if self.done.has(op.part()) {
-                return op;
+                return Some(op);
             }
         }
+        None
     }
 }
 
@@ -88,9 +127,13 @@ fn violations(options: &HistoryOptions, history: &[Event<Op, Reply>]) -> Vec<(Pa
         match part {
             Part::Names => linearize(NamesModel::default(), &of),
             Part::Value => linearize(ValueModel::default(), &of),
-            Part::Log => linearize(LogModel::default(), &of),
+            Part::Log => linearize(LogModel::of(&of), &of),
             Part::Mode => linearize(ValueModel(FILE_MODE.into()), &of),
             Part::Lock => linearize(LockModel::default(), &of),
+            Part::Direct | Part::Buffered => linearize(SheetModel::default(), &of),
+            Part::Mapped => linearize(SheetModel::of_zeros(SHEET_PLACES), &of),
+            Part::Links => linearize(LinksModel::default(), &of),
+            Part::Guarded => linearize(ValueModel::default(), &of),
         }
     };
     let judged = Part::ALL.into_iter().filter(|part| options.judged.has(*part));

@@ -1,11 +1,13 @@
-//! Models of a directory with a few names, of a value in a file, of a log, and of a lock. Each does one operation at a
-//! time.
+//! Models of what clients work on: a directory with a few names, a value in a file, a log, a lock, files of values in
+//! places, and the links of a file. Each does one operation at a time.
 
+mod file;
 mod names;
 #[cfg(test)]
 mod tests;
 mod values;
 
+pub use file::{LinksModel, SheetModel};
 pub use names::NamesModel;
 pub use values::{LockModel, LogModel, ValueModel};
 
@@ -17,6 +19,9 @@ use std::str::FromStr;
 
 /// A name in the directory.
 pub type Name = u8;
+
+/// Places in a file of values.
+pub const SHEET_PLACES: u8 = 4;
 
 /// How many records of a log are shown of a reply: the last ones.
 const LAST_RECORDS: usize = 6;
@@ -54,6 +59,59 @@ pub enum Op {
     TryLock,
     /// Releases the lock.
     Unlock,
+    /// Writes a value to a place of a file.
+    Write(Sheet, u8, u64, Way),
+    /// Reads the value at a place of a file.
+    Read(Sheet, u8, Way),
+    /// Cuts or lengthens a file to so many places.
+    Cut(Sheet, u8, Way),
+    /// Asks for the length of a file, in places.
+    Length(Sheet, Way),
+    /// Gives the file with links one more name.
+    Tie(Name),
+    /// Removes one of these names.
+    Untie(Name),
+    /// Asks for the number of its names: of the open file, or by the name that stays.
+    Count(Way),
+    /// Writes the guarded value while it has the guarding lock.
+    GuardedPut(u64),
+    /// Reads the guarded value while it has the guarding lock.
+    GuardedGet,
+}
+
+/// A file with values in places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sheet {
+    /// Written past the kernel's pages by all programs, and read through them.
+    Direct,
+    /// Written and read through the kernel's pages, by one program of each mount.
+    Buffered,
+    /// As `Buffered`, and some of the programs use a shared map.
+    Mapped,
+}
+
+/// How a program gets at a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// By a descriptor that is open all along.
+    Handle,
+    /// By its path.
+    Path,
+    /// By a shared map.
+    Map,
+}
+
+/// The files that a client has, besides names, a value and a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Files {
+    /// None.
+    None,
+    /// A log, and permission bits.
+    Log,
+    /// Besides, those that all programs of a mount use.
+    Shared,
+    /// Besides, those that one program of each mount uses.
+    All,
 }
 
 /// The model that an operation belongs to. Operations of different models do not affect each other, so each
@@ -70,6 +128,16 @@ pub enum Part {
     Mode,
     /// [`LockModel`].
     Lock,
+    /// [`SheetModel`], for [`Sheet::Direct`].
+    Direct,
+    /// [`SheetModel`], for [`Sheet::Buffered`].
+    Buffered,
+    /// [`SheetModel`], for [`Sheet::Mapped`].
+    Mapped,
+    /// [`LinksModel`].
+    Links,
+    /// [`ValueModel`], for the value that a lock guards.
+    Guarded,
 }
 
 /// The state of a client, on which the choice of its next operation depends.
@@ -81,15 +149,21 @@ pub struct ClientState<'a> {
     pub files: &'a BTreeMap<Name, u64>,
     /// Whether the client has the lock.
     pub holds: bool,
-    /// Whether there are files: a log, and permission bits.
-    pub logs: bool,
+    /// The other files.
+    pub has: Files,
 }
 
 impl Op {
     /// Chooses the next operation of a client. `roll` returns a random number below its argument.
     pub fn choose(known: ClientState<'_>, mut roll: impl FnMut(u64) -> u64) -> Op {
         let (one, two) = (roll(known.names.into()) as Name, roll(known.names.into()) as Name);
-        match roll(if known.logs { 28 } else { 16 }) {
+        let kinds = match known.has {
+            Files::None => 16,
+            Files::Log => 28,
+            Files::Shared => 37,
+            Files::All => 59,
+        };
+        match roll(kinds) {
             0..=2 => Op::Create(one),
             3 | 4 => Op::Unlink(one),
             5 | 6 => Op::Rename(one, two),
@@ -105,9 +179,33 @@ impl Op {
             20 | 21 => Op::ReadLog,
             22 | 23 => Op::LogLength,
             24 => Op::SetMode(roll(0o1000)),
-            25.. => Op::Mode,
+            25..=27 => Op::Mode,
+            28..=34 => Op::of_sheet(Sheet::Direct, roll),
+            35 => Op::GuardedPut(roll(1 << 62) + 1),
+            36 => Op::GuardedGet,
+            37..=43 => Op::of_sheet(Sheet::Buffered, roll),
+            44..=50 => Op::of_sheet(Sheet::Mapped, roll),
+            51 | 52 => Op::Tie(one),
+            53 | 54 => Op::Untie(one),
+            55.. => Op::Count(if roll(2) == 0 { Way::Handle } else { Way::Path }),
             _ if known.holds => Op::Unlock,
             _ => Op::TryLock,
+        }
+    }
+
+    fn of_sheet(sheet: Sheet, mut roll: impl FnMut(u64) -> u64) -> Op {
+        let maps = sheet == Sheet::Mapped;
+        let way = match roll(if maps { 4 } else { 2 }) {
+            0 => Way::Handle,
+            1 => Way::Path,
+            _ => Way::Map,
+        };
+        let place = roll(SHEET_PLACES.into()) as u8;
+        match roll(14) {
+            0..=4 => Op::Write(sheet, place, roll(1 << 62) + 1, way),
+            5 if !maps => Op::Cut(sheet, place, way),
+            6..=8 => Op::Length(sheet, way),
+            _ => Op::Read(sheet, place, way),
         }
     }
 
@@ -118,14 +216,27 @@ impl Op {
             Op::Append(_) | Op::ReadLog | Op::LogLength => Part::Log,
             Op::SetMode(_) | Op::Mode => Part::Mode,
             Op::TryLock | Op::Unlock => Part::Lock,
-            _ => Part::Names,
+            Op::Write(sheet, ..) | Op::Read(sheet, ..) | Op::Cut(sheet, ..) | Op::Length(sheet, _) => {
+                match sheet {
+                    Sheet::Direct => Part::Direct,
+                    Sheet::Buffered => Part::Buffered,
+                    Sheet::Mapped => Part::Mapped,
+                }
+            }
+            Op::Tie(_) | Op::Untie(_) | Op::Count(_) => Part::Links,
+            Op::GuardedPut(_) | Op::GuardedGet => Part::Guarded,
+            Op::Create(_) | Op::Unlink(_) | Op::Rename(..) | Op::Link(..) | Op::Lookup(_) | Op::List => {
+                Part::Names
+            }
         }
     }
 
     /// Whether the operation changes nothing. Without a reply such an operation can be left out of the
     /// history.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Op::Lookup(_) | Op::List | Op::Get | Op::ReadLog | Op::LogLength | Op::Mode)
+        let of_names = matches!(self, Op::Lookup(_) | Op::List);
+        let of_values = matches!(self, Op::Get | Op::ReadLog | Op::LogLength | Op::Mode | Op::GuardedGet);
+        of_names || of_values || matches!(self, Op::Read(..) | Op::Length(..) | Op::Count(_))
     }
 }
 
@@ -150,9 +261,14 @@ pub enum Reply {
     Records(Vec<u64>),
     /// Another client has the lock.
     Held,
+    /// There is nothing at this place: the file ends before it.
+    End,
+    /// A part of a value, or a length that the file never has.
+    Torn,
 }
 
-type Done = Event<Op, Reply>;
+/// An operation of a history.
+pub type Done = Event<Op, Reply>;
 
 /// The short form of a number that stands for contents: its last digits.
 fn short(value: u64) -> String {
@@ -174,9 +290,17 @@ impl Display for Op {
             Op::Put(value) => write!(f, "Put {}", short(*value)),
             Op::Append(record) => write!(f, "Append {}", short(*record)),
             Op::SetMode(mode) => write!(f, "SetMode {mode:o}"),
+            Op::Write(_, place, value, way) => write!(f, "Write {} at {place} by {way:?}", short(*value)),
+            Op::Read(_, place, way) => write!(f, "Read at {place} by {way:?}"),
+            Op::Cut(_, places, way) => write!(f, "Cut to {places} by {way:?}"),
+            Op::Length(_, way) => write!(f, "Length by {way:?}"),
+            Op::Tie(name) => write!(f, "Tie {}", letter(*name)),
+            Op::Untie(name) => write!(f, "Untie {}", letter(*name)),
+            Op::GuardedPut(value) => write!(f, "GuardedPut {}", short(*value)),
             Op::List | Op::Get | Op::ReadLog | Op::LogLength | Op::Mode | Op::TryLock | Op::Unlock => {
                 write!(f, "{self:?}")
             }
+            Op::Count(_) | Op::GuardedGet => write!(f, "{self:?}"),
         }
     }
 }
@@ -198,7 +322,13 @@ impl Display for Reply {
                 let shown: Vec<_> = records[last..].iter().map(|record| short(*record)).collect();
                 write!(f, "{} records, the last {}", records.len(), shown.join(" "))
             }
-            Reply::At(_) | Reply::Done | Reply::NotFound | Reply::Exists | Reply::Held => {
+            Reply::End
+            | Reply::Torn
+            | Reply::At(_)
+            | Reply::Done
+            | Reply::NotFound
+            | Reply::Exists
+            | Reply::Held => {
                 write!(f, "{self:?}")
             }
         }
@@ -213,7 +343,18 @@ fn changes_nothing(event: &Done) -> bool {
 
 impl Part {
     /// All parts.
-    pub const ALL: [Part; 5] = [Part::Names, Part::Value, Part::Log, Part::Mode, Part::Lock];
+    pub const ALL: [Part; 10] = [
+        Part::Names,
+        Part::Value,
+        Part::Log,
+        Part::Mode,
+        Part::Lock,
+        Part::Direct,
+        Part::Buffered,
+        Part::Mapped,
+        Part::Links,
+        Part::Guarded,
+    ];
 }
 
 /// A set of parts: a bit for each, from the lowest on in the order of [`Part::ALL`].

@@ -54,7 +54,8 @@ fn a_file_whose_maker_heard_nothing_is_any_file_and_then_that_one() {
 #[test]
 fn a_log_has_every_record_once_and_in_order() {
     let logs = |steps: &[(u32, Op, Option<Reply>)]| {
-        linearize(LogModel::default(), &one_after_the_other(steps)).is_ok()
+        let history = one_after_the_other(steps);
+        linearize(LogModel::of(&history), &history).is_ok()
     };
     let append = |client, record, at| (client, Op::Append(record), Some(Reply::At(at)));
     let read = |records: &[u64]| (3, Op::ReadLog, Some(Reply::Records(records.to_vec())));
@@ -82,4 +83,41 @@ fn a_lock_has_one_holder() {
     ]));
     assert!(!locks(&[taken.clone(), (2, Op::TryLock, Some(Reply::Done))]));
     assert!(!locks(&[taken, (1, Op::Unlock, Some(Reply::Done)), (2, Op::TryLock, Some(Reply::Held))]));
+}
+
+#[test]
+fn a_file_of_values_ends_where_it_was_written_or_cut_last() {
+    let sheet = |steps: &[(u32, Op, Option<Reply>)]| {
+        linearize(SheetModel::default(), &one_after_the_other(steps)).is_ok()
+    };
+    let write = |place, value| (1, Op::Write(Sheet::Direct, place, value, Way::Handle), Some(Reply::Done));
+    let cut = |places| (2, Op::Cut(Sheet::Direct, places, Way::Path), Some(Reply::Done));
+    let read = |place, reply| (3, Op::Read(Sheet::Direct, place, Way::Path), Some(reply));
+    let length = |places| (3, Op::Length(Sheet::Direct, Way::Handle), Some(Reply::Value(places)));
+    assert!(sheet(&[write(2, 7), length(3), read(0, Reply::Value(0)), read(2, Reply::Value(7))]));
+    assert!(sheet(&[write(2, 7), cut(1), length(1), read(2, Reply::End), cut(3), read(2, Reply::Value(0))]));
+    assert!(!sheet(&[write(2, 7), cut(1), length(3)]), "an old length");
+    assert!(!sheet(&[write(2, 7), cut(2), cut(3), read(2, Reply::Value(7))]), "cut bytes are back");
+    assert!(!sheet(&[write(2, 7), cut(1), read(2, Reply::Value(0))]), "zeros behind the end");
+    assert!(!sheet(&[write(2, 7), read(2, Reply::Torn)]));
+}
+
+#[test]
+fn a_file_has_as_many_links_as_names() {
+    let links = |steps: &[(u32, Op, Option<Reply>)]| {
+        linearize(LinksModel::default(), &one_after_the_other(steps)).is_ok()
+    };
+    let tie = |name, reply| (1, Op::Tie(name), Some(reply));
+    let untie = |name, reply| (2, Op::Untie(name), Some(reply));
+    let count = |links| (3, Op::Count(Way::Path), Some(Reply::Value(links)));
+    assert!(links(&[
+        count(1),
+        tie(0, Reply::Done),
+        tie(0, Reply::Exists),
+        count(2),
+        untie(0, Reply::Done),
+        count(1)
+    ]));
+    assert!(links(&[untie(0, Reply::NotFound), (1, Op::Tie(1), None), count(2)]));
+    assert!(!links(&[tie(0, Reply::Done), tie(1, Reply::Done), count(2)]), "an old count");
 }
