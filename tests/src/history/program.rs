@@ -145,7 +145,7 @@ impl Program {
             }
             if op == Op::TryLock && reply.is_none() {
                 // If it has taken the lock, the close of the file releases it.
-                running.closed = Some(ended);
+                running.closed.get_or_insert(ended);
             }
             if reply.is_some() || !op.only_looks() {
                 history.push(Event { client, op, reply, begun, ended });
