@@ -11,7 +11,7 @@
 //! never.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::hash::Hash;
 
 /// One operation of a client.
@@ -30,28 +30,68 @@ pub struct Event<O, R> {
 }
 
 /// A specification that does one operation at a time.
-pub trait Model: Clone + Eq + Hash {
+pub trait Model: Clone + Debug + Eq + Hash {
     /// Operations.
-    type Op: Debug + Clone;
+    type Op: Display + Clone;
     /// Replies.
-    type Reply: Debug + Clone;
+    type Reply: Display + Clone;
     /// Returns the state after an operation, or none when the operation cannot give this reply in this state.
     /// Where the reply is not known, returns a state that the operation may lead to.
     fn step(&self, event: &Event<Self::Op, Self::Reply>) -> Option<Self>;
+    /// Whether an operation with this reply leaves every state as it is. Without it, the rest of a history that an
+    /// order explains is explained, too.
+    fn changes_nothing(event: &Event<Self::Op, Self::Reply>) -> bool;
 }
+
+/// Positions that one search may reach. With more a history is not decided, and counts as one that no order explains.
+const REACHED_MAX: usize = 2_000_000;
 
 /// How many of the operations before a violation are shown with it.
 const SHOWN_BEFORE: usize = 20;
 
-/// A history that no order explains.
+/// How many operations of one client are shown before its reply that no order explains.
+const SHOWN_OWN: usize = 8;
+
+/// A history that no order explains, and the part of it that shows why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Operations in the longest order that was found.
     pub explained: usize,
-    /// The operations that began last before those, at most [`SHOWN_BEFORE`].
-    pub before: Vec<String>,
-    /// Operations that could have come next in time; none of them gives its reply there.
-    pub stuck: Vec<String>,
+    /// The state that these lead to.
+    pub state: String,
+    /// The search was given up: there may be an order.
+    pub given_up: bool,
+    /// The first reply in time that no order explains, though an order explains all replies before it.
+    pub unexplained: String,
+    /// A part of the history that no order explains, one operation a line, as they began: all changes of the last
+    /// time before that reply, and of the other operations only those without which there is an order.
+    pub around: Vec<String>,
+    /// All operations that the client of that reply did last before it.
+    pub own: Vec<String>,
+}
+
+impl Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.given_up {
+            writeln!(f, "the search was given up, and there may be an order")?;
+        }
+        writeln!(f, "no order explains this reply:\n    {}", self.unexplained)?;
+        writeln!(f, "the longest order has {} operations and leads to {}", self.explained, self.state)?;
+        writeln!(f, "no order explains these; a line is: begin and end in ms, client, operation, reply")?;
+        self.around.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
+        writeln!(f, "what the client of that reply did before:")?;
+        self.own.iter().try_for_each(|line| writeln!(f, "    {line}"))
+    }
+}
+
+/// An operation in one line.
+fn shown<O: Display, R: Display>(event: &Event<O, R>) -> String {
+    let ms = |nanos: u64| format!("{:9.3}", nanos as f64 / 1e6);
+    let Event { client, op, begun, ended, .. } = event;
+    match &event.reply {
+        Some(reply) => format!("{} to {}  client {client}: {op} -> {reply}", ms(*begun), ms(*ended)),
+        None => format!("{} to {}  client {client}: {op} -> no reply", ms(*begun), ms(*ended)),
+    }
 }
 
 /// A position of the search: the operations done so far, and the state they lead to.
@@ -65,6 +105,10 @@ struct Reached<M> {
 }
 
 impl<M: Clone> Reached<M> {
+    fn done(&self) -> usize {
+        self.below + self.beyond.len()
+    }
+
     fn has(&self, at: usize) -> bool {
         at < self.below || self.beyond.binary_search(&at).is_ok()
     }
@@ -81,13 +125,22 @@ impl<M: Clone> Reached<M> {
     }
 }
 
-/// Searches an order that explains a history; fails with the deepest position when there is none.
+/// Searches an order that explains a history; otherwise shows the part of it that none explains.
 ///
 /// The search keeps every state that it reached in memory, so few operations at a time should be without a
 /// reply.
 pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Result<(), Violation> {
     let mut events: Vec<_> = history.to_vec();
     events.sort_by_key(|event| event.begun);
+    match search(start.clone(), &events) {
+        Ok(()) => Ok(()),
+        Err((deepest, given_up)) => Err(violation(&start, &events, &deepest, given_up)),
+    }
+}
+
+/// Searches an order for operations that are sorted by their begin. Fails with the deepest position, and whether the
+/// search was given up.
+fn search<M: Model>(start: M, events: &[Event<M::Op, M::Reply>]) -> Result<(), (Reached<M>, bool)> {
     // An operation may come next only if it began before the earliest end of all remaining ones.
     let end = |event: &Event<M::Op, M::Reply>| if event.reply.is_some() { event.ended } else { u64::MAX };
     let candidates = |reached: &Reached<M>| -> Vec<usize> {
@@ -116,7 +169,9 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
         if is_over(&reached) {
             return Ok(());
         }
-        let done = reached.below + reached.beyond.len();
+        if seen.len() > REACHED_MAX {
+            break;
+        }
         // Operations with a reply go on the stack last, so they are tried first. One without a reply is done
         // only where the others need it.
         let mut next = candidates(&reached);
@@ -129,16 +184,69 @@ pub fn linearize<M: Model>(start: M, history: &[Event<M::Op, M::Reply>]) -> Resu
                 }
             }
         }
+        let done = reached.done();
         if done >= deepest.0 {
             deepest = (done, reached);
         }
     }
-    let (explained, reached) = deepest;
-    let stuck = candidates(&reached);
-    let first = stuck.first().copied().unwrap_or(events.len());
-    let shown = |at: usize| format!("{:?}", events[at]);
-    let before = (first.saturating_sub(SHOWN_BEFORE)..first).map(shown).collect();
-    Err(Violation { explained, before, stuck: stuck.into_iter().map(shown).collect() })
+    Err((deepest.1, seen.len() > REACHED_MAX))
+}
+
+/// A history as it was known at a time: operations that had not ended have no reply.
+fn until<O: Clone, R: Clone>(events: &[Event<O, R>], time: u64) -> Vec<Event<O, R>> {
+    let begun = events.iter().filter(|event| event.begun <= time).cloned();
+    begun
+        .map(|event| match event.ended <= time {
+            true => event,
+            false => Event { reply: None, ..event },
+        })
+        .collect()
+}
+
+/// Shows why no order explains a history.
+fn violation<M: Model>(
+    start: &M,
+    events: &[Event<M::Op, M::Reply>],
+    deepest: &Reached<M>,
+    given_up: bool,
+) -> Violation {
+    let fails = |events: &[Event<M::Op, M::Reply>]| search(start.clone(), events).is_err();
+    // What was explained at a time stays so at every earlier one.
+    let mut ends: Vec<u64> =
+        events.iter().filter(|event| event.reply.is_some()).map(|event| event.ended).collect();
+    ends.sort_unstable();
+    let last = ends.partition_point(|time| !fails(&until(events, *time)));
+    let last = ends[last.min(ends.len() - 1)];
+    let is_last = |event: &&Event<M::Op, M::Reply>| event.reply.is_some() && event.ended == last;
+    let at = events.iter().position(|event| is_last(&event)).unwrap_or(events.len());
+    let unexplained = events.get(at).map(shown).unwrap_or_default();
+    let client = events.get(at).map(|event| event.client);
+    let own: Vec<_> = events[..at].iter().filter(|event| Some(event.client) == client).map(shown).collect();
+    let own = own[own.len().saturating_sub(SHOWN_OWN)..].to_vec();
+    // An operation that only looks and had not ended says nothing.
+    let mut left = until(events, last);
+    left.retain(|event| event.reply.is_some() || !M::changes_nothing(event));
+    let mut size = left.len();
+    while size > 0 {
+        let mut from = 0;
+        while from < left.len() {
+            let drops = from..left.len().min(from + size);
+            let keeps = |(at, event): (usize, &Event<_, _>)| {
+                (!drops.contains(&at) || !M::changes_nothing(event)).then(|| event.clone())
+            };
+            let fewer: Vec<_> = left.iter().enumerate().filter_map(keeps).collect();
+            if fewer.len() < left.len() && fails(&fewer) {
+                left = fewer;
+            } else {
+                from += size;
+            }
+        }
+        size /= 2;
+    }
+    let first_look = left.iter().position(M::changes_nothing).unwrap_or(left.len());
+    let around = left.iter().skip(first_look.saturating_sub(SHOWN_BEFORE)).map(shown).collect();
+    let state = format!("{:?}", deepest.state);
+    Violation { explained: deepest.done(), state, given_up, unexplained, around, own }
 }
 
 #[cfg(test)]
@@ -171,10 +279,29 @@ mod tests {
         let old = [put(1, 0, 10, 1), get(2, 11, 12, 0)];
         let violation = linearize(ValueModel::default(), &old).unwrap_err();
         assert_eq!(violation.explained, 1);
-        assert!(violation.stuck[0].contains("Get"), "{violation:?}");
+        assert!(violation.unexplained.contains("client 2: Get"), "{violation}");
         // Once somebody has seen the new one nobody may see the old one.
         let back = [put(1, 0, 100, 1), get(2, 10, 20, 1), get(3, 30, 40, 0)];
         assert!(linearize(ValueModel::default(), &back).is_err());
+    }
+
+    #[test]
+    fn a_violation_shows_no_more_than_it_needs() {
+        let mut history = Vec::new();
+        for turn in 0..50 {
+            let at = turn * 10;
+            history.extend([
+                put(1, at, at + 4, turn),
+                get(2, at + 5, at + 6, turn),
+                get(3, at + 7, at + 8, turn),
+            ]);
+        }
+        // The value of turn 20 is seen in turn 21, and everything after that is right again.
+        history[65] = get(3, 217, 218, 20);
+        let violation = linearize(ValueModel::default(), &history).unwrap_err();
+        assert!(violation.unexplained.contains("client 3: Get"), "{violation}");
+        let (put, look): (Vec<_>, Vec<_>) = violation.around.iter().partition(|line| line.contains("Put"));
+        assert_eq!((put.len(), look), (SHOWN_BEFORE, vec![&violation.unexplained]), "{violation}");
     }
 
     #[test]

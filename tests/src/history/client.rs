@@ -1,6 +1,7 @@
 //! A client that does random operations on names, a value, a log and a lock, and records their history. As a
 //! mount, it answers lookups from what its leases let it keep.
 
+use super::report::HistoryOptions;
 use super::work::{FILE_MODE, NAMES, PAUSE, RECORD, is_turn, name, record, records};
 use fastrand::Rng;
 use futures::future::BoxFuture;
@@ -12,7 +13,7 @@ use rain_namespace::lease::Subject;
 use rain_namespace::lock::{Lock, LockKind};
 use rain_namespace::record::FileKind;
 use rain_sim::history::Event;
-use rain_sim::model::{ClientState, Name, Op, Reply};
+use rain_sim::model::{ClientState, Files, Name, Op, Reply};
 use rain_types::Ino;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,6 +144,7 @@ impl Workspace {
 /// One client at work.
 pub(super) struct HistoryClient {
     number: u32,
+    options: HistoryOptions,
     workspace: Workspace,
     rng: Rng,
     start: Instant,
@@ -167,18 +169,19 @@ fn refused(error: Error) -> Result<Reply, Error> {
 }
 
 impl HistoryClient {
-    /// A client that chooses its operations by `seed`. With `stale` it answers lookups from memory.
+    /// A client of a run. The first one may answer lookups from memory.
     pub(super) fn new(
         number: u32,
+        options: HistoryOptions,
         workspace: Workspace,
-        seed: u64,
         start: Instant,
-        stale: bool,
     ) -> HistoryClient {
+        let stale = options.stale && number == 0;
         HistoryClient {
             number,
+            options,
             workspace,
-            rng: Rng::with_seed(seed),
+            rng: Rng::with_seed(options.seed.wrapping_mul(1000) + u64::from(number)),
             start,
             known: BTreeMap::new(),
             stale: stale.then(BTreeMap::new),
@@ -187,11 +190,11 @@ impl HistoryClient {
         }
     }
 
-    fn choose(&mut self) -> Op {
-        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
-        match Op::choose(known, |below| self.rng.u64(..below)) {
-            Op::Get if self.doubtful => Op::List,
-            op => op,
+    fn choose(&mut self) -> Option<Op> {
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, has: Files::Log };
+        match self.options.choose(known, |below| self.rng.u64(..below))? {
+            Op::Get if self.doubtful => Some(Op::List),
+            op => Some(op),
         }
     }
 
@@ -202,7 +205,7 @@ impl HistoryClient {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            let op = self.choose();
+            let Some(op) = self.choose() else { return history };
             let begun = self.start.elapsed().as_nanos() as u64;
             let reply = self.perform(&op).await;
             let ended = self.start.elapsed().as_nanos() as u64;
@@ -320,6 +323,7 @@ impl HistoryClient {
                 self.holds = false;
                 Ok(Reply::Done)
             }
+            op => unreachable!("{op}: clients of the library have no such files"),
         }
     }
 }

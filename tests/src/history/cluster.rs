@@ -2,7 +2,7 @@
 
 use super::client::{CLIENTS, HistoryClient, Workspace};
 use super::faults::strike;
-use super::report::{HistoryOptions, HistoryReport};
+use super::report::{HistoryOptions, HistoryReport, timed};
 use crate::real::{ClusterOptions, TestCluster};
 use anyhow::Context;
 use fastrand::Rng;
@@ -10,7 +10,7 @@ use rain_client::{Client, Options};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::{Builder, Runtime};
 
 /// A cluster with four clients, for many runs. Dropping it ends all of them.
@@ -76,7 +76,7 @@ impl HistoryCluster {
         let mut rng = Rng::with_seed(options.seed);
         let folder = format!("history-{}", options.seed);
         let early_before = self.acknowledged_early();
-        let (start, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let (start, began, stop) = (Instant::now(), SystemTime::now(), Arc::new(AtomicBool::new(false)));
         let runtime = self.runtime.as_ref().context("the runtime has ended")?;
         let workspaces: Vec<Workspace> = {
             let mut workspaces = Vec::new();
@@ -91,16 +91,14 @@ impl HistoryCluster {
             .into_iter()
             .enumerate()
             .map(|(number, workspace)| {
-                let stale = options.stale && number == 0;
-                let seed = options.seed.wrapping_mul(1000) + number as u64;
-                let client = HistoryClient::new(number as u32, workspace, seed, start, stale);
+                let client = HistoryClient::new(number as u32, options, workspace, start);
                 runtime.spawn(client.work(stop.clone()))
             })
             .collect();
         std::thread::sleep(Duration::from_millis(300));
         let mut faults = Vec::new();
         for _ in 0..options.faults {
-            faults.push(strike(&mut self.cluster, self.nodes, &mut rng)?);
+            faults.push(timed(start, || strike(&mut self.cluster, self.nodes, &mut rng))?);
             std::thread::sleep(Duration::from_millis(200 + rng.u64(..500)));
         }
         if options.faults == 0 {
@@ -112,7 +110,8 @@ impl HistoryCluster {
         for client in working {
             history.extend(runtime.block_on(client)?);
         }
-        let report = HistoryReport::of(options.seed, faults, &history);
+        let who = format!("clients of the library: 0 to {}", CLIENTS - 1);
+        let report = HistoryReport::of(&options, (began, who), faults, &history);
         Ok(HistoryReport { acknowledged_early: self.acknowledged_early() - early_before, ..report })
     }
 

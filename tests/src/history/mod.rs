@@ -6,7 +6,12 @@
 //! history is linearizable.
 //!
 //! [`MountHistory`] does the same with programs on three mounts, by system calls. The kernel's caches are part of
-//! what is checked then, and a mount dies and comes back.
+//! what is checked then, and a mount dies and comes back. The programs have more files: of values in places, which
+//! they write past the kernel's pages, through them, or through a shared map, and cut; one whose links come and go;
+//! one that a lock guards.
+//!
+//! A call that has not returned may be seen on its own mount before others see it (docs/consistency.md). So what is
+//! written through the kernel's pages or a map, and links, are used by one program of each mount only.
 //!
 //! The seed chooses the operations and the faults. The machine decides their timing, so a seed does not give
 //! the same history twice.
@@ -14,9 +19,11 @@
 mod client;
 mod cluster;
 mod faults;
+mod map;
 mod mounts;
 mod program;
 mod report;
+mod sheets;
 mod work;
 
 pub use cluster::HistoryCluster;

@@ -3,10 +3,13 @@
 //! All calls go through descriptors of directories: while a dead mount is replaced, its path leads to the folder
 //! below.
 
+use super::report::HistoryOptions;
+use super::sheets::{self, Sheets};
 use super::work::{FILE_MODE, NAMES, PAUSE, RECORD, is_turn, name, record, records};
+use anyhow::Context;
 use fastrand::Rng;
 use rain_sim::history::Event;
-use rain_sim::model::{ClientState, Name, Op, Reply};
+use rain_sim::model::{ClientState, Files, Name, Op, Reply};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -31,7 +34,7 @@ struct Place {
     log: OwnedFd,
     /// The log for reading, through the kernel's cache.
     reader: OwnedFd,
-    lock: OwnedFd,
+    sheets: Sheets,
 }
 
 /// Makes the directories and files of a history.
@@ -43,21 +46,23 @@ pub(super) fn prepare(mount: &Path, folder: &str) -> anyhow::Result<()> {
     for name in ["lock", "log"] {
         std::fs::write(files.join(name), b"")?;
     }
+    sheets::prepare(&files)?;
     rustix::fs::chmod(files.join("value"), Mode::from(u32::from(FILE_MODE)))?;
     Ok(())
 }
 
 impl Place {
-    fn open(mount: &Path, folder: &str) -> Result<Place, Errno> {
+    fn open(mount: &Path, folder: &str, maps: bool) -> Result<Place, Errno> {
         let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let names = rustix::fs::open(mount.join(folder), directory, Mode::empty())?;
         let files = rustix::fs::open(mount.join(format!("{folder}-files")), directory, Mode::empty())?;
         let open = |name: &str, flags| {
             rustix::fs::openat(&files, name, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())
         };
-        let (log, lock) = (open("log", OFlags::APPEND)?, open("lock", OFlags::empty())?);
+        let log = open("log", OFlags::APPEND)?;
         let reader = rustix::fs::openat(&files, "log", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Place { names, files, log, reader, lock })
+        let sheets = Sheets::open(&files, maps)?;
+        Ok(Place { names, files, log, reader, sheets })
     }
 }
 
@@ -68,18 +73,26 @@ pub(super) struct Program {
     pub(super) of: u32,
     pub(super) mount: PathBuf,
     pub(super) folder: String,
-    pub(super) seed: u64,
+    pub(super) options: HistoryOptions,
+    /// The files that the program has.
+    pub(super) has: Files,
+    /// Whether the program maps a file. On a dead mount a map still shows what it showed.
+    pub(super) maps: bool,
     pub(super) start: Instant,
 }
 
 /// A program with what it has learned.
 struct Running {
     place: Place,
+    options: HistoryOptions,
+    has: Files,
     rng: Rng,
     /// Files that the program has seen, by their names at that time.
     known: BTreeMap<Name, u64>,
-    /// Whether the program has the lock.
-    holds: bool,
+    /// The open file by which the program has the lock.
+    lock: Option<OwnedFd>,
+    /// Since when the program releases the lock by closing the file, if it is not certain that this is done.
+    closed: Option<u64>,
 }
 
 /// The reply that an error stands for. Any other error leaves the outcome unknown.
@@ -96,10 +109,13 @@ impl Program {
     /// when it cannot open its files at the start.
     pub(super) fn work(&self, stop: &AtomicBool) -> anyhow::Result<Vec<Event<Op, Reply>>> {
         let mut running = Running {
-            place: Place::open(&self.mount, &self.folder)?,
-            rng: Rng::with_seed(self.seed),
+            place: self.place(stop).context("a program could not open its files")?,
+            rng: Rng::with_seed(self.options.seed.wrapping_mul(1000) + u64::from(self.number)),
+            options: self.options,
+            has: self.has,
             known: BTreeMap::new(),
-            holds: false,
+            lock: None,
+            closed: None,
         };
         let mut history = Vec::new();
         // What holds a lock is a mount's session. The next mount has another.
@@ -109,7 +125,7 @@ impl Program {
                 std::thread::sleep(PAUSE);
                 continue;
             }
-            let op = running.choose();
+            let Some(op) = running.choose() else { break };
             let begun = self.now();
             let reply = running.perform(&op);
             let ended = self.now();
@@ -118,25 +134,49 @@ impl Program {
                 continue;
             }
             let reply = reply.ok();
+            if op == Op::Unlock && running.closed.is_some() {
+                running.closed = Some(begun);
+                continue;
+            }
+            if op == Op::TryLock && reply == Some(Reply::Done) {
+                // So the lock that was released by a close before is free.
+                let unlock = |begun| Event { client, op: Op::Unlock, reply: Some(Reply::Done), begun, ended };
+                history.extend(running.closed.take().map(unlock));
+            }
+            if op == Op::TryLock && reply.is_none() {
+                // If it has taken the lock, the close of the file releases it.
+                running.closed.get_or_insert(ended);
+            }
             if reply.is_some() || !op.only_looks() {
                 history.push(Event { client, op, reply, begun, ended });
             }
             if is_dead {
                 // The leader releases the lock of a dead mount, some time.
+                let begun = running.closed.unwrap_or(begun);
                 history.push(Event { client, op: Op::Unlock, reply: None, begun, ended });
-                running.holds = false;
+                (running.lock, running.closed) = (None, None);
                 client += self.of;
-                while !stop.load(Ordering::Relaxed) {
-                    if let Ok(place) = Place::open(&self.mount, &self.folder) {
-                        running.place = place;
-                        break;
-                    }
-                    std::thread::sleep(PAUSE * 5);
+                match self.place(stop) {
+                    Some(place) => running.place = place,
+                    None => break,
                 }
             }
             std::thread::sleep(PAUSE);
         }
+        let unlock = |begun| Event { client, op: Op::Unlock, reply: None, begun, ended: self.now() };
+        history.extend(running.closed.map(unlock));
         Ok(history)
+    }
+
+    /// Opens the files, and waits for the next mount where this one is dead. None: it is time to stop.
+    fn place(&self, stop: &AtomicBool) -> Option<Place> {
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok(place) = Place::open(&self.mount, &self.folder, self.maps) {
+                return Some(place);
+            }
+            std::thread::sleep(PAUSE * 5);
+        }
+        None
     }
 
     fn now(&self) -> u64 {
@@ -145,9 +185,10 @@ impl Program {
 }
 
 impl Running {
-    fn choose(&mut self) -> Op {
-        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: true };
-        Op::choose(known, |below| self.rng.u64(..below))
+    fn choose(&mut self) -> Option<Op> {
+        let known =
+            ClientState { names: NAMES, files: &self.known, holds: self.lock.is_some(), has: self.has };
+        self.options.choose(known, |below| self.rng.u64(..below))
     }
 
     /// The number of the file under a name.
@@ -261,9 +302,12 @@ impl Running {
                 Ok(Reply::Value(u64::from(stat.st_mode & 0o777)))
             }
             Op::TryLock => {
-                match rustix::fs::flock(&self.place.lock, FlockOperation::NonBlockingLockExclusive) {
+                // A file of its own each time: its close releases the lock, too.
+                let flags = flags | OFlags::RDWR;
+                let lock = rustix::fs::openat(&self.place.files, "lock", flags, Mode::empty())?;
+                match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                     Ok(()) => {
-                        self.holds = true;
+                        self.lock = Some(lock);
                         Ok(Reply::Done)
                     }
                     Err(Errno::WOULDBLOCK) => Ok(Reply::Held),
@@ -271,10 +315,17 @@ impl Running {
                 }
             }
             Op::Unlock => {
-                rustix::fs::flock(&self.place.lock, FlockOperation::Unlock)?;
-                self.holds = false;
+                let lock = self.lock.as_ref().ok_or(NOT_MADE)?;
+                if self.rng.bool() {
+                    rustix::fs::flock(lock, FlockOperation::Unlock)?;
+                } else {
+                    // The mount releases the lock after the close has returned.
+                    self.closed = Some(0);
+                }
+                self.lock = None;
                 Ok(Reply::Done)
             }
+            op => self.place.sheets.perform(op),
         }
     }
 }

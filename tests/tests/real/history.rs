@@ -18,7 +18,7 @@ fn linearizable() -> anyhow::Result<()> {
     let mut cluster = HistoryCluster::new(Path::new(RAIN), 3)?;
     let mut done = 0;
     for seed in 1..=4 {
-        let report = cluster.play(HistoryOptions { seed, faults: 2, stale: false })?;
+        let report = cluster.play(HistoryOptions { seed, faults: 2, ..HistoryOptions::default() })?;
         done += report.done;
         expect_linearizable(&report)?;
     }
@@ -29,7 +29,7 @@ fn linearizable() -> anyhow::Result<()> {
 fn relaxed() -> anyhow::Result<()> {
     let mut cluster = HistoryCluster::with_leases(Path::new(RAIN), 3, false)?;
     for seed in 1..=3 {
-        let report = cluster.play(HistoryOptions { seed, faults: 1, stale: false })?;
+        let report = cluster.play(HistoryOptions { seed, faults: 1, ..HistoryOptions::default() })?;
         // Its lengths and data are old. Names that it has kept too long are rarer: it drops them all at each change
         // of its own.
         let caught = report.violations.iter().any(|(part, _)| *part == Part::Log);
@@ -43,7 +43,7 @@ fn stale() -> anyhow::Result<()> {
     let mut done = 0;
     // A history on a busy machine is short, and may have no old answer.
     for seed in 1..=6 {
-        let report = cluster.play(HistoryOptions { seed, faults: 0, stale: true })?;
+        let report = cluster.play(HistoryOptions { seed, stale: true, ..HistoryOptions::default() })?;
         if !report.violations.is_empty() {
             return Ok(());
         }

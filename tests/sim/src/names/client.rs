@@ -2,7 +2,7 @@
 
 use super::network::Network;
 use crate::history::Event;
-use crate::model::{ClientState, Name, Op, Reply};
+use crate::model::{ClientState, Files, Name, Op, Reply};
 use fastrand::Rng;
 use rain_namespace::command::{Applied, AttrChange, Command, Outcome, RenameMode, Request};
 use rain_namespace::error::NsError;
@@ -63,7 +63,7 @@ impl Client {
     }
 
     fn choose(&mut self) -> Op {
-        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, logs: false };
+        let known = ClientState { names: NAMES, files: &self.known, holds: self.holds, has: Files::None };
         Op::choose(known, |below| self.rng.u64(..below))
     }
 
@@ -125,9 +125,7 @@ impl Client {
             }
             Op::TryLock => self.propose(Command::Lock { ino: self.lock, lock, ticket: None }).await?,
             Op::Unlock => self.propose(Command::Unlock { ino: self.lock, lock }).await?,
-            Op::Append(_) | Op::ReadLog | Op::LogLength | Op::SetMode(_) | Op::Mode => {
-                unreachable!("there is no log here")
-            }
+            op => unreachable!("{op}: there are no such files here"),
         };
         Some(match (op, applied) {
             (Op::Create(at), Ok(Outcome::Attr(attr))) => {
