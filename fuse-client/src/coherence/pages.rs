@@ -106,6 +106,13 @@ impl Coherence {
         self.inodes.pages_filled(ino);
     }
 
+    /// A read was answered with bytes that the kernel must not keep: it drops their pages.
+    pub(crate) async fn drop_read(&self, ino: Ino, offset: u64, size: u32) {
+        let from = offset - offset % PAGE_BYTES;
+        let dropped = self.notifications.drop_range(ino, from, offset - from + u64::from(size.max(1)));
+        let _ = tokio::time::timeout(PAGES_LOCKED_MAX, dropped).await;
+    }
+
     /// Whether the kernel may have pages of the file. Asked after a write past them was taken: a read of the kernel
     /// that begins later has the new bytes.
     pub(crate) fn may_have_pages(&self, ino: Ino) -> bool {

@@ -260,11 +260,14 @@ impl Filesystem for Callbacks {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let opened = or_reply!(self.opened(handle), reply);
-        self.fs.coherence.pages_filled(self.ino(ino));
-        self.answer(|fs| async move {
-            let read = opened.file.read(offset, size).await;
-            reply_data(reply, read.map_err(|error| fs.inode_errno("reading", &error)));
+        let (ino, opened) = (self.ino(ino), or_reply!(self.opened(handle), reply));
+        self.fs.coherence.pages_filled(ino);
+        self.answer(move |fs| async move {
+            let (read, may_stay) = fs.read(ino, &opened, offset, size).await;
+            reply_data(reply, read);
+            if !may_stay {
+                fs.coherence.drop_read(ino, offset, size).await;
+            }
         });
     }
 

@@ -10,6 +10,7 @@ use super::attrs::without_set_id;
 use super::{Caller, RainFs};
 use crate::coherence::CAPABILITY;
 use crate::handles::Opened;
+use bytes::Bytes;
 use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, WriteFlags};
 use parking_lot::Mutex;
 use rain_client::OpenFile;
@@ -41,6 +42,9 @@ const COPIED_MAX: u64 = 1 << 30;
 
 /// How often a length is told to the kernel for one question, where other mounts change it all the time.
 const LENGTH_TOLD_MAX: usize = 3;
+
+/// How often the kernel's pages are read for one request, where other mounts change the file meanwhile.
+const PAGES_READ_MAX: usize = 3;
 
 /// Where and how a write goes.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +87,41 @@ impl Write {
 }
 
 impl RainFs {
+    /// Reads, for the kernel's pages or past them. Returns also whether the kernel may keep what it reads: a lease on
+    /// the file was there from the beginning, and no change has come since. Else nobody would have the kernel drop the
+    /// page after another mount's change.
+    pub(super) async fn read(
+        &self,
+        ino: Ino,
+        opened: &Opened,
+        offset: u64,
+        size: u32,
+    ) -> (Result<Bytes, Errno>, bool) {
+        let is_leased = || self.volume.read_for(&Subject::Inode(ino)).is_none_or(|left| !left.is_zero());
+        let mut longest: Option<Bytes> = None;
+        for _ in 0..PAGES_READ_MAX {
+            if !opened.past_pages && !is_leased() {
+                // With the attributes comes a lease, unless a change is under way.
+                let _ = self.volume.attr(ino).await;
+            }
+            let (was_leased, stamp) = (is_leased(), self.coherence.stamp());
+            let read = match opened.file.read(offset, size).await {
+                Ok(read) => read,
+                Err(error) => return (Err(self.inode_errno("reading", &error)), false),
+            };
+            let may_stay = was_leased && is_leased() && !self.coherence.attributes_are_outdated(ino, stamp);
+            if longest.as_ref().is_some_and(|longest| longest.len() > read.len()) {
+                // Cut meanwhile. The kernel would show zeros up to the end that it knows. The read has begun before.
+                break;
+            }
+            if opened.past_pages || may_stay {
+                return (Ok(read), true);
+            }
+            longest = Some(read);
+        }
+        (Ok(longest.unwrap_or_default()), false)
+    }
+
     pub(super) async fn open(
         &self,
         caller: Caller,
