@@ -139,21 +139,15 @@ impl GivenNames {
         let mut generations = self.generations.lock();
         self.turn(&mut generations, Instant::now());
         let mut all = Vec::new();
-        for (parent, names) in of(&generations.now) {
-            let named = |(name, given): (&Box<[u8]>, &Given)| GivenName {
-                parent: *parent,
-                name: name.clone(),
-                given: *given,
-            };
-            all.extend(names.iter().map(named));
-        }
-        for (parent, names) in of(&generations.before) {
-            let only_before = names.iter().filter(|(name, _)| generations.now.get(*parent, name).is_none());
-            all.extend(only_before.map(|(name, given)| GivenName {
-                parent: *parent,
-                name: name.clone(),
-                given: *given,
-            }));
+        for generation in [&generations.now, &generations.before] {
+            let is_older = std::ptr::eq(generation, &generations.before);
+            for (parent, names) in of(generation) {
+                for (name, given) in names {
+                    if !is_older || generations.now.get(*parent, name).is_none() {
+                        all.push(GivenName { parent: *parent, name: name.clone(), given: *given });
+                    }
+                }
+            }
         }
         all
     }
