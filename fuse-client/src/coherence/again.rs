@@ -12,6 +12,7 @@
 //! asks for them.
 
 use parking_lot::Mutex;
+use rain_types::Ino;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -42,13 +43,28 @@ struct Told {
     found: bool,
 }
 
-/// The threads that were told; see the head of this module.
+/// The last request of a thread, if it was a lookup.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    at: Instant,
+    ino: Ino,
+    /// The name, as a hash.
+    name: u64,
+}
+
+/// The most threads whose last request is remembered.
+const THREADS_MAX: usize = 1024;
+
+/// The threads that were told, and what threads have found last; see the head of this module.
 #[derive(Debug, Default)]
-pub(super) struct LookAgain(Mutex<HashMap<u32, Told>>);
+pub(super) struct LookAgain {
+    told: Mutex<HashMap<u32, Told>>,
+    found: Mutex<HashMap<u32, Found>>,
+}
 
 impl LookAgain {
     fn change<T>(&self, thread: u32, change: impl FnOnce(&mut Told) -> T) -> Option<T> {
-        let mut told = self.0.lock();
+        let mut told = self.told.lock();
         told.get_mut(&thread).filter(|told| Instant::now() < told.until).map(change)
     }
 
@@ -62,7 +78,7 @@ impl LookAgain {
         if let Some(once_more) = self.change(thread, once_more) {
             return once_more;
         }
-        let mut told = self.0.lock();
+        let mut told = self.told.lock();
         let now = Instant::now();
         told.retain(|_, before| now < before.until);
         let twice = matches!(of, Of::Lookup(_));
@@ -78,11 +94,20 @@ impl LookAgain {
 
     /// A thread walks through a directory: it is past the lookup that failed.
     pub(super) fn walks(&self, thread: u32) {
+        self.found.lock().remove(&thread);
         self.change(thread, |told| told.twice = false);
     }
 
     /// A thread has found a name, of a directory or not.
-    pub(super) fn found(&self, thread: u32, name: u64, is_directory: bool) {
+    pub(super) fn found(&self, thread: u32, (ino, name): (Ino, u64), is_directory: bool) {
+        let mut found = self.found.lock();
+        if found.len() >= THREADS_MAX {
+            found.retain(|_, found| found.at.elapsed() <= CALL_MAX);
+        }
+        if found.len() < THREADS_MAX {
+            found.insert(thread, Found { at: Instant::now(), ino, name });
+        }
+        drop(found);
         self.change(thread, |told| {
             told.twice = false;
             let is_it = told.of == Of::Lookup(name);
@@ -93,8 +118,15 @@ impl LookAgain {
         });
     }
 
+    /// Whether the last request of a thread has found the inode by another name, as the lookups of a rename do.
+    pub(super) fn has_found(&self, thread: u32, ino: Ino, name: u64) -> bool {
+        let found = self.found.lock().get(&thread).copied();
+        found.is_some_and(|found| found.ino == ino && found.name != name && found.at.elapsed() <= CALL_MAX)
+    }
+
     /// A thread has looked up a name that does not exist.
     pub(super) fn missing(&self, thread: u32, name: u64) {
+        self.found.lock().remove(&thread);
         let is_last = |told: &mut Told| match told.of {
             Of::Lookup(_) => !told.found,
             Of::Rename(old) => old == name,
@@ -106,7 +138,7 @@ impl LookAgain {
 
     /// A thread's call has ended.
     pub(super) fn ended(&self, thread: u32) {
-        self.0.lock().remove(&thread);
+        self.told.lock().remove(&thread);
     }
 }
 
@@ -125,13 +157,30 @@ mod tests {
         assert!(!again.repeats(1) && again.may_tell(1, Of::Lookup(7)), "its next call");
         again.walks(1);
         assert!(!again.may_tell(1, Of::Lookup(7)), "the call is repeated");
-        again.0.lock().get_mut(&1).unwrap().until = Instant::now();
+        again.told.lock().get_mut(&1).unwrap().until = Instant::now();
         assert!(again.may_tell(1, Of::Lookup(7)));
-        again.found(1, 7, false);
+        again.found(1, (Ino(9), 7), false);
         assert!(again.repeats(1));
         std::thread::sleep(REST_MAX);
         assert!(again.may_tell(1, Of::Lookup(7)), "its next call");
-        assert_eq!(again.0.lock().len(), 2);
+        assert_eq!(again.told.lock().len(), 2);
+    }
+
+    #[test]
+    fn only_the_last_request_counts_as_of_the_same_call() {
+        let again = LookAgain::default();
+        again.found(1, (Ino(9), 7), false);
+        assert!(again.has_found(1, Ino(9), 8));
+        assert!(
+            !again.has_found(1, Ino(9), 7)
+                && !again.has_found(1, Ino(5), 8)
+                && !again.has_found(2, Ino(9), 8)
+        );
+        again.walks(1);
+        assert!(!again.has_found(1, Ino(9), 8));
+        again.found(1, (Ino(9), 7), false);
+        again.missing(1, 3);
+        assert!(!again.has_found(1, Ino(9), 8));
     }
 
     #[test]
@@ -150,17 +199,17 @@ mod tests {
     fn a_repeated_call_ends_when_its_first_name_is_gone() {
         let again = LookAgain::default();
         assert!(again.may_tell(1, Of::Lookup(7)));
-        again.found(1, 3, true);
+        again.found(1, (Ino(9), 3), true);
         again.missing(1, 8);
         assert!(!again.repeats(1), "the old name of a rename");
         assert!(again.may_tell(1, Of::Lookup(7)));
-        again.found(1, 3, true);
-        again.found(1, 4, false);
+        again.found(1, (Ino(9), 3), true);
+        again.found(1, (Ino(9), 4), false);
         again.missing(1, 8);
         assert!(again.repeats(1), "the new name of a rename: the rename follows");
         again.ended(1);
         assert!(again.may_tell(1, Of::Lookup(7)));
-        again.found(1, 7, true);
+        again.found(1, (Ino(9), 7), true);
         again.missing(1, 8);
         assert!(again.repeats(1), "a directory is renamed");
         again.ended(1);

@@ -28,20 +28,6 @@ const SHARDS: usize = 16;
 /// thread that is pushed out only costs one more lookup at its next open.
 const LOOKUPS_REMEMBERED_MAX: usize = 16;
 
-/// The longest time from one lookup of a call to another one, of another name.
-const ONE_CALL: Duration = Duration::from_secs(1);
-
-/// A thread's lookup of a name.
-#[derive(Debug)]
-struct LookedUp {
-    thread: u32,
-    at: Instant,
-    /// The name, as a hash; none: the inode itself was asked for.
-    name: Option<u64>,
-    /// The mount's clock when the namespace was asked.
-    asked: u64,
-}
-
 /// A name as a hash.
 pub(super) fn hash((parent, name): (Ino, &[u8])) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -78,7 +64,7 @@ struct KernelInode {
     /// The value of `length_doubts` up to which the kernel has been told the length.
     length_known: u64,
     /// The threads that lately looked up a name of the inode, and when; the newest last.
-    looked_up: Vec<LookedUp>,
+    looked_up: Vec<(u32, Instant)>,
     /// The time until which the inode is taken to have no `security.capability`.
     no_capability_until: Option<Instant>,
     /// The times until which the inode is taken to have no access ACL, and no default ACL.
@@ -134,15 +120,14 @@ impl KernelInodes {
         inode.attributes_given(attr);
     }
 
-    /// Records that the reply to a thread's lookup, asked for at clock `asked`, is about to name this inode.
-    pub(super) fn name_looked_up(&self, ino: Ino, name: (Ino, &[u8]), thread: u32, asked: u64) {
+    /// Records that the reply to a thread's lookup is about to name this inode.
+    pub(super) fn name_looked_up(&self, ino: Ino, thread: u32) {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
-            inode.looked_up.retain(|lookup| lookup.thread != thread);
-            let by = (!matches!(name.1, b"." | b"..")).then(|| hash(name));
+            inode.looked_up.retain(|(by, _)| *by != thread);
             if inode.looked_up.len() >= LOOKUPS_REMEMBERED_MAX {
                 inode.looked_up.remove(0);
             }
-            inode.looked_up.push(LookedUp { thread, at: Instant::now(), name: by, asked });
+            inode.looked_up.push((thread, Instant::now()));
         }
     }
 
@@ -151,30 +136,8 @@ impl KernelInodes {
     pub(super) fn take_name_age(&self, ino: Ino, thread: u32) -> Option<Duration> {
         let mut shard = self.shard(ino);
         let looked_up = &mut shard.get_mut(&ino)?.looked_up;
-        let at = looked_up.iter().position(|lookup| lookup.thread == thread)?;
-        Some(looked_up.remove(at).at.elapsed())
-    }
-
-    /// Whether a thread that has just found an inode by a name has lately looked it up by another, which another mount
-    /// may have changed since.
-    pub(super) fn looked_up_otherwise(&self, found: &Attr, name: u64, thread: u32) -> bool {
-        let shard = self.shard(found.ino);
-        let Some(inode) = shard.get(&found.ino) else { return false };
-        let has_one_name = found.kind == FileKind::Directory || found.nlink == 1;
-        inode.looked_up.iter().any(|lookup| {
-            lookup.thread == thread
-                && lookup.name.is_some_and(|before| before != name)
-                && lookup.at.elapsed() <= ONE_CALL
-                && (has_one_name || inode.changed > lookup.asked)
-        })
-    }
-
-    /// This mount has moved an inode to a name: its lookups by older names say nothing any more.
-    pub(super) fn moved(&self, ino: Ino, parent: Ino, name: &[u8]) {
-        self.found_by(ino, parent, name);
-        if let Some(inode) = self.shard(ino).get_mut(&ino) {
-            inode.looked_up.clear();
-        }
+        let at = looked_up.iter().position(|(by, _)| *by == thread)?;
+        Some(looked_up.remove(at).1.elapsed())
     }
 
     /// The kernel is about to be told of an ACL of the inode, or that there is none.
@@ -545,13 +508,13 @@ pub(crate) mod tests {
         inodes.name_given(&attr(7));
         assert_eq!(inodes.take_name_age(Ino(7), 1), None, "nobody has looked");
         for thread in [1, 2, 1] {
-            inodes.name_looked_up(Ino(7), (Ino(1), b"a"), thread, 0);
+            inodes.name_looked_up(Ino(7), thread);
         }
         assert!(inodes.take_name_age(Ino(7), 1).is_some_and(|age| age < Duration::from_secs(5)));
         assert_eq!(inodes.take_name_age(Ino(7), 1), None, "the kernel has it from memory");
         assert_eq!(inodes.take_name_age(Ino(7), 3), None, "another one has looked");
         assert!(inodes.take_name_age(Ino(7), 2).is_some());
-        (0..100).for_each(|thread| inodes.name_looked_up(Ino(7), (Ino(1), b"a"), thread, 0));
+        (0..100).for_each(|thread| inodes.name_looked_up(Ino(7), thread));
         assert!(
             inodes.take_name_age(Ino(7), 99).is_some() && inodes.take_name_age(Ino(7), 1).is_none(),
             "a bounded memory"

@@ -216,7 +216,7 @@ impl Coherence {
     ) -> Lifetimes {
         self.names.given(name.0, name.1, attr.ino);
         let lifetimes = self.name_given(name, attr, read_for);
-        self.inodes.name_looked_up(attr.ino, name, thread, asked.change);
+        self.inodes.name_looked_up(attr.ino, thread);
         self.inodes.learn_acls(attr, asked.change, lifetimes.attr);
         lifetimes
     }
@@ -332,7 +332,7 @@ impl Coherence {
     /// This mount has moved an inode to a name. In an exchange the other inode is as certain, but not worth a question.
     pub(crate) fn moved(&self, ino: Ino, (parent, name): (Ino, &[u8])) {
         self.names.made(parent, name, ino);
-        self.inodes.moved(ino, parent, name);
+        self.inodes.found_by(ino, parent, name);
     }
 
     /// This mount has renamed, or tried to. The names are looked up again before their next use: the lease on the
@@ -468,18 +468,19 @@ impl Coherence {
     /// all names of its call up again.
     ///
     /// rename(2) looks the old name up, then the new one. If another mount renames in between, the kernel finds one
-    /// inode behind both names, and does nothing, as for two links of one file. Either the thread has looked the old
-    /// name up, too, or the kernel had it and cannot let it expire, so that it is doubted: the directory is locked.
+    /// inode behind both names, and does nothing, as for two links of one file. Either the thread has just looked the
+    /// old name up, or the kernel had it and cannot let it expire, so that it is doubted: the directory is locked.
     pub(crate) fn looks_again(&self, thread: u32, (parent, name): (Ino, &[u8]), found: &Attr) -> bool {
         if matches!(name, b"." | b"..") {
             // The kernel asks for an inode, not for a name, and does not ask again.
             return false;
         }
         let hash = hash((parent, name));
-        let known_otherwise = self.inodes.looked_up_otherwise(found, hash, thread)
+        let has_one_name = found.kind == FileKind::Directory || found.nlink == 1;
+        let known_otherwise = has_one_name && self.again.has_found(thread, found.ino, hash)
             || self.doubted.may_be_known(found.ino, (parent, name));
         if !known_otherwise || !self.again.may_tell(thread, Of::Lookup(hash)) {
-            self.again.found(thread, hash, found.kind == FileKind::Directory);
+            self.again.found(thread, (found.ino, hash), found.kind == FileKind::Directory);
             return false;
         }
         tracing::debug!(%parent, name = %name.escape_ascii(), ino = %found.ino, "a name to look up again");
