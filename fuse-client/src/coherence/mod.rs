@@ -329,7 +329,7 @@ impl Coherence {
         }
     }
 
-    /// This mount has moved an inode to a name. In an exchange the other inode is as certain, but not worth a question.
+    /// This mount has moved an inode to a name. After an exchange this is not recorded of the other inode.
     pub(crate) fn moved(&self, ino: Ino, (parent, name): (Ino, &[u8])) {
         self.names.made(parent, name, ino);
         self.inodes.found_by(ino, parent, name);
@@ -493,7 +493,7 @@ impl Coherence {
         self.again.may_tell(thread, Of::Rename(hash(old_name)))
     }
 
-    /// A thread has looked up a name that does not exist.
+    /// A thread's lookup has found nothing, or has failed.
     pub(crate) fn name_missing(&self, thread: u32, name: (Ino, &[u8])) {
         self.again.missing(thread, hash(name));
     }

@@ -108,9 +108,7 @@ impl Coherence {
 
     /// A read was answered with bytes that the kernel must not keep: it drops their pages.
     pub(crate) async fn drop_read(&self, ino: Ino, offset: u64, size: u32) {
-        let from = offset - offset % PAGE_BYTES;
-        let dropped = self.notifications.drop_range(ino, from, offset - from + u64::from(size.max(1)));
-        let _ = tokio::time::timeout(PAGES_LOCKED_MAX, dropped).await;
+        self.drop_pages_of(ino, offset, offset + u64::from(size.max(1))).await;
     }
 
     /// Whether the kernel may have pages of the file. Asked after a write past them was taken: a read of the kernel
@@ -130,6 +128,11 @@ impl Coherence {
             self.drop_pages_within(ino).await;
             return;
         }
+        self.drop_pages_of(ino, from, end).await;
+    }
+
+    /// Has the kernel drop the pages that the bytes from `from` to `end` are in.
+    async fn drop_pages_of(&self, ino: Ino, from: u64, end: u64) {
         let from = from - from % PAGE_BYTES;
         let dropped = self.notifications.drop_range(ino, from, (end - from).max(1));
         let _ = tokio::time::timeout(PAGES_LOCKED_MAX, dropped).await;

@@ -211,9 +211,9 @@ impl Filesystem for Callbacks {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (caller, thread, ino) = (Caller::from(request), request.pid(), self.ino(ino));
+        let (caller, ino) = (Caller::from(request), self.ino(ino));
         self.answer(move |fs| async move {
-            reply_opened(reply, fs.open(caller, thread, ino, flags.0).await);
+            reply_opened(reply, fs.open(caller, ino, flags.0).await);
         });
     }
 

@@ -97,24 +97,31 @@ impl RainFs {
         offset: u64,
         size: u32,
     ) -> (Result<Bytes, Errno>, bool) {
-        let is_leased = || self.volume.read_for(&Subject::Inode(ino)).is_none_or(|left| !left.is_zero());
+        let read = async || {
+            let read = opened.file.read(offset, size).await;
+            read.map_err(|error| self.inode_errno("reading", &error))
+        };
+        if opened.past_pages {
+            return (read().await, true);
+        }
+        let is_leased = || self.may_be_used(&Subject::Inode(ino));
         let mut longest: Option<Bytes> = None;
         for _ in 0..PAGES_READ_MAX {
-            if !opened.past_pages && !is_leased() {
+            if !is_leased() {
                 // With the attributes comes a lease, unless a change is under way.
                 let _ = self.volume.attr(ino).await;
             }
             let (was_leased, stamp) = (is_leased(), self.coherence.stamp());
-            let read = match opened.file.read(offset, size).await {
+            let read = match read().await {
                 Ok(read) => read,
-                Err(error) => return (Err(self.inode_errno("reading", &error)), false),
+                Err(errno) => return (Err(errno), false),
             };
             let may_stay = was_leased && is_leased() && !self.coherence.attributes_are_outdated(ino, stamp);
             if longest.as_ref().is_some_and(|longest| longest.len() > read.len()) {
                 // Cut meanwhile. The kernel would show zeros up to the end that it knows. The read has begun before.
                 break;
             }
-            if opened.past_pages || may_stay {
+            if may_stay {
                 return (Ok(read), true);
             }
             longest = Some(read);
@@ -125,11 +132,10 @@ impl RainFs {
     pub(super) async fn open(
         &self,
         caller: Caller,
-        thread: u32,
         ino: Ino,
         flags: i32,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        let name_is_fresh = self.coherence.name_is_fresh(ino, thread);
+        let name_is_fresh = self.coherence.name_is_fresh(ino, caller.thread);
         let writes = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
         let file =
             self.volume.open_to(ino, writes).await.map_err(|error| self.inode_errno("opening", &error))?;
@@ -227,8 +233,7 @@ impl RainFs {
             let told = self.coherence.tell_changed_length(ino, attr.size, no_truncation).await;
             if told && self.coherence.length_doubted(ino) == Some(doubt) {
                 // Without a lease others may change the file unseen, and the next read tells the length again.
-                let read_for = self.volume.read_for(&Subject::Inode(ino));
-                if read_for.is_none_or(|left| !left.is_zero()) {
+                if self.may_be_used(&Subject::Inode(ino)) {
                     self.coherence.length_is_known(ino, doubt);
                 }
                 return Ok(attr);

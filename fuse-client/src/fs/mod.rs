@@ -107,6 +107,11 @@ impl RainFs {
         self.volume.set_kernel_cache(kernel);
     }
 
+    /// Whether what was told last of a name or an inode may still be used: there is a lease on it, or none is needed.
+    fn may_be_used(&self, subject: &Subject) -> bool {
+        self.volume.read_for(subject).is_none_or(|left| !left.is_zero())
+    }
+
     /// The errno of a failure. The log gets the text of a failure of the cluster, which no errno can say.
     fn errno(&self, doing: &'static str, error: &Error) -> Errno {
         let errno = errno::of(error);
@@ -136,8 +141,6 @@ impl KernelCache for RainFs {
     }
 
     fn drop_unleased<'a>(&'a self, files: &'a [Ino]) -> BoxFuture<'a, ()> {
-        let may_be_used =
-            |subject: &Subject| self.volume.read_for(subject).is_none_or(|left| !left.is_zero());
-        Box::pin(self.coherence.drop_all(files, may_be_used))
+        Box::pin(self.coherence.drop_all(files, |subject| self.may_be_used(subject)))
     }
 }
