@@ -7,6 +7,7 @@ use crate::outside::process::{Running, find, last_lines, run};
 use crate::outside::report::Ending;
 use crate::outside::stage::Stage;
 use anyhow::{Context, ensure};
+use std::ffi::OsStr;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +15,13 @@ use std::time::{Duration, Instant};
 
 /// The longest time that one command may take.
 const WITHIN: Duration = Duration::from_secs(120);
+
+/// The longest time until a server answers.
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+
+/// The ports of the NFS server, in a network namespace of its own.
+const NFS_PORT: u16 = 2049;
+const MOUNTD_PORT: u16 = 20_048;
 
 /// Length of the file that goes through a server, bytes.
 const LEN: usize = 3_000_001;
@@ -27,7 +35,7 @@ fn wait_for(port: u16, log: &Path) -> anyhow::Result<()> {
     let begun = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let said = || last_lines(&std::fs::read_to_string(log).unwrap_or_default());
-        ensure!(begun.elapsed() < Duration::from_secs(20), "the server does not start: {}", said());
+        ensure!(begun.elapsed() < STARTS_WITHIN, "the server does not start: {}", said());
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
@@ -40,6 +48,8 @@ fn check(there: &Path, seed: u64, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// NFS 3: nfs-cp of libnfs 4 writes no more than some kilobytes to a file by NFS 4, also to one on a disk. The server
+/// and rpcbind, which NFS 3 takes, have a network namespace of their own.
 pub(super) fn ganesha(stage: &mut Stage, options: &ProgramsOptions) -> anyhow::Result<Ending> {
     let Some(server) = find("ganesha.nfsd", &[]) else {
         return without("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs");
@@ -47,27 +57,40 @@ pub(super) fn ganesha(stage: &mut Stage, options: &ProgramsOptions) -> anyhow::R
     if find("nfs-cp", &[]).is_none() {
         return without("nfs-cp", "libnfs-utils");
     }
+    let Some(rpcbind) = find("rpcbind", &[]) else { return without("rpcbind", "rpcbind") };
     let [here, there] = stage.folders("ganesha")?;
     let local = stage.local().join("ganesha");
     std::fs::create_dir(&local)?;
-    let (port, log, config) = (free_port()?, local.join("log"), local.join("conf"));
+    let (log, config, export) = (local.join("log"), local.join("conf"), here.display());
     std::fs::write(
         &config,
         format!(
-            "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Enable_NLM = false; Enable_RQUOTA = false; \
-             Enable_UDP = false; Bind_addr = 127.0.0.1; }}\n\
+            "NFS_CORE_PARAM {{ Protocols = 3; NFS_Port = {NFS_PORT}; MNT_Port = {MOUNTD_PORT}; Enable_NLM = false; \
+             Enable_RQUOTA = false; Enable_UDP = false; }}\n\
              NFSv4 {{ Graceless = true; RecoveryBackend = fs_ng; RecoveryRoot = \"{}\"; }}\n\
-             EXPORT {{ Export_Id = 1; Path = \"{}\"; Pseudo = /export; Access_Type = RW; Squash = No_Root_Squash; \
-             SecType = sys; FSAL {{ Name = VFS; }} }}\n",
+             EXPORT {{ Export_Id = 1; Path = \"{export}\"; Pseudo = /export; Access_Type = RW; \
+             Squash = No_Root_Squash; SecType = sys; FSAL {{ Name = VFS; }} }}\n",
             local.display(),
-            here.display()
         ),
     )?;
-    let mut command = Command::new(server);
-    command.arg("-F").arg("-f").arg(&config).arg("-L").arg(&log).arg("-p").arg(local.join("pid"));
+    let start =
+        "ip link set lo up && { \"$0\" -f & exec \"$1\" -F -f \"$2/conf\" -L \"$2/log\" -p \"$2/pid\"; }";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", start]).args([&rpcbind, &server, &local]);
     let running = Running::start(&mut command)?;
-    wait_for(port, &log)?;
-    let url = |name: &str| format!("nfs://127.0.0.1/export/{name}?version=4&nfsport={port}");
+    let network = format!("--net=/proc/{}/ns/net", running.pid());
+    let client = |program: &str, args: &[&OsStr]| {
+        run(Command::new("nsenter").args([&network, program]).args(args), WITHIN)
+    };
+    let url = |name: &str| {
+        format!("nfs://127.0.0.1{export}{name}?version=3&nfsport={NFS_PORT}&mountport={MOUNTD_PORT}")
+    };
+    let begun = Instant::now();
+    while let Err(error) = client("nfs-ls", &[url("").as_ref()]) {
+        let said = || last_lines(&std::fs::read_to_string(&log).unwrap_or_default());
+        ensure!(begun.elapsed() < STARTS_WITHIN, "the server does not start: {error}: {}", said());
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let from = local.join("from");
     let begun = Instant::now();
     let mut files = 0;
@@ -75,10 +98,11 @@ pub(super) fn ganesha(stage: &mut Stage, options: &ProgramsOptions) -> anyhow::R
         std::fs::write(&from, bytes(files, 0, LEN))?;
         let (name, back) = (format!("file-{files}"), local.join("back"));
         let _ = std::fs::remove_file(&back);
-        let copied = run(Command::new("nfs-cp").arg(&from).arg(url(&name)), WITHIN);
+        let at = url(&format!("/{name}"));
+        let copied = client("nfs-cp", &[from.as_ref(), at.as_ref()]);
         copied.with_context(|| last_lines(&std::fs::read_to_string(&log).unwrap_or_default()))?;
         check(&there.join(&name), files, "written through NFS")?;
-        run(Command::new("nfs-cp").arg(url(&name)).arg(&back), WITHIN)?;
+        client("nfs-cp", &[at.as_ref(), back.as_ref()])?;
         check(&back, files, "read through NFS")?;
         files += 1;
     }
