@@ -3,7 +3,7 @@
 //! All processes that it starts end with it: on a signal, on an error, and, because the nodes watch their
 //! standard input, also when it is killed.
 
-use super::mount::{start_log, stay_mounted, stop_signal};
+use super::mount::{EndSignals, start_log, stay_mounted};
 use super::{open_volume, volume};
 use crate::{dev_cluster_file, output};
 use anyhow::{Context, bail, ensure};
@@ -318,7 +318,10 @@ impl Dev {
             }
             None => {
                 let said = output::line("Ctrl-C stops everything.");
-                runtime.block_on(stop_signal());
+                runtime.block_on(async {
+                    EndSignals::catch()?.wait().await;
+                    anyhow::Ok(())
+                })?;
                 runtime.block_on(client.close());
                 said
             }

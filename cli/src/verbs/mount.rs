@@ -254,6 +254,8 @@ pub(super) fn stay_mounted(
     options: MountOptions,
     say: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    // Before there is a mount: a signal must not leave a dead one.
+    let mut signals = runtime.block_on(async { EndSignals::catch() }).context("signals")?;
     let mounted = rain_fuse::mount(volume.clone(), mountpoint, options, runtime.handle().clone())?;
     if let Err(error) = start_guard(&mounted) {
         tracing::info!(
@@ -264,7 +266,7 @@ pub(super) fn stay_mounted(
     let unmounter = mounted.unmounter();
     let flushed = volume.clone();
     runtime.spawn(async move {
-        stop_signal().await;
+        signals.wait().await;
         if let Err(error) = flushed.flush_all().await {
             tracing::error!(%error, "some written data could not be stored");
         }
@@ -300,7 +302,7 @@ pub(crate) fn run_guard(daemon: &str) -> anyhow::Result<()> {
     // What ends the daemon may take long, and the guard ends with it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals")?;
     let _inside = runtime.enter();
-    let _caught = end_signals().context("signals")?;
+    let _caught = EndSignals::catch().context("signals")?;
     let abort = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
     if rain_fuse::guard(daemon, File::from(abort))? == DaemonEnd::Aborted {
         output::say(format!(
@@ -310,20 +312,24 @@ pub(crate) fn run_guard(daemon: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Catches the signals that ask a program to end: from here on they do not end it.
-fn end_signals() -> std::io::Result<[Signal; 3]> {
-    Ok([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?])
-}
+/// The signals that ask a program to end. Once they are caught they do not end it.
+pub(super) struct EndSignals([Signal; 3]);
 
-/// Waits for a signal that asks the program to end.
-pub(super) async fn stop_signal() {
-    let Ok([mut terminate, mut interrupt, mut hangup]) = end_signals() else {
-        tracing::error!("signals cannot be caught; unmount to stop this process");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
+impl EndSignals {
+    /// Catches them from here on. It must be called in a runtime.
+    pub(super) fn catch() -> std::io::Result<EndSignals> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let [terminate, interrupt, hangup] = kinds.map(signal);
+        Ok(EndSignals([terminate?, interrupt?, hangup?]))
+    }
+
+    /// Waits for the first that has come since they are caught.
+    pub(super) async fn wait(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
     }
 }
