@@ -58,6 +58,10 @@ fn main() -> anyhow::Result<()> {
             "--only" => options.done = value()?.parse()?,
             "--unjudged" => options.judged = value()?.parse::<Parts>()?.others(),
             "--without" => options.without = value()?.parse()?,
+            "--help" => {
+                let _ = writeln!(std::io::stdout(), "arguments: {KNOWN}");
+                return Ok(());
+            }
             other => anyhow::bail!("unknown argument {other}; known are {KNOWN}"),
         }
     }

@@ -21,6 +21,9 @@ use std::time::Instant;
 /// Most bytes of a log that are read: more than any history appends.
 const LOG_MAX: usize = 1 << 20;
 
+/// Bytes of a page: the kernel reads files by pages.
+const PAGE: usize = 4096;
+
 /// The error for a call that was not made. No call of a program here gives it.
 const NOT_MADE: Errno = Errno::BADF;
 
@@ -132,6 +135,10 @@ impl Program {
             let is_dead = matches!(reply, Err(Errno::NOTCONN | Errno::CONNABORTED));
             if reply == Err(NOT_MADE) {
                 continue;
+            }
+            if let (Err(error), false) = (&reply, is_dead) {
+                let took_ms = (ended - begun) / 1_000_000;
+                eprintln!("client {client}: {op:?} failed after {took_ms} ms: {error}");
             }
             let reply = reply.ok();
             if op == Op::Unlock && running.closed.is_some() {
@@ -285,7 +292,14 @@ impl Running {
             }
             Op::ReadLog => {
                 let mut bytes = vec![0; LOG_MAX];
-                let read = rustix::io::pread(&self.place.reader, &mut bytes, 0)?;
+                let mut read = rustix::io::pread(&self.place.reader, &mut bytes, 0)?;
+                // Where a later page cannot be read, the call returns what is before it, and the next one the error.
+                while read > 0 && read % PAGE == 0 {
+                    match rustix::io::pread(&self.place.reader, &mut bytes[read..], read as u64)? {
+                        0 => break,
+                        more => read += more,
+                    }
+                }
                 Ok(Reply::Records(records(&bytes[..read])))
             }
             Op::LogLength => {
