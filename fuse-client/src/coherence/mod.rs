@@ -44,6 +44,7 @@
 
 mod again;
 mod doubted;
+mod ends;
 mod inodes;
 mod names;
 mod notify;
@@ -56,6 +57,7 @@ pub(crate) use self::inodes::tests::attr as test_attr;
 use self::again::{LookAgain, Of};
 use self::doubted::Doubted;
 pub(crate) use self::doubted::UnderWay;
+use self::ends::EndsRead;
 use self::inodes::{KernelInodes, hash};
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
@@ -124,6 +126,7 @@ pub(crate) struct Coherence {
     doubted: Doubted,
     again: LookAgain,
     writes: WritesUnderWay,
+    ends: EndsRead,
     /// By inode: locked for reading while a length is told, and for writing while this mount truncates.
     truncations: Vec<Arc<RwLock<()>>>,
     lifetimes: Lifetimes,
@@ -138,6 +141,7 @@ impl Coherence {
             doubted: Doubted::default(),
             again: LookAgain::default(),
             writes: WritesUnderWay::default(),
+            ends: EndsRead::default(),
             truncations: (0..TRUNCATION_LOCKS).map(|_| Arc::default()).collect(),
             lifetimes,
             notifications: Notifications::new(Numbers::new(root), runtime),

@@ -18,6 +18,7 @@ use super::writes::{PAGE_BYTES, WriteUnderWay, between};
 use super::{Coherence, NAME_FRESH};
 use fuser::FopenFlags;
 use rain_client::OpenFile;
+use rain_namespace::record::Attr;
 use rain_types::Ino;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,17 +200,29 @@ impl Coherence {
         self.truncations[ino.0 as usize % self.truncations.len()].clone()
     }
 
-    /// Tells the kernel the length of a file, after another mount may have changed it. The pages go before: the last
-    /// one has zeros behind the older length. Returns whether the kernel has the length.
+    /// A read of a thread is about to be answered, up to the end of the file.
+    pub(crate) fn read_to_end(&self, ino: Ino, thread: u32, end: u64) {
+        self.ends.answered(ino, thread, end);
+    }
+
+    /// Waits until the kernel may have a length of the file, for which a thread asks; see [`super::ends`].
+    pub(crate) async fn may_have_length(&self, attr: &Attr, thread: u32) {
+        self.ends.looked(attr.ino, thread, attr.size).await;
+    }
+
+    /// Tells the kernel the length of a file, for which a thread asks, after another mount may have changed it. The
+    /// pages go before: the last one has zeros behind the older length. Returns whether the kernel has the length.
     pub(crate) async fn tell_changed_length(
         &self,
-        ino: Ino,
-        length: u64,
+        attr: &Attr,
+        thread: u32,
         no_truncation: OwnedRwLockReadGuard<()>,
     ) -> bool {
-        let has_pages = self.may_have_pages(ino);
-        (!has_pages || self.drop_pages_within(ino).await)
-            && self.tell_length(ino, length, Some(no_truncation)).await
+        if self.may_have_pages(attr.ino) && !self.drop_pages_within(attr.ino).await {
+            return false;
+        }
+        self.may_have_length(attr, thread).await;
+        self.tell_length(attr.ino, attr.size, Some(no_truncation)).await
     }
 
     /// Raises the kernel's length of a file to `length`, if it is lower. `no_truncation` is held until the kernel has

@@ -51,7 +51,7 @@ impl Filesystem for Callbacks {
         let (parent, name, thread) = (self.ino(parent), name.as_bytes().to_vec(), request.pid());
         self.answer_in(request, [parent], move |fs| async move {
             let stamp = fs.coherence.stamp();
-            let found = fs.lookup(parent, &name).await;
+            let found = fs.lookup(parent, &name, thread).await;
             fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp));
         });
     }
@@ -65,7 +65,7 @@ impl Filesystem for Callbacks {
         self.answer(move |fs| async move {
             fs.coherence.names_certain(ino, thread).await;
             let stamp = fs.coherence.stamp();
-            let attr = if handle.is_some() { fs.attr_of_open(ino).await } else { fs.attr(ino).await };
+            let attr = fs.attr_for(ino, thread, handle.is_some()).await;
             fs.reply_attr(reply, attr, stamp);
         });
     }
@@ -251,7 +251,7 @@ impl Filesystem for Callbacks {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -261,9 +261,10 @@ impl Filesystem for Callbacks {
         reply: ReplyData,
     ) {
         let (ino, opened) = (self.ino(ino), or_reply!(self.opened(handle), reply));
+        let thread = request.pid();
         self.fs.coherence.pages_filled(ino);
         self.answer(move |fs| async move {
-            let (read, may_stay) = fs.read(ino, &opened, offset, size).await;
+            let (read, may_stay) = fs.read(ino, &opened, thread, (offset, size)).await;
             reply_data(reply, read);
             if !may_stay {
                 fs.coherence.drop_read(ino, offset, size).await;

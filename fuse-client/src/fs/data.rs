@@ -19,6 +19,7 @@ use rain_namespace::lease::Subject;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 impl Opened {
     pub(super) fn new(file: Arc<OpenFile>, flags: i32) -> Opened {
@@ -40,8 +41,9 @@ const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 /// Most bytes of one copy_file_range(2): a call ends within a moment.
 const COPIED_MAX: u64 = 1 << 30;
 
-/// How often a length is told to the kernel for one question, where other mounts change it all the time.
-const LENGTH_TOLD_MAX: usize = 3;
+/// How long the kernel is told a length again, while a read under way is in the way. Longer than the client's deadline
+/// for the read.
+const LENGTH_TOLD_WITHIN: Duration = Duration::from_secs(35);
 
 /// How often the kernel's pages are read for one request, where other mounts change the file meanwhile.
 const PAGES_READ_MAX: usize = 3;
@@ -87,23 +89,40 @@ impl Write {
 }
 
 impl RainFs {
-    /// Reads, for the kernel's pages or past them. Returns also whether the kernel may keep what it reads: a lease on
-    /// the file was there from the beginning, and no change has come since. Else nobody would have the kernel drop the
-    /// page after another mount's change.
+    /// Reads for a thread, for the kernel's pages or past them. Returns also whether the kernel may keep what it reads.
     pub(super) async fn read(
         &self,
         ino: Ino,
         opened: &Opened,
-        offset: u64,
-        size: u32,
+        thread: u32,
+        (offset, size): (u64, u32),
     ) -> (Result<Bytes, Errno>, bool) {
-        let read = async || {
-            let read = opened.file.read(offset, size).await;
-            read.map_err(|error| self.inode_errno("reading", &error))
-        };
         if opened.past_pages {
-            return (read().await, true);
+            return (self.read_now(opened, offset, size).await, true);
         }
+        let (read, may_stay) = self.read_pages(ino, opened, (offset, size)).await;
+        if let Ok(read) = &read
+            && read.len() < size as usize
+        {
+            self.coherence.read_to_end(ino, thread, offset + read.len() as u64);
+        }
+        (read, may_stay)
+    }
+
+    async fn read_now(&self, opened: &Opened, offset: u64, size: u32) -> Result<Bytes, Errno> {
+        let read = opened.file.read(offset, size).await;
+        read.map_err(|error| self.inode_errno("reading", &error))
+    }
+
+    /// Reads for the kernel's pages. Returns also whether the kernel may keep them: a lease on the file was there from
+    /// the beginning, and no change has come since. Else nobody would have the kernel drop them after another mount's
+    /// change.
+    async fn read_pages(
+        &self,
+        ino: Ino,
+        opened: &Opened,
+        (offset, size): (u64, u32),
+    ) -> (Result<Bytes, Errno>, bool) {
         let is_leased = || self.may_be_used(&Subject::Inode(ino));
         let mut longest: Option<Bytes> = None;
         for _ in 0..PAGES_READ_MAX {
@@ -112,7 +131,7 @@ impl RainFs {
                 let _ = self.volume.attr(ino).await;
             }
             let (was_leased, stamp) = (is_leased(), self.coherence.stamp());
-            let read = match read().await {
+            let read = match self.read_now(opened, offset, size).await {
                 Ok(read) => read,
                 Err(errno) => return (Err(errno), false),
             };
@@ -223,23 +242,37 @@ impl RainFs {
         stored
     }
 
+    /// Attributes for a thread that asks for those of a file it has open, or of a name.
+    pub(super) async fn attr_for(&self, ino: Ino, thread: u32, is_open: bool) -> Result<Attr, Errno> {
+        if is_open {
+            return self.attr_of_open(ino, thread).await;
+        }
+        let attr = self.attr(ino).await?;
+        self.coherence.may_have_length(&attr, thread).await;
+        Ok(attr)
+    }
+
     /// Attributes for a program that reads or seeks at the end of an open file. If the kernel would ignore the
-    /// length in them, it is told the length before.
-    pub(super) async fn attr_of_open(&self, ino: Ino) -> Result<Attr, Errno> {
-        for _ in 0..LENGTH_TOLD_MAX {
-            let Some(doubt) = self.coherence.length_doubted(ino) else { break };
+    /// length in them, it is told the length before: a length that the file has had since the call.
+    async fn attr_of_open(&self, ino: Ino, thread: u32) -> Result<Attr, Errno> {
+        let begun = Instant::now();
+        loop {
+            let Some(doubt) = self.coherence.length_doubted(ino) else { return self.attr(ino).await };
             let no_truncation = self.coherence.no_truncation(ino).await;
             let attr = self.attr(ino).await?;
-            let told = self.coherence.tell_changed_length(ino, attr.size, no_truncation).await;
-            if told && self.coherence.length_doubted(ino) == Some(doubt) {
+            if self.coherence.tell_changed_length(&attr, thread, no_truncation).await {
                 // Without a lease others may change the file unseen, and the next read tells the length again.
                 if self.may_be_used(&Subject::Inode(ino)) {
                     self.coherence.length_is_known(ino, doubt);
                 }
                 return Ok(attr);
             }
+            // A read under way has a page locked, and waits for the cluster.
+            if begun.elapsed() > LENGTH_TOLD_WITHIN {
+                tracing::warn!(%ino, "a read at the end of a file fails: another read of it is not answered");
+                return Err(Errno::EIO);
+            }
         }
-        self.attr(ino).await
     }
 
     /// Removes what a write removes from a program file: `security.capability`, and the set-id bits where the writer

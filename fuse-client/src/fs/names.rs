@@ -18,7 +18,7 @@ impl RainFs {
     /// The inode under a name. `.` and `..` are names, too: the kernel asks for them when a program uses a
     /// file handle of `name_to_handle_at` (or of an NFS export), and does not have the inode in memory. ESTALE:
     /// the inode is of another volume, or is a file that was removed.
-    pub(super) async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
+    pub(super) async fn lookup(&self, parent: Ino, name: &[u8], thread: u32) -> Result<Attr, Errno> {
         let found = match name {
             b"." => self.volume.attr(parent).await,
             name => self.volume.lookup(parent, name).await,
@@ -28,6 +28,7 @@ impl RainFs {
         if attr.volume != self.volume.record().id || attr.nlink == 0 {
             return Err(Errno::ESTALE);
         }
+        self.coherence.may_have_length(&attr, thread).await;
         Ok(attr)
     }
 
