@@ -7,11 +7,18 @@
 //! of its memory, so the new open file often has the number of the old one. The late RELEASE must not release
 //! the new lock, hence the handles. It then leaves an OFD lock of another range to the new open file, which
 //! only locks others out for longer.
+//!
+//! A program that closes a file expects its flock to be gone when close(2) returns. A FLUSH comes with every close of a
+//! descriptor. So after a FLUSH through the handle of a lock, a RELEASE may be under way ([`Lockers::may_close`]).
 
 use parking_lot::Mutex;
 use rain_namespace::lock::LockKind;
 use rain_types::Ino;
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// The longest time from a FLUSH to a RELEASE of the same close(2) that is waited for. Usually it is a millisecond.
+const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 
 /// An owner of locks of one kind, and the handle through which it last asked for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +28,17 @@ pub(crate) struct Locker {
     pub(crate) handle: u64,
 }
 
+/// What is known of an owner.
+#[derive(Debug)]
+struct Known {
+    locker: Locker,
+    /// When a descriptor of the handle was closed, if no lock was asked for through the handle since.
+    flushed: Option<Instant>,
+}
+
 /// The owners of locks of all files of a mount. A file without locks has no entry.
 #[derive(Debug, Default)]
-pub(crate) struct Lockers(Mutex<HashMap<Ino, Vec<Locker>>>);
+pub(crate) struct Lockers(Mutex<HashMap<Ino, Vec<Known>>>);
 
 impl Lockers {
     /// An owner is about to ask for a lock. To be called before the lock is asked for: a RELEASE that comes
@@ -32,10 +47,31 @@ impl Lockers {
     pub(crate) fn locking(&self, ino: Ino, locker: Locker) {
         let mut files = self.0.lock();
         let lockers = files.entry(ino).or_default();
-        match lockers.iter_mut().find(|known| (known.kind, known.owner) == (locker.kind, locker.owner)) {
-            Some(known) => known.handle = locker.handle,
-            None => lockers.push(locker),
+        lockers
+            .iter_mut()
+            .filter(|known| known.locker.handle == locker.handle)
+            .for_each(|known| known.flushed = None);
+        let is_this =
+            |known: &&mut Known| (known.locker.kind, known.locker.owner) == (locker.kind, locker.owner);
+        match lockers.iter_mut().find(is_this) {
+            Some(known) => *known = Known { locker, flushed: None },
+            None => lockers.push(Known { locker, flushed: None }),
         }
+    }
+
+    /// A descriptor of a handle is being closed.
+    pub(crate) fn flushed(&self, ino: Ino, handle: u64, now: Instant) {
+        if let Some(lockers) = self.0.lock().get_mut(&ino) {
+            let through = lockers.iter_mut().filter(|known| known.locker.handle == handle);
+            through.for_each(|known| known.flushed = Some(now));
+        }
+    }
+
+    /// Whether the RELEASE of a handle with locks may be under way.
+    pub(crate) fn may_close(&self, ino: Ino, now: Instant) -> bool {
+        let is_recent =
+            |known: &Known| known.flushed.is_some_and(|at| now.duration_since(at) < CLOSES_WITHIN);
+        self.0.lock().get(&ino).is_some_and(|lockers| lockers.iter().any(is_recent))
     }
 
     /// All locks of an owner are about to be released, or are marked for it: a later RELEASE has nothing to do
@@ -52,9 +88,9 @@ impl Lockers {
     }
 }
 
-fn take(files: &mut HashMap<Ino, Vec<Locker>>, ino: Ino, which: impl Fn(&Locker) -> bool) -> Vec<Locker> {
+fn take(files: &mut HashMap<Ino, Vec<Known>>, ino: Ino, which: impl Fn(&Locker) -> bool) -> Vec<Locker> {
     let Some(lockers) = files.get_mut(&ino) else { return Vec::new() };
-    let taken = lockers.extract_if(.., |locker| which(locker)).collect();
+    let taken = lockers.extract_if(.., |known| which(&known.locker)).map(|known| known.locker).collect();
     if lockers.is_empty() {
         files.remove(&ino);
     }
@@ -100,6 +136,22 @@ mod tests {
         assert_eq!(unlocked, [locker(LockKind::Record, 1, 10), locker(LockKind::Either, 1, 10)]);
         assert!(lockers.unlocking(FILE, LockKind::Record, 1).is_empty());
         assert_eq!(gone(&lockers, 10), [locker(LockKind::Flock, 1, 10)]);
+    }
+
+    #[test]
+    fn a_handle_may_close_after_a_flush_until_it_is_released_or_locks_again() {
+        let (lockers, now) = (Lockers::default(), Instant::now());
+        lockers.locking(FILE, locker(LockKind::Flock, 1, 10));
+        assert!(!lockers.may_close(FILE, now));
+        lockers.flushed(FILE, 11, now);
+        assert!(!lockers.may_close(FILE, now), "another handle");
+        lockers.flushed(FILE, 10, now);
+        assert!(lockers.may_close(FILE, now) && !lockers.may_close(FILE, now + CLOSES_WITHIN));
+        lockers.locking(FILE, locker(LockKind::Flock, 1, 10));
+        assert!(!lockers.may_close(FILE, now), "it was a copy of the descriptor");
+        lockers.flushed(FILE, 10, now);
+        assert_eq!(gone(&lockers, 10).len(), 1);
+        assert!(!lockers.may_close(FILE, now));
     }
 
     #[test]

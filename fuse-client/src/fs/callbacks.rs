@@ -313,7 +313,7 @@ impl Filesystem for Callbacks {
         reply: ReplyEmpty,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
-        let had_locks = self.fs.process_closes(self.ino(ino), &opened, owner.0);
+        let had_locks = self.fs.process_closes(self.ino(ino), (handle, &opened), owner.0);
         if !opened.writable && !had_locks {
             return reply.ok();
         }

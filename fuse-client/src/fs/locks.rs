@@ -23,7 +23,7 @@ use rain_namespace::lock::{Lock, LockKind};
 use rain_types::Ino;
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The last byte of a lock that reaches to the end of the file, as the kernel gives it.
 const END: u64 = i64::MAX as u64;
@@ -34,6 +34,9 @@ const SYSCALL_READS_MAX: u32 = 5;
 
 /// The time between two such reads: the shortest that the runtime's timer can wait.
 const SYSCALL_READ_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The time between two looks whether a file with a lock was closed.
+const RELEASE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(1);
 
 /// A lock request as the kernel gives it.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +121,7 @@ impl RainFs {
         let locked = if wait {
             opened.file.lock(&lock, || request.is_interrupted()).await
         } else {
-            opened.file.try_lock(&lock).await
+            self.try_lock(ino, opened, &lock).await
         };
         match locked.map_err(|error| self.lock_errno("locking", &error))? {
             true => {
@@ -128,6 +131,20 @@ impl RainFs {
             false if wait => Err(Errno::EINTR),
             false => Err(Errno::EAGAIN),
         }
+    }
+
+    /// Takes a lock if it is free. A lock of this mount whose file is just being closed is waited for: to its program
+    /// it is gone.
+    async fn try_lock(&self, ino: Ino, opened: &Opened, lock: &Lock) -> Result<bool, Error> {
+        if opened.file.try_lock(lock).await? {
+            return Ok(true);
+        }
+        let mut waited = false;
+        while self.lockers.may_close(ino, Instant::now()) {
+            tokio::time::sleep(RELEASE_LOOKED_FOR_EVERY).await;
+            waited = true;
+        }
+        if waited { opened.file.try_lock(lock).await } else { Ok(false) }
     }
 
     async fn unlock(&self, ino: Ino, opened: &Opened, lock: &Lock) -> Result<(), Errno> {
@@ -143,7 +160,13 @@ impl RainFs {
 
     /// A process closes the file through a handle: its fcntl(2) locks are to be released. Returns whether it
     /// has any.
-    pub(super) fn process_closes(&self, ino: Ino, opened: &Opened, owner: u64) -> bool {
+    pub(super) fn process_closes(
+        &self,
+        ino: Ino,
+        (handle, opened): (FileHandle, &Opened),
+        owner: u64,
+    ) -> bool {
+        self.lockers.flushed(ino, handle.0, Instant::now());
         self.lockers.unlocking(ino, LockKind::Record, owner);
         opened.file.release_on_close(LockKind::Record, owner)
     }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) const PROMISES: &[Promise] = &[
     ("a_counter_under_a_lock_of_any_kind_loses_no_increment_over_two_mounts", &[Need::Mount], counters),
+    ("a_lock_of_any_kind_is_gone_when_its_file_is_closed", &[Need::Mount], closed),
     ("locks_keep_their_ranges_kinds_and_owners_over_mounts", &[Need::Mount], ranges),
     ("who_waits_for_a_lock_can_be_interrupted_and_killed", &[Need::Mount], interrupted),
     ("a_waiter_gets_its_lock_though_the_leader_dies", &[Need::Mount], leader_dies),
@@ -50,6 +51,17 @@ if verb == "count":
         if at % 2:
             lock(fd, kind, fcntl.LOCK_UN)
         os.close(fd)
+elif verb == "close":
+    # Closes a file with a lock, and asks at once for the lock that the close has released, by another open file.
+    other = os.open(path, os.O_RDWR)
+    for at in range(int(sys.argv[4])):
+        fd = os.open(path, os.O_RDWR)
+        lock(fd, kind, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if at % 3 == 0:
+            os.pwrite(fd, b"%d" % at, 0)
+        os.close(fd)
+        lock(other, kind, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(other, kind, fcntl.LOCK_UN)
 elif verb == "serve":
     fds = {}
     for line in sys.stdin:
@@ -57,6 +69,8 @@ elif verb == "serve":
         try:
             if what == "open":
                 fds[words[0]] = os.open(path, os.O_RDWR)
+            elif what == "dup":
+                fds[words[1]] = os.dup(fds[words[0]])
             elif what == "close":
                 os.close(fds.pop(words[0]))
             elif what == "write":
@@ -174,6 +188,26 @@ fn counters() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn closed() -> anyhow::Result<()> {
+    let cluster = TestCluster::start(small())?;
+    let mount = TestMount::new(&cluster, "one")?;
+    let path = mount.path().join("f");
+    fs::write(&path, b"x")?;
+    for kind in ["flock", "fcntl", "ofd"] {
+        let done = program("close", &path, kind).arg("300").output().context("python3")?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{kind}: {}", said.lines().last().unwrap_or_default());
+    }
+    // A copy of the descriptor that is closed releases nothing.
+    let (mut holder, mut other) = (Program::start(&path)?, Program::start(&path)?);
+    holder.expect("try-ex a flock", "ok")?;
+    holder.expect("dup a b", "ok")?;
+    holder.expect("close b", "ok")?;
+    other.expect("try-ex a flock", AGAIN)?;
+    holder.expect("close a", "ok")?;
+    other.expect("try-ex a flock", "ok")
 }
 
 fn ranges() -> anyhow::Result<()> {
