@@ -1,9 +1,11 @@
 //! Changes of a file's length and times, and holes. They follow everything that was written before.
 
+use super::buffer::Segment;
 use super::state::{FILE_BYTES_MAX, FileState};
 use super::table::FileTable;
 use crate::error::Error;
 use crate::writeback::ChangeOptions;
+use bytes::Bytes;
 use rain_namespace::command::{AttrChange, Command, Outcome};
 use rain_namespace::error::NsError;
 use rain_namespace::record::Attr;
@@ -37,18 +39,12 @@ impl FileTable {
             file.flush(self).await?;
         }
         let _turn = if follows_writes { Some(file.turn.lock().await) } else { None };
-        if let Some(size) = change.size {
-            // This includes data that was written while this call waited for its turn. The calls race, so
-            // either order is right.
-            let mut inner = file.inner();
-            let before = inner.dirty.bytes();
-            inner.dirty.remove(size..u64::MAX);
-            let dropped = before - inner.dirty.bytes();
-            drop(inner);
-            self.budget.remove(dropped);
-        }
+        // This includes data that was written while this call waited for its turn. The calls race, so either order
+        // is right.
+        let cut = change.size.map(|size| Cut::begin(self, file, size));
         let attr = self.propose_attr(file.ino(), &change, Some(file)).await?;
         self.attributes_changed(Some(file), &attr, &change);
+        cut.into_iter().for_each(Cut::end);
         Ok(attr)
     }
 
@@ -91,5 +87,54 @@ impl FileTable {
         self.take_in(attr.ino, attr.version);
         file.punched(attr.clone());
         Ok(attr)
+    }
+}
+
+/// A change of a file's length that is under way. Written data that it cuts off is out of the buffer, and is read until
+/// the outcome is known. Dropped without an end, the file keeps the data.
+struct Cut<'a> {
+    files: &'a FileTable,
+    file: &'a FileState,
+    segments: Vec<Segment>,
+    ended: bool,
+}
+
+impl<'a> Cut<'a> {
+    /// The caller holds the turn, so no flush is under way.
+    fn begin(files: &'a FileTable, file: &'a FileState, size: u64) -> Cut<'a> {
+        let mut inner = file.inner();
+        let written = inner.dirty.pieces(size..u64::MAX);
+        let segments: Vec<Segment> =
+            written.map(|(offset, data)| Segment { offset, data: Bytes::copy_from_slice(data) }).collect();
+        inner.dirty.remove(size..u64::MAX);
+        inner.flushing.clone_from(&segments);
+        drop(inner);
+        Cut { files, file, segments, ended: false }
+    }
+
+    /// The file is cut, and [`FileState::attributes_changed`] was told so.
+    fn end(mut self) {
+        self.ended = true;
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.data.len() as u64).sum()
+    }
+}
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        let mut kept = 0;
+        if !self.ended {
+            let mut inner = self.file.inner();
+            inner.flushing.clear();
+            let before = inner.dirty.bytes();
+            for segment in &self.segments {
+                inner.dirty.write_below(segment);
+            }
+            // Bytes that were overwritten meanwhile are not needed.
+            kept = inner.dirty.bytes() - before;
+        }
+        self.files.budget.remove(self.bytes() - kept);
     }
 }

@@ -38,6 +38,16 @@ pub(super) enum Source {
     Zeros,
 }
 
+/// The layout of a range at one moment.
+struct Layout {
+    /// The sources of the range, in order.
+    sources: Vec<(Range<u64>, Source)>,
+    /// The inline data that some of them may mean.
+    inline: Bytes,
+    /// The length of the file. Behind it the sources are zeros.
+    size: u64,
+}
+
 impl FileState {
     /// The parts of a range that are in the write buffer, oldest first, and the other ranges.
     pub(super) fn overlay_of(&self, range: Range<u64>) -> (Vec<Segment>, Vec<Range<u64>>) {
@@ -70,20 +80,18 @@ impl FileState {
         self.layout_of(files, range).await.map(|_| ())
     }
 
-    /// The sources of a range in order, and the inline data that some of them may mean: as they are known, or as
-    /// the namespace says.
-    async fn layout_of(
-        &self,
-        files: &FileTable,
-        range: Range<u64>,
-    ) -> Result<(Vec<(Range<u64>, Source)>, Bytes), Error> {
+    /// The layout of a range: as it is known, or as the namespace says.
+    async fn layout_of(&self, files: &FileTable, range: Range<u64>) -> Result<Layout, Error> {
         loop {
             let (ino, from) = {
                 let inner = self.inner();
                 match inner.known.first_gap(range.clone()) {
                     Some(gap) => (inner.attr.ino, gap),
                     None => match &inner.inline {
-                        Some(inline) => return Ok((sources_in(&inner, range), inline.clone())),
+                        Some(inline) => {
+                            let (inline, size) = (inline.clone(), inner.size);
+                            return Ok(Layout { sources: sources_in(&inner, range), inline, size });
+                        }
                         None => (inner.attr.ino, range.start),
                     },
                 }
@@ -146,18 +154,20 @@ impl FileState {
         sources_in(&self.inner(), range)
     }
 
-    /// Reads a range as it is committed. `long`: read whole blocks.
+    /// Reads a range as it is committed. `long`: read whole blocks. Returns also the length of the file at that moment:
+    /// what is read behind it is no part of the file.
     async fn read_committed(
         &self,
         files: &FileTable,
         range: Range<u64>,
         long: bool,
-    ) -> Result<Vec<(Range<u64>, Bytes)>, Error> {
-        let (mut sources, mut inline) = self.layout_of(files, range.clone()).await?;
+    ) -> Result<(Vec<(Range<u64>, Bytes)>, u64), Error> {
+        let mut layout = self.layout_of(files, range.clone()).await?;
         if self.may_have_moved(files, range.clone()) {
             self.distrust_layout(files);
-            (sources, inline) = self.layout_of(files, range).await?;
+            layout = self.layout_of(files, range).await?;
         }
+        let Layout { sources, inline, size } = layout;
         let reads = sources.into_iter().map(|(range, source)| {
             let inline = &inline;
             async move {
@@ -180,7 +190,8 @@ impl FileState {
                 Ok::<_, Error>((range, data))
             }
         });
-        futures::stream::iter(reads).buffered(READS_AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
+        let parts = futures::stream::iter(reads).buffered(READS_AT_ONCE).collect::<Vec<_>>().await;
+        Ok((parts.into_iter().collect::<Result<_, _>>()?, size))
     }
 
     /// Reads a range. The result is shorter only at the end of the file.
@@ -192,7 +203,7 @@ impl FileState {
         long: bool,
     ) -> Result<Bytes, Error> {
         self.ensure_current(files).await?;
-        let end = offset.saturating_add(len.into()).min(self.inner().size);
+        let mut end = offset.saturating_add(len.into()).min(self.inner().size);
         if offset >= end {
             return Ok(Bytes::new());
         }
@@ -208,12 +219,19 @@ impl FileState {
                 }
                 read => read,
             };
-            parts.extend(read?);
+            let (read, size) = read?;
+            // Cut since: the layout is that of the shorter file.
+            end = end.min(size);
+            parts.extend(read);
+        }
+        if offset >= end {
+            return Ok(Bytes::new());
         }
         if let ([(range, data)], true) = (parts.as_slice(), layers.is_empty())
-            && *range == (offset..end)
+            && range.start == offset
+            && range.end >= end
         {
-            return Ok(data.clone());
+            return Ok(data.slice(..(end - offset) as usize));
         }
         let mut whole = BytesMut::zeroed((end - offset) as usize);
         let mut lay = |at: u64, data: &[u8]| {

@@ -186,9 +186,13 @@ impl FileState {
         (if has_locks || !inner.unlinked && is_dirty { Closed::ToStore } else { Closed::Idle }, dropped)
     }
 
-    /// Takes in the outcome of this client's change of attributes.
-    pub(super) fn attributes_changed(&self, attr: Attr, change: &AttrChange) {
+    /// Takes in the outcome of this client's change of attributes. `is_cut`: it was a change of the length that had the
+    /// turn, and what was written and is in no block yet was behind it.
+    pub(super) fn attributes_changed(&self, attr: Attr, change: &AttrChange, is_cut: bool) {
         let mut inner = self.inner();
+        if is_cut {
+            inner.flushing.clear();
+        }
         let timed = change.mtime.is_some_and(|mtime| mtime != TimeChange::Now);
         if timed && !inner.dirty.is_empty() {
             inner.mtime = Some(attr.mtime);

@@ -196,8 +196,11 @@ impl FileTable {
         let mut table = self.table();
         table.questions.take_in(attr.ino, attr.version);
         let now = table.states.get(&attr.ino).filter(|now| of.is_none_or(|of| !Arc::ptr_eq(of, now)));
-        for state in of.into_iter().chain(now) {
-            state.attributes_changed(attr.clone(), change);
+        if let Some(now) = now {
+            now.attributes_changed(attr.clone(), change, false);
+        }
+        if let Some(of) = of {
+            of.attributes_changed(attr.clone(), change, change.size.is_some());
         }
     }
 

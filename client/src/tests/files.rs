@@ -20,6 +20,10 @@ fn is_get_attr(asked: Asked<'_>) -> bool {
     matches!(asked, Asked::Query(Query::GetAttr { .. }))
 }
 
+fn is_set_attr(asked: Asked<'_>) -> bool {
+    matches!(asked, Asked::Command(Command::SetAttr { .. }))
+}
+
 fn is_open(asked: Asked<'_>) -> bool {
     matches!(asked, Asked::Query(Query::Open { .. }))
 }
@@ -182,6 +186,48 @@ async fn what_was_read_counts_as_unchanged_until_another_client_changes_the_file
     assert!(first.own_since() > since, "another client's change");
     assert_eq!(first.own_since(), second.own_since(), "both learn of it");
     assert_eq!(first.read(0, 10).await.expect("read"), vec![3; 10]);
+}
+
+#[tokio::test]
+async fn a_read_of_a_file_that_is_cut_meanwhile_ends_where_the_file_does() {
+    let namespace = TestNamespace::start().await;
+    let (_client, volume) = namespace.client().await;
+    let (_other_client, other) = namespace.client().await;
+    let ino = closed_file(&volume, b"shared", &[1; 30]).await;
+    // It knows the length, and asks for the layout when it reads.
+    let file = other.open(ino).await.expect("opened");
+    volume.open(ino).await.expect("opened").truncate(10).await.expect("cut");
+    assert_eq!(file.read(0, 30).await.expect("read"), vec![1; 10]);
+    assert_eq!(file.read(10, 30).await.expect("read"), b"".as_slice());
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_until_a_cut_is_done_and_kept_if_it_is_given_up() {
+    let namespace = TestNamespace::start().await;
+    let (_client, volume) = namespace.client().await;
+    let (_, file) = volume.create(volume.root(), b"cut", new_file()).await.expect("created");
+    file.flush().await.expect("made");
+    for is_given_up in [true, false] {
+        file.write(0, &[1; 10]).await.expect("written");
+        let mut cut = namespace.hold(is_set_attr);
+        let cutting = {
+            let file = file.clone();
+            tokio::spawn(async move { file.truncate(0).await.expect("cut") })
+        };
+        cut.reached().await;
+        assert_eq!(file.read(0, 10).await.expect("read"), vec![1; 10]);
+        if is_given_up {
+            cutting.abort();
+            assert!(cutting.await.expect_err("no outcome").is_cancelled());
+            cut.release();
+            assert_eq!(file.read(0, 10).await.expect("read"), vec![1; 10]);
+            file.flush().await.expect("stored");
+        } else {
+            cut.release();
+            cutting.await.expect("no panic");
+            assert_eq!(file.read(0, 10).await.expect("read"), b"".as_slice());
+        }
+    }
 }
 
 #[tokio::test]
