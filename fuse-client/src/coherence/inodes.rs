@@ -63,6 +63,8 @@ struct KernelInode {
     length_doubts: u64,
     /// The value of `length_doubts` up to which the kernel has been told the length.
     length_known: u64,
+    /// Of a file: the kernel's length of it is no greater.
+    length_max: u64,
     /// The threads that lately looked up a name of the inode, and when; the newest last.
     looked_up: Vec<(u32, Instant)>,
     /// The time until which the inode is taken to have no `security.capability`.
@@ -78,8 +80,9 @@ struct KernelInode {
 impl KernelInode {
     fn attributes_given(&mut self, attr: &Attr) {
         self.version = attr.version;
-        if attr.kind == FileKind::Directory {
-            self.directory = Some(Box::new(attr.clone()));
+        match attr.kind {
+            FileKind::Directory => self.directory = Some(Box::new(attr.clone())),
+            _ => self.length_max = self.length_max.max(attr.size),
         }
     }
 }
@@ -230,6 +233,21 @@ impl KernelInodes {
         if let Some(inode) = self.shard(ino).get_mut(&ino) {
             inode.length_known = inode.length_known.max(doubts);
         }
+    }
+
+    /// The kernel's length of a file may be as great as this.
+    pub(super) fn length_reaches(&self, ino: Ino, end: u64) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.length_max = inode.length_max.max(end);
+        }
+    }
+
+    /// The kernel's length of a file is about to be made no greater than `end`. Returns how great it may be, if that is
+    /// more.
+    pub(super) fn lower_length(&self, ino: Ino, end: u64) -> Option<u64> {
+        let mut shard = self.shard(ino);
+        let inode = shard.get_mut(&ino).filter(|inode| inode.length_max > end)?;
+        Some(std::mem::replace(&mut inode.length_max, end))
     }
 
     /// The kernel forgot `lookups` of the replies that named the inode. The last one removes the entry.

@@ -33,6 +33,8 @@
 //!    attributes of a reply to a request that was sent before the attributes were dropped.
 //! 9. Names are never dropped, they expire: what is mounted on a directory stays mounted, whatever other mounts do
 //!    to other names. While the kernel cannot let a name expire, walks through its directory wait ([`doubted`]).
+//! 10. A read is answered short, up to the end of the file, only when the kernel's length is no greater, or becomes so
+//!    by the answer ([`lengths`]; for processes with CAP_DAC_READ_SEARCH).
 //!
 //! What does not hold yet:
 //! 1. A notification that the kernel refuses counts as done.
@@ -46,6 +48,7 @@ mod again;
 mod doubted;
 mod ends;
 mod inodes;
+mod lengths;
 mod names;
 mod notify;
 mod pages;
@@ -59,6 +62,7 @@ use self::doubted::Doubted;
 pub(crate) use self::doubted::UnderWay;
 use self::ends::EndsRead;
 use self::inodes::{KernelInodes, hash};
+use self::lengths::KernelLengths;
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
 use self::writes::WritesUnderWay;
@@ -72,6 +76,7 @@ use rain_namespace::record::{Attr, FileKind};
 use rain_types::Ino;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -127,6 +132,7 @@ pub(crate) struct Coherence {
     again: LookAgain,
     writes: WritesUnderWay,
     ends: EndsRead,
+    lengths: Arc<KernelLengths>,
     /// By inode: locked for reading while a length is told, and for writing while this mount truncates.
     truncations: Vec<Arc<RwLock<()>>>,
     lifetimes: Lifetimes,
@@ -142,15 +148,17 @@ impl Coherence {
             again: LookAgain::default(),
             writes: WritesUnderWay::default(),
             ends: EndsRead::default(),
+            lengths: Arc::new(KernelLengths::new(Numbers::new(root))),
             truncations: (0..TRUNCATION_LOCKS).map(|_| Arc::default()).collect(),
             lifetimes,
             notifications: Notifications::new(Numbers::new(root), runtime),
         }
     }
 
-    /// Sets the connection by which the kernel can be notified.
-    pub(crate) fn connect(&self, notifier: Notifier, device: OwnedFd) {
+    /// Sets the connection by which the kernel can be notified, and where the mount is.
+    pub(crate) fn connect(&self, notifier: Notifier, device: OwnedFd, mountpoint: PathBuf) {
         self.notifications.connect(notifier, device);
+        self.lengths.connect(mountpoint);
     }
 
     /// The number of inodes that the kernel knows.
@@ -304,6 +312,12 @@ impl Coherence {
     /// mounts may see the change before its call returns, and then no program here may see the old ones.
     pub(crate) fn changing(&self, ino: Ino) {
         self.notifications.drop_attributes(ino);
+    }
+
+    /// This mount has written to a file, or has tried to: the kernel's length of it reaches to `end`, or will.
+    pub(crate) fn written(&self, ino: Ino, end: u64) {
+        self.inodes.changed(ino);
+        self.inodes.length_reaches(ino, end);
     }
 
     /// This mount has changed the inode (of a directory: its names), or has tried to.

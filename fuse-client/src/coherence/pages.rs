@@ -205,6 +205,24 @@ impl Coherence {
         self.ends.answered(ino, thread, end);
     }
 
+    /// Before an answer to a read that is shorter than was asked for, up to the end of the file: makes the kernel's
+    /// length no greater, where the answer may not do it; see [`super::lengths`]. Returns whether the file still ends
+    /// there.
+    pub(crate) async fn lower_length(&self, ino: Ino, end: u64, file: &Arc<OpenFile>) -> bool {
+        if !self.lengths.may_be_lowered() {
+            return true;
+        }
+        let Some(length_max) = self.inodes.lower_length(ino, end) else { return true };
+        let (lengths, read) = (self.lengths.clone(), file.clone());
+        let lowering = tokio::task::spawn_blocking(move || lengths.lower(ino, end, || read.size() <= end));
+        let lowered = lowering.await.unwrap_or(false);
+        tracing::debug!(%ino, end, lowered, "a read meets a shorter file");
+        if !lowered {
+            self.inodes.length_reaches(ino, length_max);
+        }
+        file.size() <= end
+    }
+
     /// Waits until the kernel may have a length of the file, for which a thread asks; see [`super::ends`].
     pub(crate) async fn may_have_length(&self, attr: &Attr, thread: u32) {
         self.ends.looked(attr.ino, thread, attr.size).await;
@@ -233,6 +251,7 @@ impl Coherence {
         length: u64,
         no_truncation: Option<OwnedRwLockReadGuard<()>>,
     ) -> bool {
+        self.inodes.length_reaches(ino, length);
         let begun = Arc::new(AtomicBool::new(false));
         let raised = self.notifications.raise_length(ino, length, begun.clone(), no_truncation);
         match tokio::time::timeout(PAGES_LOCKED_MAX, raised).await {

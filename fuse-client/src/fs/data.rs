@@ -48,6 +48,12 @@ const LENGTH_TOLD_WITHIN: Duration = Duration::from_secs(35);
 /// How often the kernel's pages are read for one request, where other mounts change the file meanwhile.
 const PAGES_READ_MAX: usize = 3;
 
+/// Where the file ends, if a read of so many bytes ended there.
+fn end_of_short(read: &Result<Bytes, Errno>, offset: u64, size: u32) -> Option<u64> {
+    let read = read.as_ref().ok()?.len();
+    (read < size as usize).then_some(offset + read as u64)
+}
+
 /// Where and how a write goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Write {
@@ -100,11 +106,17 @@ impl RainFs {
         if opened.past_pages {
             return (self.read_now(opened, offset, size).await, true);
         }
+        for _ in 1..PAGES_READ_MAX {
+            let (read, may_stay) = self.read_pages(ino, opened, (offset, size)).await;
+            let Some(end) = end_of_short(&read, offset, size) else { return (read, may_stay) };
+            if self.coherence.lower_length(ino, end, &opened.file).await {
+                self.coherence.read_to_end(ino, thread, end);
+                return (read, may_stay);
+            }
+        }
         let (read, may_stay) = self.read_pages(ino, opened, (offset, size)).await;
-        if let Ok(read) = &read
-            && read.len() < size as usize
-        {
-            self.coherence.read_to_end(ino, thread, offset + read.len() as u64);
+        if let Some(end) = end_of_short(&read, offset, size) {
+            self.coherence.read_to_end(ino, thread, end);
         }
         (read, may_stay)
     }
@@ -197,7 +209,7 @@ impl RainFs {
         let may_be_now = !write.sync && (!write.append || at_end()) && (!write.past_pages || no_privileges());
         let taken = may_be_now && opened.file.write_now(write.offset, data);
         if taken {
-            self.coherence.changed(ino);
+            self.coherence.written(ino, write.offset + data.len() as u64);
         }
         taken
     }
@@ -220,7 +232,7 @@ impl RainFs {
         } else {
             opened.file.write(write.offset, data).await.map(|()| write.offset)
         };
-        self.coherence.changed(ino);
+        self.coherence.written(ino, write.offset.saturating_add(data.len() as u64));
         if write.append && written.is_err() {
             opened.append_failed(write.offset);
         }
@@ -314,7 +326,7 @@ impl RainFs {
             PUNCH => file.punch(offset, len).await,
             _ => return Err(Errno::EOPNOTSUPP),
         };
-        self.coherence.changed(ino);
+        self.coherence.written(ino, end);
         done.map(|_| ()).map_err(|error| self.errno("allocating", &error))
     }
 
@@ -327,7 +339,7 @@ impl RainFs {
         len: u64,
     ) -> Result<u32, Errno> {
         let copied = from.copy_range(offset, to, to_offset, len.min(COPIED_MAX)).await;
-        self.coherence.changed(ino);
+        self.coherence.written(ino, to_offset.saturating_add(len));
         let copied = copied.map_err(|error| self.errno("copying a range", &error))?;
         Ok(copied as u32)
     }

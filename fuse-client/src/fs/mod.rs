@@ -33,6 +33,7 @@ use rain_namespace::lease::Subject;
 use rain_namespace::record::FileKind;
 use rain_types::Ino;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -100,9 +101,9 @@ impl RainFs {
         })
     }
 
-    /// Sets the connection by which the kernel can be notified.
-    pub(crate) fn connect(self: &Arc<Self>, notifier: Notifier, device: OwnedFd) {
-        self.coherence.connect(notifier, device);
+    /// Sets the connection by which the kernel can be notified, and where the mount is.
+    pub(crate) fn connect(self: &Arc<Self>, notifier: Notifier, device: OwnedFd, mountpoint: PathBuf) {
+        self.coherence.connect(notifier, device, mountpoint);
         let kernel: Weak<RainFs> = Arc::downgrade(self);
         self.volume.set_kernel_cache(kernel);
     }

@@ -136,7 +136,7 @@ fn start(connection: OwnedFd, options: &MountOptions, state: Arc<State>) -> io::
     config.clone_fd = true;
     let device = connection.try_clone()?;
     let session = Session::from_fd(Callbacks::new(fs.clone()), connection, acl, config)?;
-    fs.connect(session.notifier(), device);
+    fs.connect(session.notifier(), device, state.path.clone());
     drop(fs);
     let session = session.spawn()?;
     thread::Builder::new().name("rain-watch".into()).spawn(move || {
