@@ -34,7 +34,7 @@
 //! 9. Names are never dropped, they expire: what is mounted on a directory stays mounted, whatever other mounts do
 //!    to other names. While the kernel cannot let a name expire, walks through its directory wait ([`doubted`]).
 //! 10. A read is answered short, up to the end of the file, only when the kernel's length is no greater, or becomes so
-//!    by the answer ([`lengths`]; for processes with CAP_DAC_READ_SEARCH).
+//!     by the answer ([`lengths`]; for processes with CAP_DAC_READ_SEARCH).
 //!
 //! What does not hold yet:
 //! 1. A notification that the kernel refuses counts as done.

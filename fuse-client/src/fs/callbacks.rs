@@ -52,7 +52,7 @@ impl Filesystem for Callbacks {
         self.answer_in(request, [parent], move |fs| async move {
             let stamp = fs.coherence.stamp();
             let found = fs.lookup(parent, &name, thread).await;
-            fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp));
+            fs.reply_looked_up(reply, (parent, &name), found, (thread, stamp)).await;
         });
     }
 

@@ -1,9 +1,9 @@
 //! Locks: flock(2), fcntl(2), lockf(3) and OFD locks, over all mounts.
 //!
 //! fuser 0.18 hides three facts about a lock request. They are found in other ways:
-//! - *The kind of the lock* (a flag). Only a lock of the whole file can be of flock(2). The thread that asks
-//!   is still in its system call, which `/proc` names. Where `/proc` cannot be read, the lock is taken as
-//!   both kinds: safe, and stricter than need be.
+//! - *The kind of the lock* (a flag). Only a lock of the whole file can be of flock(2). Its system call tells
+//!   the kind ([`super::calls`]). Where that is not known, the lock is taken as both kinds: safe, and stricter
+//!   than need be.
 //! - *An interrupt of the caller* (fuser answers INTERRUPT itself, in vain). While a lock is waited for, the
 //!   caller's pending signals are read from `/proc`. With one pending the answer is EINTR, on which the
 //!   kernel starts the call again after the signal or ends it.
@@ -11,10 +11,10 @@
 //!   the handle are released ([`crate::lockers`]). Those of fcntl(2) were released before, at the FLUSH of
 //!   their process.
 //!
-//! `/proc` is read by hand here, as one word and three masks are needed: the parsers of `procfs` read the
-//! whole file and refuse one that lacks a field.
+//! The signals, too, are read by hand.
 
 use super::RainFs;
+use super::calls::call_of;
 use crate::handles::Opened;
 use crate::lockers::Locker;
 use fuser::{Errno, FileHandle};
@@ -27,13 +27,6 @@ use std::time::{Duration, Instant};
 
 /// The last byte of a lock that reaches to the end of the file, as the kernel gives it.
 const END: u64 = i64::MAX as u64;
-
-/// Maximum number of reads of `/proc` for one lock request. `/proc` names the system call only once the
-/// thread sleeps in it, which takes microseconds. After the last read the lock is taken as both kinds.
-const SYSCALL_READS_MAX: u32 = 5;
-
-/// The time between two such reads: the shortest that the runtime's timer can wait.
-const SYSCALL_READ_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The time between two looks whether a file with a lock was closed.
 const RELEASE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(1);
@@ -69,14 +62,7 @@ impl LockRequest {
         if self.start > 0 || self.end < END {
             return LockKind::Record;
         }
-        for _ in 0..SYSCALL_READS_MAX {
-            match fs::read_to_string(format!("/proc/{}/syscall", self.thread)) {
-                Ok(line) if line.starts_with("running") => tokio::time::sleep(SYSCALL_READ_INTERVAL).await,
-                Ok(line) => return kind_of_call(&line),
-                Err(_) => break,
-            }
-        }
-        LockKind::Either
+        kind_of_call(call_of(self.thread).await)
     }
 
     fn is_interrupted(&self) -> bool {
@@ -84,9 +70,9 @@ impl LockRequest {
     }
 }
 
-/// The kind by a line of `/proc/*/syscall`. Programs of another architecture have other numbers: both kinds.
-fn kind_of_call(line: &str) -> LockKind {
-    match line.split_whitespace().next().and_then(|number| number.parse().ok()) {
+/// The kind by the number of the system call. Another call, or one that is not known: both kinds.
+fn kind_of_call(call: Option<i64>) -> LockKind {
+    match call {
         Some(libc::SYS_flock) => LockKind::Flock,
         Some(libc::SYS_fcntl) => LockKind::Record,
         _ => LockKind::Either,
@@ -227,10 +213,10 @@ mod tests {
 
     #[test]
     fn the_call_tells_the_kind() {
-        assert_eq!(kind_of_call(&format!("{} 0x3 0x2 0x7ffe", libc::SYS_flock)), LockKind::Flock);
-        assert_eq!(kind_of_call(&format!("{} 0x3", libc::SYS_fcntl)), LockKind::Record);
-        assert_eq!(kind_of_call("-1 0x7ffd 0x7f"), LockKind::Either);
-        assert_eq!(kind_of_call("running\n"), LockKind::Either);
+        assert_eq!(kind_of_call(Some(libc::SYS_flock)), LockKind::Flock);
+        assert_eq!(kind_of_call(Some(libc::SYS_fcntl)), LockKind::Record);
+        assert_eq!(kind_of_call(Some(-1)), LockKind::Either);
+        assert_eq!(kind_of_call(None), LockKind::Either);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod attrs;
 mod callbacks;
+mod calls;
 mod data;
 mod dirs;
 mod handshake;

@@ -2,6 +2,7 @@
 
 use super::RainFs;
 use super::attrs::to_kernel;
+use super::calls::makes_name;
 use super::locks::kernel_end;
 use super::xattrs::XattrAnswer;
 use crate::coherence::{Lifetimes, ReadFor, Stamp};
@@ -111,7 +112,7 @@ impl RainFs {
     }
 
     /// Answers a lookup that a thread has begun at a stamp. The thread is likely to open the inode next.
-    pub(super) fn reply_looked_up(
+    pub(super) async fn reply_looked_up(
         &self,
         reply: ReplyEntry,
         name: (Ino, &[u8]),
@@ -119,7 +120,10 @@ impl RainFs {
         by: (u32, Stamp),
     ) {
         match found {
-            Ok(attr) if self.coherence.looks_again(by.0, name, &attr) => reply.error(Errno::ESTALE),
+            // A call that makes a name is not made again: the program would get the error.
+            Ok(attr) if self.coherence.looks_again(by.0, name, &attr) && !makes_name(by.0).await => {
+                reply.error(Errno::ESTALE);
+            }
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
                 let lifetimes = self.coherence.name_looked_up(name, &attr, read_for, by);
