@@ -42,7 +42,22 @@ impl FileTable {
         // This includes data that was written while this call waited for its turn. The calls race, so either order
         // is right.
         let cut = change.size.map(|size| Cut::begin(self, file, size));
-        let attr = self.propose_attr(file.ino(), &change, Some(file)).await?;
+        let has_locks = file.has_locks();
+        let attr = match self.propose_attr(file.ino(), &change, Some(file)).await {
+            Ok(attr) => attr,
+            Err(error) => {
+                // As when written data is stored: it has no target any more, or another client may have the lock.
+                let is_lost = match error {
+                    Error::LockLost | Error::Refused(NsError::NotFound | NsError::Stale) => true,
+                    Error::Refused(NsError::SessionEnded(_)) => has_locks,
+                    _ => false,
+                };
+                if is_lost {
+                    cut.into_iter().for_each(Cut::lose);
+                }
+                return Err(error);
+            }
+        };
         self.attributes_changed(Some(file), &attr, &change);
         cut.into_iter().for_each(Cut::end);
         Ok(attr)
@@ -114,6 +129,12 @@ impl<'a> Cut<'a> {
 
     /// The file is cut, and [`FileState::attributes_changed`] was told so.
     fn end(mut self) {
+        self.ended = true;
+    }
+
+    /// The data has no file any more.
+    fn lose(mut self) {
+        self.file.inner().flushing.clear();
         self.ended = true;
     }
 

@@ -192,6 +192,8 @@ impl FileState {
         let mut inner = self.inner();
         if is_cut {
             inner.flushing.clear();
+            // If a later version was taken in before, what was cut off counted for the length.
+            inner.size = inner.size.min(inner.attr.size.max(inner.dirty.end()));
         }
         let timed = change.mtime.is_some_and(|mtime| mtime != TimeChange::Now);
         if timed && !inner.dirty.is_empty() {
