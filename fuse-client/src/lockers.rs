@@ -67,10 +67,11 @@ impl Lockers {
         }
     }
 
-    /// Whether the RELEASE of a handle with locks may be under way.
-    pub(crate) fn may_close(&self, ino: Ino, now: Instant) -> bool {
-        let is_recent =
-            |known: &Known| known.flushed.is_some_and(|at| now.duration_since(at) < CLOSES_WITHIN);
+    /// Whether the RELEASE of a handle with locks may be under way `now`, by a close from before `asked`.
+    pub(crate) fn may_close(&self, ino: Ino, asked: Instant, now: Instant) -> bool {
+        let is_recent = |known: &Known| {
+            known.flushed.is_some_and(|at| at <= asked && now.duration_since(at) < CLOSES_WITHIN)
+        };
         self.0.lock().get(&ino).is_some_and(|lockers| lockers.iter().any(is_recent))
     }
 
@@ -142,16 +143,19 @@ mod tests {
     fn a_handle_may_close_after_a_flush_until_it_is_released_or_locks_again() {
         let (lockers, now) = (Lockers::default(), Instant::now());
         lockers.locking(FILE, locker(LockKind::Flock, 1, 10));
-        assert!(!lockers.may_close(FILE, now));
+        assert!(!lockers.may_close(FILE, now, now));
         lockers.flushed(FILE, 11, now);
-        assert!(!lockers.may_close(FILE, now), "another handle");
+        assert!(!lockers.may_close(FILE, now, now), "another handle");
         lockers.flushed(FILE, 10, now);
-        assert!(lockers.may_close(FILE, now) && !lockers.may_close(FILE, now + CLOSES_WITHIN));
+        assert!(lockers.may_close(FILE, now, now) && !lockers.may_close(FILE, now, now + CLOSES_WITHIN));
+        let later = now + CLOSES_WITHIN / 2;
+        lockers.flushed(FILE, 10, later);
+        assert!(!lockers.may_close(FILE, now, later), "who asks does not wait for later closes");
         lockers.locking(FILE, locker(LockKind::Flock, 1, 10));
-        assert!(!lockers.may_close(FILE, now), "it was a copy of the descriptor");
+        assert!(!lockers.may_close(FILE, later, later), "it was a copy of the descriptor");
         lockers.flushed(FILE, 10, now);
         assert_eq!(gone(&lockers, 10).len(), 1);
-        assert!(!lockers.may_close(FILE, now));
+        assert!(!lockers.may_close(FILE, now, now));
     }
 
     #[test]

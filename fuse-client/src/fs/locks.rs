@@ -125,8 +125,8 @@ impl RainFs {
         if opened.file.try_lock(lock).await? {
             return Ok(true);
         }
-        let mut waited = false;
-        while self.lockers.may_close(ino, Instant::now()) {
+        let (asked, mut waited) = (Instant::now(), false);
+        while self.lockers.may_close(ino, asked, Instant::now()) {
             tokio::time::sleep(RELEASE_LOOKED_FOR_EVERY).await;
             waited = true;
         }
