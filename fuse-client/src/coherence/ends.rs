@@ -41,9 +41,9 @@ impl EndsRead {
         reads.push_back(Read { ino, thread, end, answered: now });
     }
 
-    /// Waits until other threads that have read up to a lower end have looked at the length.
+    /// Waits until other threads that have read up to a lower end by now have looked at the length.
     pub(super) async fn looked(&self, ino: Ino, thread: u32, length: u64) {
-        while let Some(until) = self.looks_until(ino, thread, length) {
+        if let Some(until) = self.looks_until(ino, thread, length) {
             tokio::time::sleep_until(until.into()).await;
         }
     }

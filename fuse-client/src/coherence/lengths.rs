@@ -21,20 +21,24 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long the kernel may take for a new length. Usually it takes some hundred microseconds; more while the namespace
-/// has no leader that answers the kernel's question.
-const LOWERED_WITHIN: Duration = Duration::from_secs(2);
+/// The longest wait for a new length: for the namespace, which answers the kernel's question, and for the kernel.
+/// Usually it is some hundred microseconds.
+pub(super) const LOWERED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the kernel may ignore answers. It does while it is told something of the attributes, and while a program
+/// of this mount changes the length, which may wait for the page of the very read.
+const IGNORED_WITHIN: Duration = Duration::from_millis(20);
 
 /// The time between two looks at the kernel's length.
 const LOOKED_AT_EVERY: Duration = Duration::from_micros(50);
 
-/// The time after which the kernel is asked to ask again: it ignores an answer if it is told something of the
-/// attributes meanwhile.
-const ASKED_EVERY: Duration = Duration::from_millis(5);
+/// The time between two questions.
+const ASKED_EVERY: Duration = Duration::from_millis(1);
 
 /// The kind of a FUSE filesystem's file handles: the inode's number and its generation (FILEID_INO64_GEN).
 const HANDLE_KIND: i32 = 0x81;
@@ -64,43 +68,82 @@ impl KernelLengths {
     }
 
     /// Makes the kernel's length of a file no greater than `end`, as long as `is_end` says that the file ends there.
-    /// Blocks, at most for [`LOWERED_WITHIN`]. Returns whether it is so.
-    pub(super) fn lower(&self, ino: Ino, end: u64, is_end: impl Fn() -> bool) -> bool {
+    /// Blocks, usually no longer than [`LOWERED_WITHIN`]; opening the mount point has no limit.
+    pub(super) fn lower(&self, ino: Ino, end: u64, is_end: impl Fn() -> bool) -> Lowered {
         match self.try_lower(ino, end, is_end) {
-            Ok(done) => done,
+            Ok(lowered) => lowered,
             Err(error) => {
                 if error.kind() == io::ErrorKind::PermissionDenied {
                     tracing::debug!("reads that meet a cut may see zeros: no CAP_DAC_READ_SEARCH");
                     self.refused.store(true, Ordering::Relaxed);
                 }
                 tracing::debug!(%ino, %error, "the kernel's length of a file cannot be looked at");
-                false
+                Lowered::No
             }
         }
     }
 
-    fn try_lower(&self, ino: Ino, end: u64, is_end: impl Fn() -> bool) -> io::Result<bool> {
-        let Some(mountpoint) = self.mountpoint.get() else { return Ok(false) };
+    fn try_lower(&self, ino: Ino, end: u64, is_end: impl Fn() -> bool) -> io::Result<Lowered> {
+        let Some(mountpoint) = self.mountpoint.get() else { return Ok(Lowered::No) };
         let mount = rustix::fs::openat(CWD, mountpoint, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let file = open_by_number(&mount, self.numbers.kernel(ino))?;
+        let file = Arc::new(open_by_number(&mount, self.numbers.kernel(ino))?);
         drop(mount);
         let begun = Instant::now();
-        let mut asked: Option<Instant> = None;
-        while length(&file, AtFlags::STATX_DONT_SYNC)? > end {
-            if begun.elapsed() > LOWERED_WITHIN || !is_end() {
-                return Ok(false);
+        let mut answers = None;
+        let mut answered: Option<Instant> = None;
+        while length(&*file, AtFlags::STATX_DONT_SYNC)? > end {
+            if !is_end() {
+                return Ok(Lowered::Longer);
             }
-            if asked.is_none_or(|asked| asked.elapsed() > ASKED_EVERY) {
-                let file = file.try_clone()?;
-                std::thread::Builder::new().name("rain-length".into()).spawn(move || {
-                    let _ = length(&file, AtFlags::STATX_FORCE_SYNC);
-                })?;
-                asked = Some(Instant::now());
+            let is_ignored = answered.is_some_and(|answered| answered.elapsed() > IGNORED_WITHIN);
+            if begun.elapsed() > LOWERED_WITHIN || is_ignored {
+                return Ok(Lowered::No);
+            }
+            let answers = match &answers {
+                Some(answers) => answers,
+                None => answers.insert(ask(&file, end)?),
+            };
+            match answers.try_recv() {
+                Ok(Ok(length)) if length > end => return Ok(Lowered::Longer),
+                Ok(Ok(_)) => {
+                    answered.get_or_insert_with(Instant::now);
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {}
             }
             std::thread::sleep(LOOKED_AT_EVERY);
         }
-        Ok(true)
+        Ok(Lowered::Yes)
     }
+}
+
+/// The outcome of [`KernelLengths::lower`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lowered {
+    /// The kernel's length is no greater.
+    Yes,
+    /// The file is longer by now.
+    Longer,
+    /// It is not known to be so.
+    No,
+}
+
+/// Has the kernel ask for the length of a file, in a thread, again and again as long as its answers are taken and are
+/// no greater than `end`.
+fn ask(file: &Arc<OwnedFd>, end: u64) -> io::Result<Receiver<io::Result<u64>>> {
+    let (say, answers) = channel();
+    let file = file.clone();
+    std::thread::Builder::new().name("rain-length".into()).spawn(move || {
+        loop {
+            let answer = length(&*file, AtFlags::STATX_FORCE_SYNC);
+            let goes_on = answer.as_ref().is_ok_and(|length| *length <= end);
+            if say.send(answer).is_err() || !goes_on {
+                return;
+            }
+            std::thread::sleep(ASKED_EVERY);
+        }
+    })?;
+    Ok(answers)
 }
 
 /// The kernel's length of a file: with STATX_DONT_SYNC as it has it, with STATX_FORCE_SYNC after it has asked.

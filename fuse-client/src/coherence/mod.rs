@@ -488,22 +488,38 @@ impl Coherence {
     /// rename(2) looks the old name up, then the new one. If another mount renames in between, the kernel finds one
     /// inode behind both names, and does nothing, as for two links of one file. Either the thread has just looked the
     /// old name up, or the kernel had it and cannot let it expire, so that it is doubted: the directory is locked.
-    pub(crate) fn looks_again(&self, thread: u32, (parent, name): (Ino, &[u8]), found: &Attr) -> bool {
-        if matches!(name, b"." | b"..") {
-            // The kernel asks for an inode, not for a name, and does not ask again.
-            return false;
-        }
+    ///
+    /// `is_final`: the call is known not to be made again.
+    pub(crate) fn looks_again(
+        &self,
+        thread: u32,
+        (parent, name): (Ino, &[u8]),
+        found: &Attr,
+        is_final: bool,
+    ) -> bool {
+        let is_told = !is_final && self.is_known_otherwise(thread, (parent, name), found);
         let hash = hash((parent, name));
-        let has_one_name = found.kind == FileKind::Directory || found.nlink == 1;
-        let known_otherwise = has_one_name && self.again.has_found(thread, found.ino, hash)
-            || self.doubted.may_be_known(found.ino, (parent, name));
-        if !known_otherwise || !self.again.may_tell(thread, Of::Lookup(hash)) {
-            self.again.found(thread, (found.ino, hash), found.kind == FileKind::Directory);
+        if !is_told || !self.again.may_tell(thread, Of::Lookup(hash)) {
+            if !matches!(name, b"." | b"..") {
+                self.again.found(thread, (found.ino, hash), found.kind == FileKind::Directory);
+            }
             return false;
         }
         tracing::debug!(%parent, name = %name.escape_ascii(), ino = %found.ino, "a name to look up again");
         self.notifications.drop_attributes(parent);
         true
+    }
+
+    /// Whether the kernel may know an inode that a thread's lookup has found by another name, which another mount has
+    /// changed.
+    pub(crate) fn is_known_otherwise(&self, thread: u32, (parent, name): (Ino, &[u8]), found: &Attr) -> bool {
+        if matches!(name, b"." | b"..") {
+            // The kernel asks for an inode, not for a name, and does not ask again.
+            return false;
+        }
+        let has_one_name = found.kind == FileKind::Directory || found.nlink == 1;
+        has_one_name && self.again.has_found(thread, found.ino, hash((parent, name)))
+            || self.doubted.may_be_known(found.ino, (parent, name))
     }
 
     /// Whether a thread's rename, which is past its lookups, may be told to look its names up again.

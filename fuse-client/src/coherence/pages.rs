@@ -14,6 +14,7 @@
 //! All waits for the kernel's pages but those of opens and locks are bounded: a request under way may wait for the
 //! same thing that waits for this.
 
+use super::lengths::{LOWERED_WITHIN, Lowered};
 use super::writes::{PAGE_BYTES, WriteUnderWay, between};
 use super::{Coherence, NAME_FRESH};
 use fuser::FopenFlags;
@@ -27,6 +28,9 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// The longest wait for pages that a request under way has locked.
 const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
+
+/// The longest wait for pages that a read has locked which waits for the cluster: longer than the client's deadline.
+const READ_WITHIN: Duration = Duration::from_secs(35);
 
 /// The longest wait for a page that a write under way may have locked. Such a page has no older contents: it was
 /// never read.
@@ -215,17 +219,40 @@ impl Coherence {
         let Some(length_max) = self.inodes.lower_length(ino, end) else { return true };
         let (lengths, read) = (self.lengths.clone(), file.clone());
         let lowering = tokio::task::spawn_blocking(move || lengths.lower(ino, end, || read.size() <= end));
-        let lowered = lowering.await.unwrap_or(false);
-        tracing::debug!(%ino, end, lowered, "a read meets a shorter file");
-        if !lowered {
+        // The thread may wait for others to be free, and for the mount point.
+        let lowered = tokio::time::timeout(LOWERED_WITHIN, lowering).await;
+        let is_lower = matches!(lowered, Ok(Ok(Lowered::Yes)));
+        tracing::debug!(%ino, end, ?lowered, "a read meets a shorter file");
+        let is_end = file.size() <= end && !matches!(lowered, Ok(Ok(Lowered::Longer)));
+        if !is_lower || !is_end {
             self.inodes.length_reaches(ino, length_max);
         }
-        file.size() <= end
+        is_end
     }
 
     /// Waits until the kernel may have a length of the file, for which a thread asks; see [`super::ends`].
     pub(crate) async fn may_have_length(&self, attr: &Attr, thread: u32) {
-        self.ends.looked(attr.ino, thread, attr.size).await;
+        // This mount's own writes raise the length at once in any case.
+        if self.inodes.length_doubted(attr.ino).is_some() {
+            self.ends.looked(attr.ino, thread, attr.size).await;
+        }
+    }
+
+    /// Waits until the reads of a file that are under way are answered, and drops their pages. Returns whether it is so,
+    /// within the time that a read may take.
+    pub(crate) async fn reads_are_over(&self, ino: Ino) -> bool {
+        self.drop_read_pages(ino, READ_WITHIN).await
+    }
+
+    /// Has the kernel drop the pages of a file that a read has filled: all but those that a write under way may have
+    /// locked. Returns whether it has.
+    async fn drop_read_pages(&self, ino: Ino, within: Duration) -> bool {
+        if !self.may_have_pages(ino) {
+            return true;
+        }
+        let ranges = between(&self.writes.locked(ino)).into_iter();
+        let dropped = ranges.map(|(from, len)| self.notifications.drop_range(ino, from, len));
+        tokio::time::timeout(within, futures::future::join_all(dropped)).await.is_ok()
     }
 
     /// Tells the kernel the length of a file, for which a thread asks, after another mount may have changed it. The
@@ -236,7 +263,7 @@ impl Coherence {
         thread: u32,
         no_truncation: OwnedRwLockReadGuard<()>,
     ) -> bool {
-        if self.may_have_pages(attr.ino) && !self.drop_pages_within(attr.ino).await {
+        if !self.drop_read_pages(attr.ino, PAGES_LOCKED_MAX).await {
             return false;
         }
         self.may_have_length(attr, thread).await;
@@ -254,10 +281,9 @@ impl Coherence {
         self.inodes.length_reaches(ino, length);
         let begun = Arc::new(AtomicBool::new(false));
         let raised = self.notifications.raise_length(ino, length, begun.clone(), no_truncation);
-        match tokio::time::timeout(PAGES_LOCKED_MAX, raised).await {
-            Ok(()) => true,
-            // The kernel has taken the length, and waits for the page.
-            Err(_) => begun.load(Ordering::Acquire),
-        }
+        let raised = tokio::time::timeout(PAGES_LOCKED_MAX, raised).await;
+        self.inodes.length_reaches(ino, length);
+        // Or the kernel has taken the length, and waits for the page.
+        raised.is_ok() || begun.load(Ordering::Acquire)
     }
 }

@@ -16,7 +16,8 @@ const READ_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The calls that make a name. The kernel does not make them again when the lookup of the name fails with ESTALE.
 #[cfg(target_arch = "x86_64")]
-const MAKES_NAMES: [i64; 8] = [
+const MAKES_NAMES: [i64; 9] = [
+    libc::SYS_bind,
     libc::SYS_link,
     libc::SYS_linkat,
     libc::SYS_mkdir,
@@ -27,7 +28,8 @@ const MAKES_NAMES: [i64; 8] = [
     libc::SYS_symlinkat,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const MAKES_NAMES: [i64; 4] = [libc::SYS_linkat, libc::SYS_mkdirat, libc::SYS_mknodat, libc::SYS_symlinkat];
+const MAKES_NAMES: [i64; 5] =
+    [libc::SYS_bind, libc::SYS_linkat, libc::SYS_mkdirat, libc::SYS_mknodat, libc::SYS_symlinkat];
 
 /// The number of the system call in which a thread sleeps. None: it cannot be found out.
 pub(super) async fn call_of(thread: u32) -> Option<i64> {

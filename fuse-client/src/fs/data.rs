@@ -106,10 +106,12 @@ impl RainFs {
         if opened.past_pages {
             return (self.read_now(opened, offset, size).await, true);
         }
+        // Without leases the kernel's length may be old in any case.
+        let has_leases = self.volume.read_for(&Subject::Inode(ino)).is_some();
         for _ in 1..PAGES_READ_MAX {
             let (read, may_stay) = self.read_pages(ino, opened, (offset, size)).await;
             let Some(end) = end_of_short(&read, offset, size) else { return (read, may_stay) };
-            if self.coherence.lower_length(ino, end, &opened.file).await {
+            if !has_leases || self.coherence.lower_length(ino, end, &opened.file).await {
                 self.coherence.read_to_end(ino, thread, end);
                 return (read, may_stay);
             }
@@ -280,7 +282,7 @@ impl RainFs {
                 return Ok(attr);
             }
             // A read under way has a page locked, and waits for the cluster.
-            if begun.elapsed() > LENGTH_TOLD_WITHIN {
+            if !self.coherence.reads_are_over(ino).await || begun.elapsed() > LENGTH_TOLD_WITHIN {
                 tracing::warn!(%ino, "a read at the end of a file fails: another read of it is not answered");
                 return Err(Errno::EIO);
             }
