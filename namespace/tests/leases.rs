@@ -203,18 +203,17 @@ impl World {
                 let lasts = lasts_ms.map(Duration::from_millis);
                 let subject = subjects()[subject].clone();
                 let id = SessionId(session);
-                if let Subject::Inode(ino) = subject
-                    && !self.table.readable(id, ino, now)
-                {
-                    return;
+                if let Subject::Inode(ino) = subject {
+                    // Others are asked to store what they keep back. What was found readable before may be so no more.
+                    self.table.readable(id, ino, now);
                 }
+                let number = self.table.grant_read(id, &subject, lasts, now);
                 // The state is read here: no other session keeps data back.
-                if let Subject::Inode(_) = subject {
+                if number > 0 && matches!(subject, Subject::Inode(_)) {
                     for (other, believer) in self.sessions.iter().filter(|(other, _)| **other != session) {
                         assert_ne!(believer.relies_on(&subject, now), Some(Mode::Write), "{other} writes");
                     }
                 }
-                let number = self.table.grant_read(id, &subject, lasts, now);
                 if number > 0 {
                     let granted = Granted { term: self.term, number, mode: Mode::Read, asked: now, lasts };
                     let believer = self.sessions.get_mut(&session).unwrap();

@@ -253,13 +253,9 @@ impl InodeLeases {
             }
             self.with(term, |table, now| {
                 for subject in &new {
-                    let leases = match subject {
-                        _ if want == Want::Nothing => false,
-                        Subject::Inode(ino) => table.readable_now(session, *ino, now),
-                        Subject::Name(..) => true,
-                    };
-                    let lasts = Some(read_for);
-                    let number = if leases { table.grant_read(session, subject, lasts, now) } else { 0 };
+                    let lasts = Some(read_for).filter(|_| want != Want::Nothing);
+                    let number =
+                        lasts.map_or(0, |lasts| table.grant_read(session, subject, Some(lasts), now));
                     match (number, granted.number) {
                         (0, _) => {
                             granted.unleased.insert(subject.clone());

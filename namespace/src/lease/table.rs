@@ -237,7 +237,7 @@ impl LeaseTable {
     }
 
     /// As [`LeaseTable::readable`], but asks nobody for anything.
-    pub fn readable_now(&self, asker: SessionId, ino: Ino, now: Duration) -> bool {
+    fn readable_now(&self, asker: SessionId, ino: Ino, now: Duration) -> bool {
         let held = self.inodes.get(&ino).into_iter().flatten();
         !self.awaits_others(asker, now)
             && held
@@ -301,8 +301,8 @@ impl LeaseTable {
     }
 
     /// Grants a read lease on a subject whose state is about to be read ([`LeaseTable::readable`]). Returns the
-    /// grant's number; 0: no lease, the answer must not be cached. `lasts`: its lifetime; none: until it is given
-    /// up.
+    /// grant's number; 0: no lease, the answer must not be cached. Another session may have got a write lease since
+    /// the inode was found readable. `lasts`: its lifetime; none: until it is given up.
     pub fn grant_read(
         &mut self,
         session: SessionId,
@@ -313,7 +313,7 @@ impl LeaseTable {
         let waits = |ino: &Ino| self.waiting_writers(*ino, now).any(|by| by != session);
         if !self.sessions.contains_key(&session)
             || self.is_changed_by_others(session, subject)
-            || matches!(subject, Subject::Inode(ino) if waits(ino))
+            || matches!(subject, Subject::Inode(ino) if waits(ino) || !self.readable_now(session, *ino, now))
             || self.is_wanted(session, subject)
             || self.leases >= LEASES_MAX
         {
