@@ -313,11 +313,12 @@ impl Filesystem for Callbacks {
         reply: ReplyEmpty,
     ) {
         let opened = or_reply!(self.opened(handle), reply);
-        let had_locks = self.fs.process_closes(self.ino(ino), (handle, &opened), owner.0);
+        let ino = self.ino(ino);
+        let had_locks = self.fs.process_closes(ino, (handle, &opened), owner.0);
         if !opened.writable && !had_locks {
             return reply.ok();
         }
-        self.answer(|fs| async move { reply_empty(reply, fs.close(&opened).await) });
+        self.answer(move |fs| async move { reply_empty(reply, fs.close(ino, (handle, &opened)).await) });
     }
 
     fn release(

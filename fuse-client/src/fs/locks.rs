@@ -122,15 +122,19 @@ impl RainFs {
     /// Takes a lock if it is free. A lock of this mount whose file is just being closed is waited for: to its program
     /// it is gone.
     async fn try_lock(&self, ino: Ino, opened: &Opened, lock: &Lock) -> Result<bool, Error> {
+        let asked = Instant::now();
+        // Asked before: the RELEASE may come while the lock is being refused.
+        let may_close = self.lockers.may_close(ino, asked, asked);
         if opened.file.try_lock(lock).await? {
             return Ok(true);
         }
-        let (asked, mut waited) = (Instant::now(), false);
+        if !may_close {
+            return Ok(false);
+        }
         while self.lockers.may_close(ino, asked, Instant::now()) {
             tokio::time::sleep(RELEASE_LOOKED_FOR_EVERY).await;
-            waited = true;
         }
-        if waited { opened.file.try_lock(lock).await } else { Ok(false) }
+        opened.file.try_lock(lock).await
     }
 
     async fn unlock(&self, ino: Ino, opened: &Opened, lock: &Lock) -> Result<(), Errno> {
@@ -170,10 +174,13 @@ impl RainFs {
     }
 
     /// A process closes a file: the data that it wrote is stored, then its fcntl(2) locks are released.
-    pub(super) async fn close(&self, opened: &Opened) -> Result<(), Errno> {
+    pub(super) async fn close(&self, ino: Ino, (handle, opened): (FileHandle, &Opened)) -> Result<(), Errno> {
         let flushed = opened.file.close().await;
         let flushed = flushed.map_err(|error| self.inode_errno("storing written data", &error));
-        flushed.and(opened.file.release_closed().await.map_err(|error| self.lock_errno("unlocking", &error)))
+        let released = opened.file.release_closed().await;
+        // The RELEASE comes after the answer.
+        self.lockers.flushed(ino, handle.0, Instant::now());
+        flushed.and(released.map_err(|error| self.lock_errno("unlocking", &error)))
     }
 
     /// Releases the locks that went with a handle, which no process has any more. The release goes on in the
