@@ -208,13 +208,11 @@ impl World {
                     self.table.readable(id, ino, now);
                 }
                 let number = self.table.grant_read(id, &subject, lasts, now);
-                // The state is read here: no other session keeps data back.
-                if number > 0 && matches!(subject, Subject::Inode(_)) {
+                if number > 0 {
+                    // The state is read here: no other session keeps data back.
                     for (other, believer) in self.sessions.iter().filter(|(other, _)| **other != session) {
                         assert_ne!(believer.relies_on(&subject, now), Some(Mode::Write), "{other} writes");
                     }
-                }
-                if number > 0 {
                     let granted = Granted { term: self.term, number, mode: Mode::Read, asked: now, lasts };
                     let believer = self.sessions.get_mut(&session).unwrap();
                     if late {

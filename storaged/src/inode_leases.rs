@@ -253,9 +253,10 @@ impl InodeLeases {
             }
             self.with(term, |table, now| {
                 for subject in &new {
-                    let lasts = Some(read_for).filter(|_| want != Want::Nothing);
-                    let number =
-                        lasts.map_or(0, |lasts| table.grant_read(session, subject, Some(lasts), now));
+                    let number = match want {
+                        Want::Nothing => 0,
+                        _ => table.grant_read(session, subject, Some(read_for), now),
+                    };
                     match (number, granted.number) {
                         (0, _) => {
                             granted.unleased.insert(subject.clone());

@@ -149,12 +149,7 @@ impl Drop for Cut<'_> {
         if !self.ended {
             let mut inner = self.file.inner();
             inner.flushing.clear();
-            let before = inner.dirty.bytes();
-            for segment in &self.segments {
-                inner.dirty.write_below(segment);
-            }
-            // Bytes that were overwritten meanwhile are not needed.
-            kept = inner.dirty.bytes() - before;
+            kept = inner.put_back(&self.segments);
         }
         self.files.budget.remove(self.bytes() - kept);
     }

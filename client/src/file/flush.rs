@@ -132,12 +132,7 @@ impl FileState {
                 Err(self.lock_fence(files).err().unwrap_or(Error::LockLost))
             }
             Err(error) => {
-                let before = inner.dirty.bytes();
-                for segment in &segments {
-                    inner.dirty.write_below(segment);
-                }
-                // Bytes that were overwritten meanwhile are not needed.
-                let kept = inner.dirty.bytes() - before;
+                let kept = inner.put_back(&segments);
                 drop(inner);
                 files.budget.remove(bytes - kept);
                 Err(error)

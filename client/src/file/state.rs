@@ -312,6 +312,16 @@ impl Inner {
         self.take_attr(attr);
     }
 
+    /// Puts written data that was taken out back into the buffer, below what was written since. Returns the bytes that
+    /// are kept: those that were overwritten meanwhile are not needed.
+    pub(super) fn put_back(&mut self, segments: &[Segment]) -> u64 {
+        let before = self.dirty.bytes();
+        for segment in segments {
+            self.dirty.write_below(segment);
+        }
+        self.dirty.bytes() - before
+    }
+
     /// Forgets the times of writes once all of them are committed.
     pub(super) fn settle_times(&mut self) {
         if self.dirty.is_empty() {

@@ -65,6 +65,7 @@ use self::inodes::{KernelInodes, hash};
 use self::lengths::KernelLengths;
 use self::names::{GivenName, GivenNames};
 use self::notify::Notifications;
+pub(crate) use self::pages::READ_WITHIN;
 use self::writes::WritesUnderWay;
 use crate::numbers::Numbers;
 use fuser::Notifier;
@@ -489,17 +490,16 @@ impl Coherence {
     /// inode behind both names, and does nothing, as for two links of one file. Either the thread has just looked the
     /// old name up, or the kernel had it and cannot let it expire, so that it is doubted: the directory is locked.
     ///
-    /// `is_final`: the call is known not to be made again.
+    /// `may_help`: the inode is known otherwise ([`Coherence::is_known_otherwise`]), and the call may be made again.
     pub(crate) fn looks_again(
         &self,
         thread: u32,
         (parent, name): (Ino, &[u8]),
         found: &Attr,
-        is_final: bool,
+        may_help: bool,
     ) -> bool {
-        let is_told = !is_final && self.is_known_otherwise(thread, (parent, name), found);
         let hash = hash((parent, name));
-        if !is_told || !self.again.may_tell(thread, Of::Lookup(hash)) {
+        if !may_help || !self.again.may_tell(thread, Of::Lookup(hash)) {
             if !matches!(name, b"." | b"..") {
                 self.again.found(thread, (found.ino, hash), found.kind == FileKind::Directory);
             }

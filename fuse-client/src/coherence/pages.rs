@@ -21,6 +21,7 @@ use fuser::FopenFlags;
 use rain_client::OpenFile;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 const PAGES_LOCKED_MAX: Duration = Duration::from_millis(200);
 
 /// The longest wait for pages that a read has locked which waits for the cluster: longer than the client's deadline.
-const READ_WITHIN: Duration = Duration::from_secs(35);
+pub(crate) const READ_WITHIN: Duration = Duration::from_secs(35);
 
 /// The longest wait for a page that a write under way may have locked. Such a page has no older contents: it was
 /// never read.
@@ -156,20 +157,24 @@ impl Coherence {
         drop(self.notifications.drop_pages(ino));
     }
 
+    /// Has the kernel drop the pages of a file, but those that writes under way may have locked. Returns whether it has.
+    async fn drop_between(&self, ino: Ino, locked: &BTreeSet<u64>, within: Duration) -> bool {
+        let ranges = between(locked).into_iter();
+        let dropped = ranges.map(|(from, len)| self.notifications.drop_range(ino, from, len));
+        tokio::time::timeout(within, futures::future::join_all(dropped)).await.is_ok()
+    }
+
     /// Has the kernel drop the pages of a file. Returns whether it has dropped all of them.
     pub(super) async fn drop_pages_within(&self, ino: Ino) -> bool {
         let filled = self.inodes.pages(ino);
         let locked = self.writes.locked(ino);
-        let rest = between(&locked).into_iter().map(|(from, len)| {
-            tokio::time::timeout(PAGES_LOCKED_MAX, self.notifications.drop_range(ino, from, len))
-        });
+        let rest = self.drop_between(ino, &locked, PAGES_LOCKED_MAX);
         let written = locked.iter().map(|page| {
             let dropped = self.notifications.drop_range(ino, page * PAGE_BYTES, PAGE_BYTES);
             tokio::time::timeout(WRITTEN_PAGE_LOCKED_MAX, dropped)
         });
-        let (rest, written) =
-            tokio::join!(futures::future::join_all(rest), futures::future::join_all(written));
-        let all = rest.iter().chain(&written).all(Result::is_ok);
+        let (rest, written) = tokio::join!(rest, futures::future::join_all(written));
+        let all = rest && written.iter().all(Result::is_ok);
         if let Some(filled) = filled.filter(|_| all) {
             self.inodes.pages_dropped(ino, filled);
         }
@@ -247,12 +252,7 @@ impl Coherence {
     /// Has the kernel drop the pages of a file that a read has filled: all but those that a write under way may have
     /// locked. Returns whether it has.
     async fn drop_read_pages(&self, ino: Ino, within: Duration) -> bool {
-        if !self.may_have_pages(ino) {
-            return true;
-        }
-        let ranges = between(&self.writes.locked(ino)).into_iter();
-        let dropped = ranges.map(|(from, len)| self.notifications.drop_range(ino, from, len));
-        tokio::time::timeout(within, futures::future::join_all(dropped)).await.is_ok()
+        !self.may_have_pages(ino) || self.drop_between(ino, &self.writes.locked(ino), within).await
     }
 
     /// Tells the kernel the length of a file, for which a thread asks, after another mount may have changed it. The
@@ -282,6 +282,7 @@ impl Coherence {
         let begun = Arc::new(AtomicBool::new(false));
         let raised = self.notifications.raise_length(ino, length, begun.clone(), no_truncation);
         let raised = tokio::time::timeout(PAGES_LOCKED_MAX, raised).await;
+        // Once more: a read may have found the kernel's length lower in between.
         self.inodes.length_reaches(ino, length);
         // Or the kernel has taken the length, and waits for the page.
         raised.is_ok() || begun.load(Ordering::Acquire)

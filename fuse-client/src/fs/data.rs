@@ -8,7 +8,7 @@
 
 use super::attrs::without_set_id;
 use super::{Caller, RainFs};
-use crate::coherence::CAPABILITY;
+use crate::coherence::{CAPABILITY, READ_WITHIN};
 use crate::handles::Opened;
 use bytes::Bytes;
 use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, WriteFlags};
@@ -19,7 +19,7 @@ use rain_namespace::lease::Subject;
 use rain_namespace::record::Attr;
 use rain_types::Ino;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Opened {
     pub(super) fn new(file: Arc<OpenFile>, flags: i32) -> Opened {
@@ -40,10 +40,6 @@ const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// Most bytes of one copy_file_range(2): a call ends within a moment.
 const COPIED_MAX: u64 = 1 << 30;
-
-/// How long the kernel is told a length again, while a read under way is in the way. Longer than the client's deadline
-/// for the read.
-const LENGTH_TOLD_WITHIN: Duration = Duration::from_secs(35);
 
 /// How often the kernel's pages are read for one request, where other mounts change the file meanwhile.
 const PAGES_READ_MAX: usize = 3;
@@ -108,19 +104,17 @@ impl RainFs {
         }
         // Without leases the kernel's length may be old in any case.
         let has_leases = self.volume.read_for(&Subject::Inode(ino)).is_some();
-        for _ in 1..PAGES_READ_MAX {
+        let mut rounds = 0;
+        loop {
             let (read, may_stay) = self.read_pages(ino, opened, (offset, size)).await;
             let Some(end) = end_of_short(&read, offset, size) else { return (read, may_stay) };
-            if !has_leases || self.coherence.lower_length(ino, end, &opened.file).await {
+            rounds += 1;
+            let is_answer = !has_leases || rounds == PAGES_READ_MAX;
+            if is_answer || self.coherence.lower_length(ino, end, &opened.file).await {
                 self.coherence.read_to_end(ino, thread, end);
                 return (read, may_stay);
             }
         }
-        let (read, may_stay) = self.read_pages(ino, opened, (offset, size)).await;
-        if let Some(end) = end_of_short(&read, offset, size) {
-            self.coherence.read_to_end(ino, thread, end);
-        }
-        (read, may_stay)
     }
 
     async fn read_now(&self, opened: &Opened, offset: u64, size: u32) -> Result<Bytes, Errno> {
@@ -282,7 +276,7 @@ impl RainFs {
                 return Ok(attr);
             }
             // A read under way has a page locked, and waits for the cluster.
-            if !self.coherence.reads_are_over(ino).await || begun.elapsed() > LENGTH_TOLD_WITHIN {
+            if !self.coherence.reads_are_over(ino).await || begun.elapsed() > READ_WITHIN {
                 tracing::warn!(%ino, "a read at the end of a file fails: another read of it is not answered");
                 return Err(Errno::EIO);
             }

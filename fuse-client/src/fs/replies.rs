@@ -120,12 +120,12 @@ impl RainFs {
         by: (u32, Stamp),
     ) {
         // A call that makes a name is not made again: the program would get the error.
-        let is_final = match &found {
-            Ok(attr) => self.coherence.is_known_otherwise(by.0, name, attr) && makes_name(by.0).await,
+        let may_help = match &found {
+            Ok(attr) => self.coherence.is_known_otherwise(by.0, name, attr) && !makes_name(by.0).await,
             Err(_) => false,
         };
         match found {
-            Ok(attr) if self.coherence.looks_again(by.0, name, &attr, is_final) => reply.error(Errno::ESTALE),
+            Ok(attr) if self.coherence.looks_again(by.0, name, &attr, may_help) => reply.error(Errno::ESTALE),
             Ok(attr) => {
                 let read_for = self.read_for(name, attr.ino);
                 let lifetimes = self.coherence.name_looked_up(name, &attr, read_for, by);
